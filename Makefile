@@ -1,0 +1,79 @@
+# Every target works from a fresh clone: it makes the environment it needs first and skips what is done.
+PROFILE ?= default
+NOTEBOOKS ?=
+ARGS ?=
+TORCH_INDEX ?=
+IS_311 := import sys; sys.exit(sys.version_info[:2] != (3, 11))
+PYTHON ?= $(shell for p in python3.11 python3; do if $$p -c '$(IS_311)' 2>/dev/null; then command -v $$p; break; fi; done)
+
+BIN := .venv/bin
+STAMP := .venv/.stamp
+LINTED := saelib tests notebooks benchmarks
+# The notebooks are compared as a fresh clone would run them: an empty data folder but for the assets, removed afterwards.
+FRESH := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && mkdir "$$home/data" \
+	&& ln -s "$(CURDIR)/data/assets" "$$home/data/assets" && ln -s "$(CURDIR)/notebooks" "$$home/notebooks" \
+	&& export SAELIB_HOME="$$home" SAELIB_HEADLESS=1 HF_HUB_OFFLINE=1
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help workbook test lint unit nbval lab report refresh assets venv clean clean-data
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | while IFS='	' read -r t d; do printf 'make %-11s %s\n' "$$t" "$$d"; done
+	@printf '\nPROFILE=smoke|default|full|llama2-7b (now %s), NOTEBOOKS="02 03", ARGS="--set lr=3e-4 --force"\n' '$(PROFILE)'
+	@printf 'TORCH_INDEX=<url>  extra package index for a CPU or CUDA build of torch, used when the environment is made\n'
+
+workbook: venv ## run the notebooks of PROFILE, write data/PROFILE/{notebooks,results.csv,report}; finished work is skipped
+	$(BIN)/python -m saelib run --profile $(PROFILE) $(NOTEBOOKS) $(ARGS)
+
+report: venv ## write data/PROFILE/report again from what is there
+	$(BIN)/python -m saelib report --profile $(PROFILE)
+
+test: lint unit nbval ## lint, unit tests, and every notebook executed and compared with its committed outputs
+	@echo "make test: lint, unit tests and $(words $(wildcard notebooks/*.ipynb)) notebooks passed"
+
+lint: venv ## ruff: rules and format of package, tests and notebooks
+	$(BIN)/ruff check $(LINTED)
+	$(BIN)/ruff format --check $(LINTED)
+
+unit: venv assets ## the unit tests alone
+	$(BIN)/python -m pytest -q $(or $(ARGS),tests)
+
+nbval: venv assets ## the notebooks alone, one process each, in order, from an empty data folder
+	@$(FRESH); failed=""; for nb in notebooks/*.ipynb; do echo "== $$nb"; \
+	$(BIN)/python -m pytest -q -o addopts= -p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout 900 \
+		--nbval-sanitize-with tests/nbval_sanitize.cfg "$$nb" || failed="$$failed $$nb"; done; \
+	if [ -n "$$failed" ]; then echo "notebooks that failed:$$failed"; exit 1; fi
+
+refresh: venv assets ## execute the source notebooks at smoke size and replace them in place, each only on success
+	@$(FRESH); $(BIN)/python -m saelib refresh $(NOTEBOOKS)
+
+lab: venv ## JupyterLab on the notebooks, with its ordinary token
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+assets: venv ## fetch and convert the embedded model and text (about 100 MB, once)
+	@$(BIN)/python -m saelib assets
+
+venv: $(STAMP) ## the environment in .venv, exactly as requirements.txt pins it
+	@if [ -n "$(TORCH_INDEX)" ] && [ "$$(cat $(STAMP))" != "torch index: $(TORCH_INDEX)" ]; then \
+		echo "error: .venv was made with '$$(cat $(STAMP))'; run 'make clean' before TORCH_INDEX=$(TORCH_INDEX)"; exit 1; fi
+
+$(STAMP): requirements.txt
+	@if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c '$(IS_311)'; then \
+		echo "error: the pinned requirements are for Python 3.11; found $(or $(PYTHON),neither python3.11 nor a python3 of that version)." \
+		"Install it, or say where it is: make PYTHON=/path/to/python3.11"; exit 1; fi
+	@start=$$(date +%s); [ -x $(BIN)/python ] || $(PYTHON) -m venv .venv; \
+	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements.txt || exit 1; \
+	echo "torch index: $(or $(TORCH_INDEX),default)" > $(STAMP); \
+	echo "environment installed in $$(( $$(date +%s) - start )) s (counted apart from the work)"
+
+clean: ## remove the environment and caches; data/ and figures/ stay
+	rm -rf .venv .ruff_cache .pytest_cache .hypothesis saelib.egg-info
+	find saelib tests notebooks benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-data: ## remove data/PROFILE: only with PROFILE given on the command line
+ifeq ($(origin PROFILE),command line)
+	rm -rf "data/$(PROFILE)"
+else
+	@echo "error: say which: make clean-data PROFILE=<name>"; exit 1
+endif

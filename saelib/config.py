@@ -1,0 +1,233 @@
+"""Frozen, type-checked configurations, one dataclass per thing, and the profiles that fill them.
+
+A configuration is checked when it is made: a wrong type, an unknown key or a value out of range raises
+`ConfigError` with the field, the value and what is accepted. Its hash names the artifact it leads to (`run_id`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+SINK_FACTOR = 5.0  # a token is a sink when its norm exceeds this many medians of its site (DESIGN: token classes)
+
+
+class ConfigError(ValueError):
+    """A configuration field holds something it cannot; the message names field, value and what is accepted."""
+
+
+def root() -> Path:
+    """The workbook's folder: `SAELIB_HOME` if set (tests use it), else the checkout that holds this package."""
+    return Path(os.environ.get("SAELIB_HOME") or Path(__file__).resolve().parents[1])
+
+
+def data_dir(profile: str) -> Path:
+    """Where a profile's store, runs, tables and executed notebooks lie: `data/<profile>`."""
+    return root() / "data" / profile
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    if get_origin(hint) is Literal:
+        return value in get_args(hint) and type(value) in {type(a) for a in get_args(hint)}
+    if get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_matches(v, get_args(hint)[0]) for v in value)
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _accepted(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, get_args(hint)))
+    if get_origin(hint) is tuple:
+        return f"a list of {_accepted(get_args(hint)[0])}"
+    return {float: "a number", int: "a whole number", str: "a string", bool: "true or false"}.get(hint, str(hint))
+
+
+class Checked:
+    """Base of every configuration: type checks at construction, (de)serialisation, and a stable hash."""
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, list):
+                value = tuple(value)
+                object.__setattr__(self, f.name, value)
+            if not _matches(value, hints[f.name]):
+                self._fail(f.name, _accepted(hints[f.name]))
+            if hints[f.name] is float:
+                object.__setattr__(self, f.name, float(value))
+        self.check()
+
+    def check(self) -> None:
+        """Ranges and cross-field rules; overridden."""
+
+    def _fail(self, name: str, accepted: str) -> None:
+        value = getattr(self, name)
+        raise ConfigError(f"{type(self).__name__}.{name} = {value!r} ({type(value).__name__}): expected {accepted}")
+
+    def _require(self, ok: bool, name: str, accepted: str) -> None:
+        if not ok:
+            self._fail(name, accepted)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Any:
+        """Build from a mapping; an unknown key raises `ConfigError` naming it and the accepted keys."""
+        known = [f.name for f in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ConfigError(f"{cls.__name__}: unknown key {key!r}; accepted: {', '.join(known)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def stable_hash(*parts: Any, length: int = 12) -> str:
+    """Hex digest of JSON-able parts, the same on every machine and Python version."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=lambda c: c.to_dict())
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+@dataclass(frozen=True)
+class CorpusConfig(Checked):
+    """Which documents, and how they become contexts."""
+
+    source: Literal["embedded", "mediawiki", "fever", "dataset", "jsonl", "parquet", "text"] = "embedded"
+    path: str = ""  # file, folder, zip or hub id; unused by "embedded"
+    text_column: str = "text"
+    id_column: str = ""  # column with the page id; the row's number where empty
+    n_docs: int = 0  # the first n non-blank documents; 0 takes all
+    detokenize: bool = True  # turn treebank tokens back into text ("fever")
+    ctx_len: int = 128  # tokens in a context, BOS included
+    min_ctx_len: int = 0  # shortest context kept, from a page's tail; 0 keeps whole contexts only
+    contexts_per_page: int = 20  # 0 takes all
+    bos: Literal["auto", "always", "never"] = "auto"  # "auto" does what the model's tokenizer does
+    on_bad_line: Literal["raise", "skip"] = "raise"
+    seed: int = 0  # which contexts of a long page are taken
+
+    def check(self) -> None:
+        self._require(self.ctx_len >= 2, "ctx_len", "at least 2 tokens")
+        self._require(0 <= self.min_ctx_len <= self.ctx_len, "min_ctx_len", f"0 to ctx_len = {self.ctx_len}")
+        self._require(self.n_docs >= 0, "n_docs", "0 (all) or more")
+        self._require(self.contexts_per_page >= 0, "contexts_per_page", "0 (all) or more")
+        self._require(bool(self.path) or self.source == "embedded", "path", f"a path or hub id for {self.source!r}")
+
+
+@dataclass(frozen=True)
+class CollectConfig(Checked):
+    """How activations are collected and stored; the sites are given beside it."""
+
+    batch_tokens: int = 4096  # tokens a forward
+    shard_tokens: int = 16384  # rows a shard, rounded down to whole contexts (at least one)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the stored rows; "auto": the model's
+
+    def check(self) -> None:
+        self._require(self.batch_tokens >= 1, "batch_tokens", "at least 1")
+        self._require(self.shard_tokens >= 1, "shard_tokens", "at least 1")
+
+
+@dataclass(frozen=True)
+class SAEConfig(Checked):
+    """What a trained SAE *is*: enough to build it empty and to refuse the wrong activations."""
+
+    arch: Literal["sae", "gated"] = "sae"
+    d_in: int = 576
+    n_latents: int = 2304
+    site: int = 0
+    l1_mode: Literal["unit_norm", "norm_weighted"] = "unit_norm"
+    normalize: Literal["center_scale", "center", "scale", "none"] = "center_scale"
+
+    def check(self) -> None:
+        self._require(self.d_in >= 1, "d_in", "at least 1")
+        self._require(self.n_latents >= 1, "n_latents", "at least 1")
+        self._require(self.site >= 0, "site", "a resolved site, 0 or more")
+
+
+@dataclass(frozen=True)
+class TrainConfig(Checked):
+    """How an SAE is trained. Fractions are of the whole run."""
+
+    loss: Literal["plain", "two_term", "full"] = "plain"  # "plain" for `SAE`, the other two for `GatedSAE`
+    lam: float = 1.0  # λ, the L1 coefficient, in normalised units
+    lam_warmup: float = 0.05  # λ rises linearly from 0
+    tokens: int = 204_800  # budget; the run has tokens // batch_size steps
+    batch_size: int = 512
+    lr: float = 1e-3
+    schedule: Literal["constant", "linear", "cosine", "cosine_with_restarts"] = "constant"
+    warmup: float = 0.05  # learning rate rises linearly from 0
+    n_cycles: int = 1  # restarts of "cosine_with_restarts"
+    stop_at: float = 1.0  # stop after this share of the schedule: < 1 shows what stopping in mid-cycle costs
+    beta1: float = 0.9
+    beta2: float = 0.999
+    grad_clip: float = 0.0  # global norm; 0 is off
+    b_dec_init: Literal["zero", "mean", "geometric_median"] = "zero"
+    tokens_mask: Literal["ordinary", "all"] = "ordinary"
+    resample_at: tuple[float, ...] = ()  # after these shares of the run; empty is off
+    dead_window: int = 50_000  # tokens without firing that make a latent dead
+    resample_rows: int = 16_384  # rows whose loss is computed to draw from
+    seed: int = 0  # initialisation and resampling draws
+    data_seed: int = -1  # order of the rows; -1: the same as `seed`
+    step: Literal["auto", "dense", "sparse"] = "auto"  # "auto": sparse where few codes are active (CPU, C compiler)
+    log_every: int = 10  # steps between rows of the history
+    snapshots: int = 0  # gate/firing snapshots kept over training, evenly spaced; 0 is off
+
+    def check(self) -> None:
+        self._require(self.lam >= 0, "lam", "λ ≥ 0")
+        self._require(self.lr > 0, "lr", "a learning rate > 0")
+        self._require(self.batch_size >= 1, "batch_size", "at least 1")
+        self._require(self.tokens >= self.batch_size, "tokens", f"at least one batch of {self.batch_size}")
+        self._require(self.n_cycles >= 1, "n_cycles", "at least 1")
+        self._require(self.dead_window >= 1, "dead_window", "at least 1 token")
+        self._require(self.resample_rows >= 1, "resample_rows", "at least 1")
+        self._require(self.log_every >= 1, "log_every", "at least 1")
+        self._require(self.snapshots >= 0, "snapshots", "0 or more")
+        self._require(self.grad_clip >= 0, "grad_clip", "0 (off) or a norm")
+        self._require(0 < self.stop_at <= 1, "stop_at", "a share in (0, 1]")
+        for name in ("warmup", "lam_warmup"):
+            self._require(0 <= getattr(self, name) <= 1, name, "a share in [0, 1]")
+        for name in ("beta1", "beta2"):
+            self._require(0 <= getattr(self, name) < 1, name, "a value in [0, 1)")
+        increasing = all(a < b for a, b in zip(self.resample_at, self.resample_at[1:], strict=False))
+        ok = increasing and all(0 < r < 1 for r in self.resample_at)
+        self._require(ok, "resample_at", "rising shares in (0, 1)")
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole schedule."""
+        return self.tokens // self.batch_size
+
+    @property
+    def steps(self) -> int:
+        """Steps actually taken: fewer than `total_steps` where `stop_at` < 1."""
+        return max(1, round(self.total_steps * self.stop_at))
+
+
+@dataclass(frozen=True)
+class EvalConfig(Checked):
+    """How a trained SAE is measured on held-out pages."""
+
+    ce_tokens: int = 4096  # test tokens whose next-token loss is measured, the same for every SAE of a store
+    batch_tokens: int = 1024  # tokens a forward
+    seed: int = 0  # which test contexts
+
+    def check(self) -> None:
+        self._require(self.ce_tokens >= 1, "ce_tokens", "at least 1")
+        self._require(self.batch_tokens >= 1, "batch_tokens", "at least 1")
+
+
+def run_id(sae: SAEConfig, train: TrainConfig, store_id: str) -> str:
+    """Name of a trained SAE: the hash of what it is, how it was trained and on which activations."""
+    if (sae.arch == "sae") != (train.loss == "plain"):
+        raise ConfigError(
+            f"loss {train.loss!r} does not fit arch {sae.arch!r}: 'sae' takes 'plain', 'gated' the others"
+        )
+    return stable_hash(sae, train, store_id)

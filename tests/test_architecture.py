@@ -1,0 +1,158 @@
+"""The package keeps its shape: floors, bare core modules, small functions, nothing that hides or executes data."""
+
+import ast
+import statistics
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import saelib
+
+PACKAGE = Path(saelib.__file__).parent
+MODULES = sorted(p for p in PACKAGE.glob("*.py") if p.stem != "__init__")
+FLOORS = [
+    {"config"},  # every module may import it; with the next line DESIGN's floor 0
+    {"losses", "metrics", "kernels", "plots"},
+    {"assets"},  # `corpus` reads the embedded text through it; with the next line DESIGN's floor 1
+    {"corpus", "lm", "store", "sae", "sparse"},
+    {"collect", "resample", "evaluate", "diagnose"},
+    {"train"},
+    {"runs", "explore", "batch", "report", "__main__"},
+]
+CORE = {"sae", "losses", "metrics", "train", "lm", "kernels", "resample"}  # run on a bare GPU machine
+CORE_MAY_IMPORT = {"torch", "transformers", "safetensors", "numpy", "saelib", *sys.stdlib_module_names}
+CORE_MAY_IMPORT |= {"huggingface_hub"}  # comes with transformers, which cannot be imported without it
+LINES = 3000  # of the package, kernels apart
+
+
+def floor(module: str) -> int:
+    return next(i for i, names in enumerate(FLOORS) if module in names)
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
+    """Dotted names of everything a module imports, wherever it does."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (a.name for a in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{'.' * node.level}{node.module or ''}.{a.name}" for a in node.names)
+
+
+def siblings(tree: ast.Module) -> set[str]:
+    """Modules of the package that a module imports; a relative import is none of ours."""
+    parts = [name.split(".") for name in imports(tree)]
+    assert not any(p[0] == "" for p in parts), "relative import"
+    return {p[1] for p in parts if p[0] == "saelib" and len(p) > 1 and p[1] in set().union(*FLOORS)}
+
+
+def body_lines(function: ast.FunctionDef) -> int:
+    """Lines of a function from `def` on, its docstring apart."""
+    first = function.body[0]
+    documented = isinstance(first, ast.Expr) and isinstance(getattr(first.value, "value", None), str)
+    doc = first.end_lineno - first.lineno + 1 if documented else 0
+    return function.end_lineno - function.lineno + 1 - doc
+
+
+def offences(tree: ast.Module) -> Iterator[str]:
+    """What no module may hold, each with its line."""
+    banned = {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    for name in imports(tree):
+        if name.split(".")[0] in banned:
+            yield f"import of {name}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ExceptHandler) and node.type is None:
+            yield f"line {node.lineno}: bare except"
+        if isinstance(node, ast.ExceptHandler) and len(node.body) == 1 and isinstance(node.body[0], ast.Pass):
+            yield f"line {node.lineno}: an exception passed over in silence"
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("torch.load", "torch.save"):
+            yield f"line {node.lineno}: {ast.unparse(node)} (a pickle)"
+        if isinstance(node, ast.keyword) and node.arg == "allow_pickle" and ast.unparse(node.value) != "False":
+            yield f"line {node.value.lineno}: allow_pickle"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("eval", "exec"):
+            yield f"line {node.lineno}: {node.func.id}"
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def test_every_module_has_a_floor_and_every_floor_its_modules():
+    assert {p.stem for p in MODULES} == set().union(*FLOORS)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_a_module_imports_only_lower_floors_or_without_a_circle_on_the_top_one(path):
+    own = floor(path.stem)
+    for name in siblings(parse(path)):
+        assert floor(name) < own or (own == len(FLOORS) - 1 and name != path.stem), f"{path.stem} imports {name}"
+
+
+def test_the_top_floor_has_no_circle():
+    graph = {p.stem: siblings(parse(p)) & FLOORS[-1] for p in MODULES if p.stem in FLOORS[-1]}
+    while graph:
+        free = {name for name, needs in graph.items() if not needs & set(graph)}
+        assert free, f"circle among {sorted(graph)}"
+        graph = {name: needs for name, needs in graph.items() if name not in free}
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.stem in CORE], ids=lambda p: p.stem)
+def test_a_core_module_needs_torch_transformers_safetensors_and_numpy_alone(path):
+    tree = parse(path)
+    assert {name.split(".")[0] for name in imports(tree)} <= CORE_MAY_IMPORT
+    assert siblings(tree) <= CORE | {"config"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_a_module_opens_with_what_it_is(path):
+    assert ast.get_docstring(parse(path))
+
+
+def test_functions_are_small_and_the_package_is_too():
+    functions = [n for p in MODULES for n in ast.walk(parse(p)) if isinstance(n, ast.FunctionDef)]
+    assert statistics.median(map(body_lines, functions)) <= 12
+    lines = {p.stem: len(p.read_text(encoding="utf-8").splitlines()) for p in MODULES if p.stem != "kernels"}
+    assert sum(lines.values()) < LINES, lines
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_no_pickle_no_hidden_exception_no_unfinished_business(path):
+    assert list(offences(parse(path))) == []
+    text = path.read_text(encoding="utf-8")
+    assert not [word for word in ("TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK") if word in text]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
+def test_a_module_has_its_test_file(path):
+    tests = Path(__file__).parent
+    name = "batch" if path.stem == "__main__" else path.stem
+    assert (tests / f"test_{name}.py").is_file()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "from joblib import dump",
+        "import torch\ntorch.load('x')",
+        "import numpy as np\nnp.load('x', allow_pickle=True)",
+        "try:\n    f()\nexcept:\n    raise",
+        "try:\n    f()\nexcept Exception:\n    pass",
+        "eval('1')",
+    ],
+)
+def test_the_offences_are_found(code):
+    assert list(offences(ast.parse(code)))
+
+
+def test_imports_are_found_inside_functions_too_and_relative_ones_are_refused():
+    tree = ast.parse("def f():\n    from saelib import store, __version__\n    import saelib.lm")
+    assert siblings(tree) == {"store", "lm"}
+    with pytest.raises(AssertionError, match="relative import"):
+        siblings(ast.parse("from .store import Store"))
+
+
+def test_a_function_s_length_leaves_its_docstring_out():
+    function = ast.parse('def f():\n    """One.\n\n    Two.\n    """\n    return 1\n').body[0]
+    assert body_lines(function) == 2
