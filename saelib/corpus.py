@@ -1,0 +1,599 @@
+"""Documents -> contexts: pages are streamed from a source, split by page, tokenised and cut into contexts.
+
+| source        | path                                                       | page id                   |
+|---------------|------------------------------------------------------------|---------------------------|
+| embedded      | (none) the excerpt of English Wikipedia of `assets`        | MediaWiki's page number   |
+| mediawiki     | a dump, .xml or .xml.bz2; articles only, markup removed    | MediaWiki's page number   |
+| fever         | folder or .zip of wiki-*.jsonl, folder of Parquet, hub id  | FEVER's id, as it stands  |
+| dataset       | hub id or local folder, as name[:config[:split]]           | `id_column` or row number |
+| jsonl, parquet| a file, or a folder of them                                | `id_column` or row number |
+| text          | a folder: each .txt is a page                              | path within the folder    |
+|               | a file: each block of lines between blank lines is a page  | number of its first line  |
+
+Files are read in name order. A context never crosses a page. The split is a function of the page id alone, so a page
+stays in its split whatever else is in the corpus and in whatever order (row numbers are ids only as long as the rows
+keep their order). Memory: one batch of pages, and int32 arrays of what has been taken.
+"""
+
+from __future__ import annotations
+
+import bz2
+import hashlib
+import html
+import json
+import os
+import re
+import xml.etree.ElementTree as ET
+import zipfile
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int8, Int32, Int64
+
+from saelib.assets import embedded_wiki
+from saelib.config import CorpusConfig, stable_hash
+
+SPLITS = ("train", "val", "test")  # position = stored int8
+SPLIT_ENDS = (0.7, 0.8, 1.0)  # 70 % train, 10 % val, 20 % test
+SPLIT_SALT = 43  # fixed: a salt with which the few pages of the embedded excerpt come close to these shares
+FEVER_ON_THE_HUB = {  # the hub's own Parquet conversion, <configuration>/<split>/0000.parquet on a branch of its own
+    "data_files": "wiki_pages/**/*.parquet",
+    "revision": "refs/convert/parquet",
+}
+BATCH_CHARS = 1_000_000  # tokenised at once
+EXAMPLES = 5  # bad lines named in the report
+
+
+class CorpusError(ValueError):
+    """The corpus cannot be read or holds too little; the message names file and line, or pages and tokens."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A document. `id` decides its split."""
+
+    id: str
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Contexts:
+    """Tokenised pages cut into contexts, the shortest first. Context i is `ids[offsets[i] : offsets[i + 1]]`."""
+
+    ids: Int32[np.ndarray, "tokens"]  # BOS included, where the contexts have one
+    offsets: Int64[np.ndarray, "bounds"]  # n_contexts + 1 of them
+    page: Int32[np.ndarray, "contexts"]  # index into `page_ids`
+    start: Int32[np.ndarray, "contexts"]  # where its first text token stands among its page's text tokens
+    page_ids: tuple[str, ...]  # pages that have a context, in reading order
+    page_titles: tuple[str, ...]
+    split: Int8[np.ndarray, "pages"]  # index into `SPLITS`
+    bos: bool  # each context begins with BOS
+    report: dict[str, Any]  # counts of what was read, skipped and kept
+
+    @property
+    def n_contexts(self) -> int:
+        return len(self.page)
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.ids)
+
+    def tokens(self, i: int) -> Int32[np.ndarray, "length"]:
+        """Token ids of context i."""
+        return self.ids[self.offsets[i] : self.offsets[i + 1]]
+
+    @cached_property
+    def corpus_id(self) -> str:
+        """Hash of the content: tokens, bounds, pages, split. Report and titles do not enter."""
+        arrays = (self.ids, self.offsets, self.page, self.start, self.split)
+        return stable_hash([hashlib.sha256(a.tobytes()).hexdigest() for a in arrays], self.page_ids, self.bos)
+
+
+def load_contexts(cfg: CorpusConfig, tokenizer: Any) -> Contexts:
+    """Read the corpus a configuration names and cut it into contexts; see `pack` for the errors."""
+    report: dict[str, Any] = {}
+    return pack(read_pages(cfg, report), tokenizer, cfg, report)
+
+
+def split_of(page_id: str) -> str:
+    """Split of a page by the hash of its id: the same on every machine and in every corpus."""
+    share = int.from_bytes(hashlib.sha256(f"{SPLIT_SALT}:{page_id}".encode()).digest()[:8], "big") / 2**64
+    return next(name for name, end in zip(SPLITS, SPLIT_ENDS, strict=True) if share < end)
+
+
+# ---- pages
+
+Row = tuple[str, dict[str, Any] | str]  # where ("file:line"), and the row's fields or what is wrong with it
+
+
+def read_pages(cfg: CorpusConfig, report: dict[str, Any] | None = None) -> Iterator[Page]:
+    """Stream the pages of a corpus: blank ones skipped, the first `n_docs` of the others.
+
+    Counts go into `report`: `pages_blank`, `bad_lines` with the first few, for a dump also
+    `pages_redirect` and `pages_other_namespace`. Raises `CorpusError` naming file and line where a row is malformed,
+    wrongly encoded or lacks its text (`on_bad_line="skip"` counts these instead), or where the source is missing.
+    """
+    report = {} if report is None else report
+    report.update(source=cfg.source, pages_blank=0, bad_lines=0, bad_line_examples=[])
+    return islice(_pages(READERS[cfg.source](cfg, report), cfg, report), cfg.n_docs or None)
+
+
+def _pages(rows: Iterable[Row], cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Page]:
+    for number, (where, fields) in enumerate(rows, 1):
+        page = _page(fields, cfg, str(number))
+        if isinstance(page, str):
+            _bad_line(f"{where}: {page}", cfg, report)
+        elif page.text.strip():
+            yield page
+        else:
+            report["pages_blank"] += 1
+
+
+def _page(fields: dict[str, Any] | str, cfg: CorpusConfig, number: str) -> Page | str:
+    """The page of a row, or the sentence saying what is wrong with the row."""
+    if isinstance(fields, str):
+        return fields
+    id_column = cfg.id_column or ID_COLUMNS.get(cfg.source, "")
+    for column in filter(None, (cfg.text_column, id_column)):
+        if fields.get(column) is None:
+            return f"no field {column!r}; it has {', '.join(map(repr, fields)) or 'none'}"
+    text, page_id = fields[cfg.text_column], str(fields[id_column] if id_column else number)
+    if not isinstance(text, str):
+        return f"field {cfg.text_column!r} is {type(text).__name__}, expected text"
+    title = fields.get("title")
+    title = title if isinstance(title, str) else page_id
+    if cfg.source != "fever":
+        return Page(page_id, title, text)
+    return Page(page_id, fever_title(title), detokenize(text)) if cfg.detokenize else Page(page_id, title, text.strip())
+
+
+def _bad_line(message: str, cfg: CorpusConfig, report: dict[str, Any]) -> None:
+    if cfg.on_bad_line == "raise":
+        raise CorpusError(message)
+    report["bad_lines"] += 1
+    report["bad_line_examples"] = [*report["bad_line_examples"], message][:EXAMPLES]
+
+
+# ---- sources
+
+
+def _files(path: str, source: str, pattern: str) -> list[Path]:
+    """The file itself, or the folder's matching files in name order; one that is not there is an error."""
+    if not Path(path).exists():
+        raise CorpusError(f"corpus path {path!r} does not exist; source {source!r} reads a file or a folder")
+    files = [Path(path)] if Path(path).is_file() else sorted(p for p in Path(path).rglob(pattern) if p.is_file())
+    if not files:
+        raise CorpusError(f"corpus folder {path!r} holds no {pattern}, which source {source!r} reads")
+    return files
+
+
+def _decode(raw: bytes, line: int = 1) -> tuple[str, int]:
+    """Text, 0; or what is wrong with the bytes and the line where, the first one being `line`."""
+    try:
+        return raw.decode("utf-8-sig"), 0
+    except UnicodeDecodeError as exc:
+        return f"not UTF-8 ({exc.reason}, byte 0x{raw[exc.start]:02x})", line + raw.count(b"\n", 0, exc.start)
+
+
+def _json_lines(name: str, stream: Iterable[bytes]) -> Iterator[Row]:
+    """Rows of a JSONL file; an empty line is an empty page."""
+    for number, raw in enumerate(stream, 1):
+        text, bad = _decode(raw)
+        yield f"{name}:{number}", text if bad else _json_object(text)
+
+
+def _json_object(text: str) -> dict[str, Any] | str:
+    if not text.strip():
+        return ""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as exc:
+        return f"not JSON ({exc.msg}, column {exc.colno})"
+    return value if isinstance(value, dict) else f"expected a JSON object, found {type(value).__name__}"
+
+
+def _jsonl(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
+    for path in _files(cfg.path, cfg.source, "wiki-*.jsonl" if cfg.source == "fever" else "*.jsonl"):
+        with path.open("rb") as stream:
+            yield from _json_lines(str(path), stream)
+
+
+def _zipped(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
+    """FEVER's own archive, wiki-pages.zip, read without unpacking."""
+    try:
+        with zipfile.ZipFile(cfg.path) as archive:
+            names = sorted(n for n in archive.namelist() if PurePosixPath(n).match("wiki-*.jsonl"))
+            if not names:
+                raise CorpusError(f"corpus archive {cfg.path!r} holds no wiki-*.jsonl, which source 'fever' reads")
+            for name in names:
+                with archive.open(name) as stream:
+                    yield from _json_lines(f"{cfg.path}/{name}", stream)
+    except zipfile.BadZipFile as exc:
+        raise CorpusError(f"{cfg.path}: damaged archive: {exc}") from exc
+
+
+def _fever(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
+    """FEVER's wiki pages: a folder or archive of wiki-*.jsonl, or the hub's Parquet conversion (folder or hub id)."""
+    path, columns = Path(cfg.path), ["id", cfg.text_column]
+    if path.is_dir() and not any(path.rglob("wiki-*.jsonl")) and any(path.rglob("*.parquet")):
+        return _loaded(cfg.path, where=cfg.path, columns=columns, data_files="**/*.parquet")
+    if path.exists():
+        return _zipped(cfg, report) if path.suffix == ".zip" else _jsonl(cfg, report)
+    return _loaded(_hub_id(cfg.path, cfg.source), where=cfg.path, columns=columns, **FEVER_ON_THE_HUB)
+
+
+def _hub_id(path: str, source: str) -> str:
+    """The path, if it can be a hub id: a missing file must not become a question to the hub."""
+    if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path) and Path(path).suffix not in (".zip", ".jsonl", ".parquet"):
+        return path
+    raise CorpusError(f"corpus path {path!r} does not exist, and is no hub id (owner/name); source {source!r}")
+
+
+def _dataset(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
+    """Any data set `datasets` reads, local or on the hub, or one it saved."""
+    name, config, split = (*cfg.path.split(":"), "", "")[:3]
+    split = split or "train"
+    if any((Path(name) / file).exists() for file in ("state.json", "dataset_dict.json")):
+        return _saved(name, split)
+    return _loaded(name if Path(name).exists() else _hub_id(name, cfg.source), name, name=config or None, split=split)
+
+
+def _saved(folder: str, split: str) -> Iterator[Row]:
+    import datasets  # takes seconds to import: only where it is needed
+
+    loaded = datasets.load_from_disk(folder)
+    if isinstance(loaded, datasets.DatasetDict):
+        if split not in loaded:
+            raise CorpusError(f"{folder}: no split {split!r}; it has {', '.join(loaded)}")
+        loaded = loaded[split]
+    return ((f"{folder}, row {n}", row) for n, row in enumerate(loaded, 1))
+
+
+def _loaded(path: str, where: str, split: str = "train", **options: Any) -> Iterator[Row]:
+    """Rows of a hub data set or a local folder, streamed."""
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(path, split=split, streaming=True, **options)
+        for number, row in enumerate(rows, 1):
+            yield f"{where}, row {number}", row
+    except Exception as exc:  # the hub client raises its transport's errors, which share no base class
+        reason = (str(exc).splitlines() or [type(exc).__name__])[0]
+        advice = "" if Path(path).exists() else "; where the hub cannot be reached, give a local folder as path"
+        raise CorpusError(f"{where}: cannot be read ({reason}){advice}") from exc
+
+
+def _parquet(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
+    for path in _files(cfg.path, cfg.source, "*.parquet"):
+        # by its folder: asked for the "parquet" loader by name, the library would count the use on the hub
+        yield from _loaded(str(path.parent.resolve()), where=str(path), data_files=path.name)
+
+
+def _text(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
+    path = Path(cfg.path)
+    if path.is_dir():
+        for file in _files(cfg.path, cfg.source, "*.txt"):
+            yield _text_row(file, file.read_bytes(), 1, cfg, {"id": str(file.relative_to(path)), "title": file.stem})
+        return
+    with _files(cfg.path, cfg.source, "*.txt")[0].open("rb") as stream:
+        for line, block in _blocks(stream):
+            yield _text_row(path, block, line, cfg, {"id": str(line)})
+
+
+def _blocks(stream: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """(first line, bytes) of each run of lines that are not blank."""
+    block: list[bytes] = []
+    for number, raw in enumerate(stream, 1):
+        if raw.strip():
+            block.append(raw)
+        elif block:
+            yield number - len(block), b"".join(block)
+            block = []
+    if block:
+        yield number - len(block) + 1, b"".join(block)
+
+
+def _text_row(path: Path, raw: bytes, line: int, cfg: CorpusConfig, fields: dict[str, str]) -> Row:
+    text, bad = _decode(raw, line)
+    return (f"{path}:{bad}", text) if bad else (f"{path}:{line}", {cfg.text_column: text, **fields})
+
+
+# ---- MediaWiki
+
+
+def _mediawiki(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
+    return _dump(_files(cfg.path, cfg.source, "*.xml*")[0], cfg.text_column, report)
+
+
+def _dump(path: Path, text_column: str, report: dict[str, Any]) -> Iterator[Row]:
+    """Articles of a dump, markup removed; redirects and pages outside namespace 0 are counted and left out."""
+    report.update(pages_redirect=0, pages_other_namespace=0)
+    for page in _xml_pages(path):
+        title, wikitext = page.findtext("{*}title") or "", page.findtext("{*}revision/{*}text") or ""
+        if (page.findtext("{*}ns") or "0") != "0":
+            report["pages_other_namespace"] += 1
+        elif page.find("{*}redirect") is not None or wikitext.lstrip()[:9].upper() == "#REDIRECT":
+            report["pages_redirect"] += 1
+        else:
+            yield (
+                f"{path}, page {title!r}",
+                {"id": page.findtext("{*}id"), "title": title, text_column: clean_markup(wikitext)},
+            )
+
+
+def _xml_pages(path: Path) -> Iterator[ET.Element]:
+    """`<page>` elements one at a time, each freed after use."""
+    try:
+        with bz2.open(path) if path.suffix == ".bz2" else path.open("rb") as stream:
+            events = ET.iterparse(stream, events=("start", "end"))
+            _, top = next(events)
+            for event, element in events:
+                if event == "end" and element.tag.rpartition("}")[2] == "page":
+                    yield element
+                    top.clear()
+    except (ET.ParseError, EOFError, OSError) as exc:
+        raise CorpusError(f"{path}: not a whole MediaWiki dump ({exc})") from exc
+
+
+def _embedded(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
+    """The embedded excerpt. Cleaning takes 8 s, so its result is kept beside it, named by a hash of this code."""
+    dump = embedded_wiki()
+    code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    cleaned = dump.with_name(f"enwiki-{stable_hash(code, version('mwparserfromhell'))}.jsonl")
+    if not cleaned.exists():
+        _write_cleaned(dump, cleaned)
+    with cleaned.open(encoding="utf-8") as stream:
+        report.update(json.loads(next(stream)))
+        for line in stream:
+            row = json.loads(line)
+            yield f"{dump}, page {row['title']!r}", {cfg.text_column: row.pop("text"), **row}
+
+
+def _write_cleaned(dump: Path, cleaned: Path) -> None:
+    """The dump's counts, then its rows, as JSONL; whole or not at all."""
+    counts: dict[str, Any] = {}
+    rows = [fields for _, fields in _dump(dump, "text", counts)]
+    temporary = cleaned.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in [counts, *rows]), encoding="utf-8")
+    os.replace(temporary, cleaned)
+
+
+HIDDEN_TAGS = {"ref", "references", "table", "gallery", "math", "chem", "timeline", "score", "imagemap", "hiero"}
+HIDDEN_TAGS |= {"syntaxhighlight", "source", "mapframe", "graph", "templatestyles", "style", "noinclude"}
+HIDDEN_LINKS = re.compile(r"\s*((?i:file|image|media|category)|[a-z]{2,3}(-[a-z]+)*)\s*:")  # and other languages
+LEFTOVERS = re.compile(  # where unbalanced markup makes the parser give up: tables, references, tags, quotes
+    r"(?ms)^\s*\{\|.*?^\s*\|\}|<ref\b[^<>]*>.*?</ref>|</?(?:ref|blockquote|div|span|small|su[bp]|[bip])\b[^<>\n]*>"
+    r"|\[\[(?:File|Image):[^\[\]]*\]\]|'{2,}|__[A-Z]+__"
+)
+HEADING = "\x00"  # begins a heading's line until empty sections are gone
+
+
+def clean_markup(wikitext: str) -> str:
+    """Wikitext -> plain text: paragraphs, list items, and the headings of sections that keep some text.
+
+    Templates, tables, references, comments, formulas, files, categories and links to other languages are removed.
+    """
+    import mwparserfromhell
+
+    text = _plain(mwparserfromhell.parse(wikitext))
+    text = LEFTOVERS.sub("", text)
+    text = re.sub(r"[^\S\n]+", " ", text)
+    text = re.sub(r" ?\([\s,;:]*\)", "", text)  # what a removed template leaves: "( ; )"
+    text = re.sub(r"\([,;:\s]+", "(", text)
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(_without_empty_sections(text.split("\n")))).strip()
+
+
+def _plain(code: Any) -> str:
+    """Visible text of parsed wikitext."""
+    from mwparserfromhell import nodes
+
+    if code is None:
+        return ""
+    parts = []
+    for node in code.nodes:
+        if isinstance(node, nodes.Text):
+            parts.append(node.value)
+        elif isinstance(node, nodes.Heading):
+            parts.append(f"{HEADING}{node.level}{_plain(node.title).strip()}")
+        elif isinstance(node, nodes.Wikilink) and not HIDDEN_LINKS.match(str(node.title)):
+            parts.append(_plain(node.text) or _plain(node.title).lstrip(":"))
+        elif isinstance(node, nodes.ExternalLink):
+            parts.append(_plain(node.title) if node.brackets else str(node.url))
+        elif isinstance(node, nodes.Tag):
+            parts.append(_tag(node))
+        elif isinstance(node, nodes.HTMLEntity):
+            parts.append(html.unescape(str(node)))
+    return "".join(parts)
+
+
+def _tag(node: Any) -> str:
+    name = str(node.tag).strip().lower()
+    return "\n" if name == "br" else "" if name in HIDDEN_TAGS else _plain(node.contents)
+
+
+def _without_empty_sections(lines: Sequence[str]) -> list[str]:
+    """Stripped lines; a heading goes when no text or deeper heading follows it before the next one."""
+    kept: list[str] = []
+    below = 0  # level of the heading that follows, 9 for text
+    for line in map(str.strip, reversed(lines)):
+        if line.startswith(HEADING):
+            level = int(line[1])
+            if below > level:
+                kept.append(line[2:])
+                below = level
+        else:
+            kept.append(line)
+            below = 9 if line else below
+    return kept[::-1]
+
+
+# ---- treebank tokens (FEVER's pages were tokenised by CoreNLP)
+
+BRACKETS = {"-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-": "]", "-LCB-": "{", "-RCB-": "}", "-COLON-": ":"}
+SPACING = [  # after the brackets are back
+    (re.compile(r"``\s?"), '"'),
+    (re.compile(r"\s?''"), '"'),
+    (re.compile(r"(?<!\S)`\s?(?=\S)"), "'"),
+    (re.compile(r"\s+(?=[,.;:?!%)\]}](?:[\s\"')\]},.;:?!]|$))"), ""),
+    (re.compile(r"(?<=[(\[{])\s+"), ""),
+    (re.compile(r"\s+(?=(?:n't|N'T|'(?i:s|re|ve|ll|d|m))\b)"), ""),
+    (re.compile(r"(?<=\w) '(?=\s(?!\d)|$)"), "'"),
+    (re.compile(r"(?<!\S)([$£€])\s(?=\d)"), r"\1"),
+]
+
+
+def detokenize(text: str) -> str:
+    """Treebank tokens -> text: brackets, colons and quotes as written, no space before punctuation, ends stripped."""
+    text = re.sub(r"-(?:[LR][RSC]B|COLON)-", lambda m: BRACKETS[m[0]], text)
+    for pattern, replacement in SPACING:
+        text = pattern.sub(replacement, text)
+    return text.strip()
+
+
+def fever_title(page_id: str) -> str:
+    """Title of a FEVER page: its id with brackets, colons and spaces as written."""
+    return detokenize(page_id.replace("_", " "))
+
+
+# ---- contexts
+
+
+def pack(pages: Iterable[Page], tokenizer: Any, cfg: CorpusConfig, report: dict[str, Any] | None = None) -> Contexts:
+    """Tokenise pages and cut them into contexts of `ctx_len` tokens that never cross a page.
+
+    `tokenizer` is any Hugging Face tokenizer. Contexts are sorted by length, stably, so equal lengths are adjacent.
+    Raises `CorpusError`, with the pages and tokens there were, when no page holds a context or a split stays empty.
+    """
+    report = {"source": cfg.source} if report is None else report
+    bos = wants_bos(tokenizer, cfg.bos)
+    kept, ids, rows = _cut(pages, tokenizer, cfg, bos, report)
+    length, page, start = (
+        np.frombuffer(rows, np.int32).reshape(-1, 3).T if rows else np.zeros((3, 0), np.int32)
+    ).copy()
+    split = np.array([SPLITS.index(split_of(p)) for p, _ in kept], np.int8)
+    _count(report, cfg, length, page, split)
+    order = np.argsort(length, kind="stable")
+    return Contexts(
+        ids=_reordered(np.array(ids, np.int32), length, order),
+        offsets=np.concatenate([[0], np.cumsum(length[order], dtype=np.int64)]),
+        page=page[order],
+        start=start[order],
+        page_ids=tuple(p for p, _ in kept),
+        page_titles=tuple(t for _, t in kept),
+        split=split,
+        bos=bos,
+        report=report,
+    )
+
+
+def wants_bos(tokenizer: Any, mode: str) -> bool:
+    """Whether contexts begin with BOS: "always", "never", or ("auto") as the tokenizer itself would do."""
+    bos = tokenizer.bos_token_id
+    if mode == "always" and bos is None:
+        raise CorpusError("CorpusConfig.bos = 'always', but the tokenizer has no BOS token: expected 'auto' or 'never'")
+    if mode == "auto":
+        return bos is not None and list(tokenizer("a")["input_ids"])[:1] == [bos]
+    return mode == "always"
+
+
+def _cut(
+    pages: Iterable[Page], tokenizer: Any, cfg: CorpusConfig, bos: bool, report: dict[str, Any]
+) -> tuple[list[tuple[str, str]], array, array]:
+    """(id, title) of the pages with a context, all tokens, and (length, page, start) of each context in one array."""
+    kept: list[tuple[str, str]] = []
+    ids, rows = array("i"), array("i")
+    report.update(pages=0, pages_short=0, chars=0, tokens_read=0)
+    for page, tokens in _tokenised(pages, tokenizer):
+        spans = _spans(len(tokens), cfg, bos, page.id)
+        report["pages"] += 1
+        report["pages_short"] += not spans
+        report["chars"] += len(page.text)
+        report["tokens_read"] += len(tokens)
+        for start, end in spans:
+            ids.extend([tokenizer.bos_token_id] * bos + tokens[start:end])
+            rows.extend((end - start + bos, len(kept), start))
+        if spans:
+            kept.append((page.id, page.title))
+    return kept, ids, rows
+
+
+def _tokenised(pages: Iterable[Page], tokenizer: Any) -> Iterator[tuple[Page, list[int]]]:
+    for batch in _batches(pages):
+        # verbose=False: a page longer than the model's window is no mistake here, it is cut
+        encoded = tokenizer([p.text for p in batch], add_special_tokens=False, verbose=False)["input_ids"]
+        yield from zip(batch, encoded, strict=True)
+
+
+def _batches(pages: Iterable[Page]) -> Iterator[list[Page]]:
+    batch: list[Page] = []
+    chars = 0
+    for page in pages:
+        batch.append(page)
+        chars += len(page.text)
+        if chars >= BATCH_CHARS:
+            yield batch
+            batch, chars = [], 0
+    if batch:
+        yield batch
+
+
+def _spans(n: int, cfg: CorpusConfig, bos: bool, page_id: str) -> list[tuple[int, int]]:
+    """(start, end) of a page's contexts among its n text tokens; of a long page a draw seeded by its id, in order."""
+    room = cfg.ctx_len - bos
+    shortest = max(1, (cfg.min_ctx_len or cfg.ctx_len) - bos)
+    spans = [(s, min(s + room, n)) for s in range(0, n, room) if n - s >= shortest]
+    if not cfg.contexts_per_page or len(spans) <= cfg.contexts_per_page:
+        return spans
+
+    def draw(span: tuple[int, int]) -> bytes:
+        return hashlib.sha256(f"{cfg.seed}:{page_id}:{span[0]}".encode()).digest()
+
+    return sorted(sorted(spans, key=draw)[: cfg.contexts_per_page])
+
+
+def _reordered(ids: np.ndarray, length: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """The contexts' tokens in a new order."""
+    if length.min() == length.max():
+        return ids
+    ends = np.cumsum(length, dtype=np.int64)
+    return np.concatenate([ids[ends[i] - length[i] : ends[i]] for i in order])
+
+
+def _count(report: dict[str, Any], cfg: CorpusConfig, length: np.ndarray, page: np.ndarray, split: np.ndarray) -> None:
+    """Complete the report, and refuse a corpus that leaves a split empty."""
+    report.update(contexts=len(length), tokens=int(length.sum()))
+    for number, name in enumerate(SPLITS):
+        report[f"pages_{name}"] = int((split == number).sum())
+        report[f"contexts_{name}"] = int((split[page] == number).sum())
+    have = f"{report['pages']} pages and {report['tokens_read']} tokens"
+    if report.get("bad_lines"):
+        have += f" ({report['bad_lines']} bad lines skipped)"
+    what = f"corpus {cfg.source} {cfg.path}".rstrip()
+    if not len(length):
+        raise CorpusError(f"{what}: {have}, but no page fills one context of {cfg.min_ctx_len or cfg.ctx_len} tokens")
+    empty = [name for name in SPLITS if not report[f"pages_{name}"]]
+    if empty:
+        raise CorpusError(
+            f"{what}: {have} give {len(split)} pages with {len(length)} contexts, but none falls to the split "
+            f"{' and '.join(map(repr, empty))}; more pages are needed"
+        )
+
+
+READERS = {
+    "embedded": _embedded,
+    "mediawiki": _mediawiki,
+    "fever": _fever,
+    "dataset": _dataset,
+    "jsonl": _jsonl,
+    "parquet": _parquet,
+    "text": _text,
+}
+ID_COLUMNS = {"embedded": "id", "mediawiki": "id", "fever": "id", "text": "id"}  # elsewhere the row's number
