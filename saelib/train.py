@@ -1,0 +1,333 @@
+"""One training loop: Adam, a schedule by `transformers`' names, λ warm-up, resampling, exact checkpoints.
+
+`Trainer` holds everything a run is (weights, moments, schedule, random state, dead counters, history); `train` feeds it
+a stream of rows. A run continued from a checkpoint ends bit-identical to one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import get_scheduler
+
+from saelib import kernels, sparse
+from saelib.config import ConfigError, TrainConfig
+from saelib.resample import ResampleEvent, resample_, row_losses
+from saelib.sae import SAE, GatedSAE
+
+WEISZFELD_STEPS = 32
+SPARSE_BELOW = 0.1  # share of open entries in the last batch under which "auto" takes the sparse step
+B_DEC_ROWS = 8192  # training rows from which b_dec is initialised
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss stopped being finite; the message names the step and the configuration."""
+
+
+@runtime_checkable
+class RowSource(Protocol):
+    """What training needs of a stream (`store.ShuffledRows` is one)."""
+
+    cursor: int
+    index: np.ndarray
+
+    def __next__(self) -> tuple[Tensor, np.ndarray]: ...
+    def seek(self, cursor: int) -> None: ...
+    def rows(self, index: np.ndarray) -> Tensor: ...
+
+
+@dataclass
+class Snapshot:
+    """State of the gates at one moment, on fixed probe rows."""
+
+    step: int
+    tokens: int
+    fire_rate: Tensor  # [n_latents], share of probe rows on which the latent fires
+    open: Tensor  # bool [probe rows, n_latents]
+    b_gate: Tensor  # [n_latents]; of `SAE` its b_enc
+
+
+@dataclass
+class History:
+    """What a run leaves beside the weights."""
+
+    table: list[dict[str, float]] = field(default_factory=list)  # one row every `log_every` steps
+    events: list[ResampleEvent] = field(default_factory=list)
+    snapshots: list[Snapshot] = field(default_factory=list)
+    resumed_at: int = 0
+
+
+def geometric_median(x: Tensor) -> Tensor:
+    """Weiszfeld's iteration for argmin_m Σ‖x − m‖. x: [rows, d_in] -> [d_in]."""
+    median = x.mean(0)
+    for _ in range(WEISZFELD_STEPS):
+        weights = 1 / (x - median).norm(dim=1).clamp_min(1e-8)
+        median = (weights[:, None] * x).sum(0) / weights.sum()
+    return median
+
+
+def initial_b_dec(x: Tensor, how: str) -> Tensor:
+    """Where the decoder bias starts: zero, or the mean or geometric median of normalised rows. -> [d_in]."""
+    if how == "geometric_median":
+        return geometric_median(x)
+    return x.mean(0) if how == "mean" else torch.zeros_like(x[0])
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, cfg: TrainConfig) -> torch.optim.lr_scheduler.LRScheduler:
+    """`transformers.get_scheduler` by name; `n_cycles` divides the whole run, warm-up included in none of them."""
+    name = {"constant": "constant_with_warmup"}.get(cfg.schedule, cfg.schedule)
+    extra = {"num_cycles": cfg.n_cycles} if cfg.schedule == "cosine_with_restarts" else None
+    warmup = round(cfg.warmup * cfg.total_steps)
+    return get_scheduler(name, optimizer, warmup, cfg.total_steps, scheduler_specific_kwargs=extra)
+
+
+class Trainer:
+    """One SAE in training. `step_` consumes a batch of normalised rows."""
+
+    def __init__(self, sae: SAE | GatedSAE, cfg: TrainConfig, probe: Tensor | None = None) -> None:
+        if isinstance(sae, GatedSAE) == (cfg.loss == "plain"):
+            raise ConfigError(f"TrainConfig.loss = {cfg.loss!r} does not fit a {type(sae).__name__}")
+        self.sae, self.cfg, self.probe = sae.requires_grad_(True), cfg, probe
+        self.optimizer = torch.optim.Adam(sae.parameters(), cfg.lr, (cfg.beta1, cfg.beta2), fused=True)
+        self.scheduler = make_scheduler(self.optimizer, cfg)
+        self.generator = torch.Generator().manual_seed(cfg.seed)
+        self.step, self.history = 0, History()
+        device, n = sae.W_dec.device, sae.config.n_latents
+        self.idle = torch.zeros(n, dtype=torch.long, device=device)  # tokens since the latent fired
+        self.gate_idle = torch.zeros(n, dtype=torch.long, device=device)  # tokens since its gate was open
+        self.density = 1.0  # open entries of the last batch, as a share
+        self._sparse_here = sparse.available(device)
+        if cfg.step == "sparse" and not self._sparse_here:
+            raise ConfigError(
+                f"TrainConfig.step = 'sparse': not on {device} or without a C compiler; use 'auto' or 'dense'"
+            )
+        self._sums: dict[str, Tensor] = {}
+
+    @property
+    def tokens(self) -> int:
+        return self.step * self.cfg.batch_size
+
+    @property
+    def lam(self) -> float:
+        """λ of the coming step."""
+        warmup = round(self.cfg.lam_warmup * self.cfg.total_steps)
+        return self.cfg.lam * min(1.0, (self.step + 1) / max(1, warmup))
+
+    def dead(self) -> Tensor:
+        """Latents whose code was not above 0 in the last `dead_window` tokens. bool [n_latents]."""
+        return self.idle >= self.cfg.dead_window
+
+    def step_(self, x: Tensor) -> None:
+        """One optimiser step on x [batch, d_in], normalised."""
+        lam, lr = self.lam, self.scheduler.get_last_lr()[0]
+        stats = self._gradients(x, lam)
+        self.sae.project_decoder_grad_()
+        if self.cfg.grad_clip:
+            torch.nn.utils.clip_grad_norm_(self.sae.parameters(), self.cfg.grad_clip)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.sae.unit_norm_decoder_()
+        self.step += 1
+        self._count(stats, len(x))
+        self._accumulate(stats, x)
+        self._check_finite(stats, x)
+        if self.step % self.cfg.log_every == 0 or self.step == self.cfg.steps:
+            self._log(lam, lr)
+        if self._snapshot_due():
+            self._snapshot()
+
+    def _gradients(self, x: Tensor, lam: float) -> kernels.StepStats:
+        params, mode = dict(self.sae.named_parameters()), self.sae.config.l1_mode
+        step = sparse if self.takes_sparse_step() else kernels
+        if self.cfg.loss == "plain":
+            stats, grads = step.sae_step(x, params, lam, mode)
+        else:
+            stats, grads = step.gated_step(x, params, lam, mode, self.cfg.loss)
+        self.density = float(stats.n_open) / (len(x) * self.sae.config.n_latents)
+        for name, parameter in params.items():
+            parameter.grad = grads[name]
+        return stats
+
+    def takes_sparse_step(self) -> bool:
+        """By the density of the last batch, never by time, so that a run's arithmetic does not depend on the clock."""
+        if self.cfg.step == "auto":
+            return self._sparse_here and self.density < SPARSE_BELOW
+        return self.cfg.step == "sparse"
+
+    def _count(self, stats: kernels.StepStats, rows: int) -> None:
+        self.idle.add_(rows).masked_fill_(stats.fired, 0)
+        self.gate_idle.add_(rows).masked_fill_(stats.opened, 0)
+
+    def _accumulate(self, stats: kernels.StepStats, x: Tensor) -> None:
+        new = {k: getattr(stats, k).double() for k in ("mse", "l1", "aux", "l0")}
+        new |= {"variance": (x - x.mean(0)).pow(2).sum().double(), "rows": torch.tensor(float(len(x)))}
+        self._sums = {k: v + self._sums[k] if self._sums else v for k, v in new.items()}
+
+    def _check_finite(self, stats: kernels.StepStats, x: Tensor) -> None:
+        if x.device.type == "cpu" or self.step % self.cfg.log_every == 0:
+            loss = float(stats.mse + stats.l1 + stats.aux)
+            if not math.isfinite(loss):
+                raise TrainingDiverged(
+                    f"loss is {loss} at step {self.step} of {self.cfg.steps} ({self.sae.config.to_dict()}, "
+                    f"{self.cfg.to_dict()}); the last checkpoint is kept"
+                )
+
+    def _log(self, lam: float, lr: float) -> None:
+        sums = {k: float(v) for k, v in self._sums.items()}
+        row = {k: sums[k] / sums["rows"] for k in ("mse", "l1", "aux", "l0")}
+        row |= {"step": self.step, "tokens": self.tokens, "lr": lr, "lam": lam}
+        row |= {"loss": row["mse"] + row["l1"] + row["aux"], "fvu": sums["mse"] / max(sums["variance"], 1e-300)}
+        gate_dead = self.gate_idle >= self.cfg.dead_window
+        row |= {"dead_fraction": float(self.dead().float().mean()), "gate_dead": float(gate_dead.float().mean())}
+        self.history.table.append(row)
+        self._sums = {}
+
+    def _snapshot_due(self) -> bool:
+        if self.probe is None or not self.cfg.snapshots:
+            return False
+        marks = {round(self.cfg.steps * (i + 1) / self.cfg.snapshots) for i in range(self.cfg.snapshots)}
+        return self.step in marks
+
+    @torch.no_grad()
+    def _snapshot(self) -> None:
+        rate = (self.sae.encode(self.probe) > 0).float().mean(0).cpu()
+        bias = getattr(self.sae, self.sae.bias_names()[0]).detach().cpu().clone()
+        gates = self.sae.gate_open(self.probe).cpu()
+        self.history.snapshots.append(Snapshot(self.step, self.tokens, rate, gates, bias))
+
+    def resample_due(self) -> bool:
+        return self.step in {round(share * self.cfg.total_steps) for share in self.cfg.resample_at}
+
+    def resample_(self, x: Tensor) -> None:
+        """Resample what is dead now, drawing from normalised rows x [rows, d_in]."""
+        dead, gate_dead = self.dead(), self.gate_idle >= self.cfg.dead_window
+        losses = row_losses(self.sae, x, self.lam, self.cfg.loss).cpu()
+        revived = resample_(self.sae, self.optimizer, dead, x, losses, self.generator)
+        self.idle[revived] = 0
+        self.gate_idle[revived] = 0
+        counts = int(dead.sum()), int(gate_dead.sum())
+        self.history.events.append(ResampleEvent(self.step, self.tokens, *counts, revived.tolist()))
+
+    def finish(self) -> None:
+        """Count, for every resampling, the revived latents that are alive now."""
+        dead = self.dead()
+        for event in self.history.events:
+            event.alive_later = int((~dead[torch.tensor(event.revived, dtype=torch.long)]).sum())
+
+    # -- checkpoints -------------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, path: Path, cursor: int) -> None:
+        """Write everything a run is into one safetensors file, atomically; refuses weights that are not finite."""
+        tensors = {f"w.{k}": v for k, v in self.sae.state_dict().items()}
+        if not all(bool(torch.isfinite(v).all()) for v in tensors.values()):
+            raise TrainingDiverged(f"weights are not finite after step {self.step}; the last checkpoint is kept")
+        for name, parameter in self.sae.named_parameters():
+            tensors |= {f"a.{name}.{k}": v for k, v in self.optimizer.state[parameter].items()}
+        tensors |= {"idle": self.idle, "gate_idle": self.gate_idle, "generator": self.generator.get_state()}
+        for i, s in enumerate(self.history.snapshots):
+            tensors |= {f"s.{i}.{k}": getattr(s, k) for k in ("fire_rate", "open", "b_gate")}
+        state = {"step": self.step, "cursor": cursor, "train": self.cfg.to_dict(), "sae": self.sae.config.to_dict()}
+        state |= {
+            "density": self.density,
+            "table": self.history.table,
+            "events": [asdict(e) for e in self.history.events],
+        }
+        state |= {"snapshots": [[s.step, s.tokens] for s in self.history.snapshots]}
+        state |= {"scheduler": {k: v for k, v in self.scheduler.state_dict().items() if k != "lr_lambdas"}}
+        temporary = path.with_name(path.name + ".tmp")
+        tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        save_file(tensors, temporary, metadata={"state": json.dumps(state)})
+        os.replace(temporary, path)
+
+    @torch.no_grad()
+    def load_checkpoint(self, path: Path) -> int:
+        """Continue from a checkpoint; returns the stream's cursor. A checkpoint of another run is refused."""
+        with safe_open(path, framework="pt") as file:
+            state = json.loads(file.metadata()["state"])
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
+        for name, config in (("train", self.cfg), ("sae", self.sae.config)):
+            if state[name] != config.to_dict():
+                raise ConfigError(f"{path} belongs to another run: its {name} configuration is {state[name]}")
+        self.sae.load_state_dict({k[2:]: v for k, v in tensors.items() if k.startswith("w.")})
+        self._load_moments(tensors)
+        self.scheduler.load_state_dict(state["scheduler"] | {"lr_lambdas": [None] * len(self.optimizer.param_groups)})
+        for group, lr in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
+            group["lr"] = lr
+        self.idle.copy_(tensors["idle"])
+        self.gate_idle.copy_(tensors["gate_idle"])
+        self.generator.set_state(tensors["generator"])
+        self.step, self.density = state["step"], state["density"]
+        snapshots = [
+            Snapshot(*when, *(tensors[f"s.{i}.{k}"] for k in ("fire_rate", "open", "b_gate")))
+            for i, when in enumerate(state["snapshots"])
+        ]
+        events = [ResampleEvent(**e) for e in state["events"]]
+        self.history = History(state["table"], events, snapshots, resumed_at=self.step)
+        return state["cursor"]
+
+    def _load_moments(self, tensors: dict[str, Tensor]) -> None:
+        for name, parameter in self.sae.named_parameters():
+            prefix = f"a.{name}."
+            moments = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+            # Moments take the parameter's strides (W_enc is stored transposed), as Adam itself makes them.
+            self.optimizer.state[parameter] = {
+                k: v if k == "step" else torch.empty_like(parameter).copy_(v) for k, v in moments.items()
+            }
+
+
+def train(
+    sae: SAE | GatedSAE,
+    stream: RowSource,
+    cfg: TrainConfig,
+    *,
+    probe: Tensor | None = None,
+    checkpoint: Path | None = None,
+    checkpoint_every: int = 200,
+    on_log: Callable[[dict[str, Any]], None] | None = None,
+) -> History:
+    """Train `sae` in place on rows of `stream` (model units) and return the history.
+
+    probe: rows [k, d_in] in model units for gate snapshots. checkpoint: a file, continued from if it exists and
+    rewritten about every `checkpoint_every` steps (rounded to `log_every`). Raises `TrainingDiverged`.
+    """
+    device = sae.W_dec.device
+    trainer = Trainer(sae, cfg, None if probe is None else sae.normalize(probe.to(device)))
+    if checkpoint and checkpoint.exists():
+        stream.seek(trainer.load_checkpoint(checkpoint))
+    else:
+        _initialise_b_dec_(sae, stream, cfg)
+    every = max(1, round(checkpoint_every / cfg.log_every)) * cfg.log_every
+    while trainer.step < cfg.steps:
+        trainer.step_(sae.normalize(next(stream)[0].to(device, non_blocking=True)).detach())
+        if trainer.resample_due():
+            trainer.resample_(_random_rows(sae, stream, cfg.resample_rows, trainer.generator))
+        if on_log and trainer.step % cfg.log_every == 0:
+            on_log(trainer.history.table[-1])
+        if checkpoint and trainer.step % every == 0 and trainer.step < cfg.steps:
+            trainer.save_checkpoint(checkpoint, stream.cursor)
+    trainer.finish()
+    return trainer.history
+
+
+@torch.no_grad()
+def _random_rows(sae: SAE | GatedSAE, stream: RowSource, n: int, generator: torch.Generator) -> Tensor:
+    chosen = torch.randperm(len(stream.index), generator=generator)[:n].sort().values
+    return sae.normalize(stream.rows(stream.index[chosen.numpy()]).to(sae.W_dec.device))
+
+
+@torch.no_grad()
+def _initialise_b_dec_(sae: SAE | GatedSAE, stream: RowSource, cfg: TrainConfig) -> None:
+    if cfg.b_dec_init != "zero":
+        rows = _random_rows(sae, stream, B_DEC_ROWS, torch.Generator().manual_seed(cfg.seed))
+        sae.b_dec.copy_(initial_b_dec(rows, cfg.b_dec_init))

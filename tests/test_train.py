@@ -1,0 +1,212 @@
+"""The training loop: schedules, exact resume, resampling in the run, divergence, refusals."""
+
+import numpy as np
+import pytest
+import torch
+
+from saelib.config import ConfigError, SAEConfig, TrainConfig
+from saelib.sae import build_sae
+from saelib.train import Trainer, TrainingDiverged, geometric_median, make_scheduler, train
+
+D, N = 8, 32
+
+
+class MemoryStream:
+    """Rows of a fixed table in a seeded order: `store.ShuffledRows` without a disk."""
+
+    def __init__(self, x, batch_size):
+        self.x, self.batch_size, self.cursor, self.index = x, batch_size, 0, np.arange(len(x))
+
+    def __next__(self):
+        order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(self.cursor))[: self.batch_size]
+        self.cursor += self.batch_size
+        return self.x[order], order.numpy()
+
+    def seek(self, cursor):
+        self.cursor = cursor
+
+    def rows(self, index):
+        return self.x[torch.from_numpy(index)]
+
+
+@pytest.fixture(scope="module")
+def table():
+    """2,000 rows that really are sparse sums of 24 directions."""
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.randn(24, D, generator=generator)
+    codes = torch.rand(2000, 24, generator=generator) * (torch.rand(2000, 24, generator=generator) < 0.1)
+    return 3 * codes @ directions
+
+
+def _cfg(**changes):
+    return TrainConfig(
+        **{"tokens": 6400, "batch_size": 32, "lam": 0.05, "lr": 5e-3, "log_every": 10, "dead_window": 640} | changes
+    )
+
+
+def _run(table, cfg, folder=None, arch=None, **kwargs):
+    arch = arch or ("sae" if cfg.loss == "plain" else "gated")
+    sae = build_sae(SAEConfig(arch=arch, d_in=D, n_latents=N), torch.Generator().manual_seed(cfg.seed))
+    history = train(sae, MemoryStream(table, cfg.batch_size), cfg, checkpoint=folder, **kwargs)
+    return sae, history
+
+
+def _fvu(sae, x):
+    sae.requires_grad_(False)
+    return float((sae.reconstruct(x) - x).pow(2).sum() / (x - x.mean(0)).pow(2).sum())
+
+
+@pytest.mark.parametrize("loss", ["plain", "two_term", "full"])
+def test_training_rebuilds_sparse_data(table, loss):
+    sae, history = _run(table, _cfg(loss=loss))
+    assert _fvu(sae, table) < 0.15
+    assert history.table[-1]["fvu"] < 0.3 * history.table[0]["fvu"]
+    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(N))
+
+
+def test_a_larger_lambda_gives_fewer_active_latents(table):
+    l0 = [_run(table, _cfg(lam=lam))[1].table[-1]["l0"] for lam in (0.05, 1.0, 5.0)]
+    assert l0[0] > 1.3 * l0[1] > 1.3 * 1.3 * l0[2]
+
+
+RESUMED = {
+    "loss": "full",
+    "resample_at": (0.2, 0.5),
+    "schedule": "cosine",
+    "snapshots": 4,
+    "dead_window": 200,
+    "lam": 0.3,
+}
+
+
+@pytest.mark.parametrize("stop_after", [60, 120])
+def test_a_run_continued_from_a_checkpoint_is_bit_identical(table, tmp_path, stop_after):
+    cfg, probe = _cfg(**RESUMED), table[:50]
+    whole, history = _run(table, cfg, probe=probe)
+
+    class Killed(Exception):
+        pass
+
+    def kill(row):
+        if row["step"] > stop_after:
+            raise Killed
+
+    path = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(Killed):
+        _run(table, cfg, path, probe=probe, checkpoint_every=20, on_log=kill)
+    resumed, again = _run(table, cfg, path, probe=probe, checkpoint_every=20)
+    assert again.resumed_at == stop_after
+    assert again.table == history.table
+    assert again.events == history.events
+    assert len(history.events) == 2
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
+    assert len(again.snapshots) == len(history.snapshots) == 4
+    assert all(torch.equal(a.open, b.open) for a, b in zip(again.snapshots, history.snapshots, strict=True))
+
+
+def test_checkpoint_of_another_run_is_refused(table, tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    _run(table, _cfg(), path, checkpoint_every=50)
+    with pytest.raises(ConfigError, match="belongs to another run"):
+        _run(table, _cfg(lam=0.07), path)
+
+
+def _half_silent(table, cfg):
+    sae = build_sae(SAEConfig(d_in=D, n_latents=N), torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        sae.b_enc[: N // 2] = -1e3
+    return train(sae, MemoryStream(table, cfg.batch_size), cfg)
+
+
+def test_resampling_revives_dead_latents_and_reports_who_stayed_alive(table):
+    history = _half_silent(table, _cfg(lam=1.0, resample_at=(0.25, 0.5)))
+    first = history.events[0]
+    assert (first.step, first.tokens) == (50, 1600)
+    assert first.revived == list(range(N // 2))
+    assert 0.5 * N / 2 < first.alive_later <= N // 2
+    assert history.table[-1]["dead_fraction"] < 0.25
+    assert _half_silent(table, _cfg(lam=1.0)).table[-1]["dead_fraction"] >= 0.5
+
+
+def _rates(**changes):
+    cfg = _cfg(tokens=3200, lr=1.0, **changes)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], cfg.lr)
+    scheduler, rates = make_scheduler(optimizer, cfg), []
+    for _ in range(cfg.total_steps):
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def test_schedules_warm_up_and_end_where_their_names_say():
+    assert _rates(schedule="constant", warmup=0.1)[:11] == pytest.approx([i / 10 for i in range(10)] + [1.0])
+    assert _rates(schedule="constant", warmup=0.1)[-1] == 1
+    assert _rates(schedule="linear", warmup=0.0)[50] == pytest.approx(0.5)
+    assert _rates(schedule="cosine", warmup=0.0)[50] == pytest.approx(0.5)
+    assert _rates(schedule="cosine", warmup=0.0)[-1] < 0.01
+
+
+def test_hard_restarts_divide_the_run_and_return_to_the_full_rate():
+    rates = _rates(schedule="cosine_with_restarts", warmup=0.0, n_cycles=4)
+    assert [rates[i] for i in (0, 25, 50, 75)] == pytest.approx([1.0] * 4)
+    assert rates[24] < 0.01
+
+
+def test_a_run_stopped_in_mid_cycle_ends_at_a_high_rate(table):
+    _, history = _run(table, _cfg(schedule="cosine_with_restarts", warmup=0.0, n_cycles=2, stop_at=0.55, lr=1e-3))
+    assert history.table[-1]["step"] == 110
+    assert history.table[-1]["lr"] > 0.9e-3
+
+
+def test_lambda_warms_up_linearly_from_zero():
+    trainer = Trainer(build_sae(SAEConfig(d_in=D, n_latents=N)), _cfg(lam=2.0, lam_warmup=0.1))
+    assert trainer.lam == pytest.approx(2.0 / 20)
+    trainer.step = 20
+    assert trainer.lam == 2.0
+
+
+def test_a_non_finite_loss_stops_names_step_and_config_and_keeps_the_last_checkpoint(table, tmp_path):
+    class Poisoned(MemoryStream):
+        def __next__(self):
+            batch, rows = super().__next__()
+            return batch * (float("nan") if self.cursor > 60 * 32 else 1), rows
+
+    sae, path = build_sae(SAEConfig(d_in=D, n_latents=N)), tmp_path / "checkpoint.safetensors"
+    with pytest.raises(TrainingDiverged, match=r"step 61 of 200.*'lam': 0\.05"):
+        train(sae, Poisoned(table, 32), _cfg(), checkpoint=path, checkpoint_every=50)
+    again = Trainer(build_sae(SAEConfig(d_in=D, n_latents=N)), _cfg())
+    assert again.load_checkpoint(path) == 50 * 32
+    assert all(torch.isfinite(p).all() for p in again.sae.parameters())
+
+
+def test_gradient_clipping_bounds_the_step(table):
+    free, clipped = (_run(table, _cfg(grad_clip=c, tokens=64))[0] for c in (0.0, 1e-9))
+    start = build_sae(SAEConfig(d_in=D, n_latents=N), torch.Generator().manual_seed(0))
+    assert (clipped.b_enc - start.b_enc).abs().max() < 0.5 * (free.b_enc - start.b_enc).abs().max()
+
+
+def test_b_dec_starts_at_the_mean_or_the_geometric_median():
+    x = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [100.0, 100.0]])
+    assert geometric_median(x).norm() < 1
+    stream = MemoryStream(torch.randn(500, D) + 5, 32)
+    sae = build_sae(SAEConfig(d_in=D, n_latents=N))
+    train(sae, stream, _cfg(tokens=32, lr=1e-8, b_dec_init="mean"))
+    torch.testing.assert_close(sae.b_dec.detach(), stream.x.mean(0), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("arch", "loss"), [("sae", "full"), ("gated", "plain")])
+def test_a_loss_of_the_other_architecture_is_refused(arch, loss):
+    with pytest.raises(ConfigError, match="does not fit"):
+        Trainer(build_sae(SAEConfig(arch=arch, d_in=D, n_latents=N)), _cfg(loss=loss))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("lam", -1.0), ("lr", 0.0), ("schedule", "step"), ("tokens", 3), ("resample_at", (0.5, 0.2)), ("stop_at", 1.5)],
+)
+def test_bad_training_configuration_names_field_and_value(field, value):
+    with pytest.raises(ConfigError, match=field) as error:
+        _cfg(**{field: value})
+    assert repr(value) in str(error.value)
