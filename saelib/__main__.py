@@ -1,0 +1,113 @@
+"""Command line: `python -m saelib {run,report,assets,refresh}`; each has `--help`."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import logging
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from saelib import batch, report
+from saelib.config import ConfigError
+
+PAPERMILL_NOISE = ("Executing ", "Ending ", "Input Notebook", "Output Notebook", "Working directory")
+
+log = logging.getLogger("saelib")
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """`name=value`, the value a Python literal (3e-4, [2, 15], True) or else YAML (true, a word)."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected name=value")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, yaml.safe_load(value)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    top = argparse.ArgumentParser(prog="python -m saelib", description="Batch driver of the SAE workbook.")
+    commands = top.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="execute a profile's notebooks, skip finished ones, write the report")
+    run.add_argument("notebooks", nargs="*", help="name, number or path; none: all")
+    run.add_argument("--profile", required=True, help="a file of notebooks/profiles, without .yaml")
+    run.add_argument("--set", dest="settings", action="append", default=[], type=parse_setting, metavar="NAME=VALUE")
+    run.add_argument("--grid", type=Path, metavar="FILE.yaml", help="name -> list; every combination is run")
+    run.add_argument("--force", action="store_true", help="execute finished notebooks again")
+    build = commands.add_parser("report", help="write data/<profile>/report from what is there")
+    build.add_argument("--profile", required=True)
+    commands.add_parser("assets", help="fetch and convert the embedded model and text")
+    again = commands.add_parser("refresh", help="execute the source notebooks at smoke size and replace them in place")
+    again.add_argument("notebooks", nargs="*")
+    return top
+
+
+def fetch_assets() -> float:
+    """Make sure the embedded model and text are there; returns the seconds it took."""
+    from saelib import assets
+
+    start = time.monotonic()
+    assets.embedded_model()
+    assets.embedded_wiki()
+    log.info("assets ready in %.1f s", time.monotonic() - start)
+    return time.monotonic() - start
+
+
+def print_stages(stages: Sequence[tuple[str, float, str]]) -> None:
+    """Stage times, their sum, and the machine's load: a time means little without it."""
+    width = max(len(name) for name, _, _ in stages)
+    for name, seconds, note in [*stages, ("work in all", sum(s for _, s, _ in stages), "")]:
+        log.info("%s", f"{name:<{width}}  {seconds:8.1f} s  {note}".rstrip())
+    log.info("load average %.1f, %.1f, %.1f on %d cores", *os.getloadavg(), os.cpu_count())
+
+
+def command_run(args: argparse.Namespace) -> int:
+    """Check everything, then assets where the embedded ones are used, notebooks, report; 1 if a notebook failed."""
+    settings, stages = dict(args.settings), []
+    jobs = batch.plan(args.profile, args.notebooks, settings, args.grid)
+    if any("embedded" in {**batch.parameters(j.source), **j.parameters}.values() for j in jobs):
+        stages.append(("assets", fetch_assets(), ""))
+    results = batch.run(args.profile, args.notebooks, settings, args.grid, args.force)
+    stages += [(f"{r.job.name} {r.job.grid}".strip(), r.seconds, r.status) for r in results]
+    start = time.monotonic()
+    index = report.build_report(args.profile)
+    print_stages([*stages, ("report", time.monotonic() - start, "")])
+    log.info("report: %s", index)
+    failures = [r for r in results if r.status == "failed"]
+    for r in failures:
+        log.error("failed: %s %s %s: see %s", r.job.name, r.job.grid, r.error, r.job.failed)
+    return 1 if failures else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 all well, 1 a notebook failed, 2 the request was refused before anything ran."""
+    args = parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    logging.getLogger("papermill").addFilter(lambda r: not r.getMessage().startswith(PAPERMILL_NOISE))
+    logging.getLogger("traitlets").setLevel(logging.ERROR)  # nbconvert on missing alternative texts
+    try:
+        if args.command == "run":
+            return command_run(args)
+        if args.command == "report":
+            log.info("report: %s", report.build_report(args.profile))
+        elif args.command == "assets":
+            fetch_assets()
+        else:
+            log.info("refreshed: %s", ", ".join(p.name for p in batch.refresh(args.notebooks)))
+    except (ConfigError, FileNotFoundError) as error:
+        log.error("error: %s", error)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

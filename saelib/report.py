@@ -1,0 +1,247 @@
+"""One folder to read or to mail: every executed notebook as HTML, and an index with verdicts and key figures.
+
+Nothing in it asks the network for anything: no scripts, figures copied beside the pages, formulas drawn as SVG.
+A notebook hands over its verdicts with `record_verdicts`; the index only shows what was recorded.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import nbformat
+from matplotlib.mathtext import math_to_image
+from nbconvert import HTMLExporter
+
+from saelib.batch import write_text
+from saelib.config import data_dir, root
+
+VERDICTS = ("replicates", "does not replicate", "cannot tell")
+FIELDS = ("finding", "claim", "verdict", "effect", "cell", "figure")
+FINDINGS = {  # as reported by the experiment the workbook reproduces
+    "F1": "A cosine learning rate with hard restarts trains badly.",
+    "F2": "The Gated SAE is worse than the plain one, because neurons were not resampled.",
+    "F3": "The layers near the input and in the middle train; the one near the output does not.",
+    "F4": "Reconstruction follows the L1 coefficient.",
+}
+
+# --- verdicts --------------------------------------------------------------------------------------------------------
+
+
+def _check_verdict(entry: Mapping[str, Any], where: str) -> None:
+    if set(entry) != set(FIELDS):
+        raise ValueError(f"{where}: fields {sorted(entry)}; expected {sorted(FIELDS)}")
+    for field in FIELDS:
+        if not isinstance(entry[field], str) or not entry[field].strip():
+            raise ValueError(f"{where}: {field} = {entry[field]!r}: expected text")
+    if entry["verdict"] not in VERDICTS:
+        raise ValueError(f"{where}: verdict = {entry['verdict']!r}: expected one of {', '.join(VERDICTS)}")
+    if not re.fullmatch(r"F\d+[a-z]?", entry["finding"]):
+        raise ValueError(f"{where}: finding = {entry['finding']!r}: expected F1, F2, F2a, …")
+    if Path(entry["figure"]).is_absolute() or not (root() / entry["figure"]).is_file():
+        raise ValueError(f"{where}: figure = {entry['figure']!r}: no such file; expected figures/<profile>/NAME.png")
+
+
+def _verdicts_dir(profile: str) -> Path:
+    """`data/<profile>/verdicts`, or a grid point's own folder where the driver runs one."""
+    grid = os.environ.get("SAELIB_GRID", "")
+    return data_dir(profile) / (f"grid/{grid}/verdicts" if grid else "verdicts")
+
+
+def record_verdicts(profile: str, notebook: str, verdicts: Sequence[Mapping[str, str]]) -> Path:
+    """Write a notebook's verdicts for the index; replaces what the notebook recorded before.
+
+    Each verdict has `finding` ("F1"), `claim`, `verdict` (one of `VERDICTS`), `effect` (the computed numbers with
+    their interval), `cell` (the heading above the cell that computes it) and `figure` ("figures/<profile>/NAME.png",
+    which must exist). Anything else raises ValueError naming the field.
+    """
+    for i, entry in enumerate(verdicts):
+        _check_verdict(entry, f"verdict {i} of {notebook}")
+    path = _verdicts_dir(profile) / f"{notebook}.json"
+    write_text(path, json.dumps([dict(v) for v in verdicts], indent=1, sort_keys=True, ensure_ascii=False))
+    return path
+
+
+def read_verdicts(profile: str) -> list[dict[str, str]]:
+    """Every recorded verdict of a profile with its `notebook`, sorted by finding."""
+    files = sorted((data_dir(profile) / "verdicts").glob("*.json"))
+    found = [{**v, "notebook": p.stem} for p in files for v in json.loads(p.read_text(encoding="utf-8"))]
+    return sorted(found, key=lambda v: v["finding"])
+
+
+# --- notebooks as HTML -----------------------------------------------------------------------------------------------
+
+OFFLINE = """{%- extends 'lab/index.html.j2' -%}
+{%- block html_head_js -%}{%- endblock -%}{%- block jupyter_widgets -%}{%- endblock -%}
+{%- block html_head_js_mathjax -%}{%- endblock -%}{%- block html_head_js_mermaidjs -%}{%- endblock -%}"""
+
+CODE_OR_MATH = re.compile(r"(```.*?```|`[^`\n]*`)|\$\$(.+?)\$\$|\$(?=\S)([^$\n`]+?)(?<=\S)\$(?!\d)", re.DOTALL)
+
+
+def _formula(latex: str, display: bool) -> str:
+    """A formula as an SVG image, or its source where matplotlib's mathtext does not know a command in it."""
+    picture = io.BytesIO()
+    try:
+        depth = math_to_image(f"${' '.join(latex.split())}$", picture, format="svg", dpi=72)
+    except ValueError:
+        return f"<code>{html.escape(latex)}</code>"
+    data = base64.b64encode(picture.getvalue()).decode()
+    style = "display:block;margin:auto" if display else f"vertical-align:{-depth:.1f}pt"
+    return f'<img style="{style}" alt="{html.escape(latex)}" src="data:image/svg+xml;base64,{data}"/>'
+
+
+def draw_formulas(markdown: str) -> str:
+    """Replace $…$ and $$…$$ outside code by images: a page that asks nobody for MathJax."""
+
+    def one(match: re.Match[str]) -> str:
+        code, display, inline = match.groups()
+        return code or _formula(display or inline, bool(display))
+
+    return CODE_OR_MATH.sub(one, markdown)
+
+
+def notebook_html(path: Path) -> str:
+    """An executed notebook as one self-contained HTML page that needs no script and no network."""
+    nb = nbformat.read(path, as_version=4)
+    nb["metadata"].pop("widgets", None)
+    for cell in nb["cells"]:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = draw_formulas(cell["source"])
+    exporter = HTMLExporter(raw_template=OFFLINE, embed_images=True)
+    return exporter.from_notebook_node(nb, resources={"metadata": {"name": path.stem}})[0]
+
+
+# --- index -----------------------------------------------------------------------------------------------------------
+
+INDEX = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Sparse autoencoders by depth: profile {{ profile }}</title>
+<style>
+body { font: 16px/1.5 Georgia, serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; width: 100%; font-size: 0.9em; margin: 1rem 0; }
+th, td { text-align: left; vertical-align: top; padding: 0.3rem 0.6rem; border-bottom: 1px solid #ccc; }
+figure { margin: 1.5rem 0; } img { max-width: 100%; } figcaption { font-size: 0.9em; color: #444; }
+.verdict { white-space: nowrap; font-weight: bold; } .failed { color: #a00; }
+</style></head><body>
+<h1>Sparse autoencoders on a language model, by depth</h1>
+<p>Can a sparse dictionary rebuild what the model represents at a depth, how sparsely, and if not, why not? These
+notebooks repeat a published early experiment (Park, 2024) and test its four findings. Every number was computed in the
+notebook it is linked to, on held-out pages. Profile <b>{{ profile }}</b>{% for name, value in facts %}; {{ name }}:
+{{ value }}{% endfor %}.</p>
+{% for name in failed %}<p class="failed">{{ name }} failed; its page shows how far it came.</p>{% endfor %}
+<h2>Verdicts</h2>
+{% if verdicts %}<table><tr><th>Finding</th><th>Claim</th><th>Verdict</th><th>Effect</th><th>Computed in</th></tr>
+{% for v in verdicts %}<tr><td title="{{ findings.get(v.finding[:2], '') }}">{{ v.finding }}</td><td>{{ v.claim }}</td>
+<td class="verdict">{{ v.verdict }}</td><td>{{ v.effect }}</td>
+<td><a href="{{ v.notebook }}.html#{{ v.cell | replace(' ', '-') }}">{{ v.notebook }}: {{ v.cell }}</a></td></tr>
+{% endfor %}</table>{% else %}<p>None recorded yet.</p>{% endif %}
+<h3>The findings as reported</h3>
+<ul>{% for name, text in findings.items() %}<li>{{ name }}: {{ text }}</li>{% endfor %}</ul>
+<h2>Key figures</h2>
+{% for name, caption in figures %}<figure><img src="figures/{{ name }}" alt="{{ name }}">
+<figcaption>{{ caption }}</figcaption></figure>
+{% endfor %}
+<h2>Notebooks</h2>
+<ul>{% for page, text in pages %}<li><a href="{{ page }}">{{ text }}</a></li>{% endfor %}</ul>
+{% if more %}<h2>Further figures</h2>
+{% for name in more %}<figure><img src="figures/{{ name }}" alt="{{ name }}">
+<figcaption>{{ name }}</figcaption></figure>
+{% endfor %}{% endif %}
+{% if stages %}<h2>Time</h2>
+<table><tr><th>Stage</th><th>Runs</th><th>Seconds</th></tr>{% for stage, runs, seconds in stages %}
+<tr><td>{{ stage }}</td><td>{{ runs }}</td><td>{{ "%.1f" | format(seconds) }}</td></tr>{% endfor %}</table>{% endif %}
+</body></html>
+"""
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _span(rows: Sequence[Mapping[str, str]], column: str) -> str:
+    values = sorted({float(r[column]) for r in rows if r.get(column)})
+    return " to ".join(f"{v:,.0f}" for v in dict.fromkeys((values[0], values[-1]))) if values else "unknown"
+
+
+def facts(profile: str) -> list[tuple[str, str]]:
+    """What the results table says of the run's size: model, sites, SAEs, pages and tokens."""
+    rows = _rows(data_dir(profile) / "results.csv")
+    if not rows:
+        return []
+    models, layers = (", ".join(sorted({r[c] for r in rows if r.get(c)})) for c in ("model_id", "site"))
+    return [
+        ("model", models),
+        ("sites", layers),
+        ("trained SAEs", str(len(rows))),
+        ("training tokens an SAE", _span(rows, "tokens_trained")),
+        ("test pages", _span(rows, "n_test_pages")),
+        ("test tokens", _span(rows, "n_test_tokens")),
+    ]
+
+
+def stage_times(profile: str) -> list[tuple[str, int, float]]:
+    """(stage, rows, summed seconds) of timings.csv, in order of first appearance."""
+    total: dict[str, tuple[int, float]] = {}
+    for row in _rows(data_dir(profile) / "timings.csv"):
+        runs, seconds = total.get(row["stage"], (0, 0.0))
+        total[row["stage"]] = (runs + 1, seconds + float(row["seconds"]))
+    return [(stage, *numbers) for stage, numbers in total.items()]
+
+
+def executed(profile: str) -> dict[str, Path]:
+    """Page name -> executed notebook, grid points included; the failed copy of a notebook goes before an older one."""
+    found = {}
+    for path in sorted(data_dir(profile).glob("notebooks/*.ipynb")) + sorted(
+        data_dir(profile).glob("grid/*/notebooks/*.ipynb")
+    ):
+        name, _, state = path.stem.partition(".")
+        grid = path.parts[-3] + "_" if path.parts[-4] == "grid" else ""
+        if not state or state == "failed":
+            found[f"{grid}{name}.html"] = path
+    return dict(sorted(found.items(), key=lambda item: (item[1].parts[-4] == "grid", item[0])))
+
+
+def _copy_figures(profile: str, verdicts: Sequence[Mapping[str, str]], folder: Path) -> tuple[list, list]:
+    """Copy the profile's figures; (name, caption) of those that verdicts name, and the names of the rest."""
+    folder.mkdir(parents=True)
+    wanted = [root() / v["figure"] for v in verdicts]
+    for path in {*wanted, *(root() / "figures" / profile).glob("*.png")}:
+        shutil.copyfile(path, folder / path.name)
+    captions: dict[str, list[str]] = {}
+    for v in verdicts:
+        captions.setdefault(Path(v["figure"]).name, []).append(f"{v['finding']}: {v['claim']} {v['effect']}")
+    return [(n, " ".join(c)) for n, c in captions.items()], sorted({p.name for p in folder.iterdir()} - set(captions))
+
+
+def build_report(profile: str) -> Path:
+    """Write `data/<profile>/report/`: a page a notebook, the figures, and index.html, whose path is returned."""
+    notebooks, verdicts = executed(profile), read_verdicts(profile)
+    if not notebooks:
+        raise FileNotFoundError(f"no executed notebook under {data_dir(profile)}: run the profile first")
+    folder, temp = data_dir(profile) / "report", data_dir(profile) / ".report"
+    shutil.rmtree(temp, ignore_errors=True)
+    key, more = _copy_figures(profile, verdicts, temp / "figures")
+    for page, path in notebooks.items():
+        write_text(temp / page, notebook_html(path))
+    index = jinja2.Environment(autoescape=True).from_string(INDEX)
+    context = {"profile": profile, "facts": facts(profile), "verdicts": verdicts, "findings": FINDINGS}
+    context |= {"figures": key, "more": more, "stages": stage_times(profile)}
+    context["failed"] = [p.removesuffix(".html") for p, path in notebooks.items() if ".failed" in path.name]
+    context["pages"] = [(p, p.removesuffix(".html")) for p in notebooks]
+    write_text(temp / "index.html", index.render(context))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temp, folder)
+    return folder / "index.html"

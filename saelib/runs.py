@@ -1,0 +1,409 @@
+"""A profile's folder: its store, its trained SAEs, and the results table rebuilt from them.
+
+    data/<profile>/workspace.json      which model and text the store was collected from
+    data/<profile>/store/              activations
+    data/<profile>/eval/site_02.json   clean and ablated losses, computed once a site
+    data/<profile>/saes/<run_id>/      config.json, weights.safetensors, metrics.json, train.json, history.csv, …
+    data/<profile>/results.csv         one row a trained SAE, sorted by run_id; timings.csv beside it
+
+A run is named by the hash of its configuration and of the store, so that it is trained once, whichever notebook asks
+first, and a killed run continues from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm.auto import tqdm
+
+from saelib import __version__, metrics
+from saelib.assets import resolve_model
+from saelib.collect import collect
+from saelib.config import CollectConfig, ConfigError, CorpusConfig, EvalConfig, SAEConfig, TrainConfig, data_dir, run_id
+from saelib.corpus import Contexts, load_contexts
+from saelib.evaluate import SiteReference, evaluate, site_reference
+from saelib.lm import LM
+from saelib.sae import SAE, GatedSAE, build_sae, load_sae, write_json
+from saelib.store import ShuffledRows, Store, row_moments
+from saelib.train import History, Snapshot, train
+
+ARMS = {"plain": ("sae", "plain"), "two_term": ("gated", "two_term"), "full": ("gated", "full")}
+PROBE_ROWS = 1024  # fixed ordinary validation rows on which gate snapshots are taken
+
+# The columns of results.csv (DESIGN, section 5), then the two validation columns that choices are made on.
+COLUMNS = (
+    "run_id notebook model_id corpus_id code_version arch loss site layer_name normalize tokens_mask lambda l1_mode "
+    "schedule lr batch_size warmup resample seed n_latents b_dec_init ctx_len tokens_trained n_test_pages "
+    "n_test_tokens mse mse_raw fvu fvu_all fvu_sink l0 l0_all l1 dead_fraction gate_dead shrinkage shrinkage_raw ce_id "
+    "ce_sae ce_zero ce_mean delta_ce kl loss_recovered loss_recovered_mean note fvu_val l0_val"
+).split()
+TIMINGS = ("run_id", "stage", "seconds", "tokens_per_second", "resumed")
+
+
+class Spec(NamedTuple):
+    """One SAE to train: what it is, and how."""
+
+    sae: SAEConfig
+    train: TrainConfig
+
+    @property
+    def arm(self) -> str:
+        """ "plain", "two_term" or "full"."""
+        return self.train.loss
+
+
+def make_spec(arm: str, site: int, d_in: int, **settings: Any) -> Spec:
+    """A spec from mixed fields of `SAEConfig` and `TrainConfig`; `ConfigError` names an unknown arm or field."""
+    if arm not in ARMS:
+        raise ConfigError(f"arm = {arm!r}: expected one of {', '.join(ARMS)}")
+    arch, loss = ARMS[arm]
+    values = {"arch": arch, "loss": loss, "site": site, "d_in": d_in, **settings}
+    sae_names, train_names = ({f.name for f in fields(c)} for c in (SAEConfig, TrainConfig))
+    for name in values:
+        if name not in sae_names | train_names:
+            raise ConfigError(
+                f"{name} = {values[name]!r}: unknown; accepted: {', '.join(sorted(sae_names | train_names))}"
+            )
+    return Spec(
+        SAEConfig.from_dict({k: v for k, v in values.items() if k in sae_names}),
+        TrainConfig.from_dict({k: v for k, v in values.items() if k in train_names}),
+    )
+
+
+def log_time(folder: Path, stage: str, seconds: float, run: str = "", tokens: int = 0, resumed: bool = False) -> None:
+    """Append one row to `timings.csv` in `folder`."""
+    path = folder / "timings.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rate = f"{tokens / seconds:.1f}" if tokens and seconds > 0 else ""
+    with path.open("a", newline="", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        writer = csv.writer(file)
+        if file.tell() == 0:
+            writer.writerow(TIMINGS)
+        writer.writerow([run, stage, f"{seconds:.3f}", rate, str(resumed).lower()])
+
+
+class Workspace:
+    """Everything a profile has on disk, and the two things notebooks do with it: collect, and train what is missing."""
+
+    def __init__(self, profile: str, device: str = "auto", evaluation: EvalConfig | None = None) -> None:
+        self.profile, self.device_name = profile, device
+        self.evaluation = evaluation or EvalConfig()
+        self.folder = data_dir(profile)
+        self._normalizers: dict[tuple[int, str, str], tuple[torch.Tensor, float]] = {}
+
+    # -- model, text, activations ----------------------------------------------------------------------------------
+
+    def collect(
+        self, model: str, corpus: CorpusConfig, sites: Sequence[int | str], cfg: CollectConfig, dtype: str = "auto"
+    ) -> Store:
+        """Collect activations of `model` on `corpus` at `sites`, or open them if they are there."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        identity = {"model": model, "dtype": dtype, "corpus": corpus.to_dict()}
+        path = self.folder / "workspace.json"
+        if path.exists() and json.loads(path.read_text(encoding="utf-8")) != identity:
+            raise ConfigError(
+                f"{path} was made with {path.read_text(encoding='utf-8').strip()}, now asked for {identity}: "
+                f"remove {self.folder} or use another profile name"
+            )
+        write_json(path, identity)
+        start, lm = time.monotonic(), self.lm
+        resolved = [lm.site(site) for site in sites]
+        resumed = (self.folder / "store").exists()
+        store = collect(lm, self.contexts, resolved, self.folder / "store", cfg)
+        if "store" not in self.__dict__:
+            log_time(self.folder, "collect", time.monotonic() - start, tokens=store.n_rows, resumed=resumed)
+        self.__dict__["store"] = store
+        return store
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Model and corpus of this profile, as collected."""
+        path = self.folder / "workspace.json"
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing: run notebook 01_collect with profile {self.profile!r} first")
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    @cached_property
+    def store(self) -> Store:
+        """The activations; notebook 01 collects them."""
+        if not (self.folder / "store" / "manifest.json").exists():
+            raise FileNotFoundError(
+                f"{self.folder / 'store'} holds no finished store: run notebook 01_collect with profile "
+                f"{self.profile!r} first"
+            )
+        return Store.open(self.folder / "store")
+
+    @cached_property
+    def lm(self) -> LM:
+        """The language model, loaded when first needed."""
+        name = self.identity["model"]
+        return LM.load(resolve_model(name), dtype=self.identity["dtype"], device=self.device_name)
+
+    @cached_property
+    def contexts(self) -> Contexts:
+        """The text, cut into contexts."""
+        return load_contexts(CorpusConfig.from_dict(self.identity["corpus"]), self.lm.tokenizer)
+
+    def reference(self, site: int) -> SiteReference:
+        """Clean and ablated losses of a site, computed once."""
+        cache = self.folder / "eval" / f"site_{site:02d}.json"
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        return site_reference(self.lm, self.store, site, self.evaluation, cache)
+
+    # -- SAEs ------------------------------------------------------------------------------------------------------
+
+    def spec(self, arm: str, site: int, **settings: Any) -> Spec:
+        """`make_spec` at this store's width."""
+        return make_spec(arm, site, self.store.d_model, **settings)
+
+    def run_id(self, spec: Spec) -> str:
+        return run_id(spec.sae, spec.train, self.store.store_id)
+
+    def run_folder(self, spec: Spec) -> Path:
+        return self.folder / "saes" / self.run_id(spec)
+
+    def train(self, specs: Sequence[Spec], notebook: str) -> pd.DataFrame:
+        """Train and measure what is missing; returns one row a spec, in order, with column `arm` beside `COLUMNS`."""
+        for spec in specs:
+            self._check(spec)
+        unique = {self.run_id(spec): spec for spec in specs}
+        waiting = {run: spec for run, spec in unique.items() if not (self._folder(run) / "config.json").exists()}
+        with tqdm(waiting.items(), desc="training", disable=headless()) as bar:
+            for run, spec in bar:
+                self._train_one(run, spec, notebook, bar)
+        self._measure({run: spec for run, spec in unique.items() if not self._row(run)})
+        self.write_results()
+        rows = [self._row(self.run_id(spec)) | {"arm": spec.arm} for spec in specs]
+        return (
+            pd.DataFrame(rows, columns=[*COLUMNS, "arm"]).convert_dtypes(dtype_backend="numpy_nullable").pipe(_numeric)
+        )
+
+    def results(self) -> pd.DataFrame:
+        """`results.csv` as a table, with column `arm`."""
+        path = self.folder / "results.csv"
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing: run notebooks 02 to 04 with profile {self.profile!r} first")
+        table = pd.read_csv(path, dtype={"run_id": str}, keep_default_na=True)
+        return table.assign(arm=table["loss"])
+
+    def load(self, spec: Spec) -> SAE | GatedSAE:
+        """A trained SAE."""
+        return load_sae(self.run_folder(spec))
+
+    def history(self, spec: Spec) -> pd.DataFrame:
+        """Training history: one row every `log_every` steps."""
+        return pd.read_csv(self.run_folder(spec) / "history.csv")
+
+    def events(self, spec: Spec) -> list[dict[str, Any]]:
+        """What each resampling did, and how many of the revived are alive at the end."""
+        return json.loads((self.run_folder(spec) / "events.json").read_text(encoding="utf-8"))
+
+    def snapshots(self, spec: Spec) -> list[Snapshot]:
+        """Gate snapshots over training."""
+        path = self.run_folder(spec) / "snapshots.safetensors"
+        if not path.exists():
+            return []
+        t = load_file(path)
+        return [
+            Snapshot(int(step), int(tokens), t["fire_rate"][i], t["open"][i], t["b_gate"][i])
+            for i, (step, tokens) in enumerate(zip(t["step"], t["tokens"], strict=True))
+        ]
+
+    def pages(self, spec: Spec) -> pd.DataFrame:
+        """Sums of each test page, for bootstraps: page_id, n, sse, sst, l0, ce_n, ce_id, ce_sae, ce_zero, ce_mean."""
+        stored = json.loads((self.run_folder(spec) / "metrics.json").read_text(encoding="utf-8"))
+        return pd.DataFrame(stored["pages"])
+
+    def write_results(self) -> Path:
+        """Rebuild `results.csv` from the runs' `metrics.json`, sorted by run_id."""
+        found = (self._row(folder.name) for folder in sorted((self.folder / "saes").glob("*")))
+        path = self.folder / "results.csv"
+        temporary = path.with_name("results.csv.tmp")
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({k: "" if v is None else v for k, v in row.items()} for row in found if row)
+        os.replace(temporary, path)
+        return path
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _folder(self, run: str) -> Path:
+        return self.folder / "saes" / run
+
+    def _check(self, spec: Spec) -> None:
+        if spec.sae.site not in self.store.sites:
+            raise ConfigError(f"site = {spec.sae.site}: the store of profile {self.profile!r} has {self.store.sites}")
+        longest_gap = spec.train.tokens * (1 - max(spec.train.resample_at, default=0))
+        if spec.train.resample_at and spec.train.dead_window > longest_gap:
+            raise ConfigError(
+                f"dead_window = {spec.train.dead_window}: longer than the {longest_gap:.0f} tokens after the last "
+                "resampling, so that no revived latent could be found dead again"
+            )
+
+    def _row(self, run: str) -> dict[str, Any] | None:
+        """The results row of a finished run; None where it is not measured yet."""
+        path = self._folder(run) / "metrics.json"
+        return json.loads(path.read_text(encoding="utf-8")).get("row") if path.exists() else None
+
+    def normalizer(self, site: int, mode: str, tokens: str) -> tuple[torch.Tensor, float]:
+        """(mean [d_model], scale) of a site: E‖scale·(x − mean)‖² = d_model over the chosen training tokens."""
+        key = (site, mode, tokens)
+        if key not in self._normalizers:
+            moments = row_moments(self.store, site, np.flatnonzero(self.store.mask(tokens, "train")))
+            mean = moments.mean.float() if "center" in mode else torch.zeros(self.store.d_model)
+            power = moments.mean_sq_dev if "center" in mode else moments.mean_sq
+            self._normalizers[key] = mean, (self.store.d_model / power) ** 0.5 if "scale" in mode else 1.0
+        return self._normalizers[key]
+
+    def _train_one(self, run: str, spec: Spec, notebook: str, bar: Any) -> None:
+        sae_cfg, cfg = spec
+        folder, store = self._folder(run), self.store
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "train.json").exists():
+            write_json(folder / "train.json", {"notebook": notebook, "train": cfg.to_dict(), "store": store.store_id})
+        sae = build_sae(sae_cfg, torch.Generator().manual_seed(cfg.seed))
+        sae.set_normalizer_(*self.normalizer(sae_cfg.site, sae_cfg.normalize, cfg.tokens_mask))
+        sae.to(self._device())
+        index = np.flatnonzero(store.mask(cfg.tokens_mask, "train"))
+        order = cfg.seed if cfg.data_seed < 0 else cfg.data_seed
+        stream = ShuffledRows(store, sae_cfg.site, index, cfg.batch_size, order)
+        start, checkpoint = time.monotonic(), folder / "checkpoint.safetensors"
+        name = f"{spec.arm} site {sae_cfg.site} λ={cfg.lam:g}"
+        history = train(
+            sae, stream, cfg, probe=self._probe(sae_cfg.site) if cfg.snapshots else None, checkpoint=checkpoint,
+            on_log=lambda r: bar.set_postfix_str(
+                f"{name}: {r['step']}/{cfg.steps} FVU {r['fvu']:.3f} L0 {r['l0']:.1f} dead {r['dead_fraction']:.0%}"
+            ),
+        )  # fmt: skip
+        self._save_history(folder, history)
+        sae.save(folder)
+        checkpoint.unlink(missing_ok=True)
+        trained = (cfg.steps - history.resumed_at // 1) * cfg.batch_size if not history.resumed_at else 0
+        log_time(self.folder, "train", time.monotonic() - start, run, trained, history.resumed_at > 0)
+
+    def _device(self) -> torch.device:
+        from saelib.lm import choose_device
+
+        return choose_device(self.device_name)
+
+    def _probe(self, site: int) -> torch.Tensor:
+        rows = np.flatnonzero(self.store.mask("ordinary", "val"))
+        chosen = np.random.default_rng(0).choice(rows, min(PROBE_ROWS, len(rows)), replace=False)
+        return self.store.rows(site, np.sort(chosen))
+
+    def _save_history(self, folder: Path, history: History) -> None:
+        pd.DataFrame(history.table).to_csv(folder / "history.csv", index=False)
+        write_json(folder / "events.json", [asdict(event) for event in history.events])
+        if history.snapshots:
+            snaps = history.snapshots
+            tensors = {k: torch.stack([getattr(s, k) for s in snaps]) for k in ("fire_rate", "open", "b_gate")}
+            tensors |= {k: torch.tensor([getattr(s, k) for s in snaps]) for k in ("step", "tokens")}
+            save_file(tensors, folder / "snapshots.safetensors")
+
+    def _measure(self, specs: dict[str, Spec]) -> None:
+        """Evaluate runs site by site, a few SAEs at once, and write their `metrics.json`."""
+        by_site: dict[int, list[str]] = defaultdict(list)
+        for run, spec in specs.items():
+            by_site[spec.sae.site].append(run)
+        with tqdm(total=len(specs), desc="measuring", disable=headless()) as bar:
+            for site, runs in sorted(by_site.items()):
+                for part in _parts(runs, 16):
+                    self._measure_part(site, part, specs)
+                    bar.update(len(part))
+
+    def _measure_part(self, site: int, runs: list[str], specs: dict[str, Spec]) -> None:
+        start = time.monotonic()
+        saes = {run: load_sae(self._folder(run)).to(self._device()) for run in runs}
+        reference = self.reference(site)
+        for run, found in evaluate(saes, self.store, site, self.lm, reference, self.evaluation).items():
+            pages = found.pop("pages")
+            row = self._describe(run, specs[run]) | found
+            ordered = {column: row.get(column) for column in COLUMNS}
+            write_json(self._folder(run) / "metrics.json", {"row": ordered, "pages": pages})
+        seconds = (time.monotonic() - start) / len(runs)
+        for run in runs:
+            log_time(self.folder, "evaluate", seconds, run, reference.n_targets)
+
+    def _describe(self, run: str, spec: Spec) -> dict[str, Any]:
+        """The columns that say what a run is."""
+        sae, cfg, store = spec.sae, spec.train, self.store
+        made = json.loads((self._folder(run) / "train.json").read_text(encoding="utf-8"))
+        site, last = sae.site, self.lm.n_layers
+        return {
+            "run_id": run,
+            "notebook": made["notebook"],
+            "model_id": store.model_id,
+            "corpus_id": store.corpus_id,
+            "code_version": __version__,
+            "layer_name": f"input of block {site}" if site < last else f"output of block {site - 1}",
+            "lambda": cfg.lam,
+            "resample": "none" if not cfg.resample_at else " ".join(f"{share:g}" for share in cfg.resample_at),
+            "ctx_len": self.identity["corpus"]["ctx_len"],
+            "tokens_trained": cfg.steps * cfg.batch_size,
+            **{k: getattr(sae, k) for k in ("arch", "site", "normalize", "l1_mode", "n_latents")},
+            **{k: getattr(cfg, k) for k in ("loss", "tokens_mask", "schedule", "lr", "batch_size", "warmup", "seed")},
+            "b_dec_init": cfg.b_dec_init,
+        }
+
+
+def headless() -> bool:
+    """Whether progress bars and live widgets are off: `SAELIB_HEADLESS` is set in batch runs and tests."""
+    return bool(os.environ.get("SAELIB_HEADLESS"))
+
+
+def _parts(items: list[str], size: int) -> list[list[str]]:
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def _numeric(table: pd.DataFrame) -> pd.DataFrame:
+    """Plain float64 columns with nan for the undefined, as a CSV read gives them."""
+    numbers = table.select_dtypes("number").columns
+    return table.astype(dict.fromkeys(numbers, "float64")).astype({"site": int, "seed": int})
+
+
+# -- matched L0 --------------------------------------------------------------------------------------------------------
+
+
+def reach_l0(
+    workspace: Workspace,
+    notebook: str,
+    make: Callable[[float], Spec],
+    lambdas: Sequence[float],
+    target: float,
+    max_extra: int = 3,
+) -> pd.DataFrame:
+    """Rows of a λ curve, with up to `max_extra` further λ trained while validation L0 does not bracket `target`."""
+    lams = list(lambdas)
+    for _ in range(max_extra):
+        rows = workspace.train([make(lam) for lam in lams], notebook)
+        if rows["l0_val"].min() <= target <= rows["l0_val"].max():
+            break
+        further = metrics.propose_lambda(zip(rows["lambda"], rows["l0_val"], strict=True), target)
+        if further is None:
+            break
+        lams.append(further)
+    return workspace.train([make(lam) for lam in lams], notebook)
+
+
+def at_l0(rows: pd.DataFrame, target: float, column: str = "fvu") -> float | None:
+    """`column` at validation L0 = target, interpolated along one curve; None where the curve does not reach it.
+
+    FVU is interpolated in log-log, any other column linearly over log L0 (DESIGN, "Matched L0").
+    """
+    return metrics.interpolate_matched_l0(rows["l0_val"], rows[column], target, log_y=column.startswith("fvu"))

@@ -1,0 +1,140 @@
+"""Verdicts are checked when recorded; the report shows them and needs neither network nor scripts."""
+
+import json
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from saelib import report
+
+TEXT = "# Claim\n\nThe loss $L = \\Vert x - \\hat{x}\\Vert^2$; it costs $5 or $6. Code `$a$`, unknown $\\nosuch{x}$."
+
+
+@pytest.fixture
+def figure(home: Path) -> str:
+    """A real PNG under figures/smoke."""
+    (home / "figures" / "smoke").mkdir(parents=True)
+    fig, ax = plt.subplots(figsize=(1, 1))
+    ax.plot([0, 1])
+    for name in ("curve", "other"):
+        fig.savefig(home / "figures" / "smoke" / f"{name}.png")
+    plt.close(fig)
+    return "figures/smoke/curve.png"
+
+
+def verdict(figure: str, **changes: str) -> dict[str, str]:
+    base = {"finding": "F4", "claim": "FVU falls & L0 rises", "verdict": "replicates", "cell": "How we know"}
+    return base | {"effect": "0.3 [0.2, 0.4] <nats>", "figure": figure} | changes
+
+
+def write_executed(home: Path, name: str = "02_x") -> Path:
+    """An executed notebook with a formula, an image, a table and a widget's output."""
+    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "a1"}, "text/plain": "IntSlider(value=0)"}
+    outputs = [new_output("display_data", {"text/html": "<b>bold</b>"}), new_output("display_data", widget)]
+    cells = [new_markdown_cell(TEXT), new_code_cell("1 < 2", outputs=outputs, execution_count=1)]
+    path = home / "data" / "smoke" / "notebooks" / f"{name}.ipynb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=cells, metadata={"widgets": {}}), path)
+    return path
+
+
+def test_recorded_verdicts_come_back_sorted_by_finding_with_their_notebook(home, figure):
+    report.record_verdicts("smoke", "02_x", [verdict(figure), verdict(figure, finding="F2a")])
+    report.record_verdicts("smoke", "01_y", [verdict(figure, finding="F1", verdict="cannot tell")])
+    report.record_verdicts("smoke", "02_x", [verdict(figure), verdict(figure, finding="F2a")])  # replaces, adds nothing
+    found = report.read_verdicts("smoke")
+    assert [(v["finding"], v["notebook"]) for v in found] == [("F1", "01_y"), ("F2a", "02_x"), ("F4", "02_x")]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("verdict", "maybe"),
+        ("finding", "5"),
+        ("claim", ""),
+        ("effect", 0.3),
+        ("figure", "figures/smoke/none.png"),
+        ("figure", "/etc/hostname"),
+    ],
+)
+def test_a_wrong_verdict_is_refused_naming_notebook_field_and_value(home, figure, field, value):
+    with pytest.raises(ValueError, match=f"verdict 1 of 02_x: {field} = {re.escape(repr(value))}"):
+        report.record_verdicts("smoke", "02_x", [verdict(figure), verdict(figure) | {field: value}])
+    assert not (home / "data").exists()
+
+
+def test_a_verdict_lacks_no_field_and_has_no_other(home, figure):
+    entry = verdict(figure)
+    entry["effects"] = entry.pop("effect")
+    with pytest.raises(ValueError, match="effects"):
+        report.record_verdicts("smoke", "02_x", [entry])
+
+
+def test_a_grid_point_s_verdicts_do_not_replace_the_profile_s(home, figure, monkeypatch):
+    report.record_verdicts("smoke", "02_x", [verdict(figure)])
+    monkeypatch.setenv("SAELIB_GRID", "abc")
+    path = report.record_verdicts("smoke", "02_x", [verdict(figure, verdict="cannot tell")])
+    assert path == home / "data" / "smoke" / "grid" / "abc" / "verdicts" / "02_x.json"
+    assert report.read_verdicts("smoke")[0]["verdict"] == "replicates"
+
+
+def test_formulas_become_images_and_code_prices_and_unknown_commands_stay_text():
+    drawn = report.draw_formulas(TEXT + "\n\n$$a + b$$\n\n```\n$c$\n```")
+    assert drawn.count("data:image/svg+xml;base64,") == 2
+    assert "display:block" in drawn
+    for kept in ("$5 or $6", "`$a$`", "```\n$c$\n```", "<code>\\nosuch{x}</code>"):
+        assert kept in drawn
+
+
+def test_a_notebook_page_asks_nothing_of_the_network_and_runs_no_script(home):
+    page = report.notebook_html(write_executed(home))
+    assert "<script" not in page
+    assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", page)
+    assert not re.findall(r"url\((?!data:|['\"]?data:)[^)]*//", page)
+    assert "<b>bold</b>" in page
+    assert "IntSlider(value=0)" in page
+
+
+def test_the_index_shows_verdicts_figures_size_failures_and_times_escaped(home, figure):
+    write_executed(home)
+    write_executed(home, "03_z").rename(home / "data" / "smoke" / "notebooks" / "03_z.failed.ipynb")
+    grid = home / "data" / "smoke" / "grid" / "abc" / "notebooks"
+    grid.mkdir(parents=True)
+    write_executed(home, "04_g").rename(grid / "04_g.ipynb")
+    report.record_verdicts("smoke", "02_x", [verdict(figure)])
+    header = "run_id,model_id,site,tokens_trained,n_test_pages,n_test_tokens"
+    table = f"{header}\nr1,m,2,1000,21,5000\nr2,m,15,2000,21,5000\n"
+    (home / "data" / "smoke" / "results.csv").write_text(table)
+    times = "run_id,stage,seconds,tokens_per_second,resumed\n,train,2.5,,false\n,train,1.0,,true\n"
+    (home / "data" / "smoke" / "timings.csv").write_text(times)
+    index = report.build_report("smoke")
+    page = index.read_text()
+    assert "FVU falls &amp; L0 rises" in page
+    assert "0.3 [0.2, 0.4] &lt;nats&gt;" in page
+    for text in ("1,000 to 2,000", "21", "5,000", "03_z failed", "train</td><td>2</td><td>3.5", "abc_04_g.html"):
+        assert text in page
+    assert 'href="02_x.html#How-we-know"' in page
+    targets = re.findall(r'(?:src|href)="([^"#]+)', page)
+    assert {"figures/curve.png", "figures/other.png", "02_x.html", "03_z.html"} <= set(targets)
+    assert all((index.parent / t).is_file() for t in targets)  # the folder is whole: it can be mailed
+    assert "<script" not in page
+
+
+def test_building_again_replaces_the_report_and_nothing_to_report_is_an_error(home, figure):
+    with pytest.raises(FileNotFoundError, match="no executed notebook"):
+        report.build_report("smoke")
+    path = write_executed(home)
+    report.build_report("smoke")
+    path.rename(path.with_name("05_w.ipynb"))
+    report.build_report("smoke")
+    assert sorted(p.name for p in (home / "data" / "smoke" / "report").glob("*.html")) == ["05_w.html", "index.html"]
+    assert not (home / "data" / "smoke" / ".report").exists()
+
+
+def test_a_verdict_on_disk_is_plain_json(home, figure):
+    path = report.record_verdicts("smoke", "02_x", [verdict(figure)])
+    assert json.loads(path.read_text()) == [verdict(figure)]
