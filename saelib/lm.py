@@ -110,14 +110,7 @@ class LM:
 
     def site(self, name: SiteName) -> int:
         """Resolve a site name (see the module) to 0..n_layers; ValueError names the site and the valid range."""
-        n = self.n_layers
-        if name == "middle":
-            return n // 2
-        whole = isinstance(name, Integral) and not isinstance(name, bool)
-        if not whole or not -(n + 1) <= name <= n:
-            valid = f"0 to {n}, -1 to {-(n + 1)} counted from the end, or 'middle'"
-            raise ValueError(f"site {name!r}: expected {valid} ({self.name} has {n} blocks)")
-        return int(name) if name >= 0 else n + 1 + int(name)
+        return resolve_site(name, self.n_layers)
 
     def capture(self, input_ids: Tensor, sites: Sequence[SiteName]) -> dict[int, Tensor]:
         """Residual streams [batch, time, d_model] of contexts `input_ids` [batch, time], by resolved site.
@@ -236,6 +229,17 @@ def _feeding(block: nn.Module, stream: Tensor) -> RemovableHandle:
 
 def _stream_of(out: Any) -> Any:
     return out[0] if isinstance(out, tuple) else out
+
+
+def resolve_site(name: SiteName, n_layers: int) -> int:
+    """A site name to 0..n_layers: "middle" is n_layers // 2, −1 is n_layers; ValueError names site and valid range."""
+    if name == "middle":
+        return n_layers // 2
+    whole = isinstance(name, Integral) and not isinstance(name, bool)
+    if not whole or not -(n_layers + 1) <= name <= n_layers:
+        valid = f"0 to {n_layers}, -1 to {-(n_layers + 1)} counted from the end, or 'middle'"
+        raise ValueError(f"site {name!r}: expected {valid} (the model has {n_layers} blocks)")
+    return int(name) if name >= 0 else n_layers + 1 + int(name)
 
 
 def find_blocks(model: nn.Module, n_layers: int) -> nn.ModuleList:

@@ -29,6 +29,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
+from transformers.utils import logging as transformers_logging
 
 from saelib import __version__, metrics
 from saelib.assets import resolve_model
@@ -36,7 +37,7 @@ from saelib.collect import collect
 from saelib.config import CollectConfig, ConfigError, CorpusConfig, EvalConfig, SAEConfig, TrainConfig, data_dir, run_id
 from saelib.corpus import Contexts, load_contexts
 from saelib.evaluate import SiteReference, evaluate, site_reference
-from saelib.lm import LM
+from saelib.lm import LM, choose_device, resolve_site
 from saelib.sae import SAE, GatedSAE, build_sae, load_sae, write_json
 from saelib.store import ShuffledRows, Store, row_moments
 from saelib.train import History, Snapshot, train
@@ -112,23 +113,29 @@ class Workspace:
         self, model: str, corpus: CorpusConfig, sites: Sequence[int | str], cfg: CollectConfig, dtype: str = "auto"
     ) -> Store:
         """Collect activations of `model` on `corpus` at `sites`, or open them if they are there."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         identity = {"model": model, "dtype": dtype, "corpus": corpus.to_dict()}
-        path = self.folder / "workspace.json"
-        if path.exists() and json.loads(path.read_text(encoding="utf-8")) != identity:
-            raise ConfigError(
-                f"{path} was made with {path.read_text(encoding='utf-8').strip()}, now asked for {identity}: "
-                f"remove {self.folder} or use another profile name"
-            )
-        write_json(path, identity)
+        self._claim(identity)
         start, lm = time.monotonic(), self.lm
         resolved = [lm.site(site) for site in sites]
+        finished = (self.folder / "store" / "manifest.json").exists()
         resumed = (self.folder / "store").exists()
-        store = collect(lm, self.contexts, resolved, self.folder / "store", cfg)
-        if "store" not in self.__dict__:
-            log_time(self.folder, "collect", time.monotonic() - start, tokens=store.n_rows, resumed=resumed)
-        self.__dict__["store"] = store
-        return store
+        self.store = collect(lm, self.contexts, resolved, self.folder / "store", cfg, progress=not headless())
+        if not finished:
+            log_time(self.folder, "collect", time.monotonic() - start, tokens=self.store.n_rows, resumed=resumed)
+        return self.store
+
+    def _claim(self, identity: dict[str, Any]) -> None:
+        """Record which model and text this profile is about; refuse to mix two."""
+        path = self.folder / "workspace.json"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            for name, value in json.loads(path.read_text(encoding="utf-8")).items():
+                if value != identity[name]:
+                    raise ConfigError(
+                        f"{path}: {name} is {value}, now asked for {identity[name]}; remove {self.folder} "
+                        "or give the profile another name"
+                    )
+        write_json(path, identity)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -152,6 +159,8 @@ class Workspace:
     def lm(self) -> LM:
         """The language model, loaded when first needed."""
         name = self.identity["model"]
+        if headless():
+            transformers_logging.disable_progress_bar()
         return LM.load(resolve_model(name), dtype=self.identity["dtype"], device=self.device_name)
 
     @cached_property
@@ -164,6 +173,15 @@ class Workspace:
         cache = self.folder / "eval" / f"site_{site:02d}.json"
         cache.parent.mkdir(parents=True, exist_ok=True)
         return site_reference(self.lm, self.store, site, self.evaluation, cache)
+
+    @cached_property
+    def n_layers(self) -> int:
+        """Blocks of the language model."""
+        return self.lm.n_layers
+
+    def site(self, name: int | str) -> int:
+        """Resolve 2, "middle" or −2 to a site number."""
+        return resolve_site(name, self.n_layers)
 
     # -- SAEs ------------------------------------------------------------------------------------------------------
 
@@ -298,8 +316,6 @@ class Workspace:
         log_time(self.folder, "train", time.monotonic() - start, run, trained, history.resumed_at > 0)
 
     def _device(self) -> torch.device:
-        from saelib.lm import choose_device
-
         return choose_device(self.device_name)
 
     def _probe(self, site: int) -> torch.Tensor:

@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -536,6 +537,15 @@ def test_a_dump_gives_its_articles_without_redirects_and_other_namespaces(tmp_pa
         "pages_redirect": 2,
         "pages_other_namespace": 1,
     }
+
+
+def test_a_dump_is_read_in_the_memory_of_a_page(tmp_path):
+    path = dump(tmp_path / "d.xml", [(f"Talk:{i}", "1", str(i), "talk " * 5000) for i in range(300)])  # 7.5 MB
+    tracemalloc.start()
+    assert list(read_pages(config("mediawiki", path))) == []
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2_000_000
 
 
 def test_a_truncated_dump_is_an_error_naming_it(tmp_path):
