@@ -7,7 +7,7 @@ ordinary at one site and sinks at another count under `all` only. `device` is wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,12 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from saelib.config import SINK_FACTOR
-from saelib.metrics import NEGLIGIBLE, gini
-from saelib.store import CLASSES, Store
+from saelib.metrics import NEGLIGIBLE, bootstrap_pages, gini
+from saelib.store import CLASSES, Store, row_moments
 
 BATCH = 4096  # rows read at once
 QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
+Predictor = Callable[[Tensor, Tensor], Tensor]  # (x [n, d] float64, odd [n, 1] bool: not ordinary) -> x̂ [n, d]
 
 
 class Scatter:
@@ -244,6 +245,66 @@ def pca_fvu(
     if ranks.min() < 0 or ranks.max() >= len(fvu):
         raise ValueError(f"ranks {ranks.min()} to {ranks.max()}: expected 0 to d = {len(fvu) - 1}")
     return pd.DataFrame({"site": site, "rank": ranks, "fvu": fvu[ranks]})
+
+
+def naive_predictors(store: Store, site: int, rank: int = 32, factor: float = SINK_FACTOR) -> dict[str, Predictor]:
+    """Four predictors fitted on training rows; the middle two know which rows are sinks and nothing about the others.
+
+    mean         μ, the mean of ordinary rows, for every row
+    one_latent   the mean of the odd rows for these, else μ: a dictionary of one latent that fires on odd rows
+    sinks_only   x itself for odd rows, else μ
+    pca          μ + V Vᵀ (x − μ), V the first `rank` principal directions of ordinary rows
+    `odd` is first or sink at any site. Without an odd training row one_latent is the mean; a rank above d is d.
+    """
+    train, ordinary = (store.mask("all", "train"), store.mask("ordinary", "train", factor))
+    odd_rows, rows = np.flatnonzero(train & ~ordinary), np.flatnonzero(ordinary)
+    scatter = scatter_of(store, site, rows, _first_mean(store, site, rows))
+    mean, v = scatter.mean, _eigen(scatter.covariance)[1][:, :rank]
+    odd_mean = row_moments(store, site, odd_rows).mean if len(odd_rows) else mean
+    return {
+        "mean": lambda x, odd: mean.expand_as(x),
+        "one_latent": lambda x, odd: torch.where(odd, odd_mean, mean),
+        "sinks_only": lambda x, odd: torch.where(odd, x, mean),
+        "pca": lambda x, odd: mean + (x - mean) @ v @ v.T,
+    }
+
+
+def predictor_fvu(
+    store: Store,
+    site: int,
+    predictors: Mapping[str, Predictor],
+    split: str = "test",
+    factor: float = SINK_FACTOR,
+) -> pd.DataFrame:
+    """FVU of predictors on all and on ordinary rows of a split: site, predictor, class, pages, fvu, lo, hi.
+
+    Each class's denominator is about its own mean; lo, hi is the 95 % bootstrap over pages.
+    """
+    odd, out = ~store.mask("ordinary", factor=factor), []
+    for name in ("all", "ordinary"):
+        index = np.flatnonzero(store.mask(name, split, factor))
+        if not len(index):
+            raise ValueError(f"site {site}: no {name} rows in split {split!r} to measure on")
+        center = row_moments(store, site, index).mean
+        errors = _square_errors(store, site, index, odd, {"sst": lambda x, odd, c=center: c.expand_as(x), **predictors})
+        pages = errors.groupby(store.tokens["page"][index]).sum()
+        for key in predictors:
+            lo, hi = bootstrap_pages(pages[key], pages["sst"])
+            row = {"site": site, "predictor": key, "class": name, "pages": len(pages)}
+            out.append(row | {"fvu": pages[key].sum() / pages["sst"].sum(), "lo": lo, "hi": hi})
+    return pd.DataFrame(out)
+
+
+def _square_errors(
+    store: Store, site: int, index: np.ndarray, odd: np.ndarray, predictors: Mapping[str, Predictor]
+) -> pd.DataFrame:
+    """‖x − x̂‖² of rows `index`, one column a predictor."""
+    parts = []
+    for start in range(0, len(index), BATCH):
+        rows = index[start : start + BATCH]
+        x, is_odd = store.rows(site, rows).double(), torch.from_numpy(odd[rows])[:, None]
+        parts.append({name: (x - p(x, is_odd)).square().sum(1).numpy() for name, p in predictors.items()})
+    return pd.concat([pd.DataFrame(part) for part in parts], ignore_index=True)
 
 
 def gate_statistics(snapshots: Iterable[Any]) -> pd.DataFrame:

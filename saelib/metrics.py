@@ -216,22 +216,23 @@ def propose_lambda(
     """The next λ to train so that L0 = target lies between two trained points; None where there is none to try.
 
     pairs of (λ > 0, L0). Where the target is bracketed: the middle, in log λ, of the two points nearest in L0, or None
-    when their L0 are within a factor `max_ratio` or their λ within 1 %. Where it is not: the least λ / step (L0 too
-    small) or the greatest × step (L0 too large), held to `bounds`, or None when that bound was tried.
+    when their L0, both above 0, are within a factor `max_ratio` (with inf, always) or their λ within 1 %. Where it is
+    not: the least λ / step (L0 too small) or the greatest × step (L0 too large), held to `bounds`, or None when that
+    bound was tried.
     """
     pairs = [(float(lam), float(l0)) for lam, l0 in pairs if lam > 0 and math.isfinite(l0)]
     if not pairs:
         raise ValueError("propose_lambda needs at least one pair of λ > 0 and a finite L0")
-    above = min(((l0, lam) for lam, l0 in pairs if l0 >= target), default=None)
-    below = max(((l0, lam) for lam, l0 in pairs if l0 <= target), default=None)
+    above = min(((l0, -lam) for lam, l0 in pairs if l0 >= target), default=None)  # of equal L0 the λ nearest the gap
+    below = max(((l0, -lam) for lam, l0 in pairs if l0 <= target), default=None)
     lams = [lam for lam, _ in pairs]
     if above is None:  # too sparse everywhere
         return float(max(min(lams) / step, bounds[0])) if min(lams) > bounds[0] else None
     if below is None:
         return float(min(max(lams) * step, bounds[1])) if max(lams) < bounds[1] else None
-    if above[0] <= max_ratio * below[0] or max(above[1], below[1]) <= 1.01 * min(above[1], below[1]):
-        return None
-    return math.sqrt(above[1] * below[1])
+    close = below[0] > 0 and above[0] <= max_ratio * below[0]
+    low, high = sorted((-above[1], -below[1]))
+    return None if close or high <= 1.01 * low else math.sqrt(low * high)
 
 
 def page_replicates(num: Iterable, den: Iterable, n: int = 1000, seed: int = 0) -> np.ndarray:

@@ -46,7 +46,7 @@ ARMS = {"plain": ("sae", "plain"), "two_term": ("gated", "two_term"), "full": ("
 PROBE_ROWS = 1024  # fixed ordinary validation rows on which gate snapshots are taken
 
 # The columns of results.csv (DESIGN, section 5), then the two validation columns that choices are made on.
-COLUMNS = (
+COLUMNS = (  # noqa: SIM905
     "run_id notebook model_id corpus_id code_version arch loss site layer_name normalize tokens_mask lambda l1_mode "
     "schedule lr batch_size warmup resample seed n_latents b_dec_init ctx_len tokens_trained n_test_pages "
     "n_test_tokens mse mse_raw fvu fvu_all fvu_sink l0 l0_all l1 dead_fraction gate_dead shrinkage shrinkage_raw ce_id "
@@ -105,6 +105,7 @@ class Workspace:
         self.profile, self.device_name = profile, device
         self.evaluation = evaluation or EvalConfig()
         self.folder = data_dir(profile)
+        self.checkpoint_every = 200  # steps
         self._normalizers: dict[tuple[int, str, str], tuple[torch.Tensor, float]] = {}
 
     # -- model, text, activations ----------------------------------------------------------------------------------
@@ -305,6 +306,7 @@ class Workspace:
         name = f"{spec.arm} site {sae_cfg.site} λ={cfg.lam:g}"
         history = train(
             sae, stream, cfg, probe=self._probe(sae_cfg.site) if cfg.snapshots else None, checkpoint=checkpoint,
+            checkpoint_every=self.checkpoint_every,
             on_log=lambda r: bar.set_postfix_str(
                 f"{name}: {r['step']}/{cfg.steps} FVU {r['fvu']:.3f} L0 {r['l0']:.1f} dead {r['dead_fraction']:.0%}"
             ),
@@ -312,8 +314,8 @@ class Workspace:
         self._save_history(folder, history)
         sae.save(folder)
         checkpoint.unlink(missing_ok=True)
-        trained = (cfg.steps - history.resumed_at // 1) * cfg.batch_size if not history.resumed_at else 0
-        log_time(self.folder, "train", time.monotonic() - start, run, trained, history.resumed_at > 0)
+        tokens = cfg.steps * cfg.batch_size - history.resumed_at * cfg.batch_size
+        log_time(self.folder, "train", time.monotonic() - start, run, tokens, history.resumed_at > 0)
 
     def _device(self) -> torch.device:
         return choose_device(self.device_name)

@@ -1,8 +1,10 @@
 """The package keeps its shape: floors, bare core modules, small functions, nothing that hides or executes data."""
 
 import ast
+import io
 import statistics
 import sys
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,10 +23,10 @@ FLOORS = [
     {"train"},
     {"runs", "explore", "batch", "report", "__main__"},
 ]
-CORE = {"sae", "losses", "metrics", "train", "lm", "kernels", "resample"}  # run on a bare GPU machine
+CORE = {"sae", "losses", "metrics", "train", "lm", "kernels", "sparse", "resample"}  # run on a bare GPU machine
 CORE_MAY_IMPORT = {"torch", "transformers", "safetensors", "numpy", "saelib", *sys.stdlib_module_names}
 CORE_MAY_IMPORT |= {"huggingface_hub"}  # comes with transformers, which cannot be imported without it
-LINES = 3000  # of the package, kernels apart
+CODE_LINES = 5000  # of the package, without blank lines, comments and docstrings (README, Decisions)
 
 
 def floor(module: str) -> int:
@@ -53,6 +55,16 @@ def body_lines(function: ast.FunctionDef) -> int:
     documented = isinstance(first, ast.Expr) and isinstance(getattr(first.value, "value", None), str)
     doc = first.end_lineno - first.lineno + 1 if documented else 0
     return function.end_lineno - function.lineno + 1 - doc
+
+
+def code_lines(source: str) -> int:
+    """Lines that hold code: blank lines, comments and docstrings left out."""
+    documented = (n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef))
+    docs = [n.body[0] for n in documented if ast.get_docstring(n, clean=False) is not None]
+    left_out = {line for d in docs for line in range(d.lineno, d.end_lineno + 1)}
+    empty = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    tokens = (t for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type not in empty)
+    return len({line for t in tokens for line in range(t.start[0], t.end[0] + 1)} - left_out)
 
 
 def offences(tree: ast.Module) -> Iterator[str]:
@@ -112,8 +124,8 @@ def test_a_module_opens_with_what_it_is(path):
 def test_functions_are_small_and_the_package_is_too():
     functions = [n for p in MODULES for n in ast.walk(parse(p)) if isinstance(n, ast.FunctionDef)]
     assert statistics.median(map(body_lines, functions)) <= 12
-    lines = {p.stem: len(p.read_text(encoding="utf-8").splitlines()) for p in MODULES if p.stem != "kernels"}
-    assert sum(lines.values()) < LINES, lines
+    lines = {p.stem: code_lines(p.read_text(encoding="utf-8")) for p in MODULES}
+    assert sum(lines.values()) < CODE_LINES, lines
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
@@ -156,3 +168,7 @@ def test_imports_are_found_inside_functions_too_and_relative_ones_are_refused():
 def test_a_function_s_length_leaves_its_docstring_out():
     function = ast.parse('def f():\n    """One.\n\n    Two.\n    """\n    return 1\n').body[0]
     assert body_lines(function) == 2
+
+
+def test_code_lines_leave_prose_out():
+    assert code_lines('"""Doc."""\n\n# why\ndef f():\n    """Doc."""\n    return (1,\n            2)\n') == 3

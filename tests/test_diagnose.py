@@ -13,6 +13,7 @@ import torch
 
 from saelib import diagnose
 from saelib.config import CollectConfig
+from saelib.corpus import Contexts
 from saelib.store import Store, StoreWriter, shard_plan
 from saelib.train import Snapshot
 
@@ -22,7 +23,7 @@ SINKS = [23, 105, 337, 341]  # rows
 
 def contexts():
     rng = np.random.default_rng(0)
-    return SimpleNamespace(
+    return Contexts(
         ids=rng.integers(0, 50, CONTEXTS * LENGTH).astype(np.int32),
         offsets=np.arange(0, CONTEXTS * LENGTH + 1, LENGTH),
         page=np.repeat(np.arange(20, dtype=np.int32), 3),
@@ -31,8 +32,7 @@ def contexts():
         page_titles=tuple(f"Page {i}" for i in range(20)),
         split=np.array([0] * 13 + [1] * 2 + [2] * 5, dtype=np.int8),
         bos=True,
-        n_contexts=CONTEXTS,
-        n_tokens=CONTEXTS * LENGTH,
+        report={},
     )
 
 
@@ -56,7 +56,7 @@ def x():
 @pytest.fixture(scope="module")
 def store(x, tmp_path_factory):
     path, what, cfg = tmp_path_factory.mktemp("diagnose") / "store", contexts(), CollectConfig(shard_tokens=170)
-    identity = {"model_id": "m", "corpus_id": "c", "sites": (0, 3), "d_model": D, "dtype": torch.float32}
+    identity = {"model_id": "m", "corpus_id": what.corpus_id, "sites": (0, 3), "d_model": D, "dtype": torch.float32}
     with StoreWriter(path, **identity, contexts=what, config=cfg) as writer:
         for shard, (first, stop) in enumerate(shard_plan(what, cfg.shard_tokens)):
             part = slice(what.offsets[first], what.offsets[stop])

@@ -6,7 +6,6 @@ so that sinks exist; at the last site another is a sink alone; contexts have two
 
 import json
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from saelib import evaluate, metrics
 from saelib.config import CollectConfig, EvalConfig, SAEConfig
+from saelib.corpus import Contexts
 from saelib.evaluate import ce_contexts, feature_density, quick_metrics, site_reference
 from saelib.lm import LM
 from saelib.sae import build_sae
@@ -62,7 +62,7 @@ def write_store(lm, path):
     texts = [own_text(lm, 96, length, g) for length in (12, 16)]
     page = np.tile(np.repeat(np.arange(48, dtype=np.int32), 2), 2)
     split = np.array([2 if p % 4 == 0 else 1 if p % 6 == 1 else 0 for p in range(48)], dtype=np.int8)
-    contexts = SimpleNamespace(
+    contexts = Contexts(
         ids=torch.cat([t.flatten() for t in texts]).numpy().astype(np.int32),
         offsets=np.cumsum([0] + [12] * 96 + [16] * 96),
         page=page,
@@ -71,13 +71,18 @@ def write_store(lm, path):
         page_titles=tuple(f"Page {i}" for i in range(48)),
         split=split,
         bos=False,
-        n_contexts=192,
-        n_tokens=96 * 28,
+        report={},
     )
     streams = [lm.capture(t, SITES) for t in texts]
     rows = {site: torch.cat([s[site].reshape(-1, D) for s in streams]) for site in SITES}
     rows[4][torch.from_numpy(contexts.ids == 9)] *= 50  # sinks at site 4 alone
-    identity = {"model_id": lm.model_id, "corpus_id": "own", "sites": SITES, "d_model": D, "dtype": lm.dtype}
+    identity = {
+        "model_id": lm.model_id,
+        "corpus_id": contexts.corpus_id,
+        "sites": SITES,
+        "d_model": D,
+        "dtype": lm.dtype,
+    }
     cfg = CollectConfig(shard_tokens=500)
     with StoreWriter(path, **identity, contexts=contexts, config=cfg) as writer:
         for shard, (first, stop) in enumerate(shard_plan(contexts, cfg.shard_tokens)):

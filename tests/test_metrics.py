@@ -127,7 +127,7 @@ def test_row_sums_of_two_sets_add_to_those_of_both():
 def test_a_latent_is_dead_and_a_gate_closed_only_if_so_on_every_row():
     x, x_hat, _ = rows(n=4)
     f = torch.tensor([[0.0, 1, 0], [0, 0, 0], [0, 2, 0], [0, 0, 0]])
-    gate = torch.tensor([[0, 1, 0], [0, 0, 0], [0, 1, 0], [0, 0, 1]]).bool()  # latent 2 opens without magnitude
+    gate = torch.tensor([[0, 1, 1], [0, 0, 0], [0, 1, 0], [0, 0, 0]]).bool()  # latent 2 opens without magnitude
     sums = reconstruct(x, x_hat, f, gate=gate, batch=2)
     assert sums.density.tolist() == [0, 0.5, 0]
     assert sums.compute()["dead_fraction"] == pytest.approx(2 / 3)
@@ -208,6 +208,10 @@ def test_next_lambda_bisects_in_the_logarithm_and_stops_when_close():
     assert metrics.propose_lambda([(1, 40), (2, 25)], 30) is None  # within a factor of 2
     assert metrics.propose_lambda([(1, 30)], 30) is None  # on it
     assert metrics.propose_lambda([(1, 100), (1.005, 0)], 30) is None  # a cliff
+    assert metrics.propose_lambda([(1, 100), (4, 10)], 30, max_ratio=math.inf) is None  # any bracket will do
+    assert metrics.propose_lambda([(1, 100), (4, 0), (16, 0)], 30, max_ratio=math.inf) == pytest.approx(
+        2
+    )  # but not of 0
 
 
 def test_next_lambda_goes_outwards_until_the_bound():

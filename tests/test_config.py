@@ -1,0 +1,89 @@
+"""Configurations refuse what they cannot mean, and name the same thing the same way everywhere."""
+
+import pytest
+
+from saelib.config import (
+    CollectConfig,
+    ConfigError,
+    CorpusConfig,
+    EvalConfig,
+    SAEConfig,
+    TrainConfig,
+    data_dir,
+    run_id,
+    stable_hash,
+)
+
+
+def test_unknown_key_is_refused_with_the_accepted_ones():
+    with pytest.raises(ConfigError, match=r"SAEConfig: unknown key 'widht'; accepted: arch, d_in, n_latents"):
+        SAEConfig.from_dict({"widht": 3})
+
+
+@pytest.mark.parametrize(
+    ("make", "field", "value", "accepted"),
+    [
+        (TrainConfig, "lr", "3e-4", "a number"),
+        (TrainConfig, "lam", True, "a number"),
+        (TrainConfig, "lam", -0.1, "λ ≥ 0"),
+        (TrainConfig, "tokens", 1e5, "a whole number"),
+        (TrainConfig, "resample_at", ["a"], "a list of a number"),
+        (TrainConfig, "warmup", 1.5, "a share"),
+        (SAEConfig, "n_latents", 0, "at least 1"),
+        (SAEConfig, "normalize", "layer_norm", "'center_scale'"),
+        (CorpusConfig, "ctx_len", 1, "at least 2"),
+        (CorpusConfig, "min_ctx_len", 200, "0 to ctx_len = 128"),
+        (CorpusConfig, "on_bad_line", "ignore", "'raise', 'skip'"),
+        (CollectConfig, "batch_tokens", 0, "at least 1"),
+        (EvalConfig, "ce_tokens", 0, "at least 1"),
+    ],
+)
+def test_a_bad_value_names_field_value_and_what_is_accepted(make, field, value, accepted):
+    with pytest.raises(ConfigError) as error:
+        make(**{field: value})
+    message = str(error.value)
+    assert message.startswith(f"{make.__name__}.{field} = {tuple(value) if isinstance(value, list) else value!r}")
+    assert accepted in message
+
+
+def test_a_source_that_needs_a_path_says_so():
+    with pytest.raises(ConfigError, match=r"CorpusConfig\.path = '' .*expected a path or hub id for 'fever'"):
+        CorpusConfig(source="fever")
+
+
+def test_configurations_survive_a_dictionary():
+    cfg = TrainConfig(resample_at=[0.25, 0.5], lam=2)
+    assert TrainConfig.from_dict(cfg.to_dict()) == cfg
+    assert cfg.lam == 2.0
+    assert isinstance(cfg.resample_at, tuple)
+
+
+def test_steps_are_whole_batches_and_stop_early_when_asked():
+    assert TrainConfig(tokens=1000, batch_size=300).steps == 3
+    assert TrainConfig(tokens=1000, batch_size=100, stop_at=0.55).steps in (5, 6)
+
+
+def test_hash_is_the_same_on_every_machine():
+    assert stable_hash({"b": 1, "a": [2.5, "x"]}) == "39b9006aec16"
+
+
+def test_run_id_depends_on_everything_that_shapes_the_weights():
+    base = run_id(SAEConfig(), TrainConfig(), "store")
+    assert base == run_id(SAEConfig(), TrainConfig(), "store")
+    others = [
+        run_id(SAEConfig(site=1), TrainConfig(), "store"),
+        run_id(SAEConfig(), TrainConfig(lam=2.0), "store"),
+        run_id(SAEConfig(), TrainConfig(seed=1), "store"),
+        run_id(SAEConfig(), TrainConfig(), "other"),
+    ]
+    assert len({base, *others}) == 5
+
+
+def test_run_id_refuses_a_loss_of_the_other_architecture():
+    with pytest.raises(ConfigError, match="loss 'full' does not fit arch 'sae'"):
+        run_id(SAEConfig(), TrainConfig(loss="full"), "store")
+
+
+def test_home_moves_data(monkeypatch, tmp_path):
+    monkeypatch.setenv("SAELIB_HOME", str(tmp_path))
+    assert data_dir("smoke") == tmp_path / "data" / "smoke"

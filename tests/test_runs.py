@@ -1,0 +1,241 @@
+"""A profile's folder: trained once, killed and continued to the same bytes, measured on test pages, one table."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from saelib.config import CollectConfig, ConfigError, CorpusConfig, EvalConfig
+from saelib.runs import COLUMNS, Workspace, at_l0, make_spec, reach_l0
+
+WORDS = 60
+RECIPE = {"n_latents": 64, "tokens": 4096, "batch_size": 64, "lr": 3e-3, "log_every": 4}
+
+
+def _save_model(folder):
+    vocabulary = {"[UNK]": 0} | {f"w{i}": i + 1 for i in range(WORDS)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]").save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=WORDS + 1, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=4, max_position_embeddings=64, bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def _write_text(path):
+    rng = np.random.default_rng(0)
+    pages = [{"text": " ".join(f"w{i}" for i in rng.zipf(1.6, 400) % WORDS)} for _ in range(60)]
+    path.write_text("".join(json.dumps(page) + "\n" for page in pages))
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory):
+    """A workbook folder with a tiny model, text and its store."""
+    home = tmp_path_factory.mktemp("home")
+    _save_model(home / "model")
+    _write_text(home / "pages.jsonl")
+    return home
+
+
+def _open(home):
+    os.environ["SAELIB_HOME"] = str(home)
+    ws = Workspace("tiny", "cpu", EvalConfig(ce_tokens=256))
+    corpus = CorpusConfig(source="jsonl", path=str(home / "pages.jsonl"), ctx_len=16, contexts_per_page=6)
+    ws.collect(str(home / "model"), corpus, [1, "middle", -2], CollectConfig(shard_tokens=1024), dtype="float32")
+    return ws
+
+
+@pytest.fixture
+def ws(collected):
+    before = os.environ.get("SAELIB_HOME")
+    yield _open(collected)
+    os.environ.pop("SAELIB_HOME") if before is None else os.environ.update(SAELIB_HOME=before)
+
+
+def _specs(ws):
+    arms = [("plain", 0.5), ("two_term", 0.5), ("full", 0.5)]
+    return [ws.spec(arm, ws.site("middle"), lam=lam, **RECIPE) for arm, lam in arms]
+
+
+def test_site_names_resolve_without_a_forward(ws):
+    assert [ws.site(s) for s in (1, "middle", -2, -1)] == [1, 2, 3, 4]
+    with pytest.raises(ValueError, match=r"site 9: expected 0 to 4"):
+        ws.site(9)
+
+
+def test_rows_come_back_in_the_order_asked_with_every_column(ws):
+    rows = ws.train(_specs(ws), "02_train_sae")
+    assert list(rows.columns) == [*COLUMNS, "arm"]
+    assert rows["arm"].tolist() == ["plain", "two_term", "full"]
+    assert (rows["notebook"] == "02_train_sae").all()
+    assert (rows["tokens_trained"] == 4096).all()
+    assert rows["fvu"].between(0.01, 1.2).all()
+    assert rows.loc[0, "fvu"] < 0.9
+    assert rows["gate_dead"].isna().tolist() == [True, False, False]
+
+
+def test_a_run_is_trained_once_whoever_asks(ws):
+    first = ws.train(_specs(ws), "02_train_sae")
+    weights = ws.run_folder(_specs(ws)[0]) / "weights.safetensors"
+    stamp = weights.stat().st_mtime_ns
+    again = ws.train(_specs(ws)[:1], "03_train_gated")
+    assert weights.stat().st_mtime_ns == stamp
+    assert again.loc[0, "notebook"] == "02_train_sae"
+    assert again.loc[0, "fvu"] == first.loc[0, "fvu"]
+
+
+def test_results_csv_holds_one_row_a_run_sorted_and_nothing_of_time_or_place(ws, collected):
+    ws.train(_specs(ws), "02_train_sae")
+    text = (ws.folder / "results.csv").read_text()
+    rows = list(csv.DictReader(text.splitlines()))
+    assert list(rows[0]) == list(COLUMNS)
+    assert [r["run_id"] for r in rows] == sorted(p.name for p in (ws.folder / "saes").iterdir())
+    assert str(collected) not in text
+    table = ws.results().set_index("run_id")
+    for row in rows:  # floats in repr: nothing is lost on the way through the file
+        stored = json.loads((ws.folder / "saes" / row["run_id"] / "metrics.json").read_text())["row"]
+        assert table.loc[row["run_id"], "fvu"] == stored["fvu"]
+
+
+def test_evaluation_is_on_test_pages_and_the_pages_add_up(ws):
+    rows = ws.train(_specs(ws), "02_train_sae")
+    pages = ws.pages(_specs(ws)[0])
+    splits = ws.store.tokens["split"]
+    test_pages = set(ws.store.tokens["page"][splits == 2])
+    assert set(pages["page_id"]) == {ws.store.page_ids[p] for p in test_pages}
+    assert pages["sse"].sum() / pages["sst"].sum() == pytest.approx(rows.loc[0, "fvu"], rel=1e-6)
+    assert pages["n"].sum() == rows.loc[0, "n_test_tokens"] == ws.store.mask("ordinary", "test").sum()
+
+
+def test_normaliser_gives_ordinary_training_rows_zero_mean_and_d_squared_norm(ws):
+    mean, scale = ws.normalizer(2, "center_scale", "ordinary")
+    x = ws.store.rows(2, np.flatnonzero(ws.store.mask("ordinary", "train")))
+    x_n = scale * (x - mean)
+    assert x_n.mean(0).abs().max() < 1e-4
+    assert x_n.pow(2).sum(1).mean().item() == pytest.approx(32, rel=1e-4)
+    assert ws.normalizer(2, "none", "all") == (pytest.approx(torch.zeros(32)), 1.0)
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+import test_runs, saelib.train as train
+slow = train.Trainer.step_
+def step_(self, x):
+    time.sleep(0.01)
+    slow(self, x)
+train.Trainer.step_ = step_
+ws = test_runs._open(Path(sys.argv[1]))
+ws.checkpoint_every = 8
+ws.train([ws.spec("full", 2, lam=0.7, resample_at=(0.3,), dead_window=512, **test_runs.RECIPE)], "03_train_gated")
+"""
+
+
+def _tree(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_kill_9_in_mid_training_then_rerun_gives_the_same_bytes(ws, collected, tmp_path):
+    spec = ws.spec("full", 2, lam=0.7, resample_at=(0.3,), dead_window=512, **RECIPE)
+    folder = ws.run_folder(spec)
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(collected), str(Path(__file__).parent)])
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert (folder / "checkpoint.safetensors").exists()
+    assert not (folder / "config.json").exists()
+    ws.train([spec], "03_train_gated")
+    killed, table = _tree(folder), (ws.folder / "results.csv").read_bytes()
+    timings = list(csv.DictReader((ws.folder / "timings.csv").open()))
+    assert [r["resumed"] for r in timings if r["run_id"] == folder.name and r["stage"] == "train"] == ["true"]
+    for path in folder.iterdir():
+        path.unlink()
+    ws.train([spec], "03_train_gated")
+    assert _tree(folder) == killed
+    assert (ws.folder / "results.csv").read_bytes() == table
+
+
+def test_measuring_that_was_interrupted_is_done_on_the_next_call(ws):
+    spec = _specs(ws)[0]
+    before = ws.train([spec], "02_train_sae")
+    (ws.run_folder(spec) / "metrics.json").write_text("{}\n")
+    after = ws.train([spec], "02_train_sae")
+    assert after.loc[0, "fvu"] == before.loc[0, "fvu"]
+
+
+def test_l0_is_reached_by_further_lambda_and_interpolated_never_extrapolated(ws):
+    def make(lam):
+        return ws.spec("plain", 2, lam=lam, **RECIPE)
+
+    lams = [0.4, 0.8]
+    l0 = ws.train([make(lam) for lam in lams], "02_train_sae")["l0_val"]
+    inside, above = float(np.sqrt(l0[0] * l0[1])), float(l0.max() * 1.15)
+    rows = reach_l0(ws, "02_train_sae", make, lams, above)
+    assert len(rows) > 2
+    assert rows["l0_val"].max() >= above
+    assert at_l0(rows.iloc[:2], above) is None
+    assert min(rows["fvu"][:2]) < at_l0(rows.iloc[:2], inside) < max(rows["fvu"][:2])
+
+
+def test_the_store_of_another_model_or_text_is_not_mixed_in(ws, collected):
+    corpus = CorpusConfig(source="jsonl", path=str(collected / "pages.jsonl"), ctx_len=12)
+    with pytest.raises(ConfigError, match=r"workspace\.json: corpus is .*now asked for"):
+        Workspace("tiny", "cpu").collect(str(collected / "model"), corpus, [1], CollectConfig(), dtype="float32")
+
+
+def test_without_a_store_the_notebook_to_run_is_named(home):
+    for name in ("identity", "store"):
+        with pytest.raises(FileNotFoundError, match="run notebook 01_collect with profile 'empty' first"):
+            getattr(Workspace("empty"), name)
+    with pytest.raises(FileNotFoundError, match="run notebooks 02 to 04"):
+        Workspace("empty").results()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"arm": "topk"}, "arm = 'topk': expected one of plain, two_term, full"),
+        ({"lamda": 3.0}, "lamda = 3.0: unknown"),
+        ({"lam": -1.0}, r"lam = -1.0"),
+    ],
+)
+def test_a_bad_spec_is_refused_by_name(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        make_spec(**({"arm": "plain", "site": 2, "d_in": 32} | settings))
+
+
+def test_a_site_that_was_not_collected_is_refused(ws):
+    with pytest.raises(ConfigError, match=r"site = 0: the store of profile 'tiny' has"):
+        ws.train([ws.spec("plain", 0, **RECIPE)], "02_train_sae")
+
+
+def test_a_dead_window_longer_than_what_follows_the_last_resampling_is_refused(ws):
+    spec = ws.spec("plain", 2, resample_at=(0.5,), **(RECIPE | {"dead_window": 3000}))
+    with pytest.raises(ConfigError, match="dead_window = 3000: longer than the 2048 tokens"):
+        ws.train([spec], "04_resampling")
+
+
+def test_snapshots_and_events_are_kept_with_the_run(ws):
+    spec = ws.spec("full", 2, lam=0.5, snapshots=3, resample_at=(0.25, 0.5), **(RECIPE | {"dead_window": 256}))
+    ws.train([spec], "04_resampling")
+    snapshots = ws.snapshots(spec)
+    assert [s.step for s in snapshots] == [21, 43, 64]
+    assert snapshots[0].open.shape == (min(1024, ws.store.mask("ordinary", "val").sum()), 64)
+    assert [e["step"] for e in ws.events(spec)] == [16, 32]
+    assert list(ws.history(spec)["step"]) == list(range(4, 65, 4))
