@@ -16,7 +16,7 @@ FRESH := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && mkdir "$$home/data
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help workbook test lint unit nbval lab report refresh assets venv clean clean-data
+.PHONY: help workbook test lint unit nbval lab report record refresh assets venv clean clean-data
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | while IFS='	' read -r t d; do printf 'make %-11s %s\n' "$$t" "$$d"; done
@@ -28,6 +28,9 @@ workbook: venv ## run the notebooks of PROFILE, write data/PROFILE/{notebooks,re
 
 report: venv ## write data/PROFILE/report again from what is there
 	$(BIN)/python -m saelib report --profile $(PROFILE)
+
+record: venv ## keep the finished run of PROFILE in the repository: notebooks, tables, README's findings
+	$(BIN)/python -m saelib record --profile $(PROFILE)
 
 test: lint unit nbval ## lint, unit tests, and every notebook executed and compared with its committed outputs
 	@echo "make test: lint, unit tests and $(words $(wildcard notebooks/*.ipynb)) notebooks passed"

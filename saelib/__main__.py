@@ -1,4 +1,4 @@
-"""Command line: `python -m saelib {run,report,assets,refresh}`; each has `--help`."""
+"""Command line: `python -m saelib {run,report,record,assets,refresh}`; each has `--help`."""
 
 from __future__ import annotations
 
@@ -45,6 +45,10 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--force", action="store_true", help="execute finished notebooks again")
     build = commands.add_parser("report", help="write data/<profile>/report from what is there")
     build.add_argument("--profile", required=True)
+    keep = commands.add_parser(
+        "record", help="keep a finished run in the repository: notebooks, tables, README's findings"
+    )
+    keep.add_argument("--profile", required=True)
     commands.add_parser("assets", help="fetch and convert the embedded model and text")
     again = commands.add_parser("refresh", help="execute the source notebooks at smoke size and replace them in place")
     again.add_argument("notebooks", nargs="*")
@@ -99,6 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return command_run(args)
         if args.command == "report":
             log.info("report: %s", report.build_report(args.profile))
+        elif args.command == "record":
+            log.info("recorded %d files of profile %s", len(report.record(args.profile)), args.profile)
         elif args.command == "assets":
             fetch_assets()
         else:

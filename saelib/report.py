@@ -245,3 +245,43 @@ def build_report(profile: str) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(temp, folder)
     return folder / "index.html"
+
+
+# --- recorded runs ----------------------------------------------------------------------------------------------------
+
+MARKERS = "<!-- findings -->", "<!-- /findings -->"  # README's table stands between them
+
+
+def findings_table(profile: str, verdicts: Sequence[Mapping[str, str]]) -> str:
+    """README's table of findings in Markdown, from recorded verdicts alone."""
+    lines = ["| | as reported | part | verdict | measured | computed in |", "|---|---|---|---|---|---|"]
+    for v in verdicts:
+        reported = FINDINGS.get(v["finding"][:2], "")
+        where = f"[{v['notebook']}](notebooks/published/{profile}/{v['notebook']}.ipynb), {v['cell']}"
+        cells = (v["finding"], reported, v["claim"], f"**{v['verdict']}**", v["effect"], where)
+        lines.append("| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |")
+    return "\n".join(lines)
+
+
+def record(profile: str) -> list[Path]:
+    """Keep a finished run in the repository: executed notebooks, results, verdicts, and README's findings table.
+
+    Copies to `notebooks/published/<profile>/` and `data/recorded/<profile>/`; the figures already lie in
+    `figures/<profile>/`. Raises FileNotFoundError where the run is not there or a notebook of it failed.
+    """
+    source, kept = data_dir(profile), data_dir("recorded") / profile
+    notebooks = sorted(source.glob("notebooks/[0-9]*.ipynb"))
+    failed = [p.name for p in notebooks if ".failed" in p.name]
+    if failed or not notebooks or not (source / "results.csv").is_file():
+        raise FileNotFoundError(f"profile {profile!r} is not finished: {', '.join(failed) or 'run it first'}")
+    pairs = [(p, root() / "notebooks" / "published" / profile / p.name) for p in notebooks]
+    pairs += [(p, kept / "verdicts" / p.name) for p in sorted(source.glob("verdicts/*.json"))]
+    pairs += [(source / name, kept / name) for name in ("results.csv", "timings.csv")]
+    for old, new in pairs:
+        write_text(new, old.read_text(encoding="utf-8"))
+    readme = root() / "README.md"
+    before, _, rest = readme.read_text(encoding="utf-8").partition(MARKERS[0])
+    after = rest.partition(MARKERS[1])[2]
+    table = findings_table(profile, read_verdicts(profile))
+    write_text(readme, f"{before}{MARKERS[0]}\n{table}\n{MARKERS[1]}{after}")
+    return [new for _, new in pairs]

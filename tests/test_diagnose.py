@@ -203,6 +203,50 @@ def test_pca_is_fitted_on_training_rows_and_measured_on_test_rows(x, store):
         diagnose.pca_fvu(store, 0, [7])
 
 
+def naive_fvus(store, site, **kwargs):
+    table = diagnose.predictor_fvu(store, site, diagnose.naive_predictors(store, site, **kwargs))
+    return table.set_index(["predictor", "class"])
+
+
+def test_naive_predictors_agree_with_numpy_on_test_rows(x, store):
+    a = x[3].astype(np.float64)
+    fit, test = masks(0), masks(2)
+    mean, odd_mean = a[fit["ordinary"]].mean(0), a[fit["first"] | fit["sink"]].mean(0)
+    odd = (test["first"] | test["sink"])[test["all"], None]
+    rows, plain = a[test["all"]], a[test["ordinary"]]
+    total, plain_total = (((b - b.mean(0)) ** 2).sum() for b in (rows, plain))
+    got = naive_fvus(store, 3, rank=2)
+    for name, guess in {
+        "mean": mean,
+        "one_latent": np.where(odd, odd_mean, mean),
+        "sinks_only": np.where(odd, rows, mean),
+    }.items():
+        assert got.loc[(name, "all"), "fvu"] == pytest.approx(((rows - guess) ** 2).sum() / total, rel=1e-5)
+        assert got.loc[(name, "ordinary"), "fvu"] == pytest.approx(((plain - mean) ** 2).sum() / plain_total, rel=1e-5)
+    assert got.loc[("pca", "ordinary"), "fvu"] == pytest.approx(diagnose.pca_fvu(store, 3, [2])["fvu"][0])
+    assert set(got["pages"]) == {5}
+    assert (got["lo"] <= got["fvu"] * (1 + 1e-9)).all()
+    assert (got["fvu"] <= got["hi"] * (1 + 1e-9)).all()
+
+
+def test_rebuilding_only_sinks_looks_perfect_over_all_rows_and_is_the_mean_over_ordinary_ones(store):
+    fvu = naive_fvus(store, 3, rank=2)["fvu"].unstack()
+    assert fvu.loc["one_latent", "all"] < 0.02
+    assert fvu.loc["sinks_only", "all"] < 0.01 * fvu.loc["pca", "all"]
+    assert fvu.loc["sinks_only", "ordinary"] == pytest.approx(fvu.loc["mean", "ordinary"])
+    assert fvu.loc["pca", "ordinary"] < 0.3
+
+
+def test_without_odd_training_rows_one_latent_is_the_mean(store, monkeypatch):
+    monkeypatch.setattr(store, "mask", lambda tokens, split=None, factor=5.0: masks(2)["ordinary"])
+    x, odd = torch.ones(3, D, dtype=torch.float64), torch.tensor([[True], [False], [True]])
+    guess = diagnose.naive_predictors(store, 3)
+    assert torch.equal(guess["one_latent"](x, odd), guess["mean"](x, odd))
+    monkeypatch.setattr(store, "mask", lambda tokens, split=None, factor=5.0: np.zeros(CONTEXTS * LENGTH, bool))
+    with pytest.raises(ValueError, match="site 3: no all rows in split 'test'"):
+        diagnose.predictor_fvu(store, 3, guess)
+
+
 def test_a_mask_without_rows_is_an_error_that_says_so(store):
     with pytest.raises(ValueError, match="site 0: the mask leaves no rows"):
         diagnose._first_mean(store, 0, np.zeros(0, dtype=np.int64))

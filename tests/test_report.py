@@ -138,3 +138,33 @@ def test_building_again_replaces_the_report_and_nothing_to_report_is_an_error(ho
 def test_a_verdict_on_disk_is_plain_json(home, figure):
     path = report.record_verdicts("smoke", "02_x", [verdict(figure)])
     assert json.loads(path.read_text()) == [verdict(figure)]
+
+
+README = "# Title\n\n<!-- findings -->\nold\n<!-- /findings -->\n\nRest.\n"
+
+
+def test_recording_keeps_notebooks_tables_and_the_findings_in_the_readme(home, figure):
+    write_executed(home)
+    report.record_verdicts("smoke", "02_x", [verdict(figure)])
+    for name in ("results.csv", "timings.csv"):
+        (home / "data" / "smoke" / name).write_text("run_id\n")
+    (home / "README.md").write_text(README)
+    report.record("smoke")
+    published = home / "notebooks" / "published" / "smoke" / "02_x.ipynb"
+    assert published.read_text() == (home / "data" / "smoke" / "notebooks" / "02_x.ipynb").read_text()
+    assert (home / "data" / "recorded" / "smoke" / "results.csv").read_text() == "run_id\n"
+    text = (home / "README.md").read_text()
+    assert text.startswith("# Title\n\n<!-- findings -->\n| | as reported")
+    assert text.endswith("<!-- /findings -->\n\nRest.\n")
+    assert "old" not in text
+    assert f"**{verdict(figure)['verdict']}**" in text
+    assert "notebooks/published/smoke/02_x.ipynb" in text
+
+
+def test_an_unfinished_run_is_not_recorded(home, figure):
+    write_executed(home).rename(home / "data" / "smoke" / "notebooks" / "02_x.failed.ipynb")
+    (home / "data" / "smoke" / "results.csv").write_text("run_id\n")
+    (home / "README.md").write_text(README)
+    with pytest.raises(FileNotFoundError, match=r"'smoke' is not finished: 02_x\.failed\.ipynb"):
+        report.record("smoke")
+    assert (home / "README.md").read_text() == README
