@@ -290,6 +290,12 @@ class Workspace:
             self._normalizers[key] = mean, (self.store.d_model / power) ** 0.5 if "scale" in mode else 1.0
         return self._normalizers[key]
 
+    def stream(self, spec: Spec) -> ShuffledRows:
+        """The rows a run trains on, in its order: training pages alone, ordinary tokens unless it asks for all."""
+        cfg, index = spec.train, np.flatnonzero(self.store.mask(spec.train.tokens_mask, "train"))
+        order = cfg.seed if cfg.data_seed < 0 else cfg.data_seed
+        return ShuffledRows(self.store, spec.sae.site, index, cfg.batch_size, order)
+
     def _train_one(self, run: str, spec: Spec, notebook: str, bar: Any) -> None:
         sae_cfg, cfg = spec
         folder, store = self._folder(run), self.store
@@ -299,9 +305,7 @@ class Workspace:
         sae = build_sae(sae_cfg, torch.Generator().manual_seed(cfg.seed))
         sae.set_normalizer_(*self.normalizer(sae_cfg.site, sae_cfg.normalize, cfg.tokens_mask))
         sae.to(self._device())
-        index = np.flatnonzero(store.mask(cfg.tokens_mask, "train"))
-        order = cfg.seed if cfg.data_seed < 0 else cfg.data_seed
-        stream = ShuffledRows(store, sae_cfg.site, index, cfg.batch_size, order)
+        stream = self.stream(spec)
         start, checkpoint = time.monotonic(), folder / "checkpoint.safetensors"
         name = f"{spec.arm} site {sae_cfg.site} λ={cfg.lam:g}"
         history = train(

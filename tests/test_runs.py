@@ -17,6 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from saelib.config import CollectConfig, ConfigError, CorpusConfig, EvalConfig
 from saelib.runs import COLUMNS, Workspace, at_l0, make_spec, reach_l0
+from saelib.store import ShuffledRows
 
 WORDS = 60
 RECIPE = {"n_latents": 64, "tokens": 4096, "batch_size": 64, "lr": 3e-3, "log_every": 4}
@@ -127,6 +128,23 @@ def test_normaliser_gives_ordinary_training_rows_zero_mean_and_d_squared_norm(ws
     assert x_n.mean(0).abs().max() < 1e-4
     assert x_n.pow(2).sum(1).mean().item() == pytest.approx(32, rel=1e-4)
     assert ws.normalizer(2, "none", "all") == (pytest.approx(torch.zeros(32)), 1.0)
+
+
+@pytest.mark.parametrize("tokens", ["ordinary", "all"])
+def test_training_sees_the_chosen_tokens_of_training_pages_alone(ws, tokens):
+    index = ws.stream(ws.spec("plain", 2, tokens_mask=tokens, **RECIPE)).index
+    assert (ws.store.tokens["split"][index] == 0).all()
+    assert set(index) == set(np.flatnonzero(ws.store.mask(tokens, "train")))
+    assert (ws.store.token_class(2)[index] == 2).all() == (tokens == "ordinary")
+
+
+def test_training_consumes_that_stream(ws, monkeypatch):
+    spec, seen = ws.spec("plain", 2, lam=0.9, **RECIPE), []
+    stream, of = ws.stream(spec), ShuffledRows.next_rows
+    monkeypatch.setattr(ShuffledRows, "next_rows", lambda s: seen.append(of(s)) or seen[-1])
+    ws.train([spec], "02_train_sae")
+    monkeypatch.undo()
+    assert np.array_equal(np.concatenate(seen), np.concatenate([stream.next_rows() for _ in seen]))
 
 
 CHILD = """
