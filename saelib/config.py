@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -37,7 +39,7 @@ def _matches(value: Any, hint: Any) -> bool:
     if get_origin(hint) is tuple:
         return isinstance(value, tuple) and all(_matches(v, get_args(hint)[0]) for v in value)
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)
@@ -48,7 +50,8 @@ def _accepted(hint: Any) -> str:
         return "one of " + ", ".join(map(repr, get_args(hint)))
     if get_origin(hint) is tuple:
         return f"a list of {_accepted(get_args(hint)[0])}"
-    return {float: "a number", int: "a whole number", str: "a string", bool: "true or false"}.get(hint, str(hint))
+    names = {float: "a finite number", int: "a whole number", str: "a string", bool: "true or false"}
+    return names.get(hint, str(hint))
 
 
 class Checked:
@@ -88,6 +91,7 @@ class Checked:
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON has them; `from_dict` takes them back."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
@@ -119,6 +123,7 @@ class CorpusConfig(Checked):
         self._require(0 <= self.min_ctx_len <= self.ctx_len, "min_ctx_len", f"0 to ctx_len = {self.ctx_len}")
         self._require(self.n_docs >= 0, "n_docs", "0 (all) or more")
         self._require(self.contexts_per_page >= 0, "contexts_per_page", "0 (all) or more")
+        self._require(self.seed >= 0, "seed", "0 or more")
         self._require(bool(self.path) or self.source == "embedded", "path", f"a path or hub id for {self.source!r}")
 
 
@@ -190,15 +195,19 @@ class TrainConfig(Checked):
         self._require(self.resample_rows >= 1, "resample_rows", "at least 1")
         self._require(self.log_every >= 1, "log_every", "at least 1")
         self._require(self.snapshots >= 0, "snapshots", "0 or more")
+        self._require(self.seed >= 0, "seed", "0 or more")
+        self._require(self.data_seed >= -1, "data_seed", "-1 (the same as seed), 0 or more")
         self._require(self.grad_clip >= 0, "grad_clip", "0 (off) or a norm")
         self._require(0 < self.stop_at <= 1, "stop_at", "a share in (0, 1]")
         for name in ("warmup", "lam_warmup"):
             self._require(0 <= getattr(self, name) <= 1, name, "a share in [0, 1]")
         for name in ("beta1", "beta2"):
             self._require(0 <= getattr(self, name) < 1, name, "a value in [0, 1)")
-        increasing = all(a < b for a, b in zip(self.resample_at, self.resample_at[1:], strict=False))
-        ok = increasing and all(0 < r < 1 for r in self.resample_at)
-        self._require(ok, "resample_at", "rising shares in (0, 1)")
+        rising = all(a < b for a, b in pairwise((0, *self.resample_at, 1)))
+        self._require(rising, "resample_at", "rising shares in (0, 1)")
+        marks = (0, *self.resample_steps, self.steps)  # outside them it would not happen, or not be trained after
+        apart = not self.resample_at or all(a < b for a, b in pairwise(marks))
+        self._require(apart, "resample_at", f"shares at different steps, all between 0 and the last, {self.steps}")
 
     @property
     def total_steps(self) -> int:
@@ -209,6 +218,11 @@ class TrainConfig(Checked):
     def steps(self) -> int:
         """Steps actually taken: fewer than `total_steps` where `stop_at` < 1."""
         return max(1, round(self.total_steps * self.stop_at))
+
+    @property
+    def resample_steps(self) -> tuple[int, ...]:
+        """Steps after which dead latents are resampled."""
+        return tuple(round(share * self.total_steps) for share in self.resample_at)
 
 
 @dataclass(frozen=True)
@@ -221,6 +235,7 @@ class EvalConfig(Checked):
 
     def check(self) -> None:
         self._require(self.ce_tokens >= 1, "ce_tokens", "at least 1")
+        self._require(self.seed >= 0, "seed", "0 or more")
         self._require(self.batch_tokens >= 1, "batch_tokens", "at least 1")
 
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from saelib import metrics
 from saelib.config import EvalConfig
 from saelib.lm import LM
+from saelib.losses import gated_codes
 from saelib.metrics import Reconstruction, RowSums
 from saelib.sae import SAE, GatedSAE, write_json
 from saelib.store import CLASSES, Store, row_moments
@@ -266,9 +267,12 @@ def _shift(store: Store, site: int, index: np.ndarray) -> Tensor:
 
 
 def _tally_sae(sae: SAE | GatedSAE, x: Tensor, sums: Reconstruction, group: Tensor | None) -> None:
-    x_n = sae.normalize(x)
-    f = sae.encode(x_n)
-    gate = sae.gate_open(x_n) if sae.config.arch == "gated" else None
+    x_n, gate = sae.normalize(x), None
+    if isinstance(sae, GatedSAE):  # codes and gates from one product, as `encode` and `gate_open` are
+        f, pre = gated_codes(x_n, sae.W_enc, sae.b_gate, sae.r_mag, sae.b_mag, sae.b_dec)
+        gate = pre > 0
+    else:
+        f = sae.encode(x_n)
     sums.update(x, sae.denormalize(sae.decode(f)), f, group, gate)
 
 

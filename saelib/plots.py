@@ -58,8 +58,10 @@ LOOKS: dict[Any, Look] = {
     "linear": Look("linear decay", "#44AA99", "s"),
     "cosine": Look("cosine", "#CCAA33", "D"),
     "cosine_with_restarts": Look("cosine, hard restarts", "#882255", "^"),
+    "stopped": Look("hard restarts,\nstopped in mid-cycle", "#117733", "v"),
     "as collected": Look("as collected", "#332288", "o"),
     "BOS prepended": Look("BOS prepended", "#CCAA33", "s"),
+    "BOS removed": Look("BOS removed", "#CCAA33", "s"),
     "pca": Look("PCA of rank k = L0", "#777777", ""),
     "mean": Look("mean predictor", "#AAAAAA", ""),
 }
@@ -711,11 +713,11 @@ def _dots(
     ax: Axes, rows: pd.DataFrame, seeds: pd.DataFrame | None, groups: list[Any], shift: float, look: Look
 ) -> None:
     """One hue's dots, intervals, seeds, and words where a value is missing."""
-    at = rows["group"].map(groups.index) + shift
+    at = rows["group"].map(groups.index).astype(float) + shift  # a hue may have no rows in this panel
     ax.plot(rows["value"], at, look.marker, color=look.color, ms=7, ls="none", label=look.label, zorder=3)
     _bars(ax, at, rows, ("lo", "hi"), look.color, horizontal=True, lw=2.2)
     if seeds is not None and len(seeds):
-        height = seeds["group"].map(groups.index) + shift + 0.08  # below the dot
+        height = seeds["group"].map(groups.index).astype(float) + shift + 0.08  # below the dot
         ax.plot(seeds["value"], height, "o", ms=4, mfc="white", mec=look.color, mew=0.9, ls="none", zorder=4)
     for y, (_, row) in zip(at, rows.iterrows(), strict=True):
         if pd.isna(row["value"]):
@@ -793,6 +795,30 @@ def layer_matched(table: pd.DataFrame, *, title: str, interval: str = "", note: 
     for ax in axes.flat[: len(targets)]:
         _log(ax, "y")
     axes[0, 0].set_ylabel(METRIC_LABELS["fvu"])
+    return _finish(fig, title, _caption(table, interval, note))
+
+
+@_takes("panel", "series", "site", "value")
+def by_depth(table: pd.DataFrame, *, title: str, log: Iterable[str] = (), interval: str = "", note: str = "") -> Figure:
+    """Several quantities against depth, each in its own panel with its own axis.
+
+    Columns panel (its words head the panel), series (an arm, a token class, or any name), site, value; optional lo, hi.
+    `log` names the panels with a logarithmic axis; the other axes start at 0.
+    """
+    panels, sites = list(dict.fromkeys(table["panel"])), _sites(table)
+    fig, axes = _grid(3, rows=math.ceil(len(panels) / 3), height=2.4)
+    for ax, panel in zip(axes.flat, panels, strict=False):
+        rows = table[table["panel"] == panel]
+        for name, look in looks_of(table["series"]).items():
+            one = rows[rows["series"] == name]
+            if len(one):
+                _by_site(ax, one, "value", look, sites)
+                _bars(ax, one["site"], one, ("lo", "hi"), look.color)
+        ax.set_title(str(panel), loc="left", size=9.5)
+        _site_axis(ax, sites)
+        _log(ax, "y") if panel in log else ax.set_ylim(0, 1.05 * ax.get_ylim()[1])
+    for ax in axes.flat[len(panels) :]:
+        ax.set_axis_off()
     return _finish(fig, title, _caption(table, interval, note))
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import csv
 import fcntl
-import json
 import os
 import time
 from collections import defaultdict
@@ -38,7 +37,7 @@ from saelib.config import CollectConfig, ConfigError, CorpusConfig, EvalConfig, 
 from saelib.corpus import Contexts, load_contexts
 from saelib.evaluate import SiteReference, evaluate, site_reference
 from saelib.lm import LM, choose_device, resolve_site
-from saelib.sae import SAE, GatedSAE, build_sae, load_sae, write_json
+from saelib.sae import SAE, GatedSAE, build_sae, load_sae, read_json, write_json
 from saelib.store import ShuffledRows, Store, row_moments
 from saelib.train import History, Snapshot, train
 
@@ -52,6 +51,13 @@ COLUMNS = (  # noqa: SIM905
     "n_test_tokens mse mse_raw fvu fvu_all fvu_sink l0 l0_all l1 dead_fraction gate_dead shrinkage shrinkage_raw ce_id "
     "ce_sae ce_zero ce_mean delta_ce kl loss_recovered loss_recovered_mean note fvu_val l0_val"
 ).split()
+TEXT = (  # noqa: SIM905
+    "run_id notebook model_id corpus_id code_version arch loss layer_name normalize tokens_mask l1_mode schedule "
+    "resample b_dec_init note"
+).split()
+WHOLE = "site batch_size seed n_latents ctx_len tokens_trained n_test_pages n_test_tokens".split()  # noqa: SIM905
+NUMBERS = {name: "int64" if name in WHOLE else "float64" for name in COLUMNS if name not in TEXT}
+CHECKPOINT = "checkpoint.safetensors"
 TIMINGS = ("run_id", "stage", "seconds", "tokens_per_second", "resumed")
 
 
@@ -114,29 +120,31 @@ class Workspace:
         self, model: str, corpus: CorpusConfig, sites: Sequence[int | str], cfg: CollectConfig, dtype: str = "auto"
     ) -> Store:
         """Collect activations of `model` on `corpus` at `sites`, or open them if they are there."""
-        identity = {"model": model, "dtype": dtype, "corpus": corpus.to_dict()}
-        self._claim(identity)
-        start, lm = time.monotonic(), self.lm
+        self._take_up({"model": model, "dtype": dtype, "corpus": corpus.to_dict()})
+        start, lm, contexts = time.monotonic(), self.lm, self.contexts
         resolved = [lm.site(site) for site in sites]
+        write_json(self.folder / "workspace.json", self.identity)  # model, text and sites are there
         finished = (self.folder / "store" / "manifest.json").exists()
         resumed = (self.folder / "store").exists()
-        self.store = collect(lm, self.contexts, resolved, self.folder / "store", cfg, progress=not headless())
+        self.store = collect(lm, contexts, resolved, self.folder / "store", cfg, progress=not headless())
         if not finished:
             log_time(self.folder, "collect", time.monotonic() - start, tokens=self.store.n_rows, resumed=resumed)
         return self.store
 
-    def _claim(self, identity: dict[str, Any]) -> None:
-        """Record which model and text this profile is about; refuse to mix two."""
+    def _take_up(self, identity: dict[str, Any]) -> None:
+        """Go on with this model and text; refuse to mix them with others that the profile was collected from."""
         path = self.folder / "workspace.json"
         self.folder.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            for name, value in json.loads(path.read_text(encoding="utf-8")).items():
-                if value != identity[name]:
+            for name, value in read_json(path).items():
+                if value != identity.get(name):
                     raise ConfigError(
-                        f"{path}: {name} is {value}, now asked for {identity[name]}; remove {self.folder} "
+                        f"{path}: {name} is {value}, now asked for {identity.get(name)}; remove {self.folder} "
                         "or give the profile another name"
                     )
-        write_json(path, identity)
+        for name in ("lm", "contexts", "n_layers"):  # what an earlier call that failed may have left
+            vars(self).pop(name, None)
+        self.identity = identity
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -144,7 +152,7 @@ class Workspace:
         path = self.folder / "workspace.json"
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing: run notebook 01_collect with profile {self.profile!r} first")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
 
     @cached_property
     def store(self) -> Store:
@@ -191,10 +199,12 @@ class Workspace:
         return make_spec(arm, site, self.store.d_model, **settings)
 
     def run_id(self, spec: Spec) -> str:
+        """Name of a spec's run on this store."""
         return run_id(spec.sae, spec.train, self.store.store_id)
 
     def run_folder(self, spec: Spec) -> Path:
-        return self.folder / "saes" / self.run_id(spec)
+        """Where a spec's SAE, history and metrics lie."""
+        return self._folder(self.run_id(spec))
 
     def train(self, specs: Sequence[Spec], notebook: str) -> pd.DataFrame:
         """Train and measure what is missing; returns one row a spec, in order, with column `arm` beside `COLUMNS`."""
@@ -205,19 +215,17 @@ class Workspace:
         with tqdm(waiting.items(), desc="training", disable=headless()) as bar:
             for run, spec in bar:
                 self._train_one(run, spec, notebook, bar)
-        self._measure({run: spec for run, spec in unique.items() if not self._row(run)})
+        self._measure({run: spec for run, spec in unique.items() if not self._measured(run)})
         self.write_results()
         rows = [self._row(self.run_id(spec)) | {"arm": spec.arm} for spec in specs]
-        return (
-            pd.DataFrame(rows, columns=[*COLUMNS, "arm"]).convert_dtypes(dtype_backend="numpy_nullable").pipe(_numeric)
-        )
+        return pd.DataFrame(rows, columns=[*COLUMNS, "arm"]).astype(NUMBERS)
 
     def results(self) -> pd.DataFrame:
         """`results.csv` as a table, with column `arm`."""
         path = self.folder / "results.csv"
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing: run notebooks 02 to 04 with profile {self.profile!r} first")
-        table = pd.read_csv(path, dtype={"run_id": str}, keep_default_na=True)
+        table = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str) | NUMBERS)
         return table.assign(arm=table["loss"])
 
     def load(self, spec: Spec) -> SAE | GatedSAE:
@@ -230,7 +238,7 @@ class Workspace:
 
     def events(self, spec: Spec) -> list[dict[str, Any]]:
         """What each resampling did, and how many of the revived are alive at the end."""
-        return json.loads((self.run_folder(spec) / "events.json").read_text(encoding="utf-8"))
+        return read_json(self.run_folder(spec) / "events.json")
 
     def snapshots(self, spec: Spec) -> list[Snapshot]:
         """Gate snapshots over training."""
@@ -245,12 +253,12 @@ class Workspace:
 
     def pages(self, spec: Spec) -> pd.DataFrame:
         """Sums of each test page, for bootstraps: page_id, n, sse, sst, l0, ce_n, ce_id, ce_sae, ce_zero, ce_mean."""
-        stored = json.loads((self.run_folder(spec) / "metrics.json").read_text(encoding="utf-8"))
-        return pd.DataFrame(stored["pages"])
+        return pd.DataFrame(read_json(self.run_folder(spec) / "metrics.json")["pages"])
 
     def write_results(self) -> Path:
-        """Rebuild `results.csv` from the runs' `metrics.json`, sorted by run_id."""
-        found = (self._row(folder.name) for folder in sorted((self.folder / "saes").glob("*")))
+        """Rebuild `results.csv` from the `metrics.json` of this store's runs, sorted by run_id."""
+        runs = sorted(folder.name for folder in (self.folder / "saes").glob("*"))
+        found = (self._row(run) for run in runs if self._of_this_store(run))
         path = self.folder / "results.csv"
         temporary = path.with_name("results.csv.tmp")
         with temporary.open("w", newline="", encoding="utf-8") as file:
@@ -268,17 +276,31 @@ class Workspace:
     def _check(self, spec: Spec) -> None:
         if spec.sae.site not in self.store.sites:
             raise ConfigError(f"site = {spec.sae.site}: the store of profile {self.profile!r} has {self.store.sites}")
-        longest_gap = spec.train.tokens * (1 - max(spec.train.resample_at, default=0))
-        if spec.train.resample_at and spec.train.dead_window > longest_gap:
+        cfg = spec.train
+        rest = (cfg.steps - max(cfg.resample_steps, default=0)) * cfg.batch_size
+        if cfg.resample_at and cfg.dead_window > rest:
             raise ConfigError(
-                f"dead_window = {spec.train.dead_window}: longer than the {longest_gap:.0f} tokens after the last "
+                f"dead_window = {cfg.dead_window}: longer than the {rest} tokens after the last "
                 "resampling, so that no revived latent could be found dead again"
             )
 
     def _row(self, run: str) -> dict[str, Any] | None:
         """The results row of a finished run; None where it is not measured yet."""
+        return self._stored(run).get("row")
+
+    def _stored(self, run: str) -> dict[str, Any]:
+        """`metrics.json` of a run; empty where there is none."""
         path = self._folder(run) / "metrics.json"
-        return json.loads(path.read_text(encoding="utf-8")).get("row") if path.exists() else None
+        return read_json(path) if path.exists() else {}
+
+    def _measured(self, run: str) -> bool:
+        """Whether a run is measured, and as this workspace measures."""
+        return self._stored(run).get("evaluation") == self.evaluation.to_dict()
+
+    def _of_this_store(self, run: str) -> bool:
+        """Whether a run was trained on this store: on another, other rows are ordinary."""
+        path = self._folder(run) / "train.json"
+        return path.exists() and read_json(path)["store"] == self.store.store_id
 
     def normalizer(self, site: int, mode: str, tokens: str) -> tuple[torch.Tensor, float]:
         """(mean [d_model], scale) of a site: E‖scale·(x − mean)‖² = d_model over the chosen training tokens."""
@@ -306,7 +328,7 @@ class Workspace:
         sae.set_normalizer_(*self.normalizer(sae_cfg.site, sae_cfg.normalize, cfg.tokens_mask))
         sae.to(self._device())
         stream = self.stream(spec)
-        start, checkpoint = time.monotonic(), folder / "checkpoint.safetensors"
+        start, checkpoint = time.monotonic(), folder / CHECKPOINT
         name = f"{spec.arm} site {sae_cfg.site} λ={cfg.lam:g}"
         history = train(
             sae, stream, cfg, probe=self._probe(sae_cfg.site) if cfg.snapshots else None, checkpoint=checkpoint,
@@ -357,7 +379,9 @@ class Workspace:
             pages = found.pop("pages")
             row = self._describe(run, specs[run]) | found
             ordered = {column: row.get(column) for column in COLUMNS}
-            write_json(self._folder(run) / "metrics.json", {"row": ordered, "pages": pages})
+            (self._folder(run) / CHECKPOINT).unlink(missing_ok=True)  # where a kill came between SAE and its removal
+            measured = {"evaluation": self.evaluation.to_dict(), "row": ordered, "pages": pages}
+            write_json(self._folder(run) / "metrics.json", measured)
         seconds = (time.monotonic() - start) / len(runs)
         for run in runs:
             log_time(self.folder, "evaluate", seconds, run, reference.n_targets)
@@ -365,7 +389,7 @@ class Workspace:
     def _describe(self, run: str, spec: Spec) -> dict[str, Any]:
         """The columns that say what a run is."""
         sae, cfg, store = spec.sae, spec.train, self.store
-        made = json.loads((self._folder(run) / "train.json").read_text(encoding="utf-8"))
+        made = read_json(self._folder(run) / "train.json")
         site, last = sae.site, self.lm.n_layers
         return {
             "run_id": run,
@@ -393,12 +417,6 @@ def _parts(items: list[str], size: int) -> list[list[str]]:
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
-def _numeric(table: pd.DataFrame) -> pd.DataFrame:
-    """Plain float64 columns with nan for the undefined, as a CSV read gives them."""
-    numbers = table.select_dtypes("number").columns
-    return table.astype(dict.fromkeys(numbers, "float64")).astype({"site": int, "seed": int})
-
-
 # -- matched L0 --------------------------------------------------------------------------------------------------------
 
 
@@ -414,7 +432,8 @@ def reach_l0(
     lams = list(lambdas)
     for _ in range(max_extra):
         rows = workspace.train([make(lam) for lam in lams], notebook)
-        if rows["l0_val"].min() <= target <= rows["l0_val"].max():
+        l0 = rows["l0_val"][rows["l0_val"] > 0]  # a collapsed SAE is no point to interpolate from
+        if l0.min() <= target <= l0.max():
             break
         further = metrics.propose_lambda(zip(rows["lambda"], rows["l0_val"], strict=True), target)
         if further is None:

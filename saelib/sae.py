@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -33,6 +34,14 @@ def write_json(path: Path, value: Any) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
+
+
+def read_json(path: Path) -> Any:
+    """Read what `write_json` wrote; `ValueError` naming the file where it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged, not JSON ({error})") from error
 
 
 class _Autoencoder(nn.Module, ABC):
@@ -187,10 +196,12 @@ def load_sae(folder: Path) -> SAE | GatedSAE:
     path = Path(folder) / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: not a (finished) SAE folder")
-    sae = build_sae(SAEConfig.from_dict(json.loads(path.read_text(encoding="utf-8"))))
-    weights = load_file(Path(folder) / "weights.safetensors")
+    sae = build_sae(SAEConfig.from_dict(read_json(path)))
+    weights = path.with_name("weights.safetensors")
     try:
-        sae.load_state_dict(weights)
+        sae.load_state_dict(load_file(weights))
+    except SafetensorError as error:
+        raise ValueError(f"{weights}: damaged ({error})") from error
     except RuntimeError as error:
-        raise ValueError(f"{folder}/weights.safetensors does not fit {path}: {error}") from error
+        raise ValueError(f"{weights} does not fit {path}: {error}") from error
     return sae.requires_grad_(False)

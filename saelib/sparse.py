@@ -43,7 +43,10 @@ def _library() -> ctypes.CDLL | None:
             built = Path(folder) / "out.so"
             done = subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(built)], capture_output=True, text=True)
             if done.returncode:
-                raise RuntimeError(f"{compiler} could not compile {SOURCE}: {done.stderr.strip()}")
+                raise RuntimeError(
+                    f"{compiler} could not compile {SOURCE} (CC=none in the environment trains with the dense step): "
+                    f"{done.stderr.strip()}"
+                )
             os.replace(built, path)
     return ctypes.CDLL(str(path))
 

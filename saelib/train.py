@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import get_scheduler
@@ -85,7 +85,7 @@ def initial_b_dec(x: Tensor, how: str) -> Tensor:
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, cfg: TrainConfig) -> torch.optim.lr_scheduler.LRScheduler:
-    """`transformers.get_scheduler` by name; `n_cycles` divides the whole run, warm-up included in none of them."""
+    """`transformers.get_scheduler` by name; `n_cycles` divides what follows the warm-up."""
     name = {"constant": "constant_with_warmup"}.get(cfg.schedule, cfg.schedule)
     extra = {"num_cycles": cfg.n_cycles} if cfg.schedule == "cosine_with_restarts" else None
     warmup = round(cfg.warmup * cfg.total_steps)
@@ -107,15 +107,18 @@ class Trainer:
         self.idle = torch.zeros(n, dtype=torch.long, device=device)  # tokens since the latent fired
         self.gate_idle = torch.zeros(n, dtype=torch.long, device=device)  # tokens since its gate was open
         self.density = 1.0  # open entries of the last batch, as a share
-        self._sparse_here = sparse.available(device)
+        dtype = sae.W_dec.dtype
+        self._sparse_here = cfg.step != "dense" and dtype == torch.float32 and sparse.available(device)
         if cfg.step == "sparse" and not self._sparse_here:
             raise ConfigError(
-                f"TrainConfig.step = 'sparse': not on {device} or without a C compiler; use 'auto' or 'dense'"
+                f"TrainConfig.step = 'sparse': not on {device} with {dtype} weights or without a C compiler; "
+                "use 'auto' or 'dense'"
             )
         self._sums: dict[str, Tensor] = {}
 
     @property
     def tokens(self) -> int:
+        """Training tokens consumed."""
         return self.step * self.cfg.batch_size
 
     @property
@@ -142,7 +145,7 @@ class Trainer:
         self._count(stats, len(x))
         self._accumulate(stats, x)
         self._check_finite(stats, x)
-        if self.step % self.cfg.log_every == 0 or self.step == self.cfg.steps:
+        if self._log_due():
             self._log(lam, lr)
         if self._snapshot_due():
             self._snapshot()
@@ -175,13 +178,16 @@ class Trainer:
         self._sums = {k: v + self._sums[k] if self._sums else v for k, v in new.items()}
 
     def _check_finite(self, stats: kernels.StepStats, x: Tensor) -> None:
-        if x.device.type == "cpu" or self.step % self.cfg.log_every == 0:
+        if x.device.type == "cpu" or self._log_due():
             loss = float(stats.mse + stats.l1 + stats.aux)
             if not math.isfinite(loss):
                 raise TrainingDiverged(
                     f"loss is {loss} at step {self.step} of {self.cfg.steps} ({self.sae.config.to_dict()}, "
                     f"{self.cfg.to_dict()}); the last checkpoint is kept"
                 )
+
+    def _log_due(self) -> bool:
+        return self.step % self.cfg.log_every == 0 or self.step == self.cfg.steps
 
     def _log(self, lam: float, lr: float) -> None:
         sums = {k: float(v) for k, v in self._sums.items()}
@@ -207,7 +213,8 @@ class Trainer:
         self.history.snapshots.append(Snapshot(self.step, self.tokens, rate, gates, bias))
 
     def resample_due(self) -> bool:
-        return self.step in {round(share * self.cfg.total_steps) for share in self.cfg.resample_at}
+        """Whether dead latents are to be resampled after the step just taken."""
+        return self.step in self.cfg.resample_steps
 
     def resample_(self, x: Tensor) -> None:
         """Resample what is dead now, drawing from normalised rows x [rows, d_in]."""
@@ -253,9 +260,12 @@ class Trainer:
     @torch.no_grad()
     def load_checkpoint(self, path: Path) -> int:
         """Continue from a checkpoint; returns the stream's cursor. A checkpoint of another run is refused."""
-        with safe_open(path, framework="pt") as file:
-            state = json.loads(file.metadata()["state"])
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
+        try:
+            with safe_open(path, framework="pt") as file:
+                state = json.loads(file.metadata()["state"])
+                tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
+        except SafetensorError as error:
+            raise ValueError(f"{path}: damaged ({error}); without it the run starts anew") from error
         for name, config in (("train", self.cfg), ("sae", self.sae.config)):
             if state[name] != config.to_dict():
                 raise ConfigError(f"{path} belongs to another run: its {name} configuration is {state[name]}")
@@ -280,9 +290,11 @@ class Trainer:
         for name, parameter in self.sae.named_parameters():
             prefix = f"a.{name}."
             moments = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-            # Moments take the parameter's strides (W_enc is stored transposed), as Adam itself makes them.
+            # Moments take the parameter's strides (W_enc is stored transposed), as Adam itself makes them; fused Adam
+            # wants its step counter on the parameter's device.
             self.optimizer.state[parameter] = {
-                k: v if k == "step" else torch.empty_like(parameter).copy_(v) for k, v in moments.items()
+                k: v.to(parameter.device) if k == "step" else torch.empty_like(parameter).copy_(v)
+                for k, v in moments.items()
             }
 
 

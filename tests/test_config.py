@@ -23,12 +23,17 @@ def test_unknown_key_is_refused_with_the_accepted_ones():
 @pytest.mark.parametrize(
     ("make", "field", "value", "accepted"),
     [
-        (TrainConfig, "lr", "3e-4", "a number"),
-        (TrainConfig, "lam", True, "a number"),
+        (TrainConfig, "lr", "3e-4", "a finite number"),
+        (TrainConfig, "lam", True, "a finite number"),
         (TrainConfig, "lam", -0.1, "λ ≥ 0"),
         (TrainConfig, "tokens", 1e5, "a whole number"),
-        (TrainConfig, "resample_at", ["a"], "a list of a number"),
+        (TrainConfig, "resample_at", ["a"], "a list of a finite number"),
         (TrainConfig, "warmup", 1.5, "a share"),
+        (TrainConfig, "lam", float("inf"), "a finite number"),
+        (TrainConfig, "seed", -1, "0 or more"),
+        (TrainConfig, "data_seed", -2, "-1 (the same as seed), 0 or more"),
+        (CorpusConfig, "seed", -1, "0 or more"),
+        (EvalConfig, "seed", -1, "0 or more"),
         (SAEConfig, "n_latents", 0, "at least 1"),
         (SAEConfig, "normalize", "layer_norm", "'center_scale'"),
         (CorpusConfig, "ctx_len", 1, "at least 2"),
@@ -61,6 +66,17 @@ def test_configurations_survive_a_dictionary():
 def test_steps_are_whole_batches_and_stop_early_when_asked():
     assert TrainConfig(tokens=1000, batch_size=300).steps == 3
     assert TrainConfig(tokens=1000, batch_size=100, stop_at=0.55).steps in (5, 6)
+
+
+@pytest.mark.parametrize(
+    ("shares", "stop_at"),
+    [((0.001,), 1.0), ((0.999,), 1.0), ((0.5,), 0.5), ((0.5,), 0.4), ((0.5, 0.501), 1.0)],
+    ids=["before the first step", "after the last", "at the stop", "after the stop", "two at one step"],
+)
+def test_a_resampling_that_no_training_could_follow_or_precede_is_refused(shares, stop_at):
+    with pytest.raises(ConfigError, match=r"TrainConfig\.resample_at = .*: expected shares at different steps"):
+        TrainConfig(tokens=100 * 512, resample_at=shares, stop_at=stop_at)
+    assert TrainConfig(tokens=100 * 512, resample_at=(0.25, 0.5)).resample_steps == (25, 50)
 
 
 def test_hash_is_the_same_on_every_machine():

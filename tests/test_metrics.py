@@ -68,7 +68,7 @@ def test_every_sum_agrees_with_a_naive_computation():
         "shrinkage_raw": (b**2).sum() / (a * b).sum(),
         "dead_fraction": 1 / 12,
     }
-    assert {k: got[k] for k in naive} == pytest.approx(naive, rel=1e-9)
+    assert {k: got[k] for k in naive} == pytest.approx(naive, rel=1e-7)
     assert set(got) == {*naive, "gate_dead"}
 
 
@@ -208,10 +208,9 @@ def test_next_lambda_bisects_in_the_logarithm_and_stops_when_close():
     assert metrics.propose_lambda([(1, 40), (2, 25)], 30) is None  # within a factor of 2
     assert metrics.propose_lambda([(1, 30)], 30) is None  # on it
     assert metrics.propose_lambda([(1, 100), (1.005, 0)], 30) is None  # a cliff
-    assert metrics.propose_lambda([(1, 100), (4, 10)], 30, max_ratio=math.inf) is None  # any bracket will do
-    assert metrics.propose_lambda([(1, 100), (4, 0), (16, 0)], 30, max_ratio=math.inf) == pytest.approx(
-        2
-    )  # but not of 0
+    assert metrics.propose_lambda([(1, 100), (4, 10)], 30, max_ratio=math.inf) is None
+    cliff = [(1, 100), (4, 0), (16, 0)]  # a collapsed point brackets nothing to interpolate between
+    assert metrics.propose_lambda(cliff, 30, max_ratio=math.inf) == pytest.approx(2)
 
 
 def test_next_lambda_goes_outwards_until_the_bound():
@@ -249,6 +248,7 @@ def test_page_bootstrap_is_seeded_ratio_of_sums_over_pages():
 def test_page_bootstrap_needs_two_pages_and_pairs_by_seed():
     assert all(math.isnan(v) for v in metrics.bootstrap_pages([1.0], [2.0]))
     assert metrics.bootstrap_pages([1.0, 2.0], [2.0, 4.0]) == (0.5, 0.5)
+    assert set(metrics.page_replicates([1, 0], [1, 9])) == {0, 0.1, 1}  # sums before the ratio
     a, b = (metrics.page_replicates(np.array([1.0, 2, 3]) + k, np.ones(3), 50, seed=3) for k in (0, 1))
     assert b - a == pytest.approx(np.ones(50))
     with pytest.raises(ValueError, match="one value a page"):

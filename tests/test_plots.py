@@ -67,6 +67,12 @@ def matched() -> pd.DataFrame:
     return frame.assign(lo=frame["fvu"] - 0.02, hi=frame["fvu"] + 0.02)
 
 
+def quantities() -> pd.DataFrame:
+    frame = table("panel series site", *itertools.product(("norm", "rank"), ("ordinary", "all"), SITES))
+    fvu = table("panel series site", *itertools.product(("FVU",), ARMS, SITES)).assign(lo=0.3, hi=0.5)
+    return pd.concat([frame, fvu], ignore_index=True).assign(value=range(1, 22))
+
+
 def norms() -> pd.DataFrame:
     rows = [(2, "first", 60, 70, 80), (15, "first", 2e4, 2.4e4, 3e4), (15, "sink", 1e4, 2e4, 3e4)]
     return table("site class q10 median q90", *rows, *[(s, "ordinary", 60 * s, 80 * s, 90 * s) for s in SITES])
@@ -114,6 +120,7 @@ FIGURES = {
     "layer_reconstruction": lambda: plots.layer_reconstruction(recipes(), **WITH),
     "layer_matched": lambda: plots.layer_matched(matched(), **NAMED),
     "layer_matched at one site": lambda: plots.layer_matched(matched().query("site == 2 and l0_target == 16"), **NAMED),
+    "by_depth": lambda: plots.by_depth(quantities(), log=["norm"], **NAMED),
 }
 
 
@@ -186,7 +193,7 @@ def closest(pairs: object, sight: str) -> float:
 GROUPS = {
     "arms": ARMS,
     "token classes": ("first", "sink", "ordinary", "all"),
-    "schedules": ("constant", "linear", "cosine", "cosine_with_restarts"),
+    "schedules": ("constant", "linear", "cosine", "cosine_with_restarts", "stopped"),
     "variants": ("as collected", "BOS prepended"),
 }
 
@@ -263,6 +270,14 @@ def test_a_missing_site_is_a_gap_and_an_unreachable_cell_a_cross() -> None:
     assert np.isnan(lines(profile, "sink tokens").get_ydata()).tolist() == [True, False, True]
 
 
+def test_each_quantity_by_depth_has_its_own_panel_series_and_axis() -> None:
+    norm, rank, fvu = plots.by_depth(quantities(), log=["norm"], **NAMED).axes
+    assert [ax.get_title(loc="left") for ax in (norm, rank, fvu)] == ["norm", "rank", "FVU"]
+    assert [(ax.get_yscale(), ax.get_ylim()[0] == 0) for ax in (norm, rank)] == [("log", False), ("linear", True)]
+    assert lines(rank, "all tokens").get_ydata().tolist() == [10, 11, 12]
+    assert [line.get_label() for line in fvu.lines] == ["plain SAE", "Gated, two-term loss", "Gated, full loss"]
+
+
 def test_a_missing_value_is_said_in_words_and_never_drawn_as_zero() -> None:
     ax = plots.interval_points(effects(), value_label="effect", **NAMED).axes[0]
     assert [t.get_text() for t in ax.texts] == ["not applicable"] * 3
@@ -270,6 +285,14 @@ def test_a_missing_value_is_said_in_words_and_never_drawn_as_zero() -> None:
     assert np.isnan(drawn[0])
     assert drawn[1] == -0.2
     assert [t.get_text() for t in ax.get_yticklabels()] == ["normal", "die"]
+
+
+def test_a_hue_may_be_missing_from_a_panel() -> None:
+    rows = table("group hue panel value", ("a", "plain", "left", 1.0), ("a", "full", "left", 2.0))
+    rows = pd.concat([rows, table("group hue panel value", ("a", "full", "right", 3.0))], ignore_index=True)
+    left, right = plots.interval_points(rows, value_label="v", title="t").axes
+    assert [line.get_xdata().tolist() for line in left.lines] == [[1.0], [2.0]]
+    assert [line.get_xdata().tolist() for line in right.lines] == [[], [3.0]]
 
 
 def test_interval_bars_reach_from_lo_to_hi() -> None:

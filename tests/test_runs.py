@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -152,10 +153,11 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import test_runs, saelib.train as train
-slow = train.Trainer.step_
+whole = train.Trainer.step_
 def step_(self, x):
-    time.sleep(0.01)
-    slow(self, x)
+    if self.step == 20:
+        time.sleep(600)  # stands in mid-training until it is killed
+    whole(self, x)
 train.Trainer.step_ = step_
 ws = test_runs._open(Path(sys.argv[1]))
 ws.checkpoint_every = 8
@@ -209,6 +211,92 @@ def test_l0_is_reached_by_further_lambda_and_interpolated_never_extrapolated(ws)
     assert rows["l0_val"].max() >= above
     assert at_l0(rows.iloc[:2], above) is None
     assert min(rows["fvu"][:2]) < at_l0(rows.iloc[:2], inside) < max(rows["fvu"][:2])
+
+
+def test_a_collapsed_curve_brackets_nothing_until_its_l0_is_above_zero(ws):
+    def make(lam):
+        return ws.spec("plain", 2, lam=lam, **RECIPE)
+
+    specs = [make(lam) for lam in (0.45, 90.0)]
+    l0 = ws.train(specs, "02_train_sae")["l0_val"]
+    path = ws.run_folder(specs[1]) / "metrics.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps(stored | {"row": stored["row"] | {"l0_val": 0.0}}))  # as of one whose latents all died
+    rows = reach_l0(ws, "02_train_sae", make, [0.45, 90.0], 0.7 * float(l0[0]))
+    assert len(rows) > 2
+    path.unlink()
+
+
+def test_columns_without_a_value_are_numbers_and_whole_numbers_stay_whole(ws):
+    rows = ws.train(_specs(ws)[:1], "02_train_sae")  # plain: no gate, so no row has gate_dead
+    assert rows["gate_dead"].dtype == "float64"
+    assert rows["n_latents"].dtype == ws.results()["n_latents"].dtype == "int64"
+    assert rows["fvu"].dtype == "float64"
+
+
+def test_what_was_measured_otherwise_is_measured_again(ws):
+    before = ws.train(_specs(ws)[:1], "02_train_sae")
+    weights = ws.run_folder(_specs(ws)[0]) / "weights.safetensors"
+    stamp = weights.stat().st_mtime_ns
+    ws.evaluation = EvalConfig(ce_tokens=128)
+    after = ws.train(_specs(ws)[:1], "02_train_sae")
+    assert ws.pages(_specs(ws)[0])["ce_n"].sum() == 128 - 128 // 16
+    assert after.loc[0, "ce_id"] != before.loc[0, "ce_id"]
+    assert after.loc[0, "fvu"] == before.loc[0, "fvu"]
+    assert weights.stat().st_mtime_ns == stamp
+    ws.evaluation = EvalConfig(ce_tokens=256)
+    assert ws.train(_specs(ws)[:1], "02_train_sae").equals(before)
+
+
+def test_runs_of_another_store_stay_out_of_the_table(ws):
+    ws.train(_specs(ws)[:1], "02_train_sae")
+    before = (ws.folder / "results.csv").read_bytes()
+    other = ws.folder / "saes" / "0123456789ab"
+    shutil.copytree(ws.run_folder(_specs(ws)[0]), other)
+    made = json.loads((other / "train.json").read_text()) | {"store": "another"}
+    (other / "train.json").write_text(json.dumps(made))
+    try:
+        ws.write_results()
+        assert (ws.folder / "results.csv").read_bytes() == before
+    finally:
+        shutil.rmtree(other)
+
+
+def test_a_checkpoint_left_by_a_kill_after_the_last_file_goes_when_the_run_is_measured(ws):
+    spec = _specs(ws)[0]
+    ws.train([spec], "02_train_sae")
+    (ws.run_folder(spec) / "metrics.json").write_text("{}\n")
+    (ws.run_folder(spec) / "checkpoint.safetensors").write_bytes(b"whole, but no longer needed")
+    ws.train([spec], "02_train_sae")
+    assert not (ws.run_folder(spec) / "checkpoint.safetensors").exists()
+
+
+def test_a_damaged_metrics_file_is_named(ws):
+    spec = _specs(ws)[0]
+    ws.train([spec], "02_train_sae")
+    path = ws.run_folder(spec) / "metrics.json"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:40])
+    try:
+        with pytest.raises(ValueError, match=rf"{path}: damaged"):
+            ws.train([spec], "02_train_sae")
+    finally:
+        path.write_bytes(whole)
+
+
+def test_a_model_text_or_site_that_is_not_there_does_not_claim_the_profile(collected, monkeypatch):
+    monkeypatch.setenv("SAELIB_HOME", str(collected))
+    corpus = CorpusConfig(source="jsonl", path=str(collected / "pages.jsonl"), ctx_len=16, contexts_per_page=6)
+    absent = CorpusConfig(source="jsonl", path=str(collected / "page.jsonl"), ctx_len=16)
+    ws, model, cfg = Workspace("typos", "cpu"), str(collected / "model"), CollectConfig(shard_tokens=1024)
+    with pytest.raises(OSError, match="modle"):
+        ws.collect(str(collected / "modle"), corpus, [1], cfg, dtype="float32")
+    with pytest.raises(ValueError, match=r"page\.jsonl"):
+        ws.collect(model, absent, [1], cfg, dtype="float32")
+    with pytest.raises(ValueError, match="site 9"):
+        ws.collect(model, corpus, [9], cfg, dtype="float32")
+    assert ws.collect(model, corpus, [1], cfg, dtype="float32").sites == (1,)
+    assert Workspace("typos").identity["corpus"]["path"] == str(collected / "pages.jsonl")
 
 
 def test_the_store_of_another_model_or_text_is_not_mixed_in(ws, collected):

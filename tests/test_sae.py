@@ -107,6 +107,15 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
         load_sae(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["config.json", "weights.safetensors"])
+def test_a_damaged_file_is_refused_by_name(name, tmp_path):
+    _sae("sae").save(tmp_path)
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ValueError, match=rf"{tmp_path}/{name}: damaged"):
+        load_sae(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "accepted"),
     [

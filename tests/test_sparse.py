@@ -63,10 +63,31 @@ def test_without_a_compiler_auto_is_dense_and_sparse_is_refused(monkeypatch):
         assert not sparse.available(torch.device("cpu"))
         _, kinds, _ = _trained("plain", "auto", steps=200)
         assert not any(kinds)
-        with pytest.raises(ConfigError, match="step = 'sparse': not on cpu or without a C compiler"):
+        with pytest.raises(ConfigError, match=r"step = 'sparse': not on cpu with .* weights or without a C compiler"):
             _trained("plain", "sparse", steps=1)
     finally:
         sparse._library.cache_clear()
+
+
+def test_the_dense_step_asks_for_no_compiler(monkeypatch, tmp_path):
+    monkeypatch.setenv("SAELIB_HOME", str(tmp_path))
+    monkeypatch.setattr(sparse, "FLAGS", ("-no-such-flag",))
+    sparse._library.cache_clear()
+    try:
+        _, kinds, _ = _trained("plain", "dense", steps=2)
+        assert kinds == [False, False]
+    finally:
+        sparse._library.cache_clear()
+
+
+@needs_compiler
+def test_weights_that_are_not_float32_take_the_dense_step():
+    sae = build_sae(SAEConfig(d_in=D, n_latents=N)).double()
+    with pytest.raises(ConfigError, match=r"step = 'sparse': not on cpu with torch\.float64 weights"):
+        Trainer(sae, TrainConfig(step="sparse"))
+    trainer = Trainer(sae, TrainConfig())
+    trainer.density = 0.0
+    assert not trainer.takes_sparse_step()
 
 
 def test_a_compiler_that_fails_is_reported_with_its_message(monkeypatch, tmp_path):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from saelib.config import ConfigError, SAEConfig, TrainConfig
+from saelib.kernels import StepStats
 from saelib.sae import build_sae
 from saelib.train import Trainer, TrainingDiverged, geometric_median, make_scheduler, train
 
@@ -112,6 +113,14 @@ def test_checkpoint_of_another_run_is_refused(table, tmp_path):
         _run(table, _cfg(lam=0.07), path)
 
 
+def test_a_damaged_checkpoint_is_refused_by_name(table, tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    _run(table, _cfg(), path, checkpoint_every=50)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ValueError, match=rf"{path}: damaged"):
+        _run(table, _cfg(), path)
+
+
 def _half_silent(table, cfg):
     sae = build_sae(SAEConfig(d_in=D, n_latents=N), torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -179,6 +188,18 @@ def test_a_non_finite_loss_stops_names_step_and_config_and_keeps_the_last_checkp
     again = Trainer(build_sae(SAEConfig(d_in=D, n_latents=N)), _cfg())
     assert again.load_checkpoint(path) == 50 * 32
     assert all(torch.isfinite(p).all() for p in again.sae.parameters())
+
+
+def test_where_the_loss_is_looked_at_now_and_then_the_last_step_is_looked_at_too():
+    trainer = Trainer(build_sae(SAEConfig(d_in=D, n_latents=N)), _cfg(tokens=64 * 32, log_every=10))
+    elsewhere = torch.empty(32, D, device="meta")  # as on a GPU, where reading the loss at every step would cost
+    nan = torch.tensor(float("nan"))
+    stats = StepStats(nan, nan, nan, nan, nan, torch.ones(N, dtype=torch.bool), torch.ones(N, dtype=torch.bool))
+    trainer.step = 63
+    trainer._check_finite(stats, elsewhere)
+    trainer.step = 64
+    with pytest.raises(TrainingDiverged, match="step 64 of 64"):
+        trainer._check_finite(stats, elsewhere)
 
 
 def test_gradient_clipping_bounds_the_step(table):
