@@ -86,4 +86,6 @@ def gated_loss(x: Tensor, params: dict[str, Tensor], lam: float, l1_mode: str, l
     mse = squared_error(x, decode(f, W_dec, b_dec))
     if loss == "two_term":
         return Terms(mse, l1, torch.zeros_like(mse))
+    if loss != "full":
+        raise ValueError(f"loss = {loss!r}: expected 'full' or 'two_term'")
     return Terms(mse, l1, squared_error(x, decode(opened, W_dec.detach(), b_dec.detach())))

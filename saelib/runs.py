@@ -39,7 +39,7 @@ from saelib.evaluate import SiteReference, evaluate, site_reference
 from saelib.lm import LM, choose_device, resolve_site
 from saelib.sae import SAE, GatedSAE, build_sae, load_sae, read_json, write_json
 from saelib.store import ShuffledRows, Store, row_moments
-from saelib.train import History, Snapshot, train
+from saelib.train import History, Snapshot, TrainingDiverged, train
 
 ARMS = {"plain": ("sae", "plain"), "two_term": ("gated", "two_term"), "full": ("gated", "full")}
 PROBE_ROWS = 1024  # fixed ordinary validation rows on which gate snapshots are taken
@@ -212,11 +212,17 @@ class Workspace:
             self._check(spec)
         unique = {self.run_id(spec): spec for spec in specs}
         waiting = {run: spec for run, spec in unique.items() if not (self._folder(run) / "config.json").exists()}
+        diverged = {}
         with tqdm(waiting.items(), desc="training", disable=headless()) as bar:
             for run, spec in bar:
-                self._train_one(run, spec, notebook, bar)
-        self._measure({run: spec for run, spec in unique.items() if not self._measured(run)})
+                try:
+                    self._train_one(run, spec, notebook, bar)
+                except TrainingDiverged as error:  # what the others make is kept; the failure is raised below
+                    diverged[run] = error
+        self._measure({run: s for run, s in unique.items() if run not in diverged and not self._measured(run)})
         self.write_results()
+        if diverged:
+            raise TrainingDiverged("; ".join(f"{self._folder(run)}: {error}" for run, error in diverged.items()))
         rows = [self._row(self.run_id(spec)) | {"arm": spec.arm} for spec in specs]
         return pd.DataFrame(rows, columns=[*COLUMNS, "arm"]).astype(NUMBERS)
 
@@ -277,6 +283,11 @@ class Workspace:
         if spec.sae.site not in self.store.sites:
             raise ConfigError(f"site = {spec.sae.site}: the store of profile {self.profile!r} has {self.store.sites}")
         cfg = spec.train
+        if cfg.resample_at and cfg.resample_steps[0] * cfg.batch_size < cfg.dead_window:
+            raise ConfigError(
+                f"resample_at = {cfg.resample_at}: the first comes before dead_window = {cfg.dead_window} tokens have "
+                "passed, so that nothing could be found dead"
+            )
         rest = (cfg.steps - max(cfg.resample_steps, default=0)) * cfg.batch_size
         if cfg.resample_at and cfg.dead_window > rest:
             raise ConfigError(
@@ -323,7 +334,8 @@ class Workspace:
         folder, store = self._folder(run), self.store
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "train.json").exists():
-            write_json(folder / "train.json", {"notebook": notebook, "train": cfg.to_dict(), "store": store.store_id})
+            made = {"notebook": notebook, "train": cfg.to_dict(), "sae": sae_cfg.to_dict(), "store": store.store_id}
+            write_json(folder / "train.json", made | {"code_version": __version__})
         sae = build_sae(sae_cfg, torch.Generator().manual_seed(cfg.seed))
         sae.set_normalizer_(*self.normalizer(sae_cfg.site, sae_cfg.normalize, cfg.tokens_mask))
         sae.to(self._device())
@@ -396,7 +408,7 @@ class Workspace:
             "notebook": made["notebook"],
             "model_id": store.model_id,
             "corpus_id": store.corpus_id,
-            "code_version": __version__,
+            "code_version": made["code_version"],
             "layer_name": f"input of block {site}" if site < last else f"output of block {site - 1}",
             "lambda": cfg.lam,
             "resample": "none" if not cfg.resample_at else " ".join(f"{share:g}" for share in cfg.resample_at),

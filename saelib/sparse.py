@@ -66,7 +66,8 @@ def available(device: torch.device) -> bool:
 def _call(name: str, *arguments: Tensor | int | float) -> None:
     def convert(a: Tensor | int | float) -> ctypes._SimpleCData:
         if isinstance(a, Tensor):
-            assert a.is_contiguous(), f"{name}: an array is not contiguous"
+            if not a.is_contiguous():
+                raise TypeError(f"{name}: an array of strides {a.stride()} is not contiguous")
             return ctypes.c_void_p(a.data_ptr())
         return ctypes.c_float(a) if isinstance(a, float) else ctypes.c_int64(a)
 

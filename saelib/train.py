@@ -183,7 +183,7 @@ class Trainer:
             if not math.isfinite(loss):
                 raise TrainingDiverged(
                     f"loss is {loss} at step {self.step} of {self.cfg.steps} ({self.sae.config.to_dict()}, "
-                    f"{self.cfg.to_dict()}); the last checkpoint is kept"
+                    f"{self.cfg.to_dict()}); earlier checkpoints are kept"
                 )
 
     def _log_due(self) -> bool:
@@ -227,10 +227,11 @@ class Trainer:
         self.history.events.append(ResampleEvent(self.step, self.tokens, *counts, revived.tolist()))
 
     def finish(self) -> None:
-        """Count, for every resampling, the revived latents that are alive now."""
-        dead = self.dead()
-        for event in self.history.events:
-            event.alive_later = int((~dead[torch.tensor(event.revived, dtype=torch.long)]).sum())
+        """Count, for every resampling, the revived latents that are alive now without having been revived again."""
+        dead, again = self.dead(), set()
+        for event in reversed(self.history.events):
+            event.alive_later = sum(not dead[latent] for latent in event.revived if latent not in again)
+            again |= set(event.revived)
 
     # -- checkpoints -------------------------------------------------------------------------------------------
 
@@ -238,7 +239,7 @@ class Trainer:
         """Write everything a run is into one safetensors file, atomically; refuses weights that are not finite."""
         tensors = {f"w.{k}": v for k, v in self.sae.state_dict().items()}
         if not all(bool(torch.isfinite(v).all()) for v in tensors.values()):
-            raise TrainingDiverged(f"weights are not finite after step {self.step}; the last checkpoint is kept")
+            raise TrainingDiverged(f"weights are not finite after step {self.step}; earlier checkpoints are kept")
         for name, parameter in self.sae.named_parameters():
             tensors |= {f"a.{name}.{k}": v for k, v in self.optimizer.state[parameter].items()}
         tensors |= {"idle": self.idle, "gate_idle": self.gate_idle, "generator": self.generator.get_state()}

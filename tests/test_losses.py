@@ -113,3 +113,9 @@ def test_the_auxiliary_term_can_open_gates(gated):
 def test_mismatched_shapes_are_refused_instead_of_broadcast():
     with pytest.raises(ValueError, match=r"\(2, 3\).*\(1, 3\)"):
         losses.squared_error(torch.zeros(2, 3), torch.zeros(1, 3))
+
+
+def test_an_unknown_loss_is_refused_by_name(gated):
+    x, params = gated
+    with pytest.raises(ValueError, match="loss = 'ful': expected 'full' or 'two_term'"):
+        losses.gated_loss(x, params, 0.3, "unit_norm", "ful")

@@ -19,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from saelib.config import CollectConfig, ConfigError, CorpusConfig, EvalConfig
 from saelib.runs import COLUMNS, Workspace, at_l0, make_spec, reach_l0
 from saelib.store import ShuffledRows
+from saelib.train import TrainingDiverged
 
 WORDS = 60
 RECIPE = {"n_latents": 64, "tokens": 4096, "batch_size": 64, "lr": 3e-3, "log_every": 4}
@@ -128,6 +129,12 @@ def test_normaliser_gives_ordinary_training_rows_zero_mean_and_d_squared_norm(ws
     x_n = scale * (x - mean)
     assert x_n.mean(0).abs().max() < 1e-4
     assert x_n.pow(2).sum(1).mean().item() == pytest.approx(32, rel=1e-4)
+    zero, scale = ws.normalizer(2, "scale", "ordinary")
+    assert not zero.any()
+    assert (scale * x).pow(2).sum(1).mean().item() == pytest.approx(32, rel=1e-4)
+    centre, one = ws.normalizer(2, "center", "ordinary")
+    assert torch.equal(centre, mean)
+    assert one == 1.0
     assert ws.normalizer(2, "none", "all") == (pytest.approx(torch.zeros(32)), 1.0)
 
 
@@ -137,6 +144,13 @@ def test_training_sees_the_chosen_tokens_of_training_pages_alone(ws, tokens):
     assert (ws.store.tokens["split"][index] == 0).all()
     assert set(index) == set(np.flatnonzero(ws.store.mask(tokens, "train")))
     assert (ws.store.token_class(2)[index] == 2).all() == (tokens == "ordinary")
+
+
+def test_the_order_of_the_rows_is_the_seeds_unless_it_has_its_own(ws):
+    seeds = ({"seed": 0}, {"seed": 1}, {"seed": 1, "data_seed": 0})
+    first, second, own = (ws.stream(ws.spec("plain", 2, **seed, **RECIPE)).next_rows() for seed in seeds)
+    assert np.array_equal(first, own)
+    assert not np.array_equal(first, second)
 
 
 def test_training_consumes_that_stream(ws, monkeypatch):
@@ -331,10 +345,22 @@ def test_a_site_that_was_not_collected_is_refused(ws):
         ws.train([ws.spec("plain", 0, **RECIPE)], "02_train_sae")
 
 
-def test_a_dead_window_longer_than_what_follows_the_last_resampling_is_refused(ws):
-    spec = ws.spec("plain", 2, resample_at=(0.5,), **(RECIPE | {"dead_window": 3000}))
-    with pytest.raises(ConfigError, match="dead_window = 3000: longer than the 2048 tokens"):
+@pytest.mark.parametrize(
+    ("share", "window", "message"),
+    [(0.9, 1000, "dead_window = 1000: longer than the 384 tokens"), (0.1, 1000, "before dead_window = 1000 tokens")],
+)
+def test_a_dead_window_that_does_not_fit_around_the_resamplings_is_refused(ws, share, window, message):
+    spec = ws.spec("plain", 2, resample_at=(share,), **(RECIPE | {"dead_window": window}))
+    with pytest.raises(ConfigError, match=message):
         ws.train([spec], "04_resampling")
+
+
+def test_one_diverged_run_is_named_and_the_others_are_kept(ws):
+    good, bad = ws.spec("plain", 2, lam=0.6, **RECIPE), ws.spec("plain", 2, **(RECIPE | {"lr": 1e30, "warmup": 0.0}))
+    with pytest.raises(TrainingDiverged, match=ws.run_id(bad)):
+        ws.train([bad, good], "02_train_sae")
+    assert ws.run_id(good) in set(ws.results()["run_id"])
+    assert ws.run_id(bad) not in set(ws.results()["run_id"])
 
 
 def test_snapshots_and_events_are_kept_with_the_run(ws):

@@ -6,6 +6,7 @@ import torch
 
 from saelib.config import ConfigError, SAEConfig, TrainConfig
 from saelib.kernels import StepStats
+from saelib.resample import ResampleEvent
 from saelib.sae import build_sae
 from saelib.train import Trainer, TrainingDiverged, geometric_median, make_scheduler, train
 
@@ -45,9 +46,11 @@ def _cfg(**changes):
     )
 
 
-def _run(table, cfg, folder=None, arch=None, **kwargs):
-    arch = arch or ("sae" if cfg.loss == "plain" else "gated")
+def _run(table, cfg, folder=None, silent=0, **kwargs):
+    arch = "sae" if cfg.loss == "plain" else "gated"
     sae = build_sae(SAEConfig(arch=arch, d_in=D, n_latents=N), torch.Generator().manual_seed(cfg.seed))
+    with torch.no_grad():
+        getattr(sae, sae.bias_names()[0])[:silent] = -1e3
     history = train(sae, MemoryStream(table, cfg.batch_size), cfg, checkpoint=folder, **kwargs)
     return sae, history
 
@@ -75,15 +78,15 @@ RESUMED = {
     "resample_at": (0.2, 0.5),
     "schedule": "cosine",
     "snapshots": 4,
-    "dead_window": 200,
-    "lam": 0.3,
-}
+    "dead_window": 1000,
+    "lam": 30.0,
+}  # with most latents silent at first: some are dead at both resamplings, and all but the first steps are sparse
 
 
-@pytest.mark.parametrize("stop_after", [60, 120])
+@pytest.mark.parametrize("stop_after", [20, 60, 120])
 def test_a_run_continued_from_a_checkpoint_is_bit_identical(table, tmp_path, stop_after):
     cfg, probe = _cfg(**RESUMED), table[:50]
-    whole, history = _run(table, cfg, probe=probe)
+    whole, history = _run(table, cfg, silent=26, probe=probe)
 
     class Killed(Exception):
         pass
@@ -94,12 +97,12 @@ def test_a_run_continued_from_a_checkpoint_is_bit_identical(table, tmp_path, sto
 
     path = tmp_path / "checkpoint.safetensors"
     with pytest.raises(Killed):
-        _run(table, cfg, path, probe=probe, checkpoint_every=20, on_log=kill)
+        _run(table, cfg, path, silent=26, probe=probe, checkpoint_every=20, on_log=kill)
     resumed, again = _run(table, cfg, path, probe=probe, checkpoint_every=20)
     assert again.resumed_at == stop_after
     assert again.table == history.table
     assert again.events == history.events
-    assert len(history.events) == 2
+    assert [len(event.revived) > 0 for event in history.events] == [True, True]
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
     assert len(again.snapshots) == len(history.snapshots) == 4
@@ -121,21 +124,45 @@ def test_a_damaged_checkpoint_is_refused_by_name(table, tmp_path):
         _run(table, _cfg(), path)
 
 
-def _half_silent(table, cfg):
-    sae = build_sae(SAEConfig(d_in=D, n_latents=N), torch.Generator().manual_seed(0))
+def test_a_step_moves_no_decoder_row_along_itself_before_adam(table):
+    trainer = Trainer(build_sae(SAEConfig(d_in=D, n_latents=N), torch.Generator().manual_seed(0)), _cfg())
+    before = trainer.sae.W_dec.detach().clone()
+    trainer.step_(table[:32])
+    grad = trainer.sae.W_dec.grad
+    assert (grad * before).sum(1).abs().max() < 1e-5 * grad.norm()
+
+
+def test_history_holds_the_fvu_about_the_batch_mean(table):
+    x = table[:32] + 5
+    trainer = Trainer(build_sae(SAEConfig(d_in=D, n_latents=N), torch.Generator().manual_seed(0)), _cfg(log_every=1))
+    x_hat = trainer.sae(x)[1].detach()
+    trainer.step_(x)
+    expected = float((x - x_hat).pow(2).sum() / (x - x.mean(0)).pow(2).sum())
+    assert trainer.history.table[0]["fvu"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_resampled_latents_count_as_alive_and_gates_never_open_are_reported_apart(table):
+    cfg = _cfg(loss="full", dead_window=64)
+    trainer = Trainer(build_sae(SAEConfig(arch="gated", d_in=D, n_latents=N), torch.Generator().manual_seed(0)), cfg)
     with torch.no_grad():
-        sae.b_enc[: N // 2] = -1e3
-    return train(sae, MemoryStream(table, cfg.batch_size), cfg)
+        trainer.sae.b_gate[:4] = -1e3
+        trainer.sae.b_mag[4:8] = -1e3
+    for start in (0, 32):
+        trainer.step_(table[start : start + 32])
+    assert trainer.dead().nonzero().flatten().tolist() == list(range(8))
+    trainer.resample_(table[:500])
+    assert (trainer.history.events[0].n_dead, trainer.history.events[0].n_gate_dead) == (8, 4)
+    assert not trainer.dead().any()
 
 
 def test_resampling_revives_dead_latents_and_reports_who_stayed_alive(table):
-    history = _half_silent(table, _cfg(lam=1.0, resample_at=(0.25, 0.5)))
+    _, history = _run(table, _cfg(lam=1.0, resample_at=(0.25, 0.5)), silent=N // 2)
     first = history.events[0]
     assert (first.step, first.tokens) == (50, 1600)
     assert first.revived == list(range(N // 2))
     assert 0.5 * N / 2 < first.alive_later <= N // 2
     assert history.table[-1]["dead_fraction"] < 0.25
-    assert _half_silent(table, _cfg(lam=1.0)).table[-1]["dead_fraction"] >= 0.5
+    assert _run(table, _cfg(lam=1.0), silent=N // 2)[1].table[-1]["dead_fraction"] >= 0.5
 
 
 def _rates(**changes):
@@ -231,3 +258,11 @@ def test_bad_training_configuration_names_field_and_value(field, value):
     with pytest.raises(ConfigError, match=field) as error:
         _cfg(**{field: value})
     assert repr(value) in str(error.value)
+
+
+def test_a_latent_revived_twice_counts_as_a_survivor_of_the_second_time_only():
+    trainer = Trainer(build_sae(SAEConfig(d_in=D, n_latents=N)), _cfg())
+    trainer.history.events = [ResampleEvent(1, 32, 3, 3, [0, 1, 2]), ResampleEvent(2, 64, 2, 2, [1, 5])]
+    trainer.idle[2] = 10_000
+    trainer.finish()
+    assert [event.alive_later for event in trainer.history.events] == [1, 2]
