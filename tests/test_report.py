@@ -168,3 +168,12 @@ def test_an_unfinished_run_is_not_recorded(home, figure):
     with pytest.raises(FileNotFoundError, match=r"'smoke' is not finished: 02_x\.failed\.ipynb"):
         report.record("smoke")
     assert (home / "README.md").read_text() == README
+
+
+def test_the_readme_states_what_was_recorded_and_nothing_else():
+    repository = Path(__file__).resolve().parents[1]
+    readme = (repository / "README.md").read_text(encoding="utf-8")
+    between = readme.partition(report.MARKERS[0])[2].partition(report.MARKERS[1])[0].strip()
+    verdicts = report.read_verdicts("recorded/default")
+    assert {v["finding"][:2] for v in verdicts} == {"F1", "F2", "F3", "F4"}
+    assert between == report.findings_table("default", verdicts)
