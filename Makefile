@@ -76,7 +76,9 @@ clean: ## remove the environment and caches; data/ and figures/ stay
 
 clean-data: ## remove data/PROFILE: only with PROFILE given on the command line
 ifeq ($(origin PROFILE),command line)
-	rm -rf "data/$(PROFILE)"
+	@case "$$PROFILE" in ""|recorded|assets|kernels|*/*|*.*) \
+		echo "error: PROFILE='$$PROFILE': expected a profile's name, not a folder that every profile shares"; exit 1;; esac
+	rm -rf "data/$$PROFILE"
 else
 	@echo "error: say which: make clean-data PROFILE=<name>"; exit 1
 endif

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from saelib import batch, report
-from saelib.config import ConfigError
+from saelib.assets import AssetError
 
 PAPERMILL_NOISE = ("Executing ", "Ending ", "Input Notebook", "Output Notebook", "Working directory")
 
@@ -75,25 +75,35 @@ def print_stages(stages: Sequence[tuple[str, float, str]]) -> None:
 
 
 def command_run(args: argparse.Namespace) -> int:
-    """Check everything, then assets where the embedded ones are used, notebooks, report; 1 if a notebook failed."""
+    """Check everything, then assets where the embedded ones are used, notebooks, report; 1 if one of these failed."""
     settings, stages = dict(args.settings), []
     jobs = batch.plan(args.profile, args.notebooks, settings, args.grid)
     if any("embedded" in {**batch.parameters(j.source), **j.parameters}.values() for j in jobs):
         stages.append(("assets", fetch_assets(), ""))
     results = batch.run(args.profile, args.notebooks, settings, args.grid, args.force)
     stages += [(f"{r.job.name} {r.job.grid}".strip(), r.seconds, r.status) for r in results]
-    start = time.monotonic()
-    index = report.build_report(args.profile)
-    print_stages([*stages, ("report", time.monotonic() - start, "")])
-    log.info("report: %s", index)
     failures = [r for r in results if r.status == "failed"]
     for r in failures:
-        log.error("failed: %s %s %s: see %s", r.job.name, r.job.grid, r.error, r.job.failed)
-    return 1 if failures else 0
+        see = f": see {r.job.failed}" if r.job.failed.is_file() else ""
+        log.error("failed: %s %s%s", f"{r.job.name} {r.job.grid}".strip(), r.error, see)
+    start, index = time.monotonic(), None
+    try:
+        index = report.build_report(args.profile)
+    except (OSError, ValueError) as error:  # the notebooks' times and status are still to be told
+        log.error("error: no report: %s", one_line(error))
+    print_stages([*stages, ("report", time.monotonic() - start, "" if index else "failed")])
+    if index:
+        log.info("report: %s", index)
+    return 1 if failures or not index else 0
+
+
+def one_line(error: Exception) -> str:
+    """An error's message without line breaks."""
+    return " ".join(str(error).split())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 all well, 1 a notebook failed, 2 the request was refused before anything ran."""
+    """Exit status: 0 all well, 1 a notebook or the report of a run failed, 2 the request could not be met."""
     args = parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     logging.getLogger("papermill").addFilter(lambda r: not r.getMessage().startswith(PAPERMILL_NOISE))
@@ -109,8 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             fetch_assets()
         else:
             log.info("refreshed: %s", ", ".join(p.name for p in batch.refresh(args.notebooks)))
-    except (ConfigError, FileNotFoundError) as error:
-        log.error("error: %s", error)
+    except (AssetError, FileNotFoundError, ValueError) as error:  # `ConfigError` is a ValueError
+        log.error("error: %s", one_line(error))
         return 2
     return 0
 

@@ -2,7 +2,8 @@
 
 A profile is `notebooks/profiles/NAME.yaml`: a mapping `common` and a mapping `notebooks` (name -> mapping). A notebook
 accepts the names of its cell tagged `parameters`, each with a value of its default's type. papermill alone takes an
-unknown name or a string for a number without a word, so both are refused here, for every notebook before any runs.
+unknown name or a string for a number without a word, so both are refused here, for every notebook before any runs, and
+so is a value that the configuration it goes into would refuse half an hour later.
 
 An executed notebook lies at `data/<profile>/notebooks/NAME.ipynb` (or `NAME.failed.ipynb`) with a record beside it:
 the hash of its code, its parameters, this package and the records of the notebooks before it. Equal hash, no run.
@@ -15,10 +16,11 @@ import itertools
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +29,31 @@ import papermill
 import yaml
 from papermill.exceptions import PapermillExecutionError
 
-from saelib.config import ConfigError, data_dir, root, stable_hash
+from saelib.config import (
+    CollectConfig,
+    ConfigError,
+    CorpusConfig,
+    EvalConfig,
+    SAEConfig,
+    TrainConfig,
+    data_dir,
+    root,
+    stable_hash,
+)
 from saelib.runs import log_time
 
 INJECTED = "injected-parameters"  # papermill's tag on the cell it adds
 RESERVED = "profile"  # set by the profile's file name, in every notebook that has it
+KEPT = ("recorded", "assets", "kernels")  # folders of data/ that belong to no profile; `make clean-data` keeps them too
+COLLECT = "01_collect"  # the later notebooks read the store it makes
+GOES_INTO = {  # parameter names -> the field that each value, or each element of a list, goes into
+    r"lam|lambdas|.+_lam": (TrainConfig, "lam"),
+    r"lam_full|curve": (TrainConfig, "lam"),  # factors of a λ
+    r".+_lr|.+_lrs": (TrainConfig, "lr"),
+    r".*seeds": (TrainConfig, "seed"),
+    r"store_dtype": (CollectConfig, "dtype"),
+}
+NOT_EMPTY = r"lambdas|sites|.*seeds|schedule_lrs"
 
 log = logging.getLogger("saelib")
 
@@ -61,6 +83,10 @@ class Job:
     @property
     def record(self) -> Path:
         return self.folder / f"{self.name}.json"
+
+    @property
+    def verdicts(self) -> Path:
+        return self.folder.parent / "verdicts" / f"{self.name}.json"
 
 
 @dataclass(frozen=True)
@@ -177,6 +203,36 @@ def check_parameters(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     return fitted
 
 
+def check_ranges(path: Path, values: Mapping[str, Any]) -> None:
+    """Refuse a value of the right type that a configuration would refuse: `ConfigError` in the parameter's own name.
+
+    `values` are given for some parameters; the notebook's defaults hold for the others, since a rule may join several.
+    """
+    every = {**parameters(path), **values}
+    for key, value in every.items():
+        if re.fullmatch(NOT_EMPTY, key) and value in ([], ()):
+            raise ConfigError(f"{path.stem}: {key} = {value!r}: expected at least one element")
+        for config, field in [into for names, into in GOES_INTO.items() if re.fullmatch(names, key)]:
+            for element in value if isinstance(value, (list, tuple)) else [value]:
+                _probe(path, config, {field: element}, {field: (key, value)})
+    for config in (SAEConfig, TrainConfig, CorpusConfig, CollectConfig, EvalConfig):
+        same = {f.name: every[f.name] for f in fields(config) if f.name in every}
+        _probe(path, config, same, {name: (name, value) for name, value in same.items()})
+
+
+def _probe(path: Path, config: type, values: Mapping[str, Any], given: Mapping[str, tuple[str, Any]]) -> None:
+    """Build a configuration; what it refuses is said of the parameter and value `given` for the field, not of it."""
+    try:
+        config(**values)
+    except ConfigError as error:
+        field = str(error).partition(" = ")[0].partition(".")[2]
+        if field not in given:
+            raise ConfigError(f"{path.stem}: {error}") from None
+        key, value = given[field]
+        accepted = str(error).rpartition("): expected ")[2]
+        raise ConfigError(f"{path.stem}: {key} = {value!r}: expected {accepted}") from None
+
+
 # --- profiles, overrides, grids --------------------------------------------------------------------------------------
 
 
@@ -196,11 +252,13 @@ def _load_yaml(path: Path) -> dict[str, Any]:
 
 def load_profile(name: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """`common` and `notebooks` of a profile, structure checked."""
-    path = notebooks_dir() / "profiles" / f"{name}.yaml"
-    if not path.is_file():
+    folder = notebooks_dir() / "profiles"
+    names = sorted(p.stem for p in folder.glob("*.yaml") if "." not in p.stem and p.stem not in KEPT)
+    if name not in names:
         raise ConfigError(
-            f"profile {name!r}: accepted: {', '.join(sorted(p.stem for p in path.parent.glob('*.yaml')))}"
+            f"profile {name!r}: accepted: {', '.join(names)} (a name has no '/' or '.' and is not {', '.join(KEPT)})"
         )
+    path = folder / f"{name}.yaml"
     content = _load_yaml(path)
     for key in content:
         if key not in ("common", "notebooks"):
@@ -260,6 +318,7 @@ def plan(
         folder = main / "grid" / name / "notebooks" if grid else main / "notebooks"
         for path in [p for p in chosen if own[p] or not grid]:
             values = check_parameters(path, {**base[path], **given[path], **own[path]})
+            check_ranges(path, values)
             jobs.append(Job(path, values, folder, main / "notebooks", name))
     return jobs
 
@@ -276,8 +335,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def code_version(package: Path = Path(__file__).parent) -> str:
-    """Hash of this package's sources."""
-    files = sorted(package.glob("*.py"))
+    """Hash of this package's sources, Python and C."""
+    files = sorted(p for p in package.iterdir() if p.suffix in (".py", ".c"))
     return stable_hash([(p.name, p.read_text(encoding="utf-8")) for p in files])
 
 
@@ -370,6 +429,7 @@ def run_job(job: Job, profile: str, force: bool = False) -> Result:
     resumed = job.failed.is_file() or partial.is_file()  # an earlier attempt failed or was killed
     key, start = job_key(job), time.monotonic()
     job.record.unlink(missing_ok=True)
+    job.verdicts.unlink(missing_ok=True)  # of an earlier run: should this one fail, nothing may still be claimed
     try:
         execute(job.source, partial, job.parameters, job.grid)
     except Exception as error:  # whatever stops one notebook is reported, and the next one still runs
@@ -399,11 +459,17 @@ def run(
     grid: Path | None = None,
     force: bool = False,
 ) -> list[Result]:
-    """Plan, then run every job in order and go on after a failure; the caller turns failures into an exit status."""
-    results = []
+    """Plan, then run every job in order and go on after a failure; the caller turns failures into an exit status.
+
+    Where collecting fails at a grid point, the point's later notebooks are not run: they would read another's store.
+    """
+    results, no_store = [], set()
     for job in plan(profile, names, overrides, grid):
         log.info("=== %s%s", job.name, f" @ {job.grid} {dict(job.parameters)}" if job.grid else "")
-        results.append(run_job(job, profile, force))
+        lost = Result(job, "failed", error=f"not run: {COLLECT} failed") if job.grid in no_store else None
+        results.append(lost or run_job(job, profile, force))
+        if job.grid and job.name == COLLECT and results[-1].status == "failed":
+            no_store.add(job.grid)
         log.info("=== %s %s %.1f s %s", job.name, results[-1].status, results[-1].seconds, results[-1].error)
     return results
 

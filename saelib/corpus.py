@@ -3,7 +3,8 @@
 | source        | path                                                       | page id                   |
 |---------------|------------------------------------------------------------|---------------------------|
 | embedded      | (none) the excerpt of English Wikipedia of `assets`        | MediaWiki's page number   |
-| mediawiki     | a dump, .xml or .xml.bz2; articles only, markup removed    | MediaWiki's page number   |
+| mediawiki     | a dump, .xml or .xml.bz2, or a folder of a dump's parts;   | MediaWiki's page number   |
+|               | articles only, markup removed                              |                           |
 | fever         | folder or .zip of wiki-*.jsonl, folder of Parquet, hub id  | FEVER's id, as it stands  |
 | dataset       | hub id or local folder, as name[:config[:split]]           | `id_column` or row number |
 | jsonl, parquet| a file, or a folder of them                                | `id_column` or row number |
@@ -25,6 +26,7 @@ import os
 import re
 import xml.etree.ElementTree as ET
 import zipfile
+import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -111,7 +113,8 @@ def split_of(page_id: str) -> str:
 
 # ---- pages
 
-Row = tuple[str, dict[str, Any] | str]  # where ("file:line"), and the row's fields or what is wrong with it
+# where ("file:line"), and the row's fields, None for an empty line, or what is wrong with it
+Row = tuple[str, dict[str, Any] | str | None]
 
 
 def read_pages(cfg: CorpusConfig, report: dict[str, Any] | None = None) -> Iterator[Page]:
@@ -137,22 +140,38 @@ def _pages(rows: Iterable[Row], cfg: CorpusConfig, report: dict[str, Any]) -> It
             report["pages_blank"] += 1
 
 
-def _page(fields: dict[str, Any] | str, cfg: CorpusConfig, number: str) -> Page | str:
+def _page(fields: dict[str, Any] | str | None, cfg: CorpusConfig, number: str) -> Page | str:
     """The page of a row, or the sentence saying what is wrong with the row."""
-    if isinstance(fields, str):
-        return fields
+    if fields is None:
+        return Page(number, "", "")
     id_column = cfg.id_column or ID_COLUMNS.get(cfg.source, "")
-    for column in filter(None, (cfg.text_column, id_column)):
-        if fields.get(column) is None:
-            return f"no field {column!r}; it has {', '.join(map(repr, fields)) or 'none'}"
+    wrong = fields if isinstance(fields, str) else _wrong(fields, cfg.text_column, id_column)
+    if wrong:
+        return wrong
     text, page_id = fields[cfg.text_column], str(fields[id_column] if id_column else number)
-    if not isinstance(text, str):
-        return f"field {cfg.text_column!r} is {type(text).__name__}, expected text"
     title = fields.get("title")
     title = title if isinstance(title, str) else page_id
     if cfg.source != "fever":
         return Page(page_id, title, text)
     return Page(page_id, fever_title(title), detokenize(text)) if cfg.detokenize else Page(page_id, title, text.strip())
+
+
+def _wrong(fields: dict[str, Any], text_column: str, id_column: str) -> str:
+    """What is wrong with a row's text, id or title, in a sentence; nothing where they can be used."""
+    for column in filter(None, (text_column, id_column)):
+        if column not in fields:
+            return f"no field {column!r}; it has {', '.join(map(repr, fields)) or 'none'}"
+        if fields[column] is None:
+            return f"field {column!r} is null"
+    if not isinstance(fields[text_column], str):
+        return f"field {text_column!r} is {type(fields[text_column]).__name__}, expected text"
+    for column in filter(None, (text_column, id_column, "title")):
+        try:  # JSON can spell half a surrogate pair, which no tokenizer and no hash takes
+            str(fields.get(column)).encode("utf-8")
+        except UnicodeEncodeError as exc:
+            half = f"U+{ord(exc.object[exc.start]):04X}, character {exc.start + 1}"
+            return f"field {column!r} cannot be written as UTF-8 (lone surrogate {half})"
+    return ""
 
 
 def _bad_line(message: str, cfg: CorpusConfig, report: dict[str, Any]) -> None:
@@ -190,9 +209,9 @@ def _json_lines(name: str, stream: Iterable[bytes]) -> Iterator[Row]:
         yield f"{name}:{number}", text if bad else _json_object(text)
 
 
-def _json_object(text: str) -> dict[str, Any] | str:
+def _json_object(text: str) -> dict[str, Any] | str | None:
     if not text.strip():
-        return ""
+        return None
     try:
         value = json.loads(text)
     except json.JSONDecodeError as exc:
@@ -208,16 +227,18 @@ def _jsonl(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
 
 def _zipped(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
     """FEVER's own archive, wiki-pages.zip, read without unpacking."""
+    where = cfg.path
     try:
         with zipfile.ZipFile(cfg.path) as archive:
             names = sorted(n for n in archive.namelist() if PurePosixPath(n).match("wiki-*.jsonl"))
             if not names:
                 raise CorpusError(f"corpus archive {cfg.path!r} holds no wiki-*.jsonl, which source 'fever' reads")
             for name in names:
+                where = f"{cfg.path}/{name}"
                 with archive.open(name) as stream:
-                    yield from _json_lines(f"{cfg.path}/{name}", stream)
-    except zipfile.BadZipFile as exc:
-        raise CorpusError(f"{cfg.path}: damaged archive: {exc}") from exc
+                    yield from _json_lines(where, stream)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as exc:
+        raise CorpusError(f"{where}: damaged archive ({str(exc) or 'it ends too early'})") from exc
 
 
 def _fever(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
@@ -310,13 +331,13 @@ def _text_row(path: Path, raw: bytes, line: int, cfg: CorpusConfig, fields: dict
 
 
 def _mediawiki(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
-    return _dump(_files(cfg.path, cfg.source, "*.xml*")[0], cfg.text_column, report)
+    return _dump(_files(cfg.path, cfg.source, "*.xml*"), cfg.text_column, report)
 
 
-def _dump(path: Path, text_column: str, report: dict[str, Any]) -> Iterator[Row]:
+def _dump(parts: Sequence[Path], text_column: str, report: dict[str, Any]) -> Iterator[Row]:
     """Articles of a dump, markup removed; redirects and pages outside namespace 0 are counted and left out."""
     report.update(pages_redirect=0, pages_other_namespace=0)
-    for page in _xml_pages(path):
+    for path, page in ((part, page) for part in parts for page in _xml_pages(part)):
         title, wikitext = page.findtext("{*}title") or "", page.findtext("{*}revision/{*}text") or ""
         if (page.findtext("{*}ns") or "0") != "0":
             report["pages_other_namespace"] += 1
@@ -360,7 +381,7 @@ def _embedded(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
 def _write_cleaned(dump: Path, cleaned: Path) -> None:
     """The dump's counts, then its rows, as JSONL; whole or not at all."""
     counts: dict[str, Any] = {}
-    rows = [fields for _, fields in _dump(dump, "text", counts)]
+    rows = [fields for _, fields in _dump([dump], "text", counts)]
     temporary = cleaned.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text("".join(json.dumps(line) + "\n" for line in [counts, *rows]), encoding="utf-8")
     os.replace(temporary, cleaned)
@@ -470,7 +491,8 @@ def pack(pages: Iterable[Page], tokenizer: Any, cfg: CorpusConfig, report: dict[
     """Tokenise pages and cut them into contexts of `ctx_len` tokens that never cross a page.
 
     `tokenizer` is any Hugging Face tokenizer. Contexts are sorted by length, stably, so equal lengths are adjacent.
-    Raises `CorpusError`, with the pages and tokens there were, when no page holds a context or a split stays empty.
+    Raises `CorpusError`, with the pages and tokens there were, when no page holds a context or a split stays empty,
+    and when two pages that hold contexts share an id, which is what splits and statistics by page go by.
     """
     report = {"source": cfg.source} if report is None else report
     bos = wants_bos(tokenizer, cfg.bos)
@@ -509,6 +531,7 @@ def _cut(
 ) -> tuple[list[tuple[str, str]], array, array]:
     """(id, title) of the pages with a context, all tokens, and (length, page, start) of each context in one array."""
     kept: list[tuple[str, str]] = []
+    seen: set[str] = set()
     ids, rows = array("i"), array("i")
     report.update(pages=0, pages_short=0, chars=0, tokens_read=0)
     for page, tokens in _tokenised(pages, tokenizer):
@@ -521,8 +544,21 @@ def _cut(
             ids.extend([tokenizer.bos_token_id] * bos + tokens[start:end])
             rows.extend((end - start + bos, len(kept), start))
         if spans:
+            if page.id in seen:
+                raise CorpusError(_same_id(page.id, cfg))
+            seen.add(page.id)
             kept.append((page.id, page.title))
     return kept, ids, rows
+
+
+def _same_id(page_id: str, cfg: CorpusConfig) -> str:
+    what = f"corpus {cfg.source} {cfg.path}".rstrip()
+    way_out = (
+        f"give another id_column than {cfg.id_column!r}, or none"
+        if cfg.id_column
+        else "remove the copy, or give an id_column that tells them apart"
+    )
+    return f"{what}: two pages have the id {page_id!r}, by which pages are split and counted; {way_out}"
 
 
 def _tokenised(pages: Iterable[Page], tokenizer: Any) -> Iterator[tuple[Page, list[int]]]:

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,15 @@ import nbformat
 from matplotlib.mathtext import math_to_image
 from nbconvert import HTMLExporter
 
-from saelib.batch import write_text
+from saelib.assets import MODEL_LABEL
+from saelib.batch import is_finished, plan, write_text
 from saelib.config import data_dir, root
 
 VERDICTS = ("replicates", "does not replicate", "cannot tell")
 FIELDS = ("finding", "claim", "verdict", "effect", "cell", "figure")
+EMBEDDED = "smollm2-135m-instruct-q4_1"  # the embedded model's folder, with which its id begins
 FINDINGS = {  # as reported by the experiment the workbook reproduces
+    "F0": "Not reported by the experiment: what has to be known before.",
     "F1": "A cosine learning rate with hard restarts trains badly.",
     "F2": "The Gated SAE is worse than the plain one, because neurons were not resampled.",
     "F3": "The layers near the input and in the middle train; the one near the output does not.",
@@ -73,10 +77,15 @@ def record_verdicts(profile: str, notebook: str, verdicts: Sequence[Mapping[str,
 
 
 def read_verdicts(profile: str) -> list[dict[str, str]]:
-    """Every recorded verdict of a profile with its `notebook`, sorted by finding."""
+    """Every recorded verdict of a profile with its `notebook`, sorted by finding; ValueError where one has two."""
     files = sorted((data_dir(profile) / "verdicts").glob("*.json"))
     found = [{**v, "notebook": p.stem} for p in files for v in json.loads(p.read_text(encoding="utf-8"))]
-    return sorted(found, key=lambda v: v["finding"])
+    found.sort(key=lambda v: v["finding"])
+    for one, two in pairwise(found):
+        if one["finding"] == two["finding"]:
+            both = f"{one['notebook']} and {two['notebook']}"
+            raise ValueError(f"profile {profile!r}: finding {one['finding']} is recorded twice, by {both}")
+    return found
 
 
 # --- notebooks as HTML -----------------------------------------------------------------------------------------------
@@ -131,7 +140,7 @@ body { font: 16px/1.5 Georgia, serif; max-width: 60rem; margin: 2rem auto; paddi
 table { border-collapse: collapse; width: 100%; font-size: 0.9em; margin: 1rem 0; }
 th, td { text-align: left; vertical-align: top; padding: 0.3rem 0.6rem; border-bottom: 1px solid #ccc; }
 figure { margin: 1.5rem 0; } img { max-width: 100%; } figcaption { font-size: 0.9em; color: #444; }
-.verdict { white-space: nowrap; font-weight: bold; } .failed { color: #a00; }
+.verdict { white-space: nowrap; font-weight: bold; } .failed { color: #a00; } td.within { padding-left: 2rem; }
 </style></head><body>
 <h1>Sparse autoencoders on a language model, by depth</h1>
 <p>Can a sparse dictionary rebuild what the model represents at a depth, how sparsely, and if not, why not? These
@@ -158,8 +167,10 @@ notebook it is linked to, on held-out pages. Profile <b>{{ profile }}</b>{% for 
 <figcaption>{{ name }}</figcaption></figure>
 {% endfor %}{% endif %}
 {% if stages %}<h2>Time</h2>
+<p>Indented: work inside the notebooks, part of their time and not beside it.</p>
 <table><tr><th>Stage</th><th>Runs</th><th>Seconds</th></tr>{% for stage, runs, seconds in stages %}
-<tr><td>{{ stage }}</td><td>{{ runs }}</td><td>{{ "%.1f" | format(seconds) }}</td></tr>{% endfor %}</table>{% endif %}
+<tr><td{% if not stage.startswith("notebook:") %} class="within"{% endif %}>{{ stage }}</td>
+<td>{{ runs }}</td><td>{{ "%.1f" | format(seconds) }}</td></tr>{% endfor %}</table>{% endif %}
 </body></html>
 """
 
@@ -181,10 +192,11 @@ def facts(profile: str) -> list[tuple[str, str]]:
     rows = _rows(data_dir(profile) / "results.csv")
     if not rows:
         return []
-    models, layers = (", ".join(sorted({r[c] for r in rows if r.get(c)})) for c in ("model_id", "site"))
+    models = {MODEL_LABEL if m.startswith(EMBEDDED) else m for m in (r.get("model_id", "") for r in rows) if m}
+    sites = {r["site"] for r in rows if r.get("site")}
     return [
-        ("model", models),
-        ("sites", layers),
+        ("model", ", ".join(sorted(models))),
+        ("sites", ", ".join(sorted(sites, key=float))),
         ("trained SAEs", str(len(rows))),
         ("training tokens an SAE", _span(rows, "tokens_trained")),
         ("test pages", _span(rows, "n_test_pages")),
@@ -193,12 +205,12 @@ def facts(profile: str) -> list[tuple[str, str]]:
 
 
 def stage_times(profile: str) -> list[tuple[str, int, float]]:
-    """(stage, rows, summed seconds) of timings.csv, in order of first appearance."""
+    """(stage, rows, summed seconds) of timings.csv, in order of first appearance, whole notebooks before parts."""
     total: dict[str, tuple[int, float]] = {}
     for row in _rows(data_dir(profile) / "timings.csv"):
         runs, seconds = total.get(row["stage"], (0, 0.0))
         total[row["stage"]] = (runs + 1, seconds + float(row["seconds"]))
-    return [(stage, *numbers) for stage, numbers in total.items()]
+    return [(s, *total[s]) for s in sorted(total, key=lambda s: not s.startswith("notebook:"))]
 
 
 def executed(profile: str) -> dict[str, Path]:
@@ -214,6 +226,11 @@ def executed(profile: str) -> dict[str, Path]:
     return dict(sorted(found.items(), key=lambda item: (item[1].parts[-4] == "grid", item[0])))
 
 
+def caption(verdict: Mapping[str, str]) -> str:
+    """What a verdict says under its figure; the claim in quotation marks, since the verdict may be against it."""
+    return f'{verdict["finding"]}, {verdict["verdict"]}: "{verdict["claim"]}" {verdict["effect"]}'
+
+
 def _copy_figures(profile: str, verdicts: Sequence[Mapping[str, str]], folder: Path) -> tuple[list, list]:
     """Copy the profile's figures; (name, caption) of those that verdicts name, and the names of the rest."""
     folder.mkdir(parents=True)
@@ -222,7 +239,7 @@ def _copy_figures(profile: str, verdicts: Sequence[Mapping[str, str]], folder: P
         shutil.copyfile(path, folder / path.name)
     captions: dict[str, list[str]] = {}
     for v in verdicts:
-        captions.setdefault(Path(v["figure"]).name, []).append(f"{v['finding']}: {v['claim']} {v['effect']}")
+        captions.setdefault(Path(v["figure"]).name, []).append(caption(v))
     return [(n, " ".join(c)) for n, c in captions.items()], sorted({p.name for p in folder.iterdir()} - set(captions))
 
 
@@ -250,6 +267,7 @@ def build_report(profile: str) -> Path:
 # --- recorded runs ----------------------------------------------------------------------------------------------------
 
 MARKERS = "<!-- findings -->", "<!-- /findings -->"  # README's table stands between them
+TABLES = "results.csv", "timings.csv"
 
 
 def findings_table(profile: str, verdicts: Sequence[Mapping[str, str]]) -> str:
@@ -263,25 +281,41 @@ def findings_table(profile: str, verdicts: Sequence[Mapping[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def finished(profile: str) -> list[str]:
+    """Names of the notebooks of a profile's finished run; FileNotFoundError where anything lacks or is left over."""
+    source, jobs = data_dir(profile), plan(profile)
+    missing = [
+        f"{job.name} (not executed as code, profile and package are now)" for job in jobs if not is_finished(job)
+    ]
+    expected = {job.output.name for job in jobs}
+    missing += [f"notebooks/{p.name}" for p in sorted(source.glob("notebooks/*.ipynb")) if p.name not in expected]
+    missing += [name for name in TABLES if not (source / name).is_file()]
+    if missing or not jobs:
+        raise FileNotFoundError(f"profile {profile!r} is not a finished run: {', '.join(missing) or 'no notebooks'}")
+    return [job.name for job in jobs]
+
+
 def record(profile: str) -> list[Path]:
     """Keep a finished run in the repository: executed notebooks, results, verdicts, and README's findings table.
 
-    Copies to `notebooks/published/<profile>/` and `data/recorded/<profile>/`; the figures already lie in
-    `figures/<profile>/`. Raises FileNotFoundError where the run is not there or a notebook of it failed.
+    Replaces `notebooks/published/<profile>/` and `data/recorded/<profile>/`; the figures already lie in
+    `figures/<profile>/`. Raises FileNotFoundError where the run is not exactly the notebooks, each finished.
     """
-    source, kept = data_dir(profile), data_dir("recorded") / profile
-    notebooks = sorted(source.glob("notebooks/[0-9]*.ipynb"))
-    failed = [p.name for p in notebooks if ".failed" in p.name]
-    if failed or not notebooks or not (source / "results.csv").is_file():
-        raise FileNotFoundError(f"profile {profile!r} is not finished: {', '.join(failed) or 'run it first'}")
-    pairs = [(p, root() / "notebooks" / "published" / profile / p.name) for p in notebooks]
-    pairs += [(p, kept / "verdicts" / p.name) for p in sorted(source.glob("verdicts/*.json"))]
-    pairs += [(source / name, kept / name) for name in ("results.csv", "timings.csv")]
-    for old, new in pairs:
-        write_text(new, old.read_text(encoding="utf-8"))
-    readme = root() / "README.md"
+    names, source = finished(profile), data_dir(profile)
+    published, kept, readme = (
+        root() / "notebooks" / "published" / profile,
+        data_dir("recorded") / profile,
+        root() / "README.md",
+    )
+    verdicts = [v for v in read_verdicts(profile) if v["notebook"] in names]
     before, _, rest = readme.read_text(encoding="utf-8").partition(MARKERS[0])
     after = rest.partition(MARKERS[1])[2]
-    table = findings_table(profile, read_verdicts(profile))
-    write_text(readme, f"{before}{MARKERS[0]}\n{table}\n{MARKERS[1]}{after}")
+    pairs = [(source / "notebooks" / f"{name}.ipynb", published / f"{name}.ipynb") for name in names]
+    told = [Path("verdicts", f"{name}.json") for name in names]
+    pairs += [(source / path, kept / path) for path in [*told, *map(Path, TABLES)] if (source / path).is_file()]
+    for folder in filter(Path.is_dir, (published, kept)):
+        shutil.rmtree(folder)
+    for old, new in pairs:
+        write_text(new, old.read_text(encoding="utf-8"))
+    write_text(readme, f"{before}{MARKERS[0]}\n{findings_table(profile, verdicts)}\n{MARKERS[1]}{after}")
     return [new for _, new in pairs]

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -10,6 +12,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from saelib import batch
 from saelib.__main__ import main, parse_setting
+from saelib.assets import AssetError
 from saelib.config import ConfigError
 
 PARAMETERS = """profile: str = "smoke"  # set by the driver
@@ -103,6 +106,69 @@ def test_an_unknown_parameter_is_refused_naming_key_notebook_and_accepted(home):
         batch.check_parameters(write_notebook(home, "01_a"), {"learning_rate": 1.0})
 
 
+RANGED = """profile: str = "smoke"  # set by the driver
+lr: float = 1e-3  # learning rate
+tokens: int = 4096  # training tokens
+batch_size: int = 256  # rows a step
+source: str = "embedded"  # of the text
+path: str = ""  # of the text
+store_dtype: str = "auto"  # of the rows
+ce_tokens: int = 512  # test tokens
+sites = [2, "middle"]  # which sites
+lambdas: list[float] = [0.5, 1.0]  # L1 coefficients
+gate_lam: float = 4.0  # another
+schedule_lrs: list[float] = [1e-3]  # learning rates
+seeds: list[int] = [0]  # seeds
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("lr", -1.0, "a learning rate > 0"),
+        ("lr", float("nan"), "a finite number"),
+        ("tokens", 255, "at least one batch of 256"),
+        ("source", "wikipedia", "one of 'embedded'"),
+        ("store_dtype", "int8", "one of 'auto'"),
+        ("ce_tokens", 0, "at least 1"),
+        ("lambdas", [0.5, -1.0], "λ ≥ 0"),
+        ("gate_lam", -4.0, "λ ≥ 0"),
+        ("schedule_lrs", [1e-3, 0.0], "a learning rate > 0"),
+        ("seeds", [0, -1], "0 or more"),
+        ("lambdas", [], "at least one element"),
+        ("sites", [], "at least one element"),
+        ("seeds", [], "at least one element"),
+        ("schedule_lrs", [], "at least one element"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_in_the_user_s_words_before_anything_runs(home, key, value, expected):
+    write_notebook(home, "01_a", "n = 1\n")
+    write_notebook(home, "02_b", RANGED)
+    write_profile(home, "")
+    with pytest.raises(ConfigError) as error:
+        batch.plan("smoke", overrides={key: value})
+    assert str(error.value).startswith(f"02_b: {key} = {value!r}: expected {expected}")
+
+
+def test_a_rule_that_joins_parameters_is_checked_once_all_are_there(home):
+    write_notebook(home, "02_b", RANGED)
+    write_profile(home, "common: {source: jsonl}")  # not yet whole
+    assert batch.plan("smoke", overrides={"path": "pages.jsonl"})[0].parameters["source"] == "jsonl"
+    with pytest.raises(ConfigError, match="02_b: path = '': expected a path or hub id for 'jsonl'"):
+        batch.plan("smoke")
+
+
+def test_a_refused_field_that_is_no_parameter_is_named_as_it_is(home):
+    path = write_notebook(home, "02_b", "batch_size = 256\n")
+    with pytest.raises(ConfigError, match=r"02_b: TrainConfig\.tokens = 204800 .*one batch of 300000"):
+        batch.check_ranges(path, {"batch_size": 300_000})
+
+
+@pytest.mark.parametrize("profile", ["smoke", "default", "full", "llama2-7b"])
+def test_the_shipped_profiles_are_in_range(profile):
+    assert batch.plan(profile)
+
+
 # --- profiles, grids, settings ---------------------------------------------------------------------------------------
 
 
@@ -144,6 +210,29 @@ def test_an_unknown_profile_or_notebook_is_refused_with_what_there_is(home):
         batch.plan("smok")
     with pytest.raises(ConfigError, match="notebook '07': accepted: 01_a"):
         batch.plan("smoke", ["07"])
+
+
+@pytest.mark.parametrize("name", ["", "recorded", "assets", "kernels", "../smoke", "a.b", "."])
+def test_a_name_that_is_no_folder_of_a_profile_s_own_is_refused(home, name):
+    write_notebook(home, "01_a")
+    for each in ("smoke", "recorded", "assets", "kernels", "a.b"):
+        write_profile(home, "", each)
+    with pytest.raises(ConfigError, match=re.escape(f"profile {name!r}: accepted: smoke (")):
+        batch.load_profile(name)
+
+
+@pytest.mark.parametrize("name", ["", "recorded", "assets", "kernels", "..", "a/b", "smoke/."])
+def test_clean_data_removes_a_profile_s_folder_and_no_other(tmp_path, name):
+    for folder in ("recorded", "assets", "kernels", "smoke", "a/b"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    make = ["make", "-s", "-C", tmp_path, "-f", Path(__file__).resolve().parents[1] / "Makefile", "clean-data"]
+    refused = subprocess.run([*make, f"PROFILE={name}"], capture_output=True, text=True)
+    assert refused.returncode != 0
+    assert f"error: PROFILE='{name}'" in refused.stdout
+    assert len(list((tmp_path / "data").iterdir())) == 5
+    assert subprocess.run(make, capture_output=True).returncode != 0  # the default is not meant by saying nothing
+    subprocess.run([*make, "PROFILE=smoke"], check=True, capture_output=True)
+    assert sorted(p.name for p in (tmp_path / "data").iterdir()) == ["a", "assets", "kernels", "recorded"]
 
 
 @pytest.mark.parametrize("name", ["02", "02_b", "02_b.ipynb", "notebooks/02_b.ipynb"])
@@ -236,6 +325,9 @@ def test_the_code_version_follows_the_package_s_sources_and_nothing_else(tmp_pat
     assert batch.code_version(tmp_path) == first
     (tmp_path / "a.py").write_text("x = 2\n")
     assert batch.code_version(tmp_path) != first
+    second = batch.code_version(tmp_path)
+    (tmp_path / "step.c").write_text("int x;")
+    assert batch.code_version(tmp_path) != second
     assert batch.code_version() == batch.code_version(Path(batch.__file__).parent)
 
 
@@ -255,6 +347,62 @@ def test_a_failure_is_kept_reported_and_does_not_stop_the_next(workbook, capsys)
     assert list(rows[0]) == ["run_id", "stage", "seconds", "tokens_per_second", "resumed"]
     assert [(r["stage"], r["resumed"]) for r in rows] == [("notebook:02_b", "false"), ("notebook:01_a", "true")]
     assert all(float(r["seconds"]) > 0 for r in rows)
+
+
+def test_failures_are_told_before_the_report_and_whatever_becomes_of_it(workbook, caplog):
+    caplog.set_level("INFO", "saelib")
+    write_profile(workbook, "notebooks: {01_a: {steps: 4}}\n")
+    verdicts = workbook / "data" / "smoke" / "verdicts"
+    verdicts.mkdir(parents=True)
+    for name in ("08_x", "09_y"):
+        (verdicts / f"{name}.json").write_text('[{"finding": "F1", "figure": ""}]')
+    assert main(["run", "--profile", "smoke", "01"]) == 1
+    failed, no_report = caplog.text.index("failed: 01_a cell 3"), caplog.text.index("error: no report: profile 'smoke'")
+    assert failed < no_report < caplog.text.index("work in all")
+    write_profile(workbook, "")
+    assert main(["run", "--profile", "smoke", "01"]) == 1  # no notebook failed, but the report did
+
+
+@pytest.mark.parametrize("error", [AssetError("no wheel\n  in sight"), ValueError("no wheel in sight")])
+def test_an_asset_that_cannot_be_had_is_one_line_and_exit_2(workbook, caplog, monkeypatch, error):
+    def fail():
+        raise error
+
+    monkeypatch.setattr("saelib.__main__.fetch_assets", fail)
+    write_profile(workbook, "common: {model: embedded}\n")
+    assert main(["run", "--profile", "smoke"]) == 2
+    assert [r.getMessage() for r in caplog.records] == ["error: no wheel in sight"]
+
+
+def test_a_notebook_that_runs_again_loses_its_verdicts_first(workbook):
+    folders = [workbook / "data" / "smoke" / "verdicts"]
+    write_profile(workbook, "notebooks: {01_a: {steps: 4}}\n")
+    (workbook / "grid.yaml").write_text("steps: [4]\n")
+    grid = batch.plan("smoke", ["01"], grid=workbook / "grid.yaml")[0].grid
+    folders.append(workbook / "data" / "smoke" / "grid" / grid / "verdicts")
+    for folder in folders:
+        folder.mkdir(parents=True)
+        for name in ("01_a", "02_b"):
+            (folder / f"{name}.json").write_text("[]")
+    batch.run("smoke", ["01"], grid=workbook / "grid.yaml")
+    assert [sorted(p.stem for p in f.iterdir()) for f in folders] == [["01_a", "02_b"], ["02_b"]]
+    batch.run("smoke", ["01"])  # fails as well, and claims nothing any more
+    assert [p.stem for p in folders[0].iterdir()] == ["02_b"]
+
+
+def test_a_grid_point_that_was_not_collected_goes_no_further(workbook):
+    (workbook / "notebooks" / "01_a.ipynb").rename(workbook / "notebooks" / "01_collect.ipynb")
+    write_notebook(workbook, "02_b", code="pass")
+    (workbook / "grid.yaml").write_text("steps: [4, 5]\n")
+    results = batch.run("smoke", grid=workbook / "grid.yaml")
+    assert [(r.job.name, r.status) for r in results] == [
+        ("01_collect", "failed"),
+        ("02_b", "failed"),
+        ("01_collect", "done"),
+        ("02_b", "done"),
+    ]
+    assert results[1].error == "not run: 01_collect failed"
+    assert not results[1].job.failed.exists()
 
 
 def test_a_refused_request_exits_2_before_anything_runs(workbook, caplog):

@@ -232,6 +232,21 @@ def test_a_split_left_empty_is_named():
         pack(pages, word_tokenizer(), config("text", "-", ctx_len=4))
 
 
+# ---- ids
+
+
+def test_two_pages_of_one_id_are_refused_with_the_way_out(tmp_path):
+    rows = [{"k": p.id, "text": p.text} for p in pages_of_every_split(8)]
+    path = jsonl(tmp_path / "a.jsonl", [*rows, {**rows[2], "text": words(8, first=9)}])
+    tokenizer, twice = word_tokenizer(), f"two pages have the id {rows[2]['k']!r}"
+    with pytest.raises(CorpusError, match=rf"a\.jsonl: {twice}.*another id_column than 'k', or none"):
+        load_contexts(config("jsonl", path, id_column="k", ctx_len=4), tokenizer)
+    assert load_contexts(config("jsonl", path, ctx_len=4), tokenizer).report["pages"] == 7, "row numbers differ"
+    pages = pages_of_every_split(8)
+    with pytest.raises(CorpusError, match=r"corpus mediawiki d: two pages have the id.*an id_column that tells"):
+        pack([*pages, pages[0]], tokenizer, config("mediawiki", "d", ctx_len=4))
+
+
 # ---- JSONL
 
 
@@ -259,7 +274,15 @@ BAD_LINES = {
     "not JSON": (b'{"text": "cut\n', "not JSON (Invalid control character at, column 14)"),
     "not an object": (b"[1, 2]\n", "expected a JSON object, found list"),
     "no text": (b'{"id": "x", "body": "y"}\n', "no field 'text'; it has 'id', 'body'"),
-    "null text": (b'{"text": null}\n', "no field 'text'; it has 'text'"),
+    "null text": (b'{"text": null}\n', "field 'text' is null"),
+    "half a surrogate pair": (
+        rb'{"text": "a \ud800 x"}' + b"\n",
+        "field 'text' cannot be written as UTF-8 (lone surrogate U+D800, character 3)",
+    ),
+    "half a pair in the title": (
+        rb'{"text": "a", "title": "\udfff"}' + b"\n",
+        "field 'title' cannot be written as UTF-8 (lone surrogate U+DFFF, character 1)",
+    ),
     "text of another type": (b'{"text": 3}\n', "field 'text' is int, expected text"),
     "wrong encoding": ('{"text": "café"}\n'.encode("latin-1"), "not UTF-8 (invalid continuation byte, byte 0xe9)"),
 }
@@ -278,6 +301,34 @@ def test_a_bad_jsonl_line_is_named_by_file_and_number_or_skipped_and_counted(tmp
     assert [p.text for p in read_pages(skipped, report)] == ["one", "two"]
     assert report["bad_lines"] == 1
     assert report["bad_line_examples"] == [f"{path}:2: {message}"]
+
+
+def test_an_empty_jsonl_line_is_a_blank_page_whatever_the_columns(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"k": 1, "text": "one"}\n\n  \n{"k": 4, "text": "two"}\n')
+    for id_column in ("", "k"):
+        report: dict = {}
+        pages = read_pages(config("jsonl", tmp_path / "a.jsonl", id_column=id_column), report)
+        assert [p.id for p in pages] == ["1", "4"]
+        assert (report["pages_blank"], report["bad_lines"]) == (2, 0)
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    with pytest.raises(CorpusError, match=r"a\.jsonl:1: no field 'text'; it has none"):
+        list(read_pages(config("jsonl", tmp_path / "a.jsonl")))
+
+
+def test_an_id_that_cannot_be_hashed_and_a_null_id_are_bad_lines(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(rb'{"text": "one", "k": "\ud800"}' + b"\n" + b'{"text": "two", "k": null}\n')
+    report: dict = {}
+    assert list(read_pages(config("jsonl", path, id_column="k", on_bad_line="skip"), report)) == []
+    assert report["bad_line_examples"] == [
+        f"{path}:1: field 'k' cannot be written as UTF-8 (lone surrogate U+D800, character 1)",
+        f"{path}:2: field 'k' is null",
+    ]
+
+
+def test_a_whole_surrogate_pair_is_a_character_like_any_other(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(rb'{"text": "\ud83d\ude00"}')
+    assert [p.text for p in read_pages(config("jsonl", tmp_path / "a.jsonl"))] == ["\U0001f600"]
 
 
 def test_skipped_lines_reach_the_report_of_the_contexts(tmp_path):
@@ -309,7 +360,7 @@ def test_parquet_files_stream_in_name_order(tmp_path):
     cfg = config("parquet", tmp_path, text_column="body", id_column="n", on_bad_line="skip")
     report: dict = {}
     assert [(p.id, p.text) for p in read_pages(cfg, report)] == [("1", "one"), ("2", "two"), ("3", "three")]
-    assert report["bad_line_examples"] == [f"{tmp_path}/a.parquet, row 2: no field 'body'; it has 'body', 'n'"]
+    assert report["bad_line_examples"] == [f"{tmp_path}/a.parquet, row 2: field 'body' is null"]
     with pytest.raises(CorpusError, match=r"a\.parquet, row 1: no field 'text'; it has 'body', 'n'"):
         list(read_pages(config("parquet", tmp_path / "a.parquet")))
 
@@ -437,8 +488,23 @@ def test_a_bad_line_in_the_archive_is_named_and_a_damaged_archive_too(tmp_path):
     with pytest.raises(CorpusError, match=r"w\.zip/wiki-pages/wiki-001\.jsonl:2: no field 'text'; it has 'id'"):
         list(read_pages(config("fever", tmp_path / "w.zip")))
     (tmp_path / "w.zip").write_bytes(b"PK no archive")
-    with pytest.raises(CorpusError, match=r"w\.zip: damaged archive"):
+    with pytest.raises(CorpusError, match=r"w\.zip: damaged archive \("):
         list(read_pages(config("fever", tmp_path / "w.zip")))
+
+
+def test_a_damaged_member_of_the_archive_is_named(tmp_path):
+    path, name = tmp_path / "w.zip", "wiki-pages/wiki-002.jsonl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("wiki-pages/wiki-001.jsonl", '{"id": "a", "text": "one"}\n')
+        archive.writestr(name, '{"id": "b", "text": "two"}\n' * 9)
+        begin = archive.getinfo(name).header_offset + 30 + len(name)  # a local header is 30 bytes and the name
+    data = bytearray(path.read_bytes())
+    data[begin] = 0b111  # a deflate block of the type that does not exist
+    path.write_bytes(data)
+    pages = read_pages(config("fever", path))
+    assert next(pages).text == "one"
+    with pytest.raises(CorpusError, match=r"w\.zip/wiki-pages/wiki-002\.jsonl: damaged archive \(.*invalid block type"):
+        next(pages)
 
 
 @pytest.mark.parametrize(
@@ -537,6 +603,19 @@ def test_a_dump_gives_its_articles_without_redirects_and_other_namespaces(tmp_pa
         "pages_redirect": 2,
         "pages_other_namespace": 1,
     }
+
+
+def test_the_parts_of_a_dump_are_read_in_name_order_and_counted_together(tmp_path):
+    dump(tmp_path / "d2.xml-p20p29.bz2", [("C", "0", "20", "Three."), ("Old", "0", "21", "#R")])
+    dump(tmp_path / "d1.xml", [("A", "0", "10", "One."), ("Older", "0", "11", "#R"), ("Talk:A", "1", "12", "talk")])
+    report: dict = {}
+    read = list(read_pages(config("mediawiki", tmp_path), report))
+    assert read == [Page("10", "A", "One."), Page("20", "C", "Three.")]
+    assert (report["pages_redirect"], report["pages_other_namespace"]) == (2, 1)
+    (tmp_path / "d3.xml").write_text("<mediawiki><page>")
+    assert list(read_pages(config("mediawiki", tmp_path, n_docs=2))) == read
+    with pytest.raises(CorpusError, match=r"d3\.xml: not a whole MediaWiki dump"):
+        list(read_pages(config("mediawiki", tmp_path)))
 
 
 def test_a_dump_is_read_in_the_memory_of_a_page(tmp_path):

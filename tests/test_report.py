@@ -9,7 +9,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from saelib import report
+from saelib import batch, report
+from saelib.assets import MODEL_LABEL
 
 TEXT = "# Claim\n\nThe loss $L = \\Vert x - \\hat{x}\\Vert^2$; it costs $5 or $6. Code `$a$`, unknown $\\nosuch{x}$."
 
@@ -48,6 +49,13 @@ def test_recorded_verdicts_come_back_sorted_by_finding_with_their_notebook(home,
     report.record_verdicts("smoke", "02_x", [verdict(figure), verdict(figure, finding="F2a")])  # replaces, adds nothing
     found = report.read_verdicts("smoke")
     assert [(v["finding"], v["notebook"]) for v in found] == [("F1", "01_y"), ("F2a", "02_x"), ("F4", "02_x")]
+
+
+def test_a_finding_recorded_by_two_notebooks_is_refused_naming_both(home, figure):
+    report.record_verdicts("smoke", "02_x", [verdict(figure), verdict(figure, finding="F0")])
+    report.record_verdicts("smoke", "01_y", [verdict(figure)])
+    with pytest.raises(ValueError, match="finding F4 is recorded twice, by 01_y and 02_x"):
+        report.read_verdicts("smoke")
 
 
 @pytest.mark.parametrize(
@@ -99,6 +107,12 @@ def test_a_notebook_page_asks_nothing_of_the_network_and_runs_no_script(home):
     assert "IntSlider(value=0)" in page
 
 
+def test_the_embedded_model_s_label_is_known_by_its_folder():
+    from saelib import assets
+
+    assert f'"{report.EMBEDDED}"' in Path(assets.__file__).read_text(encoding="utf-8")
+
+
 def test_the_index_shows_verdicts_figures_size_failures_and_times_escaped(home, figure):
     write_executed(home)
     write_executed(home, "03_z").rename(home / "data" / "smoke" / "notebooks" / "03_z.failed.ipynb")
@@ -107,21 +121,34 @@ def test_the_index_shows_verdicts_figures_size_failures_and_times_escaped(home, 
     write_executed(home, "04_g").rename(grid / "04_g.ipynb")
     report.record_verdicts("smoke", "02_x", [verdict(figure)])
     header = "run_id,model_id,site,tokens_trained,n_test_pages,n_test_tokens"
-    table = f"{header}\nr1,m,2,1000,21,5000\nr2,m,15,2000,21,5000\n"
+    table = f"{header}\nr1,m,15,1000,21,5000\nr2,m,2,2000,21,5000\n"
     (home / "data" / "smoke" / "results.csv").write_text(table)
-    times = "run_id,stage,seconds,tokens_per_second,resumed\n,train,2.5,,false\n,train,1.0,,true\n"
+    times = (
+        "run_id,stage,seconds,tokens_per_second,resumed\n,train,2.5,,false\n,train,1.0,,true\n,notebook:02_x,4.0,,\n"
+    )
     (home / "data" / "smoke" / "timings.csv").write_text(times)
     index = report.build_report("smoke")
     page = index.read_text()
     assert "FVU falls &amp; L0 rises" in page
     assert "0.3 [0.2, 0.4] &lt;nats&gt;" in page
-    for text in ("1,000 to 2,000", "21", "5,000", "03_z failed", "train</td><td>2</td><td>3.5", "abc_04_g.html"):
+    for text in ("1,000 to 2,000", "21", "5,000", "03_z failed", "train</td>\n<td>2</td><td>3.5", "abc_04_g.html"):
         assert text in page
+    assert page.index("<td>notebook:02_x</td>") < page.index('<td class="within">train</td>')  # not beside it
+    assert "<figcaption>F4, replicates: &#34;FVU falls &amp; L0 rises&#34; 0.3 [0.2, 0.4] &lt;nats&gt;<" in page
     assert 'href="02_x.html#How-we-know"' in page
     targets = re.findall(r'(?:src|href)="([^"#]+)', page)
     assert {"figures/curve.png", "figures/other.png", "02_x.html", "03_z.html"} <= set(targets)
     assert all((index.parent / t).is_file() for t in targets)  # the folder is whole: it can be mailed
     assert "<script" not in page
+
+
+def test_the_embedded_model_goes_by_its_label_and_sites_by_their_number(home):
+    (home / "data" / "smoke").mkdir(parents=True)
+    rows = [f"{report.EMBEDDED}@0123,{site}" for site in (15, 2, 29)] + ["other@4567,2"]
+    (home / "data" / "smoke" / "results.csv").write_text("\n".join(["model_id,site", *rows, ""]))
+    facts = dict(report.facts("smoke"))
+    assert facts["model"] == f"{MODEL_LABEL}, other@4567"
+    assert facts["sites"] == "2, 15, 29"
 
 
 def test_building_again_replaces_the_report_and_nothing_to_report_is_an_error(home, figure):
@@ -143,37 +170,77 @@ def test_a_verdict_on_disk_is_plain_json(home, figure):
 README = "# Title\n\n<!-- findings -->\nold\n<!-- /findings -->\n\nRest.\n"
 
 
-def test_recording_keeps_notebooks_tables_and_the_findings_in_the_readme(home, figure):
-    write_executed(home)
+@pytest.fixture
+def finished(home: Path, figure: str) -> Path:
+    """A finished run of two notebooks, as the driver leaves one; the first of them has a verdict."""
+    for name in ("02_x", "03_z"):
+        parameters = new_code_cell("lr = 0.1", metadata={"tags": ["parameters"]})
+        nbformat.write(new_notebook(cells=[parameters]), home / "notebooks" / f"{name}.ipynb")
+    (home / "notebooks" / "profiles" / "smoke.yaml").write_text("common: {lr: 0.2}\n")
+    for job in batch.plan("smoke"):
+        write_executed(home, job.name)
+        job.record.write_text(json.dumps({"key": batch.job_key(job)}))
     report.record_verdicts("smoke", "02_x", [verdict(figure)])
-    for name in ("results.csv", "timings.csv"):
+    for name in report.TABLES:
         (home / "data" / "smoke" / name).write_text("run_id\n")
     (home / "README.md").write_text(README)
+    return home
+
+
+def test_recording_keeps_notebooks_tables_and_the_findings_in_the_readme(finished, figure):
+    published, kept = finished / "notebooks" / "published" / "smoke", finished / "data" / "recorded" / "smoke"
+    for old in (published / "09_old.ipynb", kept / "verdicts" / "09_old.json"):  # of a run recorded before
+        old.parent.mkdir(parents=True)
+        old.write_text("")
+    report.record_verdicts("smoke", "09_gone", [verdict(figure, finding="F9")])  # of a notebook that is no more
     report.record("smoke")
-    published = home / "notebooks" / "published" / "smoke" / "02_x.ipynb"
-    assert published.read_text() == (home / "data" / "smoke" / "notebooks" / "02_x.ipynb").read_text()
-    assert (home / "data" / "recorded" / "smoke" / "results.csv").read_text() == "run_id\n"
-    text = (home / "README.md").read_text()
+    assert sorted(p.name for p in published.iterdir()) == ["02_x.ipynb", "03_z.ipynb"]
+    assert (published / "02_x.ipynb").read_text() == (
+        finished / "data" / "smoke" / "notebooks" / "02_x.ipynb"
+    ).read_text()
+    assert sorted(p.name for p in kept.iterdir()) == ["results.csv", "timings.csv", "verdicts"]
+    assert [p.name for p in (kept / "verdicts").iterdir()] == ["02_x.json"]
+    text = (finished / "README.md").read_text()
     assert text.startswith("# Title\n\n<!-- findings -->\n| | as reported")
     assert text.endswith("<!-- /findings -->\n\nRest.\n")
     assert "old" not in text
+    assert report.findings_table("smoke", report.read_verdicts("recorded/smoke")) in text
     assert f"**{verdict(figure)['verdict']}**" in text
     assert "notebooks/published/smoke/02_x.ipynb" in text
 
 
-def test_an_unfinished_run_is_not_recorded(home, figure):
-    write_executed(home).rename(home / "data" / "smoke" / "notebooks" / "02_x.failed.ipynb")
-    (home / "data" / "smoke" / "results.csv").write_text("run_id\n")
-    (home / "README.md").write_text(README)
-    with pytest.raises(FileNotFoundError, match=r"'smoke' is not finished: 02_x\.failed\.ipynb"):
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda home, run: (run / "03_z.ipynb").rename(run / "03_z.failed.ipynb"), "notebooks/03_z.failed.ipynb"),
+        (lambda home, run: (run / "03_z.ipynb").rename(run / "03_z.partial.ipynb"), "notebooks/03_z.partial.ipynb"),
+        (lambda home, run: (run / "03_z.ipynb").unlink(), "03_z "),
+        (lambda home, run: (run / "03_z.json").unlink(), "03_z "),
+        (lambda home, run: (run / "02_x.ipynb").rename(run / "09_old.ipynb"), "notebooks/09_old.ipynb"),
+        (lambda home, run: (home / "notebooks" / "profiles" / "smoke.yaml").write_text(""), "02_x "),
+        (lambda home, run: (run.parent / "timings.csv").unlink(), "timings.csv"),
+    ],
+)
+def test_a_run_that_is_not_whole_is_not_recorded_and_what_was_recorded_stays(finished, spoil, named):
+    kept = finished / "data" / "recorded" / "smoke" / "results.csv"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("earlier\n")
+    spoil(finished, finished / "data" / "smoke" / "notebooks")
+    with pytest.raises(FileNotFoundError, match=f"'smoke' is not a finished run: .*{re.escape(named)}"):
         report.record("smoke")
-    assert (home / "README.md").read_text() == README
+    assert (finished / "README.md").read_text() == README
+    assert kept.read_text() == "earlier\n"
 
 
 def test_the_readme_states_what_was_recorded_and_nothing_else():
     repository = Path(__file__).resolve().parents[1]
     readme = (repository / "README.md").read_text(encoding="utf-8")
     between = readme.partition(report.MARKERS[0])[2].partition(report.MARKERS[1])[0].strip()
+    assert re.findall(r"@[A-Z_]+@", readme) == []  # a number still to be filled in
+    recorded = repository / "data" / "recorded" / "default" / "verdicts"
+    if not recorded.is_dir():
+        assert between == "No run is recorded yet."
+        return
     verdicts = report.read_verdicts("recorded/default")
-    assert {v["finding"][:2] for v in verdicts} == {"F1", "F2", "F3", "F4"}
+    assert {v["finding"][:2] for v in verdicts} >= {"F1", "F2", "F3", "F4"}
     assert between == report.findings_table("default", verdicts)
