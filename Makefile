@@ -52,7 +52,7 @@ refresh: venv assets ## execute the source notebooks at smoke size and replace t
 	@$(FRESH); $(BIN)/python -m saelib refresh $(NOTEBOOKS)
 
 lab: venv ## JupyterLab on the notebooks, with its ordinary token
-	$(BIN)/jupyter lab --notebook-dir=notebooks
+	$(BIN)/jupyter lab --notebook-dir=notebooks $(ARGS)
 
 assets: venv ## fetch and convert the embedded model and text (about 100 MB, once)
 	@$(BIN)/python -m saelib assets

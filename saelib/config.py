@@ -239,10 +239,10 @@ class EvalConfig(Checked):
         self._require(self.batch_tokens >= 1, "batch_tokens", "at least 1")
 
 
-def run_id(sae: SAEConfig, train: TrainConfig, store_id: str) -> str:
-    """Name of a trained SAE: the hash of what it is, how it was trained and on which activations."""
+def run_id(sae: SAEConfig, train: TrainConfig, store_id: str, code: str = "") -> str:
+    """Name of a trained SAE: the hash of what it is, how and by which code it was trained, on which activations."""
     if (sae.arch == "sae") != (train.loss == "plain"):
         raise ConfigError(
             f"loss {train.loss!r} does not fit arch {sae.arch!r}: 'sae' takes 'plain', 'gated' the others"
         )
-    return stable_hash(sae, train, store_id)
+    return stable_hash(sae, train, store_id, code)

@@ -6,12 +6,13 @@
     data/<profile>/saes/<run_id>/      config.json, weights.safetensors, metrics.json, train.json, history.csv, …
     data/<profile>/results.csv         one row a trained SAE, sorted by run_id; timings.csv beside it
 
-A run is named by the hash of its configuration and of the store, so that it is trained once, whichever notebook asks
-first, and a killed run continues from its last checkpoint.
+A run is named by the hash of its configuration, of the store and of the code that trains, so that it is trained once,
+whichever notebook asks first, and again where that code has changed; a killed run continues from its last checkpoint.
 """
 
 from __future__ import annotations
 
+import ast
 import csv
 import fcntl
 import os
@@ -19,7 +20,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +34,17 @@ from transformers.utils import logging as transformers_logging
 from saelib import __version__, metrics
 from saelib.assets import resolve_model
 from saelib.collect import collect
-from saelib.config import CollectConfig, ConfigError, CorpusConfig, EvalConfig, SAEConfig, TrainConfig, data_dir, run_id
+from saelib.config import (
+    CollectConfig,
+    ConfigError,
+    CorpusConfig,
+    EvalConfig,
+    SAEConfig,
+    TrainConfig,
+    data_dir,
+    run_id,
+    stable_hash,
+)
 from saelib.corpus import Contexts, load_contexts
 from saelib.evaluate import SiteReference, evaluate, site_reference
 from saelib.lm import LM, choose_device, resolve_site
@@ -58,6 +69,8 @@ TEXT = (  # noqa: SIM905
 WHOLE = "site batch_size seed n_latents ctx_len tokens_trained n_test_pages n_test_tokens".split()  # noqa: SIM905
 NUMBERS = {name: "int64" if name in WHOLE else "float64" for name in COLUMNS if name not in TEXT}
 CHECKPOINT = "checkpoint.safetensors"
+TRAINING_MODULES = ("losses", "kernels", "sparse", "sae", "resample", "train")  # their code is part of a run's name
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 TIMINGS = ("run_id", "stage", "seconds", "tokens_per_second", "resumed")
 
 
@@ -200,7 +213,7 @@ class Workspace:
 
     def run_id(self, spec: Spec) -> str:
         """Name of a spec's run on this store."""
-        return run_id(spec.sae, spec.train, self.store.store_id)
+        return run_id(spec.sae, spec.train, self.store.store_id, code_version())
 
     def run_folder(self, spec: Spec) -> Path:
         """Where a spec's SAE, history and metrics lie."""
@@ -264,7 +277,7 @@ class Workspace:
     def write_results(self) -> Path:
         """Rebuild `results.csv` from the `metrics.json` of this store's runs, sorted by run_id."""
         runs = sorted(folder.name for folder in (self.folder / "saes").glob("*"))
-        found = (self._row(run) for run in runs if self._of_this_store(run))
+        found = (self._row(run) for run in runs if self._current(run))
         path = self.folder / "results.csv"
         temporary = path.with_name("results.csv.tmp")
         with temporary.open("w", newline="", encoding="utf-8") as file:
@@ -308,10 +321,11 @@ class Workspace:
         """Whether a run is measured, and as this workspace measures."""
         return self._stored(run).get("evaluation") == self.evaluation.to_dict()
 
-    def _of_this_store(self, run: str) -> bool:
-        """Whether a run was trained on this store: on another, other rows are ordinary."""
+    def _current(self, run: str) -> bool:
+        """Whether a run was trained on this store (on another, other rows are ordinary) and by this code."""
         path = self._folder(run) / "train.json"
-        return path.exists() and read_json(path)["store"] == self.store.store_id
+        made = read_json(path) if path.exists() else {}
+        return made.get("store") == self.store.store_id and made.get("code_version") == code_version()
 
     def normalizer(self, site: int, mode: str, tokens: str) -> tuple[torch.Tensor, float]:
         """(mean [d_model], scale) of a site: E‖scale·(x − mean)‖² = d_model over the chosen training tokens."""
@@ -335,7 +349,7 @@ class Workspace:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "train.json").exists():
             made = {"notebook": notebook, "train": cfg.to_dict(), "sae": sae_cfg.to_dict(), "store": store.store_id}
-            write_json(folder / "train.json", made | {"code_version": __version__})
+            write_json(folder / "train.json", made | {"code_version": code_version()})
         sae = build_sae(sae_cfg, torch.Generator().manual_seed(cfg.seed))
         sae.set_normalizer_(*self.normalizer(sae_cfg.site, sae_cfg.normalize, cfg.tokens_mask))
         sae.to(self._device())
@@ -418,6 +432,17 @@ class Workspace:
             **{k: getattr(cfg, k) for k in ("loss", "tokens_mask", "schedule", "lr", "batch_size", "warmup", "seed")},
             "b_dec_init": cfg.b_dec_init,
         }
+
+
+@cache
+def code_version() -> str:
+    """The package's version and a hash of the modules that shape a trained SAE, comments and docstrings left out."""
+    package = Path(__file__).parent
+    trees = [ast.parse((package / f"{name}.py").read_text(encoding="utf-8")) for name in TRAINING_MODULES]
+    for node in (n for tree in trees for n in ast.walk(tree) if isinstance(n, DOCUMENTED) and ast.get_docstring(n)):
+        node.body[0] = ast.Pass()
+    kernel = (package / "sparse_step.c").read_text(encoding="utf-8")
+    return f"{__version__}+{stable_hash([ast.dump(tree) for tree in trees], kernel, length=8)}"
 
 
 def headless() -> bool:

@@ -91,8 +91,9 @@ def test_run_id_depends_on_everything_that_shapes_the_weights():
         run_id(SAEConfig(), TrainConfig(lam=2.0), "store"),
         run_id(SAEConfig(), TrainConfig(seed=1), "store"),
         run_id(SAEConfig(), TrainConfig(), "other"),
+        run_id(SAEConfig(), TrainConfig(), "store", "other code"),
     ]
-    assert len({base, *others}) == 5
+    assert len({base, *others}) == 6
 
 
 def test_run_id_refuses_a_loss_of_the_other_architecture():

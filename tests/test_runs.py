@@ -16,8 +16,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from saelib import runs
 from saelib.config import CollectConfig, ConfigError, CorpusConfig, EvalConfig
-from saelib.runs import COLUMNS, Workspace, at_l0, make_spec, reach_l0
+from saelib.runs import COLUMNS, Workspace, at_l0, code_version, make_spec, reach_l0
 from saelib.store import ShuffledRows
 from saelib.train import TrainingDiverged
 
@@ -371,3 +372,22 @@ def test_snapshots_and_events_are_kept_with_the_run(ws):
     assert snapshots[0].open.shape == (min(1024, ws.store.mask("ordinary", "val").sum()), 64)
     assert [e["step"] for e in ws.events(spec)] == [16, 32]
     assert list(ws.history(spec)["step"]) == list(range(4, 65, 4))
+
+
+def test_code_that_trains_is_part_of_a_run_but_its_comments_are_not(ws, monkeypatch, tmp_path):
+    spec = _specs(ws)[0]
+    ws.train([spec], "02_train_sae")
+    before, known = ws.run_id(spec), code_version()
+    package = tmp_path / "saelib"
+    shutil.copytree(Path(runs.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(runs, "__file__", str(package / "runs.py"))
+    losses = package / "losses.py"
+    for text, same in (("# a remark\n", True), ("\nFACTOR = 2\n", False)):
+        losses.write_text(losses.read_text() + text)
+        code_version.cache_clear()
+        assert (code_version() == known) == same
+        assert (ws.run_id(spec) == before) == same
+    ws.write_results()
+    assert before not in set(ws.results()["run_id"])
+    monkeypatch.undo()
+    code_version.cache_clear()
