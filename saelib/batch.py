@@ -47,13 +47,13 @@ RESERVED = "profile"  # set by the profile's file name, in every notebook that h
 KEPT = ("recorded", "assets", "kernels")  # folders of data/ that belong to no profile; `make clean-data` keeps them too
 COLLECT = "01_collect"  # the later notebooks read the store it makes
 GOES_INTO = {  # parameter names -> the field that each value, or each element of a list, goes into
-    r"lam|lambdas|.+_lam": (TrainConfig, "lam"),
+    r"lam|lambdas.*|.+_lam": (TrainConfig, "lam"),
     r"lam_full|curve": (TrainConfig, "lam"),  # factors of a λ
     r".+_lr|.+_lrs": (TrainConfig, "lr"),
     r".*seeds": (TrainConfig, "seed"),
     r"store_dtype": (CollectConfig, "dtype"),
 }
-NOT_EMPTY = r"lambdas|sites|.*seeds|schedule_lrs"
+NOT_EMPTY = r"lambdas.*|sites|.*seeds|schedule_lrs"
 
 log = logging.getLogger("saelib")
 

@@ -1,7 +1,9 @@
 """Contexts through the frozen model, once, into an activation store: one truncated forward captures all sites.
 
 A batch holds contexts of one length and of one shard, so there is no padding and a shard's values depend on nothing
-outside it: that is what makes a resumed store byte-identical to an uninterrupted one.
+outside it: that is what makes a resumed store byte-identical to an uninterrupted one. With `CollectConfig.pad` lengths
+mix, padded on the right: causal attention keeps the padding out of all that is stored, but the products have other
+shapes, so rows equal those of an unpadded run only up to the rounding of the model's dtype.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ def collect(
     if not writer.finished():
         with writer:
             _check_disk(writer)
-            _write_missing(lm, contexts, writer, cfg.batch_tokens, progress)
+            _write_missing(lm, contexts, writer, cfg, progress)
             writer.finish()
     return Store.open(path)
 
@@ -71,7 +73,7 @@ def _check_disk(writer: StoreWriter) -> None:
         )
 
 
-def _write_missing(lm: LM, contexts: Contexts, writer: StoreWriter, batch_tokens: int, progress: bool) -> None:
+def _write_missing(lm: LM, contexts: Contexts, writer: StoreWriter, cfg: CollectConfig, progress: bool) -> None:
     missing = writer.missing
     left = sum(map(writer.n_rows, missing))
     silent = not progress or bool(os.environ.get("SAELIB_HEADLESS"))
@@ -79,32 +81,39 @@ def _write_missing(lm: LM, contexts: Contexts, writer: StoreWriter, batch_tokens
         total=contexts.n_tokens, initial=contexts.n_tokens - left, unit="tok", desc="collect", disable=silent
     ) as bar:
         for shard in missing:
-            writer.write_shard(shard, _capture_shard(lm, contexts, writer, shard, batch_tokens))
+            writer.write_shard(shard, _capture_shard(lm, contexts, writer, shard, cfg.batch_tokens, cfg.pad))
             bar.update(writer.n_rows(shard))
 
 
 def _capture_shard(
-    lm: LM, contexts: Contexts, writer: StoreWriter, shard: int, batch_tokens: int
+    lm: LM, contexts: Contexts, writer: StoreWriter, shard: int, batch_tokens: int, pad: bool
 ) -> dict[int, Tensor]:  # [rows, d_model] in the store's dtype, on the CPU
     n_rows, (first, stop) = writer.n_rows(shard), writer.plan[shard]
     x = {site: torch.empty(n_rows, lm.d_model, dtype=writer.dtype) for site in writer.sites}
-    base = contexts.offsets[first]
-    for a, b in equal_length_batches(contexts, first, stop, batch_tokens):
-        low, high = int(contexts.offsets[a]), int(contexts.offsets[b])
-        ids = torch.from_numpy(contexts.ids[low:high].astype(np.int64)).view(b - a, -1)
-        for site, stream in lm.capture(ids, writer.sites).items():
-            x[site][low - base : high - base] = stream.reshape(high - low, -1)
+    base, starts = contexts.offsets[first], contexts.offsets
+    lengths = np.diff(starts[first : stop + 1])
+    for batch in length_batches(lengths, batch_tokens, pad):
+        columns = np.arange(lengths[batch[-1]])
+        real = columns < lengths[batch, None]  # [contexts, tokens]; False is padding
+        rows = (starts[first + batch, None] + columns)[real]
+        ids = np.zeros(real.shape, dtype=np.int64)
+        ids[real] = contexts.ids[rows]
+        at, keep = torch.from_numpy(rows - base), torch.from_numpy(real)
+        for site, stream in lm.capture(torch.from_numpy(ids), writer.sites).items():
+            x[site][at] = stream[keep].to("cpu", writer.dtype)
     return x
 
 
-def equal_length_batches(contexts: Contexts, first: int, stop: int, batch_tokens: int) -> Iterator[tuple[int, int]]:
-    """Contexts [a, b) of one length and at most `batch_tokens` tokens (at least one context), through [first, stop)."""
-    lengths = np.diff(contexts.offsets[first : stop + 1])
-    a = first
-    while a < stop:
-        length = lengths[a - first]
-        other = np.flatnonzero(lengths[a - first :] != length)
-        same = int(other[0]) if len(other) else stop - a
-        b = a + min(same, max(1, batch_tokens // int(length)))
-        yield a, b
-        a = b
+def length_batches(lengths: np.ndarray, batch_tokens: int, pad: bool = False) -> Iterator[np.ndarray]:
+    """Numbers of contexts in batches of at most `batch_tokens` tokens, padding included (at least one context).
+
+    Shortest first, in file order among equals; of one length unless `pad`, and then the last of a batch is its longest.
+    """
+    order = np.argsort(lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        ascending = lengths[order[start:]]
+        fits = (ascending * np.arange(1, len(ascending) + 1) <= batch_tokens) & (pad | (ascending == ascending[0]))
+        size = max(1, int(fits.sum()))  # both conditions hold up to some context and not after it
+        yield order[start : start + size]
+        start += size

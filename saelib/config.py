@@ -134,6 +134,7 @@ class CollectConfig(Checked):
     batch_tokens: int = 4096  # tokens a forward
     shard_tokens: int = 16384  # rows a shard, rounded down to whole contexts (at least one)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # of the stored rows; "auto": the model's
+    pad: bool = False  # mix lengths in a batch: faster on short pages, but not bit-equal to the unpadded rows
 
     def check(self) -> None:
         self._require(self.batch_tokens >= 1, "batch_tokens", "at least 1")
@@ -182,6 +183,7 @@ class TrainConfig(Checked):
     seed: int = 0  # initialisation and resampling draws
     data_seed: int = -1  # order of the rows; -1: the same as `seed`
     step: Literal["auto", "dense", "sparse"] = "auto"  # "auto": sparse where few codes are active (CPU, C compiler)
+    encoder: Literal["exact", "bfloat16"] = "exact"  # "bfloat16": its product is rounded, so codes are not exact
     log_every: int = 10  # steps between rows of the history
     snapshots: int = 0  # gate/firing snapshots kept over training, evenly spaced; 0 is off
 

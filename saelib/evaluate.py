@@ -22,11 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saelib import metrics
+from saelib import metrics, sparse
 from saelib.config import EvalConfig
 from saelib.lm import LM
-from saelib.losses import gated_codes
-from saelib.metrics import Reconstruction, RowSums
+from saelib.metrics import CodeSums, Reconstruction, RowSums
 from saelib.sae import SAE, GatedSAE, write_json
 from saelib.store import CLASSES, Store, row_moments
 
@@ -151,14 +150,15 @@ def _batch_losses(
     at = torch.from_numpy(mask).to(lm.device)
     stored = store.rows(site, rows.ravel()).view(*rows.shape, -1).to(lm.device)
     stream = stored.to(lm.dtype)
-    log_p = metrics.next_token_log_probs(lm.continue_from(site, stream, ids))
-    out = ReplacedLosses(np.full(len(rows), rows.shape[1] - 1), _numpy(metrics.next_token_loss(log_p, ids)), {}, {})
+    logits = lm.continue_from(site, stream, ids)
+    p = metrics.next_token_probs(logits) if replacements else None
+    clean, entropy = metrics.next_token_losses(logits, ids, p)
+    out = ReplacedLosses(np.full(len(rows), rows.shape[1] - 1), _numpy(clean), {}, {})
     for name, replacement in replacements.items():
         patched = stream.clone()
         patched[at] = replacement(stored[at]).to(patched)
-        log_q = metrics.next_token_log_probs(lm.continue_from(site, patched, ids))
-        out.ce[name] = _numpy(metrics.next_token_loss(log_q, ids))
-        out.kl[name] = _numpy(metrics.kl_divergence(log_p, log_q))
+        ce, cross_entropy = metrics.next_token_losses(lm.continue_from(site, patched, ids), ids, p)
+        out.ce[name], out.kl[name] = _numpy(ce), _numpy(cross_entropy - entropy)
     return out
 
 
@@ -267,13 +267,23 @@ def _shift(store: Store, site: int, index: np.ndarray) -> Tensor:
 
 
 def _tally_sae(sae: SAE | GatedSAE, x: Tensor, sums: Reconstruction, group: Tensor | None) -> None:
-    x_n, gate = sae.normalize(x), None
-    if isinstance(sae, GatedSAE):  # codes and gates from one product, as `encode` and `gate_open` are
-        f, pre = gated_codes(x_n, sae.W_enc, sae.b_gate, sae.r_mag, sae.b_mag, sae.b_dec)
-        gate = pre > 0
+    x_n = sae.normalize(x)
+    if sae.W_dec.dtype == torch.float32:
+        x_hat, codes = _sparse_pass(sae, x_n)
     else:
         f = sae.encode(x_n)
-    sums.update(x, sae.denormalize(sae.decode(f)), f, group, gate)
+        x_hat, codes = sae.decode(f), CodeSums.of(f, sae.gate_open(x_n) if isinstance(sae, GatedSAE) else None)
+    sums.update(x, sae.denormalize(x_hat), codes, group)
+
+
+def _sparse_pass(sae: SAE | GatedSAE, x_n: Tensor) -> tuple[Tensor, CodeSums]:
+    """Reconstruction of normalised rows and the sums of their codes, by the sparse step's operations."""
+    params, ops = dict(sae.named_parameters()), sparse.operations(x_n.device)
+    at, f, _ = sparse.encode(x_n - sae.b_dec, params, "screen" if sparse.screens(x_n.device) else "exact")
+    error, _, _ = ops.decode(x_n, sae.W_dec, sae.b_dec, at, f, 1.0)
+    row = torch.repeat_interleave(at.crow.diff())
+    shape = len(x_n), sae.config.n_latents
+    return x_n + error, CodeSums.of_entries(row, at.col.long(), f, shape, isinstance(sae, GatedSAE))
 
 
 def quick_metrics(sae: SAE | GatedSAE, store: Store, site: int, split: str = "val") -> dict[str, float | None]:

@@ -28,6 +28,36 @@ class StepStats(NamedTuple):
 Gradients = dict[str, Tensor]
 
 
+class Entries(NamedTuple):
+    """Open entries of a batch, row by row, and their places latent by latent."""
+
+    crow: Tensor  # int64 [rows + 1]
+    col: Tensor  # int32 [entries]
+    value: Tensor  # float32 [entries], a = (x − b_dec) W_enc without the bias
+    ccol: Tensor  # int64 [n_latents + 1]
+    row: Tensor  # int32 [entries]
+    order: Tensor  # int32 [entries]
+
+
+def entries_of(a: Tensor, bias: Tensor) -> Entries:
+    """Entries of a [rows, n_latents] with a + bias > 0."""
+    is_open = a + bias > 0
+    row, col = is_open.nonzero(as_tuple=True)
+    order = col.argsort(stable=True)
+    starts = [torch.nn.functional.pad(is_open.sum(dim).cumsum(0), (1, 0)) for dim in (1, 0)]
+    return Entries(starts[0], col.int(), a[row, col], starts[1], row[order].int(), order.int())
+
+
+def native_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies in bfloat16 (x86: AVX-512 BF16 or AMX, ARM: BF16; CUDA: always, by tensor cores).
+
+    torch.cpu.get_capabilities is the public list of instructions. oneDNN's own answer
+    (torch.ops.mkldnn._is_mkldnn_bf16_supported) is true on any AVX-512 CPU, where bfloat16 is slow emulation.
+    """
+    has = torch.cpu.get_capabilities() if device.type == "cpu" else {"bf16": True}
+    return any(has.get(key, False) for key in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def decoder_norm_gradient(code_sums: Tensor, W_dec: Tensor, factor: float) -> Tensor:
     """∂/∂W_dec of factor · Σ_i code_sums_i ‖W_dec,i‖; code_sums [n_latents] over rows. -> [n_latents, d_in]."""
     return (factor * code_sums / W_dec.norm(dim=1).clamp_min(1e-12))[:, None] * W_dec
@@ -38,12 +68,17 @@ def penalty_of(W_dec: Tensor, l1_mode: str, factor: float) -> Tensor | float:
     return factor * W_dec.norm(dim=1) if l1_mode == "norm_weighted" else factor
 
 
+def encoder_product(x_c: Tensor, W_enc: Tensor, encoder: str = "exact") -> Tensor:
+    """x_c W_enc [batch, n_latents]; with encoder "bfloat16" multiplied in bfloat16, which is not exact."""
+    return (x_c.bfloat16() @ W_enc.bfloat16()).to(x_c.dtype) if encoder == "bfloat16" else x_c @ W_enc
+
+
 @torch.no_grad()
-def sae_step(x: Tensor, p: Gradients, lam: float, l1_mode: str) -> tuple[StepStats, Gradients]:
+def sae_step(x: Tensor, p: Gradients, lam: float, l1_mode: str, encoder: str = "exact") -> tuple[StepStats, Gradients]:
     """Loss terms and gradients of `losses.sae_loss`, averaged over rows. x: [batch, d_in] normalised."""
     W_enc, W_dec, n = p["W_enc"], p["W_dec"], len(x)
     x_c = x - p["b_dec"]
-    f = torch.addmm(p["b_enc"], x_c, W_enc).relu_()  # [batch, n_latents]
+    f = encoder_product(x_c, W_enc, encoder).add_(p["b_enc"]).relu_()  # [batch, n_latents]
     error = torch.addmm(p["b_dec"], f, W_dec).sub_(x)  # x̂ − x
     penalty = penalty_of(W_dec, l1_mode, lam / n)
     active = f > 0
@@ -60,12 +95,14 @@ def sae_step(x: Tensor, p: Gradients, lam: float, l1_mode: str) -> tuple[StepSta
 
 
 @torch.no_grad()
-def gated_step(x: Tensor, p: Gradients, lam: float, l1_mode: str, loss: str) -> tuple[StepStats, Gradients]:
+def gated_step(
+    x: Tensor, p: Gradients, lam: float, l1_mode: str, loss: str, encoder: str = "exact"
+) -> tuple[StepStats, Gradients]:
     """Loss terms and gradients of `losses.gated_loss`, averaged over rows. x: [batch, d_in] normalised."""
     W_enc, W_dec, b_dec, n = p["W_enc"], p["W_dec"], p["b_dec"], len(x)
     gain = p["r_mag"].exp()
     x_c = x - b_dec
-    a = x_c @ W_enc  # [batch, n_latents]
+    a = encoder_product(x_c, W_enc, encoder)  # [batch, n_latents]
     opened_codes = (a + p["b_gate"]).relu_()  # ReLU(π)
     is_open = opened_codes > 0
     f = (a * gain).add_(p["b_mag"]).relu_().mul_(is_open)

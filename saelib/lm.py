@@ -28,6 +28,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from saelib.kernels import native_bfloat16
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 HASH_SAMPLE = 1024  # values a tensor that enter the content hash
 SiteName = Any  # a whole number or "middle"; `LM.site` checks it, so that a wrong one is answered with the valid range
@@ -293,20 +295,10 @@ def choose_device(name: str) -> torch.device:
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """The dtype of that name, "auto" being bfloat16 where the device computes it natively; ValueError if unknown."""
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" or cpu_computes_bfloat16() else torch.float32
+        return torch.bfloat16 if native_bfloat16(device) else torch.float32
     if name not in DTYPES:
         raise ValueError(f"dtype {name!r}: expected one of 'auto', {', '.join(map(repr, DTYPES))}")
     return DTYPES[name]
-
-
-def cpu_computes_bfloat16() -> bool:
-    """Whether the CPU has bfloat16 dot products (AVX-512 BF16 or AMX on x86, BF16 on ARM).
-
-    torch.cpu.get_capabilities is the public list of instructions. oneDNN's own answer
-    (torch.ops.mkldnn._is_mkldnn_bf16_supported) is true on any AVX-512 CPU, where bfloat16 is slow emulation.
-    """
-    has = torch.cpu.get_capabilities()
-    return any(has.get(key, False) for key in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _short_name(name: str, gguf_file: str) -> str:

@@ -83,9 +83,15 @@ def resample_(
 def reset_moments_(sae: SAE | GatedSAE, optimizer: torch.optim.Optimizer, latents: Tensor) -> None:
     """Zero Adam's two moments of every element that belongs to `latents`; the step counter stays."""
     for name in ("W_dec", "W_enc", *sae.bias_names()):
-        state = optimizer.state.get(getattr(sae, name), {})
-        for moment in (state[k] for k in ("exp_avg", "exp_avg_sq") if k in state):
+        for moment in _moments(optimizer, getattr(sae, name)):
             if name == "W_enc":
                 moment[:, latents] = 0
             else:
                 moment[latents] = 0
+
+
+def _moments(optimizer: torch.optim.Optimizer, parameter: Tensor) -> list[Tensor]:
+    """Adam's moments of a parameter, in its shape. The optimiser may hold a transposed view of it (see `train`)."""
+    held = {p.data_ptr(): p for group in optimizer.param_groups for p in group["params"]}[parameter.data_ptr()]
+    found = [optimizer.state[held][k] for k in ("exp_avg", "exp_avg_sq") if k in optimizer.state.get(held, {})]
+    return found if held.stride() == parameter.stride() else [moment.T for moment in found]

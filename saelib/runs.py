@@ -50,7 +50,7 @@ from saelib.evaluate import SiteReference, evaluate, site_reference
 from saelib.lm import LM, choose_device, resolve_site
 from saelib.sae import SAE, GatedSAE, build_sae, load_sae, read_json, write_json
 from saelib.store import ShuffledRows, Store, row_moments
-from saelib.train import History, Snapshot, TrainingDiverged, train
+from saelib.train import History, Run, Snapshot, TrainingDiverged, train_many
 
 ARMS = {"plain": ("sae", "plain"), "two_term": ("gated", "two_term"), "full": ("gated", "full")}
 PROBE_ROWS = 1024  # fixed ordinary validation rows on which gate snapshots are taken
@@ -69,7 +69,8 @@ TEXT = (  # noqa: SIM905
 WHOLE = "site batch_size seed n_latents ctx_len tokens_trained n_test_pages n_test_tokens".split()  # noqa: SIM905
 NUMBERS = {name: "int64" if name in WHOLE else "float64" for name in COLUMNS if name not in TEXT}
 CHECKPOINT = "checkpoint.safetensors"
-TRAINING_MODULES = ("losses", "kernels", "sparse", "sae", "resample", "train")  # their code is part of a run's name
+SPARSE_MODULES = ("sparse", "sparse_plain", "sparse_c", "sparse_triton")
+TRAINING_MODULES = ("losses", "kernels", *SPARSE_MODULES, "sae", "resample", "train")  # part of a run's name
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 TIMINGS = ("run_id", "stage", "seconds", "tokens_per_second", "resumed")
 
@@ -125,6 +126,7 @@ class Workspace:
         self.evaluation = evaluation or EvalConfig()
         self.folder = data_dir(profile)
         self.checkpoint_every = 200  # steps
+        self.together = 8  # SAEs trained on one stream at once: weights, gradients and moments of all are held
         self._normalizers: dict[tuple[int, str, str], tuple[torch.Tensor, float]] = {}
 
     # -- model, text, activations ----------------------------------------------------------------------------------
@@ -225,13 +227,11 @@ class Workspace:
             self._check(spec)
         unique = {self.run_id(spec): spec for spec in specs}
         waiting = {run: spec for run, spec in unique.items() if not (self._folder(run) / "config.json").exists()}
-        diverged = {}
-        with tqdm(waiting.items(), desc="training", disable=headless()) as bar:
-            for run, spec in bar:
-                try:
-                    self._train_one(run, spec, notebook, bar)
-                except TrainingDiverged as error:  # what the others make is kept; the failure is raised below
-                    diverged[run] = error
+        diverged: dict[str, TrainingDiverged] = {}
+        with tqdm(total=len(waiting), desc="training", disable=headless()) as bar:
+            for group in self._groups(waiting):  # what the others make is kept; a failure is raised below
+                diverged |= self._train_group({run: waiting[run] for run in group}, notebook, bar)
+                bar.update(len(group))
         self._measure({run: s for run, s in unique.items() if run not in diverged and not self._measured(run)})
         self.write_results()
         if diverged:
@@ -343,31 +343,52 @@ class Workspace:
         order = cfg.seed if cfg.data_seed < 0 else cfg.data_seed
         return ShuffledRows(self.store, spec.sae.site, index, cfg.batch_size, order)
 
-    def _train_one(self, run: str, spec: Spec, notebook: str, bar: Any) -> None:
-        sae_cfg, cfg = spec
-        folder, store = self._folder(run), self.store
+    def _groups(self, specs: dict[str, Spec]) -> list[list[str]]:
+        """Runs that share a stream and its normaliser, at most `together` at once."""
+        groups = defaultdict(list)
+        for run, (sae, cfg) in specs.items():
+            order = cfg.seed if cfg.data_seed < 0 else cfg.data_seed
+            groups[sae.site, sae.normalize, cfg.tokens_mask, cfg.batch_size, order].append(run)
+        return [part for runs in groups.values() for part in _parts(runs, self.together)]
+
+    def _train_group(self, specs: dict[str, Spec], notebook: str, bar: Any) -> dict[str, TrainingDiverged]:
+        """Train runs of one stream and save them; returns those that diverged."""
+        start, names, done = time.monotonic(), list(specs), {}
+        runs = [self._prepared(run, spec, notebook) for run, spec in specs.items()]
+
+        def show(i: int, row: dict[str, Any]) -> None:
+            spec = specs[names[i]]
+            at = f"{len(runs)} SAEs, {spec.arm} site {spec.sae.site} λ={spec.train.lam:g}: {row['step']}/"
+            at += f"{spec.train.steps} FVU {row['fvu']:.3f} L0 {row['l0']:.1f} dead {row['dead_fraction']:.0%}"
+            bar.set_postfix_str(at)
+
+        histories = train_many(runs, self.stream(specs[names[0]]), self.checkpoint_every, show)
+        for run, trained, history in zip(names, runs, histories, strict=True):
+            if isinstance(history, History):
+                self._save(run, trained, history)
+                done[run] = (trained.cfg.steps - history.resumed_at) * trained.cfg.batch_size, history.resumed_at > 0
+        per_token = (time.monotonic() - start) / max(1, sum(tokens for tokens, _ in done.values()))
+        for run, (tokens, resumed) in done.items():
+            log_time(self.folder, "train", per_token * tokens, run, tokens, resumed)
+        return {run: found for run, found in zip(names, histories, strict=True) if run not in done}
+
+    def _prepared(self, run: str, spec: Spec, notebook: str) -> Run:
+        """A fresh SAE with its normaliser; what it is going to be lies in `train.json`."""
+        (sae_cfg, cfg), folder, store = spec, self._folder(run), self.store
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "train.json").exists():
             made = {"notebook": notebook, "train": cfg.to_dict(), "sae": sae_cfg.to_dict(), "store": store.store_id}
             write_json(folder / "train.json", made | {"code_version": code_version()})
         sae = build_sae(sae_cfg, torch.Generator().manual_seed(cfg.seed))
         sae.set_normalizer_(*self.normalizer(sae_cfg.site, sae_cfg.normalize, cfg.tokens_mask))
-        sae.to(self._device())
-        stream = self.stream(spec)
-        start, checkpoint = time.monotonic(), folder / CHECKPOINT
-        name = f"{spec.arm} site {sae_cfg.site} λ={cfg.lam:g}"
-        history = train(
-            sae, stream, cfg, probe=self._probe(sae_cfg.site) if cfg.snapshots else None, checkpoint=checkpoint,
-            checkpoint_every=self.checkpoint_every,
-            on_log=lambda r: bar.set_postfix_str(
-                f"{name}: {r['step']}/{cfg.steps} FVU {r['fvu']:.3f} L0 {r['l0']:.1f} dead {r['dead_fraction']:.0%}"
-            ),
-        )  # fmt: skip
+        probe = self._probe(sae_cfg.site) if cfg.snapshots else None
+        return Run(sae.to(self._device()), cfg, probe, folder / CHECKPOINT)
+
+    def _save(self, run: str, trained: Run, history: History) -> None:
+        folder = self._folder(run)
         self._save_history(folder, history)
-        sae.save(folder)
-        checkpoint.unlink(missing_ok=True)
-        tokens = cfg.steps * cfg.batch_size - history.resumed_at * cfg.batch_size
-        log_time(self.folder, "train", time.monotonic() - start, run, tokens, history.resumed_at > 0)
+        trained.sae.save(folder)
+        (folder / CHECKPOINT).unlink(missing_ok=True)
 
     def _device(self) -> torch.device:
         return choose_device(self.device_name)

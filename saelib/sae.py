@@ -122,8 +122,8 @@ class _Autoencoder(nn.Module, ABC):
     def project_decoder_grad_(self) -> None:
         """Remove the gradient's component along each unit-norm decoder row (Bricken et al. 2023, appendix)."""
         if self.config.l1_mode == "unit_norm" and self.W_dec.grad is not None:
-            along = (self.W_dec.grad * self.W_dec).sum(dim=1, keepdim=True)
-            self.W_dec.grad -= along * self.W_dec
+            along = torch.linalg.vecdot(self.W_dec.grad, self.W_dec)[:, None]
+            self.W_dec.grad.addcmul_(along, self.W_dec, value=-1)
 
     def check_store(self, d_model: int, sites: tuple[int, ...]) -> None:
         """Refuse activations of another width or without this SAE's site, naming both."""

@@ -2,55 +2,238 @@
 //
 // Row b of the batch has the entries crow[b] .. crow[b + 1] - 1: its latents col[], in rising order. Sums run in a fixed
 // order whatever the number of threads, so results do not depend on it. All arrays are contiguous; W and its gradients
-// are latent by latent, [n_latents][d].
+// are latent by latent, [n_latents][d]. A row's open latents are kept as bits, in words of 64.
 
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
-// Number of entries a[b][i] + bias[i] > 0 of each row.
-void count_open(const float *a, const float *bias, int64_t rows, int64_t n, int64_t *counts) {
+#define LANES 16
+#define WORD 64
+
+static int64_t words(int64_t n) { return (n + WORD - 1) / WORD; }
+
+static float from_bf16(uint16_t v) {
+    uint32_t bits = (uint32_t)v << 16;
+    float out;
+    memcpy(&out, &bits, 4);
+    return out;
+}
+
+// Round to nearest, ties to even; finite values only.
+static uint16_t to_bf16(float v) {
+    uint32_t bits;
+    memcpy(&bits, &v, 4);
+    return (uint16_t)((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+}
+
+// Bit l: a[l] + bias[l] > 0, for 16 latents.
+static uint64_t above(const float *a, const float *bias) {
+#if defined(__AVX512F__)
+    return _mm512_cmp_ps_mask(_mm512_add_ps(_mm512_loadu_ps(a), _mm512_loadu_ps(bias)), _mm512_setzero_ps(), _CMP_GT_OQ);
+#elif defined(__AVX2__)
+    __m256 zero = _mm256_setzero_ps(), lo = _mm256_add_ps(_mm256_loadu_ps(a), _mm256_loadu_ps(bias));
+    __m256 hi = _mm256_add_ps(_mm256_loadu_ps(a + 8), _mm256_loadu_ps(bias + 8));
+    return (uint64_t)_mm256_movemask_ps(_mm256_cmp_ps(lo, zero, _CMP_GT_OQ)) |
+           (uint64_t)_mm256_movemask_ps(_mm256_cmp_ps(hi, zero, _CMP_GT_OQ)) << 8;
+#else
+    uint64_t bits = 0;
+    for (int l = 0; l < LANES; l++) bits |= (uint64_t)(a[l] + bias[l] > 0) << l;
+    return bits;
+#endif
+}
+
+// Bits of a[b][i] + bias[i] > 0, and their number in each row.
+void screen(const float *a, const float *bias, int64_t rows, int64_t n, uint64_t *bits, int64_t *counts) {
 #pragma omp parallel for schedule(static)
     for (int64_t b = 0; b < rows; b++) {
         const float *row = a + b * n;
-        int32_t count = 0;
-        for (int64_t i = 0; i < n; i++) count += row[i] + bias[i] > 0;
+        uint64_t *out = bits + b * words(n);
+        int64_t count = 0;
+        for (int64_t w = 0; w < words(n); w++) {
+            uint64_t word = 0;
+            int64_t i = w * WORD, stop = i + WORD < n ? i + WORD : n;
+            for (; i + LANES <= stop; i += LANES) word |= above(row + i, bias + i) << (i - w * WORD);
+            for (; i < stop; i++) word |= (uint64_t)(row[i] + bias[i] > 0) << (i - w * WORD);
+            out[w] = word;
+            count += __builtin_popcountll(word);
+        }
         counts[b] = count;
     }
 }
 
-// The entries themselves: latent and a[b][i].
-void fill_open(const float *a, const float *bias, int64_t rows, int64_t n, const int64_t *crow, int32_t *col,
-               float *value) {
+// Latents of the bits, and a[b][i] there.
+void gather(const float *a, const uint64_t *bits, int64_t rows, int64_t n, const int64_t *crow, int32_t *col,
+            float *value) {
 #pragma omp parallel for schedule(static)
     for (int64_t b = 0; b < rows; b++) {
-        const float *row = a + b * n;
-        int64_t at = crow[b], end = crow[b + 1];
-        for (int64_t i = 0; i < n && at < end; i += 16) {
-            int64_t stop = i + 16 < n ? i + 16 : n;
-            uint32_t bits = 0;
-            for (int64_t j = i; j < stop; j++) bits |= (uint32_t)(row[j] + bias[j] > 0) << (j - i);
-            while (bits) {
-                int64_t j = i + __builtin_ctz(bits);
-                bits &= bits - 1;
-                col[at] = (int32_t)j;
-                value[at++] = row[j];
+        int64_t at = crow[b];
+        for (int64_t w = 0; w < words(n); w++)
+            for (uint64_t word = bits[b * words(n) + w]; word; word &= word - 1) {
+                int64_t i = w * WORD + __builtin_ctzll(word);
+                col[at] = (int32_t)i;
+                value[at++] = a[b * n + i];
             }
-        }
     }
 }
 
-static float dot(const float *restrict a, const float *restrict b, int64_t d) {
-    float sum[16] = {0};
-    int64_t k = 0;
-    for (; k + 16 <= d; k += 16)
-        for (int l = 0; l < 16; l++) sum[l] += a[k + l] * b[k + l];
-    float total = 0;
-    for (int l = 0; l < 16; l++) total += sum[l];
-    for (; k < d; k++) total += a[k] * b[k];
-    return total;
+// Rows in bfloat16, with ‖row‖ and ‖row - bfloat16(row)‖.
+void round_rows(const float *x, int64_t rows, int64_t d, uint16_t *out, float *norm, float *residual) {
+#pragma omp parallel for schedule(static)
+    for (int64_t b = 0; b < rows; b++) {
+        float square[LANES] = {0}, lost[LANES] = {0};
+        for (int64_t k = 0; k < d; k += LANES) {
+            int64_t lanes = d - k < LANES ? d - k : LANES;
+            for (int64_t l = 0; l < lanes; l++) {
+                float v = x[b * d + k + l];
+                uint16_t r = to_bf16(v);
+                float e = v - from_bf16(r);
+                out[b * d + k + l] = r;
+                square[l] += v * v;
+                lost[l] += e * e;
+            }
+        }
+        for (int l = 1; l < LANES; l++) square[0] += square[l], lost[0] += lost[l];
+        norm[b] = sqrtf(square[0]);
+        residual[b] = sqrtf(lost[0]);
+    }
 }
 
-// error[b] = Σ f W_dec[col] + b_dec − x[b] (scaled by `scale` on the way out), its squared norm, and the gradient of
+// Bits of the latents whose bfloat16 product a[b][i] may belong to a pre-activation above 0. The product is wrong by
+//   |x·w - x'·w'| <= ‖x - x'‖ ‖w‖ + ‖x'‖ ‖w - w'‖            (Cauchy-Schwarz; primes are bfloat16)
+// plus `sums` ‖x‖ ‖w‖ for adding up in float32, plus `rounding` |a| for a itself being bfloat16.
+void screen_bf16(const uint16_t *a, const float *bias, int64_t rows, int64_t n, const float *x_norm,
+                 const float *x_residual, const float *w_norm, const float *w_residual, float sums, float rounding,
+                 uint64_t *bits, int64_t *counts) {
+#pragma omp parallel for schedule(static)
+    for (int64_t b = 0; b < rows; b++) {
+        const uint16_t *row = a + b * n;
+        float by_norm = x_residual[b] + sums * x_norm[b], by_residual = x_norm[b] + x_residual[b];
+        int64_t count = 0;
+        for (int64_t w = 0; w < words(n); w++) {
+            float upper[WORD], zero[WORD] = {0};
+            int64_t i = w * WORD, size = n - i < WORD ? n - i : WORD;
+            for (int64_t l = 0; l < size; l++) {
+                float v = from_bf16(row[i + l]);
+                upper[l] = v + rounding * fabsf(v) + by_norm * w_norm[i + l] + by_residual * w_residual[i + l];
+                upper[l] += bias[i + l];
+            }
+            for (int64_t l = size; l < WORD; l++) upper[l] = -1;
+            uint64_t word = 0;
+            for (int l = 0; l < WORD; l += LANES) word |= above(upper + l, zero + l) << l;
+            bits[b * words(n) + w] = word;
+            count += __builtin_popcountll(word);
+        }
+        counts[b] = count;
+    }
+}
+
+typedef float vec __attribute__((vector_size(4 * LANES)));  // the compiler splits it where registers are shorter
+
+static vec load(const float *p) {
+    vec v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+static float total(vec v) {
+    float sum = 0;
+    for (int l = 0; l < LANES; l++) sum += v[l];
+    return sum;
+}
+
+// out[q] = a · w[q], for four rows at once: four independent chains of sums.
+static void four_dots(const float *a, const float *const w[4], int64_t d, float out[4]) {
+    vec s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+    int64_t k = 0;
+    for (; k + LANES <= d; k += LANES) {
+        vec v = load(a + k);
+        s0 += v * load(w[0] + k);
+        s1 += v * load(w[1] + k);
+        s2 += v * load(w[2] + k);
+        s3 += v * load(w[3] + k);
+    }
+    out[0] = total(s0), out[1] = total(s1), out[2] = total(s2), out[3] = total(s3);
+    for (; k < d; k++)
+        for (int q = 0; q < 4; q++) out[q] += a[k] * w[q][k];
+}
+
+// out[j] = a · W[col[j]] for each j.
+static void dots(const float *a, const float *W, int64_t d, const int32_t *col, int64_t count, float *out) {
+    for (int64_t j = 0; j < count; j += 4) {
+        const float *w[4];
+        float four[4];
+        for (int q = 0; q < 4; q++) w[q] = W + (int64_t)col[j + q < count ? j + q : j] * d;
+        four_dots(a, w, d, four);
+        for (int q = 0; q < 4 && j + q < count; q++) out[j + q] = four[q];
+    }
+}
+
+// Of the bits' latents those with x_c[b] · W[i] + bias[i] > 0 in float32, with that product: from crow[b] on, counts[b]
+// of them. Room is needed for all bits.
+void recompute(const float *x_c, const float *W, const float *bias, const uint64_t *bits, int64_t rows, int64_t n,
+               int64_t d, const int64_t *crow, int32_t *col, float *value, int64_t *counts) {
+#pragma omp parallel for schedule(dynamic, 16)
+    for (int64_t b = 0; b < rows; b++) {
+        int64_t at = crow[b], kept = at;
+        for (int64_t w = 0; w < words(n); w++)
+            for (uint64_t word = bits[b * words(n) + w]; word; word &= word - 1)
+                col[at++] = (int32_t)(w * WORD + __builtin_ctzll(word));
+        dots(x_c + b * d, W, d, col + crow[b], at - crow[b], value + crow[b]);
+        for (int64_t j = crow[b]; j < at; j++)
+            if (value[j] + bias[col[j]] > 0) {
+                col[kept] = col[j];
+                value[kept++] = value[j];
+            }
+        counts[b] = kept - crow[b];
+    }
+}
+
+// Close the gaps that `recompute` leaves: row b moves from `from[b]` to crow[b].
+void pack(int64_t rows, const int64_t *from, const int64_t *crow, int32_t *col, float *value) {
+    for (int64_t b = 0; b < rows; b++) {
+        int64_t count = crow[b + 1] - crow[b];
+        memmove(col + crow[b], col + from[b], count * sizeof *col);
+        memmove(value + crow[b], value + from[b], count * sizeof *value);
+    }
+}
+
+// out += Σ_j v[j] · row(j), four rows at a time, row(j) = R + where[j] · d.
+static void add_rows(float *restrict out, const float *R, int64_t d, const int32_t *where, const float *v,
+                     const int32_t *order, int64_t count) {
+    int64_t j = 0;
+    for (; j + 4 <= count; j += 4) {
+        const float *restrict r0 = R + (int64_t)where[j] * d, *restrict r1 = R + (int64_t)where[j + 1] * d;
+        const float *restrict r2 = R + (int64_t)where[j + 2] * d, *restrict r3 = R + (int64_t)where[j + 3] * d;
+        float v0 = v[order ? order[j] : j], v1 = v[order ? order[j + 1] : j + 1];
+        float v2 = v[order ? order[j + 2] : j + 2], v3 = v[order ? order[j + 3] : j + 3];
+        int64_t k = 0;
+        for (; k + LANES <= d; k += LANES) {
+            vec sum = (v0 * load(r0 + k) + v1 * load(r1 + k)) + (v2 * load(r2 + k) + v3 * load(r3 + k)) + load(out + k);
+            memcpy(out + k, &sum, sizeof sum);
+        }
+        for (; k < d; k++) out[k] += (v0 * r0[k] + v1 * r1[k]) + (v2 * r2[k] + v3 * r3[k]);
+    }
+    for (; j < count; j++) {
+        const float *restrict r = R + (int64_t)where[j] * d;
+        float value = v[order ? order[j] : j];
+        for (int64_t k = 0; k < d; k++) out[k] += value * r[k];
+    }
+}
+
+// ‖a‖² in double.
+static double square_norm(const float *a, int64_t d) {
+    double sum[LANES] = {0};
+    for (int64_t k = 0; k < d; k += LANES)
+        for (int64_t l = 0; l < LANES && k + l < d; l++) sum[l] += (double)a[k + l] * a[k + l];
+    for (int l = 1; l < LANES; l++) sum[0] += sum[l];
+    return sum[0];
+}
+
+// error[b] = Σ f W_dec[col] + b_dec - x[b] (scaled by `scale` on the way out), its squared norm, and the gradient of
 // each entry's code, scale · error · W_dec[col].
 void decode_and_code_gradient(const float *x, const float *W_dec, const float *b_dec, int64_t rows, int64_t d,
                               const int64_t *crow, const int32_t *col, const float *f, float scale, float *error,
@@ -58,16 +241,12 @@ void decode_and_code_gradient(const float *x, const float *W_dec, const float *b
 #pragma omp parallel for schedule(dynamic, 16)
     for (int64_t b = 0; b < rows; b++) {
         float *restrict e = error + b * d;
-        const float *xb = x + b * d;
-        for (int64_t k = 0; k < d; k++) e[k] = b_dec[k] - xb[k];
-        for (int64_t j = crow[b]; j < crow[b + 1]; j++) {
-            if (f[j] == 0) continue;
-            const float *restrict w = W_dec + (int64_t)col[j] * d;
-            for (int64_t k = 0; k < d; k++) e[k] += f[j] * w[k];
-        }
-        squared[b] = dot(e, e, d);
+        int64_t at = crow[b], count = crow[b + 1] - at;
+        for (int64_t k = 0; k < d; k++) e[k] = b_dec[k] - x[b * d + k];
+        add_rows(e, W_dec, d, col + at, f + at, 0, count);
+        squared[b] = square_norm(e, d);
         for (int64_t k = 0; k < d; k++) e[k] *= scale;
-        for (int64_t j = crow[b]; j < crow[b + 1]; j++) g_code[j] = dot(e, W_dec + (int64_t)col[j] * d, d);
+        dots(e, W_dec, d, col + at, count, g_code + at);
     }
 }
 
@@ -76,21 +255,15 @@ void weight_gradient(const float *rows_of, int64_t n, int64_t d, const int64_t *
                      const int32_t *order, const float *v, float *g) {
 #pragma omp parallel for schedule(dynamic, 32)
     for (int64_t i = 0; i < n; i++) {
-        float *restrict out = g + i * d;
-        memset(out, 0, d * sizeof(float));
-        for (int64_t j = ccol[i]; j < ccol[i + 1]; j++) {
-            float value = v[order[j]];
-            if (value == 0) continue;
-            const float *restrict in = rows_of + (int64_t)row[j] * d;
-            for (int64_t k = 0; k < d; k++) out[k] += value * in[k];
-        }
+        memset(g + i * d, 0, d * sizeof *g);
+        add_rows(g + i * d, rows_of, d, row + ccol[i], v, order + ccol[i], ccol[i + 1] - ccol[i]);
     }
 }
 
 // The same entries latent by latent: where each latent starts, and for each place its row and its entry number.
 void by_latent(int64_t rows, int64_t n, const int64_t *crow, const int32_t *col, int64_t *ccol, int32_t *row,
                int32_t *order) {
-    memset(ccol, 0, (n + 1) * sizeof(int64_t));
+    memset(ccol, 0, (n + 1) * sizeof *ccol);
     for (int64_t j = 0; j < crow[rows]; j++) ccol[col[j] + 1]++;
     for (int64_t i = 0; i < n; i++) ccol[i + 1] += ccol[i];
     for (int64_t b = 0; b < rows; b++)

@@ -27,7 +27,7 @@ import numpy as np
 import safetensors.numpy
 import safetensors.torch
 import torch
-from jaxtyping import Bool, Float32, Float64, Int8, Integer
+from jaxtyping import Bool, Float32, Float64, Int8, Integer, Shaped
 from safetensors import safe_open
 from torch import Tensor
 
@@ -170,7 +170,7 @@ class StoreWriter:
             "dtype": str(self.dtype).removeprefix("torch."),
             # Weights of one content hash still give other activations in another arithmetic.
             "compute_dtype": str(compute_dtype or self.dtype).removeprefix("torch."),
-            "config": {"batch_tokens": config.batch_tokens, "shard_tokens": config.shard_tokens},
+            "config": {name: getattr(config, name) for name in ("batch_tokens", "shard_tokens", "pad")},
             "bos": bool(contexts.bos),
             "n_rows": int(contexts.n_tokens),
             "n_contexts": int(contexts.n_contexts),
@@ -384,20 +384,24 @@ class Store:
 
     def rows(self, site: int, index: Integer[np.ndarray, " n"]) -> Float32[Tensor, "n d_model"]:
         """Rows `index` of a site, in any order, repeats allowed; `IndexError` for a row the store does not have."""
-        self._require_site(site)
-        index = index.astype(np.int64)
-        if len(index) and not (index.min() >= 0 and index.max() < self.n_rows):
-            raise IndexError(f"{self.path}: row {index.min()} to {index.max()} asked for, has 0 to {self.n_rows - 1}")
         order = np.argsort(index, kind="stable")
-        cuts = np.searchsorted(index[order], self._starts)
-        found = torch.empty(len(index), self.d_model, dtype=getattr(torch, self.manifest["dtype"]))
-        for shard in np.flatnonzero(np.diff(cuts)):
-            part = slice(cuts[shard], cuts[shard + 1])
-            local = torch.from_numpy(index[order[part]] - self._starts[shard])
-            torch.index_select(self._shard(site, int(shard))["x"], 0, local, out=found[part])
+        found = self.stored_rows(site, index[order])
         back = torch.empty(len(index), dtype=torch.long)
         back[torch.from_numpy(order)] = torch.arange(len(index))
         return found[back].float()
+
+    def stored_rows(self, site: int, index: Integer[np.ndarray, " n"]) -> Shaped[Tensor, "n d_model"]:
+        """Rows `index`, in ascending order, in the dtype they are stored in: one copy, by the calling thread alone."""
+        self._require_site(site)
+        if len(index) and not (index[0] >= 0 and index[-1] < self.n_rows):
+            raise IndexError(f"{self.path}: row {index[0]} to {index[-1]} asked for, has 0 to {self.n_rows - 1}")
+        cuts = np.searchsorted(index, self._starts)
+        found = torch.empty(len(index), self.d_model, dtype=getattr(torch, self.manifest["dtype"]))
+        for shard in np.flatnonzero(np.diff(cuts)):
+            part = slice(cuts[shard], cuts[shard + 1])
+            local = index[part] - self._starts[shard]
+            _bits(self._shard(site, int(shard))["x"]).take(local, axis=0, out=_bits(found[part]), mode="clip")
+        return found
 
     def iter_rows(
         self, site: int, index: Integer[np.ndarray, " n"], batch: int
@@ -442,11 +446,16 @@ class Store:
         return chosen
 
 
+def _bits(x: Tensor) -> np.ndarray:
+    """The tensor's memory as whole numbers of its width: numpy has no bfloat16."""
+    return x.view({2: torch.int16, 4: torch.int32}[x.element_size()]).numpy()
+
+
 class ShuffledRows:
     """Endless seeded batches of rows `index` of a site; each epoch is a new permutation of (seed, epoch).
 
-    Yields (x [batch_size, d_model] float32, rows [batch_size]); a batch may straddle epochs. `cursor`, the rows
-    consumed, is the whole state: the stream from a cursor is the same however it was reached.
+    Yields (x [batch_size, d_model] as stored, rows [batch_size]), rows ascending; a batch may straddle epochs.
+    `cursor`, the rows consumed, is the whole state: the stream from a cursor is the same however it was reached.
     """
 
     def __init__(
@@ -478,21 +487,21 @@ class ShuffledRows:
         return self._order
 
     def next_rows(self) -> Integer[np.ndarray, " batch"]:
-        """Row numbers of the next batch; moves the cursor."""
+        """Row numbers of the next batch, ascending; moves the cursor."""
         parts, left = [], self.batch_size
         while left:
             epoch, start = divmod(self.cursor, len(self.index))
             parts.append(self._permutation(epoch)[start : start + left])
             self.cursor += len(parts[-1])
             left -= len(parts[-1])
-        return np.concatenate(parts)
+        return np.sort(np.concatenate(parts))
 
     def __iter__(self) -> ShuffledRows:
         return self
 
-    def __next__(self) -> tuple[Float32[Tensor, "batch d_model"], Integer[np.ndarray, " batch"]]:
+    def __next__(self) -> tuple[Shaped[Tensor, "batch d_model"], Integer[np.ndarray, " batch"]]:
         rows = self.next_rows()
-        return self.store.rows(self.site, rows), rows
+        return self.store.stored_rows(self.site, rows), rows
 
 
 class Moments(NamedTuple):

@@ -1,7 +1,8 @@
-"""One training loop: Adam, a schedule by `transformers`' names, λ warm-up, resampling, exact checkpoints.
+"""One training loop for one or many SAEs: Adam, schedules by `transformers`' names, λ warm-up, resampling.
 
-`Trainer` holds everything a run is (weights, moments, schedule, random state, dead counters, history); `train` feeds it
-a stream of rows. A run continued from a checkpoint ends bit-identical to one that was never interrupted.
+`Trainer` holds everything a run is (weights, moments, schedule, random state, dead counters, history); `train_many`
+reads and normalises each batch once and gives it to every trainer. Each SAE ends bit-identical to one trained alone,
+and a run continued from a checkpoint to one that was never interrupted.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,8 +30,10 @@ from saelib.resample import ResampleEvent, resample_, row_losses
 from saelib.sae import SAE, GatedSAE
 
 WEISZFELD_STEPS = 32
-SPARSE_BELOW = 0.1  # share of open entries in the last batch under which "auto" takes the sparse step
+SPARSE_BELOW = 0.25  # share of open entries in the last batch under which "auto" takes the sparse step
+SCREEN_BELOW = 0.03  # and under which the sparse step's encoder multiplies in bfloat16 first
 B_DEC_ROWS = 8192  # training rows from which b_dec is initialised
+BLOCK_BYTES = 32 << 20  # of normalised rows read ahead: each SAE takes these batches before the next one does
 
 
 class TrainingDiverged(RuntimeError):
@@ -37,9 +42,8 @@ class TrainingDiverged(RuntimeError):
 
 @runtime_checkable
 class RowSource(Protocol):
-    """What training needs of a stream (`store.ShuffledRows` is one)."""
+    """What training needs of a stream (`store.ShuffledRows` is one). `cursor` counts the rows handed out."""
 
-    cursor: int
     index: np.ndarray
 
     def __next__(self) -> tuple[Tensor, np.ndarray]: ...
@@ -99,7 +103,8 @@ class Trainer:
         if isinstance(sae, GatedSAE) == (cfg.loss == "plain"):
             raise ConfigError(f"TrainConfig.loss = {cfg.loss!r} does not fit a {type(sae).__name__}")
         self.sae, self.cfg, self.probe = sae.requires_grad_(True), cfg, probe
-        self.optimizer = torch.optim.Adam(sae.parameters(), cfg.lr, (cfg.beta1, cfg.beta2), fused=True)
+        self.leaves = {name: _contiguous_view(p) for name, p in sae.named_parameters()}
+        self.optimizer = torch.optim.Adam(self.leaves.values(), cfg.lr, (cfg.beta1, cfg.beta2), fused=True)
         self.scheduler = make_scheduler(self.optimizer, cfg)
         self.generator = torch.Generator().manual_seed(cfg.seed)
         self.step, self.history = 0, History()
@@ -107,13 +112,10 @@ class Trainer:
         self.idle = torch.zeros(n, dtype=torch.long, device=device)  # tokens since the latent fired
         self.gate_idle = torch.zeros(n, dtype=torch.long, device=device)  # tokens since its gate was open
         self.density = 1.0  # open entries of the last batch, as a share
-        dtype = sae.W_dec.dtype
-        self._sparse_here = cfg.step != "dense" and dtype == torch.float32 and sparse.available(device)
+        self._sparse_here = cfg.step != "dense" and sae.W_dec.dtype == torch.float32
+        self._screen_here = self._sparse_here and sparse.screens(device)
         if cfg.step == "sparse" and not self._sparse_here:
-            raise ConfigError(
-                f"TrainConfig.step = 'sparse': not on {device} with {dtype} weights or without a C compiler; "
-                "use 'auto' or 'dense'"
-            )
+            raise ConfigError(f"TrainConfig.step = 'sparse': not with {sae.W_dec.dtype} weights; use 'auto' or 'dense'")
         self._sums: dict[str, Tensor] = {}
 
     @property
@@ -154,12 +156,13 @@ class Trainer:
         params, mode = dict(self.sae.named_parameters()), self.sae.config.l1_mode
         step = sparse if self.takes_sparse_step() else kernels
         if self.cfg.loss == "plain":
-            stats, grads = step.sae_step(x, params, lam, mode)
+            stats, grads = step.sae_step(x, params, lam, mode, self.encoder())
         else:
-            stats, grads = step.gated_step(x, params, lam, mode, self.cfg.loss)
+            stats, grads = step.gated_step(x, params, lam, mode, self.cfg.loss, self.encoder())
         self.density = float(stats.n_open) / (len(x) * self.sae.config.n_latents)
         for name, parameter in params.items():
             parameter.grad = grads[name]
+            self.leaves[name].grad = _oriented(grads[name], parameter, self.leaves[name])
         return stats
 
     def takes_sparse_step(self) -> bool:
@@ -167,6 +170,13 @@ class Trainer:
         if self.cfg.step == "auto":
             return self._sparse_here and self.density < SPARSE_BELOW
         return self.cfg.step == "sparse"
+
+    def encoder(self) -> str:
+        """How the coming step multiplies: see `sparse.open_entries`; by density too."""
+        if self.cfg.encoder == "bfloat16":
+            return "bfloat16"
+        screened = self._screen_here and self.takes_sparse_step() and self.density < SCREEN_BELOW
+        return "screen" if screened else "exact"
 
     def _count(self, stats: kernels.StepStats, rows: int) -> None:
         self.idle.add_(rows).masked_fill_(stats.fired, 0)
@@ -235,17 +245,17 @@ class Trainer:
 
     # -- checkpoints -------------------------------------------------------------------------------------------
 
-    def save_checkpoint(self, path: Path, cursor: int) -> None:
+    def save_checkpoint(self, path: Path) -> None:
         """Write everything a run is into one safetensors file, atomically; refuses weights that are not finite."""
         tensors = {f"w.{k}": v for k, v in self.sae.state_dict().items()}
         if not all(bool(torch.isfinite(v).all()) for v in tensors.values()):
             raise TrainingDiverged(f"weights are not finite after step {self.step}; earlier checkpoints are kept")
-        for name, parameter in self.sae.named_parameters():
-            tensors |= {f"a.{name}.{k}": v for k, v in self.optimizer.state[parameter].items()}
+        for name, leaf in self.leaves.items():
+            tensors |= {f"a.{name}.{k}": v for k, v in self.optimizer.state[leaf].items()}
         tensors |= {"idle": self.idle, "gate_idle": self.gate_idle, "generator": self.generator.get_state()}
         for i, s in enumerate(self.history.snapshots):
             tensors |= {f"s.{i}.{k}": getattr(s, k) for k in ("fire_rate", "open", "b_gate")}
-        state = {"step": self.step, "cursor": cursor, "train": self.cfg.to_dict(), "sae": self.sae.config.to_dict()}
+        state = {"step": self.step, "train": self.cfg.to_dict(), "sae": self.sae.config.to_dict()}
         state |= {
             "density": self.density,
             "table": self.history.table,
@@ -259,8 +269,8 @@ class Trainer:
         os.replace(temporary, path)
 
     @torch.no_grad()
-    def load_checkpoint(self, path: Path) -> int:
-        """Continue from a checkpoint; returns the stream's cursor. A checkpoint of another run is refused."""
+    def load_checkpoint(self, path: Path) -> None:
+        """Continue from a checkpoint; one of another run is refused."""
         try:
             with safe_open(path, framework="pt") as file:
                 state = json.loads(file.metadata()["state"])
@@ -285,18 +295,32 @@ class Trainer:
         ]
         events = [ResampleEvent(**e) for e in state["events"]]
         self.history = History(state["table"], events, snapshots, resumed_at=self.step)
-        return state["cursor"]
 
     def _load_moments(self, tensors: dict[str, Tensor]) -> None:
-        for name, parameter in self.sae.named_parameters():
+        for name, leaf in self.leaves.items():
             prefix = f"a.{name}."
+            # fused Adam wants its step counter on the parameter's device
             moments = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-            # Moments take the parameter's strides (W_enc is stored transposed), as Adam itself makes them; fused Adam
-            # wants its step counter on the parameter's device.
-            self.optimizer.state[parameter] = {
-                k: v.to(parameter.device) if k == "step" else torch.empty_like(parameter).copy_(v)
-                for k, v in moments.items()
-            }
+            self.optimizer.state[leaf] = {k: v.to(leaf.device) for k, v in moments.items()}
+
+
+def _contiguous_view(parameter: Tensor) -> Tensor:
+    """The parameter's memory as the optimiser takes it: fused Adam copies what is stored transposed, as W_enc is."""
+    return parameter.detach() if parameter.is_contiguous() else parameter.detach().T
+
+
+def _oriented(x: Tensor, parameter: Tensor, leaf: Tensor) -> Tensor:
+    """x, shaped as the parameter, as its leaf is stored."""
+    return x if parameter.stride() == leaf.stride() else x.T
+
+
+class Run(NamedTuple):
+    """One SAE to train in place, with rows [k, d_in] in model units for its gate snapshots and its checkpoint file."""
+
+    sae: SAE | GatedSAE
+    cfg: TrainConfig
+    probe: Tensor | None = None
+    checkpoint: Path | None = None  # continued from if it exists
 
 
 def train(
@@ -309,28 +333,113 @@ def train(
     checkpoint_every: int = 200,
     on_log: Callable[[dict[str, Any]], None] | None = None,
 ) -> History:
-    """Train `sae` in place on rows of `stream` (model units) and return the history.
+    """Train one SAE; raises `TrainingDiverged`. on_log gets each new row of the history. See `Run`, `train_many`."""
+    log = on_log and (lambda _, row: on_log(row))
+    (result,) = train_many([Run(sae, cfg, probe, checkpoint)], stream, checkpoint_every, log)
+    if isinstance(result, TrainingDiverged):
+        raise result
+    return result
 
-    probe: rows [k, d_in] in model units for gate snapshots. checkpoint: a file, continued from if it exists and
-    rewritten about every `checkpoint_every` steps (rounded to `log_every`). Raises `TrainingDiverged`.
+
+def train_many(
+    runs: Sequence[Run],
+    stream: RowSource,
+    checkpoint_every: int = 200,
+    on_log: Callable[[int, dict[str, Any]], None] | None = None,
+) -> list[History | TrainingDiverged]:
+    """Train SAEs of one normaliser and batch size on one stream; a history each, or why that run was given up.
+
+    on_log gets the run's number and each new row of its history. Checkpoints are rewritten about every
+    `checkpoint_every` steps (rounded to `log_every`).
     """
-    device = sae.W_dec.device
-    trainer = Trainer(sae, cfg, None if probe is None else sae.normalize(probe.to(device)))
-    if checkpoint and checkpoint.exists():
-        stream.seek(trainer.load_checkpoint(checkpoint))
+    first = _same_stream(runs)
+    trainers = [_started(run, stream) for run in runs]
+    results: list[History | TrainingDiverged] = [trainer.history for trainer in trainers]
+    going = {i: trainer for i, trainer in enumerate(trainers) if trainer.step < trainer.cfg.steps}
+    for start, batches in _blocks(stream, first, [trainer.step for trainer in going.values()], runs):
+        for i, trainer in list(going.items()):
+            todo = [x for number, x in enumerate(batches, start) if trainer.step <= number < trainer.cfg.steps]
+            try:
+                for x in todo:
+                    _advance(trainer, x, stream, runs[i].checkpoint, checkpoint_every, on_log and partial(on_log, i))
+            except TrainingDiverged as error:
+                results[i] = error
+            if results[i] is not trainer.history or trainer.step == trainer.cfg.steps:
+                del going[i]
+        if not going:
+            break
+    for trainer, result in zip(trainers, results, strict=True):
+        if result is trainer.history:
+            trainer.finish()
+    return results
+
+
+def _same_stream(runs: Sequence[Run]) -> SAE | GatedSAE:
+    """The first SAE, whose normaliser is everyone's; `ConfigError` where it is not."""
+    first = runs[0]
+    for run in runs[1:]:
+        same = torch.equal(run.sae.mean, first.sae.mean) and torch.equal(run.sae.scale, first.sae.scale)
+        if not same or run.cfg.batch_size != first.cfg.batch_size:
+            raise ConfigError("train_many: SAEs on one stream need the same normaliser and the same batch_size")
+    return first.sae
+
+
+def _started(run: Run, stream: RowSource) -> Trainer:
+    probe = None if run.probe is None else run.sae.normalize(run.probe.to(run.sae.W_dec.device))
+    trainer = Trainer(run.sae, run.cfg, probe)
+    if run.checkpoint and run.checkpoint.exists():
+        trainer.load_checkpoint(run.checkpoint)
     else:
-        _initialise_b_dec_(sae, stream, cfg)
+        _initialise_b_dec_(run.sae, stream, run.cfg)
+    return trainer
+
+
+def _advance(
+    trainer: Trainer,
+    x: Tensor,
+    stream: RowSource,
+    checkpoint: Path | None,
+    checkpoint_every: int,
+    on_log: Callable[[dict[str, Any]], None] | None,
+) -> None:
+    """One step, and what is due after it."""
+    cfg = trainer.cfg
+    trainer.step_(x)
+    if trainer.resample_due():
+        trainer.resample_(_random_rows(trainer.sae, stream, cfg.resample_rows, trainer.generator))
+    if on_log and trainer.step % cfg.log_every == 0:
+        on_log(trainer.history.table[-1])
     every = max(1, round(checkpoint_every / cfg.log_every)) * cfg.log_every
-    while trainer.step < cfg.steps:
-        trainer.step_(sae.normalize(next(stream)[0].to(device, non_blocking=True)).detach())
-        if trainer.resample_due():
-            trainer.resample_(_random_rows(sae, stream, cfg.resample_rows, trainer.generator))
-        if on_log and trainer.step % cfg.log_every == 0:
-            on_log(trainer.history.table[-1])
-        if checkpoint and trainer.step % every == 0 and trainer.step < cfg.steps:
-            trainer.save_checkpoint(checkpoint, stream.cursor)
-    trainer.finish()
-    return trainer.history
+    if checkpoint and trainer.step % every == 0 and trainer.step < cfg.steps:
+        trainer.save_checkpoint(checkpoint)
+
+
+def _blocks(
+    stream: RowSource, sae: SAE | GatedSAE, steps: Sequence[int], runs: Sequence[Run]
+) -> Iterator[tuple[int, list[Tensor]]]:
+    """(number of the first batch, normalised batches) from the least of `steps` on; the next block is read meanwhile.
+
+    A run's step s takes batch s, whatever it was trained beside. Several batches at a time, so that the weights of one
+    SAE stay in the cache for more than one step.
+    """
+    if not steps:
+        return
+    cfg, device = runs[0].cfg, sae.W_dec.device
+    number, stop = min(steps), max(run.cfg.steps for run in runs)
+    size = max(1, BLOCK_BYTES // (cfg.batch_size * sae.config.d_in * 4))
+    stream.seek(number * cfg.batch_size)
+
+    def read(count: int) -> list[Tensor]:
+        found = [next(stream)[0] for _ in range(count)]
+        return [x.pin_memory() for x in found] if device.type == "cuda" else found
+
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(read, min(size, stop - number))
+        while number < stop:
+            batches, after = ahead.result(), min(number + size, stop)
+            ahead = pool.submit(read, min(size, stop - after))
+            yield number, [sae.normalize(x.to(device, non_blocking=True)).detach() for x in batches]
+            number = after
 
 
 @torch.no_grad()

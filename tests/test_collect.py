@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import transformers
 from test_store import LENGTHS, N_ROWS, all_bytes, make_contexts
 from torch.testing import assert_close
 
-from saelib.collect import collect, equal_length_batches
+from saelib.collect import collect, length_batches
 from saelib.config import CollectConfig
 from saelib.lm import LM
 from saelib.store import Store, StoreError
@@ -58,18 +59,31 @@ def test_rows_are_the_models_streams_of_each_context(whole):
         assert_close(lm.model.model.norm(last), hidden[4][0], rtol=1e-5, atol=1e-5)
 
 
-def test_a_batch_has_one_length_and_stays_in_its_shard():
-    contexts = make_contexts()  # lengths 2, 4, 4, 4, 5, 5, 6, 6
-    assert list(equal_length_batches(contexts, 0, 8, 8)) == [(0, 1), (1, 3), (3, 4), (4, 5), (5, 6), (6, 7), (7, 8)]
-    assert list(equal_length_batches(contexts, 0, 8, 12)) == [(0, 1), (1, 4), (4, 6), (6, 8)]
-    assert list(equal_length_batches(contexts, 2, 7, 12)) == [(2, 4), (4, 6), (6, 7)]
-    assert list(equal_length_batches(contexts, 6, 8, 1)) == [(6, 7), (7, 8)]  # at least one context
+def test_a_batch_has_one_length_and_a_padded_one_its_longest_last():
+    lengths = np.array([5, 2, 4, 6, 4, 5, 4, 6])
+
+    def batches(*args, **kwargs):
+        return [batch.tolist() for batch in length_batches(lengths, *args, **kwargs)]
+
+    assert batches(8) == [[1], [2, 4], [6], [0], [5], [3], [7]]
+    assert batches(12) == [[1], [2, 4, 6], [0, 5], [3, 7]]
+    assert batches(1) == [[1], [2], [4], [6], [0], [5], [3], [7]]  # at least one context
+    assert batches(12, pad=True) == [[1, 2, 4], [6, 0], [5, 3], [7]]
+    assert sorted(c for batch in batches(10, pad=True) for c in batch) == list(range(8))
+
+
+def test_padding_stays_out_of_what_is_stored(whole, tmp_path):
+    padded = collect(make_lm(), make_contexts(), SITES, tmp_path / "s", replace(CFG, batch_tokens=24, pad=True), False)
+    every = np.arange(N_ROWS)
+    for site in whole.sites:
+        assert_close(padded.rows(site, every), whole.rows(site, every), rtol=1e-4, atol=1e-5)
+    assert padded.store_id != whole.store_id
 
 
 def test_the_store_says_what_it_is(whole):
     lm, contexts = make_lm(), make_contexts()
     assert (whole.model_id, whole.corpus_id) == (lm.model_id, contexts.corpus_id)
-    assert whole.manifest["config"] == {"batch_tokens": 8, "shard_tokens": 8}
+    assert whole.manifest["config"] == {"batch_tokens": 8, "shard_tokens": 8, "pad": False}
     assert whole.manifest["dtype"] == whole.manifest["compute_dtype"] == "float32"
     assert sum(shard["rows"] for shard in whole.manifest["shards"]) == whole.n_rows == N_ROWS == sum(LENGTHS)
 

@@ -4,6 +4,7 @@ The model writes its own text, so that its loss is low and ablation costs someth
 so that sinks exist; at the last site another is a sink alone; contexts have two lengths.
 """
 
+import copy
 import json
 import math
 
@@ -451,3 +452,29 @@ def test_quick_metrics_and_density_are_over_ordinary_rows_of_the_split(saes, sto
     with torch.no_grad():
         density = (saes["gated"].encode_raw(store.rows(SITE, ordinary)) > 0).double().mean(0)
     assert feature_density(saes["gated"], store, SITE) == pytest.approx(density.numpy())
+
+
+@pytest.mark.parametrize("arch", ["sae", "gated"])
+def test_sums_from_open_entries_are_those_of_dense_codes(arch):
+    """float32 SAEs go by their open entries alone, others by the definition."""
+    generator = torch.Generator().manual_seed(0)
+    sae = build_sae(SAEConfig(arch, d_in=12, n_latents=40), generator).requires_grad_(False)
+    for name in sae.bias_names():
+        getattr(sae, name).copy_(0.2 * torch.randn(40, generator=generator) - 0.1)
+    sae.W_enc[:, :3] = 0
+    getattr(sae, sae.bias_names()[0])[:3] = -1  # never open
+    x, group = torch.randn(60, 12, generator=generator), torch.arange(60) % 3
+    sums = []
+    for one in (sae, copy.deepcopy(sae).double()):
+        rows = metrics.RowSums(x[0], 3)
+        rows.update(x, group)
+        sums.append(metrics.Reconstruction(rows, 40))
+        evaluate._tally_sae(one, x.to(one.W_dec.dtype), sums[-1], group)
+    a, b = sums
+    assert (a.fired == 0).sum() >= 3
+    assert torch.equal(a.fired, b.fired)
+    assert torch.equal(a.active, b.active)
+    assert (a.opened is None) == (arch == "sae")
+    assert a.opened is None or torch.equal(a.opened, b.opened)
+    torch.testing.assert_close(a.sse, b.sse, rtol=1e-5, atol=0)
+    assert a.compute() == pytest.approx(b.compute(), rel=1e-5, nan_ok=True)

@@ -1,9 +1,11 @@
 """The written-out gradients, dense and sparse, equal autograd on the plain formulas, parameter by parameter."""
 
+from functools import partial
+
 import pytest
 import torch
 
-from saelib import kernels, sparse
+from saelib import kernels, sparse, sparse_c
 from saelib.config import SAEConfig
 from saelib.sae import build_sae
 
@@ -46,11 +48,20 @@ def test_gradients_equal_autograd(arch, loss, mode, bias):
         torch.testing.assert_close(getattr(stats, name), getattr(terms, name).sum().detach())
 
 
-needs_compiler = pytest.mark.skipif(not sparse.available(torch.device("cpu")), reason="no C compiler")
-STEPS = [kernels, pytest.param(sparse, marks=needs_compiler)]
+needs_compiler = pytest.mark.skipif(not sparse_c.available(), reason="no C compiler")
 
 
-@pytest.mark.parametrize("module", STEPS, ids=["dense", "sparse"])
+class Screened:
+    """The sparse step whose encoder multiplies in bfloat16 first."""
+
+    sae_step, gated_step = (staticmethod(partial(f, encoder="screen")) for f in (sparse.sae_step, sparse.gated_step))
+
+
+STEPS = [kernels, sparse, pytest.param(Screened, marks=needs_compiler)]
+NAMES = ["dense", "sparse", "screened"]
+
+
+@pytest.mark.parametrize("module", STEPS, ids=NAMES)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("arch", "loss"), ARMS)
 @pytest.mark.parametrize("bias", [-100.0, -0.5, 5.0], ids=["none fire", "few fire", "nearly all"])
@@ -66,7 +77,7 @@ def test_float32_gradients_stay_within_1e_5(arch, loss, mode, module, bias):
         torch.testing.assert_close(getattr(stats, name).float(), getattr(terms, name).sum().detach())
 
 
-@pytest.mark.parametrize("module", STEPS, ids=["dense", "sparse"])
+@pytest.mark.parametrize("module", STEPS, ids=NAMES)
 @pytest.mark.parametrize(("arch", "loss"), ARMS)
 def test_step_counts_what_fired_and_what_was_open(arch, loss, module):
     sae, x = _problem(arch, "unit_norm", bias=-1.0, dtype=torch.float32)
@@ -79,7 +90,7 @@ def test_step_counts_what_fired_and_what_was_open(arch, loss, module):
     assert 0 < stats.fired.sum() < sae.config.n_latents
 
 
-@pytest.mark.parametrize("module", STEPS, ids=["dense", "sparse"])
+@pytest.mark.parametrize("module", STEPS, ids=NAMES)
 def test_encoder_gradient_has_the_encoders_strides(module):
     sae, x = _problem("sae", "unit_norm", dtype=torch.float32)
     assert _step(sae, x, 0.3, "plain", module)[1]["W_enc"].stride() == sae.W_enc.stride()

@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 
 from saelib import lm as lm_module
 from saelib.assets import embedded_model
-from saelib.lm import LM, ModelLoadError, choose_device, choose_dtype, content_hash, cpu_computes_bfloat16, find_blocks
+from saelib.kernels import native_bfloat16
+from saelib.lm import LM, ModelLoadError, choose_device, choose_dtype, content_hash, find_blocks
 
 N, D, VOCAB, TIME = 4, 32, 61, 9
 SIZES = {"num_hidden_layers": N, "hidden_size": D, "num_attention_heads": 4, "vocab_size": VOCAB}
@@ -311,7 +312,7 @@ def test_dtype_and_device_names_are_checked():
     cpu = torch.device("cpu")
     assert choose_dtype("float16", cpu) == torch.float16
     assert choose_dtype("auto", torch.device("cuda")) == torch.bfloat16
-    assert choose_dtype("auto", cpu) == (torch.bfloat16 if cpu_computes_bfloat16() else torch.float32)
+    assert choose_dtype("auto", cpu) == (torch.bfloat16 if native_bfloat16(cpu) else torch.float32)
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(ValueError, match="dtype 'fp8': expected one of 'auto', 'float32', 'bfloat16', 'float16'"):
         choose_dtype("fp8", cpu)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from saelib import metrics
-from saelib.metrics import Reconstruction, RowSums
+from saelib.metrics import CodeSums, Reconstruction, RowSums
 
 
 def rows(n=300, d=8, n_latents=12, offset=50.0, seed=0):
@@ -27,7 +27,7 @@ def reconstruct(x, x_hat, f, group=None, n_groups=1, gate=None, batch=37, shift=
         part = slice(i, i + batch)
         g = None if group is None else group[part]
         sums.update(x[part], g)
-        out.update(x[part], x_hat[part], f[part], g, None if gate is None else gate[part])
+        out.update(x[part], x_hat[part], CodeSums.of(f[part], None if gate is None else gate[part]), g)
     return out
 
 
@@ -158,22 +158,35 @@ def test_gini_by_hand():
         metrics.gini([-1, 1])
 
 
-def test_next_token_loss_is_the_sum_over_all_targets():
+def test_next_token_loss_is_the_sum_over_all_targets(monkeypatch):
     g = torch.Generator().manual_seed(0)
-    logits, ids = torch.randn(3, 5, 7, generator=g), torch.randint(7, (3, 5), generator=g)
-    got = metrics.next_token_loss(metrics.next_token_log_probs(logits), ids)
-    naive = [sum(-math.log(logits[b, t].softmax(0)[ids[b, t + 1]]) for t in range(4)) for b in range(3)]
-    assert got.dtype == torch.float64
-    assert got.tolist() == pytest.approx(naive, rel=1e-5)
-    uniform = metrics.next_token_loss(metrics.next_token_log_probs(torch.zeros(3, 5, 7)), ids)
+    logits, ids = torch.randn(3, 8, 7, generator=g) + 50, torch.randint(7, (3, 8), generator=g)
+    naive = [sum(-math.log(logits[b, t].softmax(0)[ids[b, t + 1]]) for t in range(7)) for b in range(3)]
+    for held in (64, 7, 3):  # all positions at once, exactly, in parts that do not divide
+        monkeypatch.setattr(metrics, "LOGIT_ROWS", held)
+        got, without_p = metrics.next_token_losses(logits, ids)
+        assert got.dtype == torch.float64
+        assert got.tolist() == pytest.approx(naive, rel=1e-5)
+        assert without_p.tolist() == [0, 0, 0]
+    uniform = metrics.next_token_losses(torch.zeros(3, 5, 7), ids[:, :5])[0]
     assert uniform.tolist() == pytest.approx([4 * math.log(7)] * 3)
 
 
-def test_kl_by_hand_is_zero_for_equals_and_not_symmetric():
-    p, q = torch.tensor([0.5, 0.5]).log().view(1, 1, 2), torch.tensor([0.9, 0.1]).log().view(1, 1, 2)
-    assert metrics.kl_divergence(p, p).item() == 0
-    assert metrics.kl_divergence(p, q).item() == pytest.approx(0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1))
-    assert metrics.kl_divergence(q, p).item() == pytest.approx(0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5))
+def test_cross_entropy_less_its_own_is_kl():
+    def cross(p, q):
+        logits = torch.tensor([q, q]).log()[None]  # the last position has no next token
+        return metrics.next_token_losses(logits, torch.zeros(1, 2, dtype=torch.long), torch.tensor([[p]]))[1].item()
+
+    p, q = [0.5, 0.5], [0.9, 0.1]
+    assert cross(p, q) - cross(p, p) == pytest.approx(0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1))
+    assert cross(q, p) - cross(q, q) == pytest.approx(0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5))
+    g = torch.Generator().manual_seed(0)
+    a, b = 3 * torch.randn(2, 2, 9, 50_000, generator=g)  # a vocabulary's size, where float32 sums are not exact
+    p, ids = metrics.next_token_probs(a), torch.zeros(2, 9, dtype=torch.long)
+    kl = metrics.next_token_losses(b, ids, p)[1] - metrics.next_token_losses(a, ids, p)[1]
+    log_p, log_q = (x[:, :-1].double().log_softmax(-1) for x in (a, b))
+    naive = (log_p.exp() * (log_p - log_q)).sum((1, 2))
+    torch.testing.assert_close(kl, naive, rtol=1e-6, atol=0)
 
 
 def test_loss_recovered_ends_are_exact_and_a_small_denominator_has_no_value():

@@ -8,7 +8,7 @@ from saelib.config import ConfigError, SAEConfig, TrainConfig
 from saelib.kernels import StepStats
 from saelib.resample import ResampleEvent
 from saelib.sae import build_sae
-from saelib.train import Trainer, TrainingDiverged, geometric_median, make_scheduler, train
+from saelib.train import Run, Trainer, TrainingDiverged, geometric_median, make_scheduler, train, train_many
 
 D, N = 8, 32
 
@@ -107,6 +107,92 @@ def test_a_run_continued_from_a_checkpoint_is_bit_identical(table, tmp_path, sto
         assert torch.equal(resumed.state_dict()[name], value), name
     assert len(again.snapshots) == len(history.snapshots) == 4
     assert all(torch.equal(a.open, b.open) for a, b in zip(again.snapshots, history.snapshots, strict=True))
+
+
+TOGETHER = [
+    _cfg(),
+    _cfg(lam=1.0, loss="full", schedule="cosine"),
+    _cfg(**RESUMED, seed=3),
+    _cfg(loss="two_term", stop_at=0.6, grad_clip=1.0),
+    _cfg(b_dec_init="mean", step="dense", tokens=3200),
+]
+
+
+def _runs(table, cfgs, folder=None):
+    runs = []
+    for i, cfg in enumerate(cfgs):
+        arch = "sae" if cfg.loss == "plain" else "gated"
+        sae = build_sae(SAEConfig(arch=arch, d_in=D, n_latents=N), torch.Generator().manual_seed(cfg.seed))
+        with torch.no_grad():
+            getattr(sae, sae.bias_names()[0])[: 26 if cfg.resample_at else 0] = -1e3
+        runs.append(Run(sae, cfg, table[:50] if cfg.snapshots else None, folder and folder / f"{i}.safetensors"))
+    return runs
+
+
+def _same(a, b):
+    return all(torch.equal(value, b.state_dict()[name]) for name, value in a.state_dict().items())
+
+
+@pytest.mark.parametrize("block_bytes", [1, 7 * 32 * D * 4, 1 << 30], ids=["a batch", "7 batches", "all"])
+def test_many_on_one_stream_are_bit_identical_to_each_alone(table, monkeypatch, block_bytes):
+    monkeypatch.setattr("saelib.train.BLOCK_BYTES", block_bytes)
+    together, logged = _runs(table, TOGETHER), []
+    histories = train_many(together, MemoryStream(table, 32), on_log=lambda i, row: logged.append((i, row["step"])))
+    for i, (run, history, alone) in enumerate(zip(together, histories, _runs(table, TOGETHER), strict=True)):
+        (expected,) = train_many([alone], MemoryStream(table, 32))
+        assert _same(run.sae, alone.sae), run.cfg
+        assert (history.table, history.events) == (expected.table, expected.events)
+        assert [step for j, step in logged if j == i] == [
+            row["step"] for row in expected.table if row["step"] % 10 == 0
+        ]
+    assert histories[2].events[0].revived
+
+
+def test_each_batch_is_read_once_for_all(table):
+    stream = MemoryStream(table, 32)
+    train_many(_runs(table, TOGETHER), stream)
+    assert stream.cursor == max(cfg.steps for cfg in TOGETHER) * 32
+
+
+def test_runs_resumed_from_unequal_steps_end_bit_identical(table, tmp_path):
+    whole = _runs(table, TOGETHER[:3])
+    train_many(whole, MemoryStream(table, 32))
+
+    class Killed(Exception):
+        pass
+
+    def kill(i, row):
+        if (i, row["step"]) == (1, 90):
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_many(_runs(table, TOGETHER[:3], tmp_path), MemoryStream(table, 32), 20, kill)
+    (tmp_path / "2.safetensors").unlink(missing_ok=True)
+    again = _runs(table, TOGETHER[:3], tmp_path)
+    histories = train_many(again, MemoryStream(table, 32), 20)
+    assert [history.resumed_at for history in histories][1:] == [80, 0]
+    assert histories[0].resumed_at > 80  # it had the whole block, the second was killed inside it
+    assert all(_same(a.sae, b.sae) for a, b in zip(whole, again, strict=True))
+
+
+def test_one_that_diverges_leaves_the_others_alone(table):
+    cfgs = [_cfg(), _cfg(lr=1e30), _cfg(loss="full")]
+    runs, alone = _runs(table, cfgs), _runs(table, cfgs)
+    first, second, third = train_many(runs, MemoryStream(table, 32))
+    assert isinstance(second, TrainingDiverged)
+    for run, single, history in ((runs[0], alone[0], first), (runs[2], alone[2], third)):
+        train_many([single], MemoryStream(table, 32))
+        assert _same(run.sae, single.sae)
+        assert history.table[-1]["step"] == run.cfg.steps
+
+
+@pytest.mark.parametrize("change", ["batch_size", "normaliser"])
+def test_saes_that_cannot_share_a_stream_are_refused(table, change):
+    runs = _runs(table, [_cfg(), _cfg(batch_size=64) if change == "batch_size" else _cfg()])
+    if change == "normaliser":
+        runs[1].sae.set_normalizer_(torch.ones(D), 1.0)
+    with pytest.raises(ConfigError, match="the same normaliser and the same batch_size"):
+        train_many(runs, MemoryStream(table, 32))
 
 
 def test_checkpoint_of_another_run_is_refused(table, tmp_path):
@@ -213,7 +299,8 @@ def test_a_non_finite_loss_stops_names_step_and_config_and_keeps_the_last_checkp
     with pytest.raises(TrainingDiverged, match=r"step 61 of 200.*'lam': 0\.05"):
         train(sae, Poisoned(table, 32), _cfg(), checkpoint=path, checkpoint_every=50)
     again = Trainer(build_sae(SAEConfig(d_in=D, n_latents=N)), _cfg())
-    assert again.load_checkpoint(path) == 50 * 32
+    again.load_checkpoint(path)
+    assert again.step == 50
     assert all(torch.isfinite(p).all() for p in again.sae.parameters())
 
 

@@ -1,0 +1,191 @@
+"""One whole training step (forward, gradients, Adam, decoder norm) of one SAE, against the dense step's bare products.
+
+    python benchmarks/step.py [--json PATH] [--sweep l0|latents] [--peers] [--memory] [--figure PATH]
+
+The unit is the time of the five matrix products that a dense plain step needs (x W_enc, f W_dec, e W_decᵀ, fᵀ e, xᵀ g)
+in the same shapes, float32, timed in turn with the rest. L0 is set by the encoder's bias, on random rows, with a
+learning rate so small that it stays. On CUDA nothing but torch, triton, transformers, safetensors and numpy is needed.
+--peers adds SAELens, dictionary_learning and sparsify (benchmarks/requirements.txt): their own loss and optimiser; a
+dense step does not depend on L0.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from argparse import SUPPRESS
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from harness import interleaved, machine, median, parser, report
+
+from saelib.config import SAEConfig, TrainConfig
+from saelib.sae import build_sae
+from saelib.train import Trainer
+
+COLUMNS = ("name", "arch", "loss", "step", "l0", "n_latents", "batch", "seconds_median", "ratio_to_matmuls")
+LOSSES = {"plain": "sae", "two_term": "gated", "full": "gated"}
+
+
+def products(d: int, n: int, batch: int, device: str, dtype: torch.dtype = torch.float32) -> Callable[[], None]:
+    """The five products of a dense plain step, into memory of their own."""
+    x, f, W = (torch.randn(*s, device=device, dtype=dtype) for s in ((batch, d), (batch, n), (n, d)))
+    codes, rows, weights = torch.empty_like(f), torch.empty_like(x), torch.empty_like(W)
+
+    def run() -> None:
+        torch.mm(x, W.T, out=codes)
+        torch.mm(f, W, out=rows)
+        torch.mm(x, W.T, out=codes)
+        torch.mm(f.T, x, out=weights)
+        torch.mm(f.T, x, out=weights)
+
+    return run
+
+
+def trainer_at(loss: str, step: str, d: int, n: int, x: torch.Tensor, l0: float, encoder: str = "exact") -> Trainer:
+    """A trainer whose codes have about that L0 on rows x."""
+    cfg = TrainConfig(loss=loss, step=step, encoder=encoder, lr=1e-9, batch_size=len(x), tokens=len(x) * 10**6, lam=1.0)
+    sae = build_sae(SAEConfig(LOSSES[loss], d, n), torch.Generator().manual_seed(0)).to(x.device)
+    with torch.no_grad():
+        some = (x[:256] @ sae.W_enc).flatten()
+        bias = -some.kthvalue(max(1, round(some.numel() * (1 - l0 / n)))).values
+        for name in sae.bias_names():
+            getattr(sae, name).fill_(0.0 if name == "r_mag" else float(bias))
+    trainer = Trainer(sae, cfg)
+    trainer.density = l0 / n
+    return trainer
+
+
+Key = tuple[str, str, str, str]  # name, arch, loss, step
+
+
+def builders(args: Any, n: int, l0: int, x: torch.Tensor) -> dict[Key, Callable[[], tuple[Callable[[], Any], Any]]]:
+    """What makes each row: a function that returns the step and, for ours, its trainer."""
+    out: dict[Key, Callable] = {}
+    out["bare matmuls", "", "", "dense"] = lambda: (products(args.d, n, len(x), args.device), None)
+
+    def ours(loss: str, step: str) -> tuple[Callable[[], Any], Trainer]:
+        trainer = trainer_at(loss, step, args.d, n, x, l0)
+        return (lambda: trainer.step_(x)), trainer
+
+    for loss, arch in LOSSES.items():
+        for step in ("dense", "sparse"):
+            out[f"saelib {loss}", arch, loss, step] = partial(ours, loss, step)
+    if args.peers:
+        import peers  # only where they are installed
+
+        out |= {key: (lambda make=make: (make(), None)) for key, make in peers.steps(args.d, n, x, l0).items()}
+    return out
+
+
+def measure(args: Any, n: int, l0: int) -> list[dict[str, Any]]:
+    """Rows of one shape."""
+    torch.manual_seed(0)
+    x = torch.randn(args.batch, args.d, device=args.device)
+    made = {key: make() for key, make in builders(args, n, l0, x).items()}
+    times = interleaved([step for step, _ in made.values()], args.rounds, args.device)
+    unit, rows = median(times[0]), []
+    for (key, (_, trainer)), found in zip(made.items(), times, strict=True):
+        row = dict(zip(("name", "arch", "loss", "step"), key, strict=True))
+        row["l0"] = trainer.density * n if trainer else float(l0) if key[1] == "topk" else None
+        row |= {"n_latents": n, "batch": args.batch, "d": args.d, "seconds_median": median(found), "seconds": found}
+        rows.append(row | {"ratio_to_matmuls": median(found) / unit})
+    return rows
+
+
+def peak_memory(args: Any) -> list[dict[str, Any]]:
+    """Peak memory of three steps of each row, weights and moments included, each in a process of its own."""
+    x = torch.zeros(1, args.d)
+    rows = []
+    for key in builders(args, args.latents, args.l0, x):
+        command = [sys.executable, __file__, "--memory-of", json.dumps(key), *sys.argv[1:]]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        row = dict(zip(("name", "arch", "loss", "step"), key, strict=True))
+        rows.append(row | {"n_latents": args.latents, "batch": args.batch, "peak_mb": float(done.stdout.split()[-1])})
+    return rows
+
+
+def memory_of(args: Any) -> float:
+    """MB that building one row and three of its steps add, once a small copy of the row has loaded the libraries."""
+    torch.manual_seed(0)
+    key = tuple(json.loads(args.memory_of))
+    x = torch.randn(args.batch, args.d, device=args.device)
+    small, _ = builders(args, 128, 8, x[:256])[key]()
+    small()
+    small()
+    del small
+    make = builders(args, args.latents, args.l0, x)[key]
+    if args.device.startswith("cuda"):
+        before = torch.cuda.memory_allocated()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
+        before = _status("VmRSS")
+    step, _ = make()
+    for _ in range(3):
+        step()
+    after = torch.cuda.max_memory_allocated() if args.device.startswith("cuda") else _status("VmHWM")
+    return (after - before) / 1e6
+
+
+def _status(name: str) -> int:
+    """Bytes, from the kernel's account of this process."""
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(name))
+    return int(line.split()[1]) * 1024
+
+
+def draw(rows: list[dict[str, Any]], column: str, path: Path) -> None:
+    """Step time against `column`, in units of the bare products of the smallest shape, on logarithmic axes."""
+    import matplotlib.pyplot as plt  # not needed where only times are wanted
+
+    figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
+    unit = next(row["seconds_median"] for row in rows if row["name"] == "bare matmuls")
+    keys = dict.fromkeys((row["name"], row["step"]) for row in rows)
+    for name, step in keys:
+        line = [row for row in rows if (row["name"], row["step"]) == (name, step)]
+        x = [row[column] or row["target_l0"] if column == "l0" else row[column] for row in line]
+        style = "--" if step == "dense" else "-"
+        axes.plot(x, [row["seconds_median"] / unit for row in line], style, marker="o", label=f"{name}, {step}")
+    axes.set(xscale="log", yscale="log", xlabel={"l0": "L0", "n_latents": "latents"}[column])
+    axes.set(ylabel="time of a step / bare products of the smallest shape")
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    options = parser(__doc__.splitlines()[0])
+    options.add_argument("--d", type=int, default=576)
+    options.add_argument("--latents", type=int, default=4608)
+    options.add_argument("--batch", type=int, default=2048)
+    options.add_argument("--l0", type=int, default=64)
+    options.add_argument("--sweep", choices=("none", "l0", "latents"), default="none")
+    options.add_argument("--peers", action="store_true", help="with benchmarks/requirements.txt installed")
+    options.add_argument("--memory", action="store_true", help="peak memory instead of time")
+    options.add_argument("--memory-of", help=SUPPRESS)
+    options.add_argument("--figure", type=Path, help="draw the sweep there")
+    args = options.parse_args()
+    if args.memory_of:
+        print(memory_of(args))
+        return
+    about = machine(args.device)
+    if args.memory:
+        report(peak_memory(args), ("name", "arch", "loss", "step", "n_latents", "batch", "peak_mb"), about, args.json)
+        return
+    shapes = {
+        "none": [(args.latents, args.l0)],
+        "l0": [(args.latents, l0) for l0 in (8, 16, 32, 64, 128, 256, 512)],
+        "latents": [(args.d * times, args.l0) for times in (4, 8, 16, 32)],
+    }[args.sweep]
+    rows = [row | {"target_l0": l0} for n, l0 in shapes for row in measure(args, n, l0)]
+    report(rows, COLUMNS, about, args.json)
+    if args.figure:
+        draw(rows, "n_latents" if args.sweep == "latents" else "l0", args.figure)
+
+
+if __name__ == "__main__":
+    main()

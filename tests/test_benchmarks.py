@@ -1,0 +1,67 @@
+"""The benchmark scripts run and write what they promise; nothing here looks at a time."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+ROW = {"name", "arch", "loss", "step", "l0", "n_latents", "batch", "seconds_median", "ratio_to_matmuls"}
+
+
+def _run(script, *options):
+    command = [sys.executable, str(BENCHMARKS / script), *map(str, options)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_step_writes_a_row_for_each_loss_and_step_at_the_asked_l0(tmp_path):
+    out = tmp_path / "step.json"
+    shape = ("--d", 32, "--latents", 256, "--batch", 128, "--l0", 16, "--rounds", 1)
+    assert "ratio_to_matmuls" in _run("step.py", *shape, "--json", out)
+    rows = json.loads(out.read_text())
+    assert all(row.keys() >= ROW for row in rows)
+    ours = {(row["arch"], row["loss"], row["step"]): row["l0"] for row in rows if row["name"].startswith("saelib")}
+    losses = {"plain": "sae", "two_term": "gated", "full": "gated"}
+    assert set(ours) == {(arch, loss, step) for loss, arch in losses.items() for step in ("dense", "sparse")}
+    assert all(l0 == pytest.approx(16, rel=0.3) for l0 in ours.values())
+    assert [row["ratio_to_matmuls"] for row in rows if row["name"] == "bare matmuls"] == [1]
+
+
+def test_step_measures_memory_of_each_row(tmp_path):
+    out = tmp_path / "memory.json"
+    _run("step.py", "--d", 64, "--latents", 4096, "--batch", 512, "--memory", "--json", out)
+    peak = {(row["name"], row["step"]): row["peak_mb"] for row in json.loads(out.read_text())}
+    codes = 512 * 4096 * 4 / 1e6  # a dense step holds their gradient and mask too; the gated one a second set
+    assert all(value > codes for value in peak.values())
+    assert peak["saelib plain", "dense"] > peak["saelib plain", "sparse"] + codes
+    assert peak["saelib full", "dense"] > peak["saelib full", "sparse"] + 2 * codes
+
+
+def test_workbook_shares_out_what_a_notebook_took(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAELIB_HOME", str(tmp_path))
+    folder = tmp_path / "data" / "p"
+    folder.mkdir(parents=True)
+    rows = [("", "collect", 60), ("", "notebook:01_collect", 70), ("a", "train", 10), ("b", "train", 20)]
+    rows += [("a", "evaluate", 5), ("", "notebook:02_train_sae", 50)]
+    pd.DataFrame(rows, columns=["run_id", "stage", "seconds"]).to_csv(folder / "timings.csv", index=False)
+    made = pd.DataFrame({"run_id": ["a", "b"], "notebook": "02_train_sae"})
+    made.to_csv(folder / "results.csv", index=False)
+    out = tmp_path / "w.json"
+    _run("workbook.py", "--profile", "p", "--json", out)
+    found = {row["name"]: (row["seconds"], row["times"]) for row in json.loads(out.read_text())}
+    assert found == {
+        "01_collect: collect": (60, 1),
+        "01_collect: rest": (10, 1),
+        "02_train_sae: evaluate": (5, 1),
+        "02_train_sae: train": (30, 2),
+        "02_train_sae: rest": (15, 1),
+        "all notebooks": (120, 2),
+    }
+    done = subprocess.run([sys.executable, str(BENCHMARKS / "workbook.py"), "--profile", "q"], capture_output=True)
+    assert b"make workbook PROFILE=q" in done.stderr
+    assert done.returncode == 1
