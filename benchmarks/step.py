@@ -1,12 +1,12 @@
 """One whole training step (forward, gradients, Adam, decoder norm) of one SAE, against the dense step's bare products.
 
-    python benchmarks/step.py [--json PATH] [--sweep l0|latents] [--peers] [--memory] [--figure PATH]
+    python benchmarks/step.py [--json PATH] [--sweep l0|latents] [--peers] [--memory | --parts] [--figure PATH]
 
 The unit is the time of the five matrix products that a dense plain step needs (x W_enc, f W_dec, e W_decᵀ, fᵀ e, xᵀ g)
 in the same shapes, float32, timed in turn with the rest. L0 is set by the encoder's bias, on random rows, with a
 learning rate so small that it stays. On CUDA nothing but torch, triton, transformers, safetensors and numpy is needed.
 --peers adds SAELens, dictionary_learning and sparsify (benchmarks/requirements.txt): their own loss and optimiser; a
-dense step does not depend on L0.
+dense step does not depend on L0. --parts takes the plain sparse step apart.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from harness import interleaved, machine, median, parser, report
 
+from saelib import sparse
 from saelib.config import SAEConfig, TrainConfig
+from saelib.kernels import encoder_product
 from saelib.sae import build_sae
 from saelib.train import Trainer
 
@@ -99,6 +101,44 @@ def measure(args: Any, n: int, l0: int) -> list[dict[str, Any]]:
     return rows
 
 
+def parts(args: Any) -> list[dict[str, Any]]:
+    """Where the plain sparse step's time goes, beside the encoder's product, which is what cannot be left out."""
+    torch.manual_seed(0)
+    x = torch.randn(args.batch, args.d, device=args.device)
+    trainer = trainer_at("plain", "sparse", args.d, args.latents, x, args.l0)
+    trainer.step_(x)
+    sae, ops, n, encoder = trainer.sae, sparse.operations(x.device), args.latents, trainer.encoder()
+    p, x_c = {k: v.detach() for k, v in sae.named_parameters()}, x - sae.b_dec.detach()
+    at, f, _ = sparse.encode(x_c, p, encoder)
+    error, _, g_pre = ops.decode(x, p["W_dec"], p["b_dec"], at, f, 2 / len(x))
+
+    def weights() -> None:
+        ops.weights(error, at, f, n)
+        ops.weights(x_c, at, g_pre, n)
+
+    def norms() -> None:
+        sae.project_decoder_grad_()
+        sae.unit_norm_decoder_()
+
+    calls = {
+        "bare matmuls": products(args.d, n, len(x), args.device),
+        "encoder product, float32": lambda: encoder_product(x_c, p["W_enc"], "exact"),
+        "encoder product, bfloat16": lambda: encoder_product(x_c, p["W_enc"], "bfloat16"),
+        f"encoder, entries found ({encoder})": lambda: ops.open_entries(x_c, p["W_enc"], p["b_enc"], encoder),
+        "decoder and code gradients": lambda: ops.decode(x, p["W_dec"], p["b_dec"], at, f, 2 / len(x)),
+        "weight gradients": weights,
+        "Adam": trainer.optimizer.step,
+        "decoder norms": norms,
+        "the whole step": lambda: trainer.step_(x),
+    }
+    times = interleaved(list(calls.values()), args.rounds, args.device)
+    return [
+        {"name": name, "l0": trainer.density * n, "n_latents": n, "batch": len(x), "d": args.d,
+         "seconds_median": median(found), "ratio_to_matmuls": median(found) / median(times[0])}
+        for name, found in zip(calls, times, strict=True)
+    ]  # fmt: skip
+
+
 def peak_memory(args: Any) -> list[dict[str, Any]]:
     """Peak memory of three steps of each row, weights and moments included, each in a process of its own."""
     x = torch.zeros(1, args.d)
@@ -141,20 +181,35 @@ def _status(name: str) -> int:
 
 def draw(rows: list[dict[str, Any]], column: str, path: Path) -> None:
     """Step time against `column`, in units of the bare products of the smallest shape, on logarithmic axes."""
-    import matplotlib.pyplot as plt  # not needed where only times are wanted
+    from saelib import plots  # not needed where only times are wanted
 
-    figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
     unit = next(row["seconds_median"] for row in rows if row["name"] == "bare matmuls")
-    keys = dict.fromkeys((row["name"], row["step"]) for row in rows)
-    for name, step in keys:
-        line = [row for row in rows if (row["name"], row["step"]) == (name, step)]
-        x = [row[column] or row["target_l0"] if column == "l0" else row[column] for row in line]
-        style = "--" if step == "dense" else "-"
-        axes.plot(x, [row["seconds_median"] / unit for row in line], style, marker="o", label=f"{name}, {step}")
-    axes.set(xscale="log", yscale="log", xlabel={"l0": "L0", "n_latents": "latents"}[column])
-    axes.set(ylabel="time of a step / bare products of the smallest shape")
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
+    lines: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for row in rows:
+        at = row["target_l0"] if column == "l0" else row[column]
+        lines.setdefault((row["name"], row["step"]), []).append((at, row["seconds_median"] / unit))
+    grown = {key: line[-1][1] / line[0][1] for key, line in lines.items()}
+    with plots.style():
+        figure, axes = plots.plt.subplots(figsize=(7.5, 4.8), layout="constrained")
+        for (name, step), line in lines.items():
+            look = plots.LOOKS.get(name.removeprefix("saelib "), plots.Look(name, plots.FAINT, ""))
+            style = {"ls": "--" if step == "dense" else "-", "color": look.color, "marker": look.marker}
+            axes.plot(*zip(*line, strict=True), **style, label=f"{look.label}, {step}" if look.marker else look.label)
+        axes.set(xscale="log", yscale="log", ylabel="time of a step\n(1 = bare products of the smallest shape)")
+        axes.set_xlabel({"l0": "L0 (active latents a token)", "n_latents": "latents"}[column])
+        ticks = [at for at, _ in next(iter(lines.values()))]
+        axes.set_xticks(ticks, [f"{at:,}" for at in ticks])
+        axes.set_xticks([], minor=True)
+        low, high = axes.get_ylim()
+        marks = [v for v in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if low <= v <= high]
+        axes.set_yticks(marks, [f"{v:g}" for v in marks])
+        axes.set_yticks([], minor=True)
+        of = f"{ticks[0]:,} to {ticks[-1]:,} {'active latents' if column == 'l0' else 'latents'}"
+        plain = ", ".join(f"{step} × {grown['saelib plain', step]:.1f}" for step in ("dense", "sparse"))
+        title = f"From {of} the plain step takes: {plain}\n(bare products × {grown['bare matmuls', 'dense']:.1f})"
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+        figure.legend(loc="outside right center", fontsize=9)
+        figure.savefig(path, dpi=120)
 
 
 def main() -> None:
@@ -166,6 +221,7 @@ def main() -> None:
     options.add_argument("--sweep", choices=("none", "l0", "latents"), default="none")
     options.add_argument("--peers", action="store_true", help="with benchmarks/requirements.txt installed")
     options.add_argument("--memory", action="store_true", help="peak memory instead of time")
+    options.add_argument("--parts", action="store_true", help="the plain sparse step taken apart")
     options.add_argument("--memory-of", help=SUPPRESS)
     options.add_argument("--figure", type=Path, help="draw the sweep there")
     args = options.parse_args()
@@ -175,6 +231,11 @@ def main() -> None:
     about = machine(args.device)
     if args.memory:
         report(peak_memory(args), ("name", "arch", "loss", "step", "n_latents", "batch", "peak_mb"), about, args.json)
+        return
+    if args.parts:
+        report(
+            parts(args), ("name", "l0", "n_latents", "batch", "seconds_median", "ratio_to_matmuls"), about, args.json
+        )
         return
     shapes = {
         "none": [(args.latents, args.l0)],

@@ -65,3 +65,12 @@ def test_workbook_shares_out_what_a_notebook_took(tmp_path, monkeypatch):
     done = subprocess.run([sys.executable, str(BENCHMARKS / "workbook.py"), "--profile", "q"], capture_output=True)
     assert b"make workbook PROFILE=q" in done.stderr
     assert done.returncode == 1
+
+
+def test_readme_shows_the_recorded_results(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import summary
+
+    text = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
+    assert summary.filled(text) == text
+    assert "| bare matmuls | dense |  |" in text

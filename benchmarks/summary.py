@@ -1,0 +1,58 @@
+"""Write the tables of benchmarks/README.md again from the recorded results.
+
+python benchmarks/summary.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+MARKERS = "<!-- results -->", "<!-- /results -->"
+STEP = ("name", "step", "l0", "seconds_median", "ratio_to_matmuls")
+TABLES = {  # file: heading and columns
+    "step": ("One training step, d = 576, 4,608 latents, batch 2,048", STEP),
+    "step_parts": (
+        "Where the plain sparse step's time goes, same shape",
+        ("name", "seconds_median", "ratio_to_matmuls"),
+    ),
+    "step_memory": ("Peak memory of a step, weights and moments included", ("name", "step", "peak_mb")),
+    "stream": ("Eight λ on one stream", ("name", "seconds_median", "ratio_to_alone", "bit_equal")),
+    "collect": ("Collection", ("name", "text", "sites", "tokens_per_second", "ratio_to_plain", "bit_equal")),
+    "workbook": ("Where `make workbook` spends its time, profile default", ("name", "seconds", "times", "share")),
+}
+
+
+def cell(value: Any) -> str:
+    return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> list[str]:
+    lines = [columns, ["---"] * len(columns), *([cell(row.get(c)) for c in columns] for row in rows)]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def summary() -> str:
+    """The tables in Markdown, each with the machine its numbers belong to."""
+    parts = []
+    for name, (heading, columns) in TABLES.items():
+        path = HERE / "results" / f"{name}.json"
+        if path.exists():
+            rows = json.loads(path.read_text(encoding="utf-8"))
+            machine = ", ".join(f"{k} {cell(v)}" for k, v in rows[0]["machine"].items())
+            parts += [f"### {heading}", "", f"`results/{name}.json`: {machine}", "", *table(rows, columns), ""]
+    return "\n".join(parts)
+
+
+def filled(text: str) -> str:
+    """A README's text with the tables between its markers."""
+    before, _, rest = text.partition(MARKERS[0])
+    return f"{before}{MARKERS[0]}\n{summary()}{MARKERS[1]}{rest.partition(MARKERS[1])[2]}"
+
+
+if __name__ == "__main__":
+    readme = HERE / "README.md"
+    readme.write_text(filled(readme.read_text(encoding="utf-8")), encoding="utf-8")
