@@ -13,12 +13,15 @@ import torch
 from dictionary_learning.trainers.gdm import GatedSAETrainer
 from dictionary_learning.trainers.standard import StandardTrainer
 from dictionary_learning.trainers.top_k import TopKTrainer
+from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.gated_sae import GatedTrainingSAE, GatedTrainingSAEConfig
 from sae_lens.saes.sae import TrainStepInput
 from sae_lens.saes.standard_sae import StandardTrainingSAE, StandardTrainingSAEConfig
+from sae_lens.training.sae_trainer import SAETrainer
 from sparsify import SparseCoder, SparseCoderConfig
 
 Step = Callable[[], Any]
+BIASES = {"standard": ("b_enc",), "gated": ("b_gate", "b_mag", "r_mag")}
 
 
 def steps(d: int, n: int, x: torch.Tensor, k: int) -> dict[tuple[str, str, str, str], Callable[[], Step]]:
@@ -76,3 +79,39 @@ def _sparsify(d: int, n: int, x: torch.Tensor, k: int) -> Step:
         optimizer.zero_grad()
 
     return step
+
+
+def trained(
+    system: str, batches: Callable[[], torch.Tensor], d: int, n: int, steps: int, batch: int, lam: float, lr: float
+) -> dict[str, torch.Tensor]:
+    """Weights, in saelib's names, of a peer's SAE trained by its own trainer with its defaults on `batches()`.
+
+    Their warm-ups are given in steps, for far longer runs; where they do not fit they take a twentieth of this one
+    (learning rate) and a tenth (L1).
+    """
+    kind, _, name = system.partition(" ")
+    if kind == "SAELens":
+        return _sae_lens_trained(name, batches, d, n, steps, batch, lam, lr)
+    trainer = {"standard": StandardTrainer, "gated": GatedSAETrainer}[name](
+        steps=steps, activation_dim=d, dict_size=n, layer=0, lm_name="none", lr=lr, l1_penalty=lam, device="cpu",
+        warmup_steps=min(1000, steps // 20), sparsity_warmup_steps=min(2000, steps // 10),
+    )  # fmt: skip
+    for step in range(steps):
+        trainer.update(step, batches())
+    ae = trainer.ae
+    shared = {"W_enc": ae.encoder.weight.T, "W_dec": ae.decoder.weight.T}
+    if name == "standard":
+        return shared | {"b_enc": ae.encoder.bias, "b_dec": ae.bias}
+    return shared | {"b_gate": ae.gate_bias, "b_mag": ae.mag_bias, "r_mag": ae.r_mag, "b_dec": ae.decoder_bias}
+
+
+def _sae_lens_trained(
+    name: str, batches: Callable[[], torch.Tensor], d: int, n: int, steps: int, batch: int, lam: float, lr: float
+) -> dict[str, torch.Tensor]:
+    kinds = {"standard": (StandardTrainingSAE, StandardTrainingSAEConfig)}
+    kind, config = kinds.get(name, (GatedTrainingSAE, GatedTrainingSAEConfig))
+    sae = kind(config(d_in=d, d_sae=n, device="cpu", dtype="float32", l1_coefficient=lam))
+    # its runner ends the rate at a tenth, which a constant schedule does not use
+    cfg = SAETrainerConfig(total_training_samples=steps * batch, train_batch_size_samples=batch, lr=lr, lr_end=lr / 10)
+    fitted = SAETrainer(cfg, sae, iter(batches, None)).fit()
+    return {k: v for k, v in fitted.state_dict().items() if k in ("W_enc", "W_dec", "b_dec", *BIASES[name])}

@@ -16,7 +16,7 @@ PACKAGE = Path(saelib.__file__).parent
 MODULES = sorted(p for p in PACKAGE.glob("*.py") if p.stem != "__init__")
 FLOORS = [
     {"config"},  # every module may import it; with the next line DESIGN's floor 0
-    {"losses", "metrics", "kernels", "plots"},
+    {"losses", "metrics", "kernels", "plots", "pursuit"},
     {
         "assets",
         "sparse_plain",
@@ -24,7 +24,7 @@ FLOORS = [
         "sparse_triton",
     },  # `corpus` reads the embedded text through it; with the next line DESIGN's floor 1
     {"corpus", "lm", "store", "sae", "sparse"},
-    {"collect", "resample", "evaluate", "diagnose"},
+    {"collect", "resample", "evaluate", "diagnose", "causes"},
     {"train"},
     {"runs", "explore", "batch", "report", "__main__"},
 ]

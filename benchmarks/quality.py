@@ -1,0 +1,190 @@
+"""Quality of SAEs at matched L0: ours beside SAELens' and dictionary_learning's, on the very same activations.
+
+    python benchmarks/quality.py --json PATH [--profile default] [--systems …] [--sites 2 middle -2] [--seeds 0 1 2]
+
+Every system trains on the same rows in the same order (ordinary tokens of the training pages, centred and scaled),
+with the same width, batch size and number of tokens, by its own trainer with its own defaults. What it may choose, it
+chooses on validation pages: its learning rate, out of three, at the middle site with the first seed, by FVU at the
+middle one of --targets; and λ, until all of --targets lie between two trained ones. Its weights are then read into
+saelib's classes, so that one code measures all.
+
+Each trained SAE is a row of the JSON file, written as soon as it is measured; a row that is there is not trained
+again. The table has FVU on ordinary test tokens and loss recovered at each L0, interpolated along λ, the mean over
+seeds, and FVU over the best peer's of the same architecture with its 95 % interval, from a paired bootstrap over test
+pages. Needs the store of a profile whose notebook 01 has run, and the peers (benchmarks/requirements.txt).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from harness import machine, parser, report
+from recipe import recipe_of
+
+from saelib import diagnose, metrics
+from saelib.config import EvalConfig, SAEConfig, TrainConfig
+from saelib.evaluate import evaluate
+from saelib.runs import Workspace
+from saelib.sae import build_sae
+from saelib.store import ShuffledRows
+from saelib.train import train
+
+SYSTEMS = {  # name: loss, first λs, learning rates
+    "saelib plain": ("plain", (3.0, 8.0), (2e-3, 4e-3, 8e-3)),
+    "saelib full": ("full", (4.0, 12.0), (2e-3, 4e-3, 8e-3)),
+    "SAELens standard": ("plain", (3.0, 8.0), (1e-3, 3e-3, 9e-3)),
+    "SAELens gated": ("full", (3.0, 8.0), (1e-3, 3e-3, 9e-3)),
+    "dictionary_learning standard": ("plain", (3.0, 8.0), (1e-3, 3e-3, 9e-3)),
+    "dictionary_learning gated": ("full", (3.0, 8.0), (1e-3, 3e-3, 9e-3)),
+}
+KEY = ("system", "site", "seed", "lr", "lam")
+KEPT = ("fvu", "l0", "fvu_val", "l0_val", "loss_recovered", "dead_fraction", "delta_ce", "shrinkage")
+COLUMNS = ("system", "site", "l0", "seeds", "lr", "fvu", "loss_recovered", "dead_fraction", "over_best", "lo", "hi")
+EXTRA = 4  # further λ a curve for each target
+
+
+class Bench:
+    """Rows of the JSON file, and the means to add one."""
+
+    def __init__(self, args: Any) -> None:
+        self.args, self.path = args, args.json
+        self.recipe = recipe_of(args.profile)
+        self.ws = Workspace(args.profile, evaluation=EvalConfig(ce_tokens=self.recipe.pop("ce_tokens")))
+        self.tokens = args.tokens or self.recipe["tokens"]
+        self.rows = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else []
+        for row in self.rows:
+            if row["store"] != self.ws.store.store_id or row["tokens"] != self.tokens:
+                raise ValueError(f"{self.path}: rows of another store or number of tokens; choose another --json")
+
+    def row(self, **key: Any) -> dict[str, Any]:
+        """One trained SAE's row, trained now if it is not there."""
+        for row in self.rows:
+            if all(row[k] == key[k] for k in KEY):
+                return row
+        sae = self.fit(**key)
+        ws, site = self.ws, key["site"]
+        found = evaluate({"sae": sae}, ws.store, site, ws.lm, ws.reference(site), ws.evaluation)["sae"]
+        pages = {k: [page[k] for page in found["pages"]] for k in ("sse", "sst")}
+        row = key | {k: found[k] for k in KEPT} | {"store": ws.store.store_id, "tokens": self.tokens, "pages": pages}
+        self.rows.append(row)
+        temporary = self.path.with_name(self.path.name + ".tmp")
+        temporary.write_text(json.dumps(self.rows) + "\n", encoding="utf-8")
+        os.replace(temporary, self.path)
+        print({k: row[k] for k in (*KEY, "l0", "fvu", "loss_recovered")}, flush=True)
+        return row
+
+    def fit(self, system: str, site: int, seed: int, lr: float, lam: float) -> Any:
+        """Train one SAE; its weights in saelib's class, with the site's normaliser."""
+        store, (loss, _, _) = self.ws.store, SYSTEMS[system]
+        ours, n, batch = system.startswith("saelib"), self.recipe["n_latents"], self.recipe["batch_size"]
+        config = SAEConfig("sae" if loss == "plain" else "gated", store.d_model, n, site)
+        stream = ShuffledRows(store, site, np.flatnonzero(store.mask("ordinary", "train")), batch, seed)
+        sae = build_sae(config, torch.Generator().manual_seed(seed))
+        sae.set_normalizer_(*self.ws.normalizer(site, "center_scale", "ordinary"))
+        if ours:
+            names = ("schedule", "warmup", "lam_warmup", "batch_size")
+            more = {k: self.recipe[k] for k in names}
+            train(sae, stream, TrainConfig(loss=loss, lam=lam, lr=lr, seed=seed, tokens=self.tokens, **more))
+            return sae.requires_grad_(False)
+        import peers  # only where they are installed
+
+        torch.manual_seed(seed)
+        batches = lambda: sae.normalize(next(stream)[0]).detach()  # noqa: E731
+        weights = peers.trained(system, batches, store.d_model, n, self.tokens // batch, batch, lam, lr)
+        with torch.no_grad():
+            for name, value in weights.items():
+                getattr(sae, name).copy_(value)
+        return sae.requires_grad_(False)
+
+    def curve(self, system: str, site: int, seed: int, lr: float, targets: list[float]) -> list[dict[str, Any]]:
+        """Rows along λ until every target lies between two of them, or nothing more can be tried."""
+        rows = [self.row(system=system, site=site, seed=seed, lr=lr, lam=lam) for lam in SYSTEMS[system][1]]
+        for target in targets:
+            for _ in range(EXTRA):
+                lam = metrics.propose_lambda(((r["lam"], r["l0_val"]) for r in rows), target, max_ratio=2.5)
+                if lam is None:
+                    break
+                rows.append(self.row(system=system, site=site, seed=seed, lr=lr, lam=float(f"{lam:.3g}")))
+        return rows
+
+    def learning_rate(self, system: str, site: int) -> float:
+        """The learning rate with the least validation FVU at the middle target."""
+        target = sorted(self.args.targets)[len(self.args.targets) // 2]
+        found = {}
+        for lr in SYSTEMS[system][2]:
+            value = at(self.curve(system, site, self.args.seeds[0], lr, [target]), target, "fvu_val")
+            found[lr] = np.inf if value is None else value
+        return min(found, key=found.__getitem__)
+
+
+def at(rows: list[dict[str, Any]], target: float, column: str) -> float | None:
+    l0, y = ([row[k] for row in rows] for k in ("l0_val", column))
+    return metrics.interpolate_matched_l0(l0, y, target, log_y=column.startswith("fvu"))
+
+
+def summarised(curves: dict[tuple, list[dict[str, Any]]], lrs: dict[str, float], args: Any) -> list[dict[str, Any]]:
+    """One row a system, site and target."""
+    out = []
+    sites = dict.fromkeys(site for _, site, _ in curves)
+    for site, target in ((s, t) for s in sites for t in args.targets):
+        draws = {}
+        for system in args.systems:
+            mine = [curves[system, site, seed] for seed in args.seeds]
+            row = {"system": system, "site": site, "l0": target, "seeds": len(mine), "lr": lrs[system]}
+            for column in ("fvu", "loss_recovered", "dead_fraction"):
+                values = [at(rows, target, column) for rows in mine]
+                row[column] = None if None in values else float(np.mean(values))
+            samples = [
+                diagnose.matched_samples([pd.DataFrame(r["pages"]) for r in rows], [r["l0_val"] for r in rows], target)
+                for rows in mine
+            ]
+            draws[system] = np.mean(samples, axis=0)
+            out.append(row)
+        for row in out[-len(args.systems) :]:
+            if row["system"].startswith("saelib"):
+                _against_peers(row, out[-len(args.systems) :], draws)
+    return out
+
+
+def _against_peers(row: dict[str, Any], rows: list[dict[str, Any]], draws: dict[str, np.ndarray]) -> None:
+    """Fill in our FVU less the best peer's of the same architecture, as a share of that, with its interval."""
+    loss = SYSTEMS[row["system"]][0]
+    peers = [r for r in rows if not r["system"].startswith("saelib") and SYSTEMS[r["system"]][0] == loss and r["fvu"]]
+    if not peers or row["fvu"] is None:
+        return
+    best = min(peers, key=lambda r: r["fvu"])
+    row["best_peer"], row["over_best"] = best["system"], row["fvu"] / best["fvu"] - 1
+    row["lo"], row["hi"] = map(float, np.quantile(draws[row["system"]] / draws[best["system"]] - 1, [0.025, 0.975]))
+
+
+def main() -> None:
+    options = parser(__doc__.splitlines()[0])
+    options.add_argument("--profile", default="default")
+    options.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS, metavar="NAME")
+    options.add_argument("--sites", nargs="+", default=["2", "middle", "-2"])
+    options.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    options.add_argument("--targets", nargs="+", type=float, default=[16.0, 32.0, 64.0])
+    options.add_argument("--tokens", type=int, default=0, help="training tokens an SAE; 0: the profile's")
+    options.add_argument("--table", type=Path, help="write the table's rows there as JSON")
+    args = options.parse_args()
+    if args.json is None:
+        options.error("--json PATH is needed: the rows are kept there")
+    bench = Bench(args)
+    sites = [bench.ws.site(int(s) if s.lstrip("-").isdigit() else s) for s in args.sites]
+    lrs = {system: bench.learning_rate(system, bench.ws.site("middle")) for system in args.systems}
+    jobs = [(system, site, seed) for seed in args.seeds for site in sites for system in args.systems]
+    curves = {job: bench.curve(*job, lrs[job[0]], args.targets) for job in jobs}
+    report(summarised(curves, lrs, args), COLUMNS, machine(args.device), args.table)
+
+
+if __name__ == "__main__":
+    main()
