@@ -37,6 +37,18 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "L1 weighted by decoder norms, which are free": {"l1_mode": "norm_weighted"},
     "Adam without momentum (β₁ = 0)": {"beta1": 0.0},
     "gradient norm clipped at 1": {"grad_clip": 1.0},
+    "learning rate constant, gradient norm clipped at 1": {"schedule": "constant", "grad_clip": 1.0},
+    "learning rate × 2, gradient norm clipped at 1": {"lr": 2.0, "grad_clip": 1.0},
+    "learning rate × 4": {"lr": 4.0},
+    "learning rate × 4, gradient norm clipped at 1": {"lr": 4.0, "grad_clip": 1.0},
+    "half the batch, learning rate × 2, gradient norm clipped at 1": {"batch_size": 0.5, "lr": 2.0, "grad_clip": 1.0},
+    "half the batch, learning rate × 4, gradient norm clipped at 1": {"batch_size": 0.5, "lr": 4.0, "grad_clip": 1.0},
+    "a quarter of the batch, learning rate × 2, gradient norm clipped at 1": {
+        "batch_size": 0.25,
+        "lr": 2.0,
+        "grad_clip": 1.0,
+    },
+    "learning rate × 8": {"lr": 8.0},
 }
 SCALED = ("lr", "batch_size")  # given as multiples of the recipe's
 COLUMNS = ("name", "arm", "site", "seeds", "fvu_val", "fvu", "loss_recovered", "dead_fraction", "lambda")

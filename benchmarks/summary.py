@@ -20,6 +20,7 @@ TABLES = {  # file: heading and columns
         ("name", "seconds_median", "ratio_to_matmuls"),
     ),
     "step_memory": ("Peak memory of a step, weights and moments included", ("name", "step", "peak_mb")),
+    "recipe": ("The recipe taken apart: FVU at L0 32", ("name", "arm", "site", "seeds", "fvu", "dead_fraction")),
     "stream": ("Eight λ on one stream", ("name", "seconds_median", "ratio_to_alone", "bit_equal")),
     "collect": ("Collection", ("name", "text", "sites", "tokens_per_second", "ratio_to_plain", "bit_equal")),
     "workbook": ("Where `make workbook` spends its time, profile default", ("name", "seconds", "times", "share")),
