@@ -54,7 +54,7 @@ def _omp_part(x: Tensor, atoms: Tensor, gram: Tensor, k: Tensor, allowed: Tensor
         going, i, v, atom = going[gains], i[gains], v[gains], atom[gains, None]
         slot = (v > 0).long().argmin(-1, keepdim=True)  # the first that is free
         i, on = i.scatter(1, slot, atom), (v > 0).scatter(1, slot, True)
-        width = int(on.sum(-1).max()) if len(on) else 0  # slots beyond are free in every row
+        width = int((on.any(0).nonzero() + 1).max()) if len(on) else 0  # slots beyond are free in every row
         b = product[going].gather(1, i).double()
         v[:, :width] = _non_negative(gram, i[:, :width], on[:, :width], v[:, :width], b[:, :width])
         support[going], values[going] = i, v
@@ -120,11 +120,14 @@ def fista(
 def fista_at_l1(
     x: Float[Tensor, "n d"], atoms: Float[Tensor, "m d"], f: Float[Tensor, "n m"], steps: int = 100, rows: int = 256
 ) -> Float[Tensor, "n m"]:
-    """`fista` codes with the mean ‖f‖₁ of codes f, within about 1 %: λ by bisection on the first `rows` rows.
+    """`fista` codes with the mean ‖f‖₁ of codes f: λ by bisection on `rows` rows, evenly spaced, within 1 % on these.
 
     Where no λ > 0 reaches it (it is above that of the best codes), the codes of the smallest λ tried.
     """
-    some, l1 = x[:rows], float(f[:rows].sum(-1).mean())
+    if not len(x):
+        raise ValueError("fista_at_l1: no rows to code")
+    chosen = torch.linspace(0, len(x) - 1, min(rows, len(x)), device=x.device).round().long()
+    some, l1 = x[chosen], float(f[chosen].sum(-1).mean())
     low, high = 1e-3, max(2e-3, float(2 * (some @ atoms.T).amax()))  # at `high` every code is 0
     lam, warm = high, None
     for _ in range(16):

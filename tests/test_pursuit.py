@@ -67,6 +67,17 @@ def test_omp_codes_are_the_best_on_their_support_and_each_round_lowers_the_error
         torch.testing.assert_close(mixed[per_row == k], nn_omp(x, atoms, k)[per_row == k])
 
 
+def test_omp_is_exact_where_several_atoms_are_given_back_at_once():
+    g = torch.Generator().manual_seed(0)
+    atoms = torch.randn(40, 6, generator=g, dtype=torch.float64) + 0.5  # coherent: that happens in some rows
+    atoms /= atoms.norm(dim=-1, keepdim=True)
+    x = torch.randn(600, 6, generator=g, dtype=torch.float64) + 0.5
+    alone = torch.cat([nn_omp(row[None], atoms, 6) for row in x])
+    gradient = (x - alone @ atoms) @ atoms.T
+    assert gradient[alone > 0].abs().max() < 1e-9
+    torch.testing.assert_close(nn_omp(x, atoms, 6) @ atoms, alone @ atoms)  # whatever rows stand beside it
+
+
 def test_omp_gives_back_atoms_that_end_at_zero():
     # The first choice, between two atoms that together rebuild x exactly, is worth nothing once both are there.
     a, b = torch.tensor([1.0, 0.3, 0.0]), torch.tensor([0.3, 1.0, 0.0])
