@@ -24,6 +24,8 @@ def nn_omp(x: Float[Tensor, "n d"], atoms: Float[Tensor, "m d"], k: int | Int[Te
     ends at 0 is given back. k is one number or one a row.
     """
     k = torch.as_tensor(k, device=x.device).expand(len(x)).clamp(max=len(atoms))
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError("nn_omp: rows that are not finite have no codes")
     if len(k) and int(k.min()) < 0:
         raise ValueError(f"k = {int(k.min())}: expected 0 or more atoms a row")
     f = x.new_zeros(len(x), len(atoms))

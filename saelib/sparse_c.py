@@ -6,9 +6,11 @@ A small file is compiled once with the system's compiler and kept under `data/ke
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -22,32 +24,44 @@ from saelib.config import root
 from saelib.kernels import Entries, encoder_product
 
 SOURCE = Path(__file__).with_name("sparse_step.c")
-SUM_ERROR = 2.0**-22  # of adding up a product in float32, relative to ‖x‖ ‖w‖, for each of its d_in terms
-ROUNDING = 2.0**-7  # of storing a product as bfloat16, relative; both are twice the worst case
+SUM_ERROR = 2.0**-22  # of adding up a product in float32, relative to ‖x‖ ‖w‖, for each of its d_in terms: four units
+ROUNDING = 2.0**-7  # of storing a product as bfloat16, relative: twice the worst case
 # No -ffast-math: linked into a shared library it would change how the whole process rounds denormals.
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
 
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    """The compiled C file; None without a compiler."""
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
+    """The compiled C file; None without a compiler. A damaged file of an earlier compilation is made anew."""
+    compiler, *options = shlex.split(os.environ.get("CC", "cc")) or [""]
+    if (found := shutil.which(compiler)) is None:
         return None
-    key = hashlib.sha256(SOURCE.read_bytes() + " ".join(FLAGS).encode() + _processor().encode()).hexdigest()[:16]
+    command = [found, *options, *FLAGS, str(SOURCE), "-o"]
+    key = hashlib.sha256(SOURCE.read_bytes() + " ".join(command).encode() + _processor().encode()).hexdigest()[:16]
     path = root() / "data" / "kernels" / f"sparse_step_{key}.so"
-    if not path.exists():
+    if path.exists():
+        with contextlib.suppress(OSError):
+            return ctypes.CDLL(str(path))
+    _compile(command, path)
+    return ctypes.CDLL(str(path))
+
+
+def _compile(command: list[str], path: Path) -> None:
+    """Run the compiler; `path` appears whole or not at all."""
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as folder:
             built = Path(folder) / "out.so"
-            done = subprocess.run([compiler, *FLAGS, str(SOURCE), "-o", str(built)], capture_output=True, text=True)
-            if done.returncode:
-                raise RuntimeError(
-                    f"{compiler} could not compile {SOURCE} (CC=none in the environment trains without it): "
-                    f"{done.stderr.strip()}"
-                )
-            os.replace(built, path)
-    return ctypes.CDLL(str(path))
+            done = subprocess.run([*command, str(built)], capture_output=True, text=True)
+            if done.returncode == 0 and built.exists():
+                os.replace(built, path)
+                return
+            reason = done.stderr.strip() or f"no file written, exit status {done.returncode}"
+    except OSError as error:
+        reason = str(error)
+    raise RuntimeError(
+        f"{command[0]} could not compile {SOURCE} into {path} (CC=none in the environment trains without it): {reason}"
+    )
 
 
 def _processor() -> str:

@@ -84,7 +84,7 @@ void gather(const float *a, const uint64_t *bits, int64_t rows, int64_t n, const
 void round_rows(const float *x, int64_t rows, int64_t d, uint16_t *out, float *norm, float *residual) {
 #pragma omp parallel for schedule(static)
     for (int64_t b = 0; b < rows; b++) {
-        float square[LANES] = {0}, lost[LANES] = {0};
+        double square[LANES] = {0}, lost[LANES] = {0};  // squares of float32 neither overflow nor vanish in it
         for (int64_t k = 0; k < d; k += LANES) {
             int64_t lanes = d - k < LANES ? d - k : LANES;
             for (int64_t l = 0; l < lanes; l++) {
@@ -92,13 +92,13 @@ void round_rows(const float *x, int64_t rows, int64_t d, uint16_t *out, float *n
                 uint16_t r = to_bf16(v);
                 float e = v - from_bf16(r);
                 out[b * d + k + l] = r;
-                square[l] += v * v;
-                lost[l] += e * e;
+                square[l] += (double)v * v;
+                lost[l] += (double)e * e;
             }
         }
         for (int l = 1; l < LANES; l++) square[0] += square[l], lost[0] += lost[l];
-        norm[b] = sqrtf(square[0]);
-        residual[b] = sqrtf(lost[0]);
+        norm[b] = (float)sqrt(square[0]);
+        residual[b] = (float)sqrt(lost[0]);
     }
 }
 
@@ -119,7 +119,7 @@ void screen_bf16(const uint16_t *a, const float *bias, int64_t rows, int64_t n, 
             for (int64_t l = 0; l < size; l++) {
                 float v = from_bf16(row[i + l]);
                 upper[l] = v + rounding * fabsf(v) + by_norm * w_norm[i + l] + by_residual * w_residual[i + l];
-                upper[l] += bias[i + l];
+                upper[l] = !(upper[l] + bias[i + l] <= 0);  // what overflowed to NaN is looked at again too
             }
             for (int64_t l = size; l < WORD; l++) upper[l] = -1;
             uint64_t word = 0;

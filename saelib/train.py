@@ -237,19 +237,30 @@ class Trainer:
         self.history.events.append(ResampleEvent(self.step, self.tokens, *counts, revived.tolist()))
 
     def finish(self) -> None:
-        """Count, for every resampling, the revived latents that are alive now without having been revived again."""
+        """Count, for every resampling, the revived latents that are alive now without having been revived again.
+
+        `TrainingDiverged` where a weight is not finite: in a latent that never fires it shows in no loss.
+        """
+        self._require_finite_weights()
         dead, again = self.dead(), set()
         for event in reversed(self.history.events):
             event.alive_later = sum(not dead[latent] for latent in event.revived if latent not in again)
             again |= set(event.revived)
 
+    def _require_finite_weights(self) -> None:
+        bad = [name for name, v in self.sae.state_dict().items() if not bool(torch.isfinite(v).all())]
+        if bad:
+            raise TrainingDiverged(
+                f"{', '.join(bad)} not finite after step {self.step} of {self.cfg.steps} ({self.cfg.to_dict()}); "
+                "earlier checkpoints are kept"
+            )
+
     # -- checkpoints -------------------------------------------------------------------------------------------
 
     def save_checkpoint(self, path: Path) -> None:
         """Write everything a run is into one safetensors file, atomically; refuses weights that are not finite."""
+        self._require_finite_weights()
         tensors = {f"w.{k}": v for k, v in self.sae.state_dict().items()}
-        if not all(bool(torch.isfinite(v).all()) for v in tensors.values()):
-            raise TrainingDiverged(f"weights are not finite after step {self.step}; earlier checkpoints are kept")
         for name, leaf in self.leaves.items():
             tensors |= {f"a.{name}.{k}": v for k, v in self.optimizer.state[leaf].items()}
         tensors |= {"idle": self.idle, "gate_idle": self.gate_idle, "generator": self.generator.get_state()}
@@ -273,10 +284,10 @@ class Trainer:
         """Continue from a checkpoint; one of another run is refused."""
         try:
             with safe_open(path, framework="pt") as file:
-                state = json.loads(file.metadata()["state"])
+                state = json.loads((file.metadata() or {})["state"])
                 tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
-        except SafetensorError as error:
-            raise ValueError(f"{path}: damaged ({error}); without it the run starts anew") from error
+        except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            raise ValueError(f"{path}: damaged ({error!r}); without it the run starts anew") from error
         for name, config in (("train", self.cfg), ("sae", self.sae.config)):
             if state[name] != config.to_dict():
                 raise ConfigError(f"{path} belongs to another run: its {name} configuration is {state[name]}")
@@ -352,6 +363,8 @@ def train_many(
     on_log gets the run's number and each new row of its history. Checkpoints are rewritten about every
     `checkpoint_every` steps (rounded to `log_every`).
     """
+    if not runs:
+        return []
     first = _same_stream(runs)
     trainers = [_started(run, stream) for run in runs]
     results: list[History | TrainingDiverged] = [trainer.history for trainer in trainers]
@@ -368,9 +381,12 @@ def train_many(
                 del going[i]
         if not going:
             break
-    for trainer, result in zip(trainers, results, strict=True):
-        if result is trainer.history:
-            trainer.finish()
+    for i, trainer in enumerate(trainers):
+        if results[i] is trainer.history:
+            try:
+                trainer.finish()
+            except TrainingDiverged as error:
+                results[i] = error
     return results
 
 

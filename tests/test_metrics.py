@@ -172,6 +172,13 @@ def test_next_token_loss_is_the_sum_over_all_targets(monkeypatch):
     assert uniform.tolist() == pytest.approx([4 * math.log(7)] * 3)
 
 
+def test_logits_are_read_and_not_written():
+    logits = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0))
+    before, ids = logits.clone(), torch.zeros(2, 5, dtype=torch.long)
+    metrics.next_token_losses(logits, ids, metrics.next_token_probs(logits))
+    assert torch.equal(logits, before)
+
+
 def test_cross_entropy_less_its_own_is_kl():
     def cross(p, q):
         logits = torch.tensor([q, q]).log()[None]  # the last position has no next token

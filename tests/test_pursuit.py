@@ -163,3 +163,8 @@ def test_atoms_that_no_row_uses_stay():
     start = torch.tensor([[0.8, 0.6], [0.0, -1.0]])
     learned = learn_atoms([x], start, 1)
     torch.testing.assert_close(learned, torch.tensor([[1.0, 0.0], [0.0, -1.0]]))
+
+
+def test_rows_that_are_not_finite_are_refused():
+    with pytest.raises(ValueError, match="nn_omp: rows that are not finite"):
+        nn_omp(torch.tensor([[1.0, float("nan")]]), torch.eye(2), 1)

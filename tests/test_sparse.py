@@ -99,6 +99,49 @@ def test_a_compiler_that_fails_is_reported_with_its_message(bad_compiler):
         assert not list((bad_compiler / "data" / "kernels").iterdir())
 
 
+@pytest.fixture
+def compiler(monkeypatch, tmp_path):
+    """Set CC; what it builds goes into a new folder."""
+    monkeypatch.setenv("SAELIB_HOME", str(tmp_path))
+    sparse_c._library.cache_clear()
+    yield lambda cc: (sparse_c._library.cache_clear(), monkeypatch.setenv("CC", cc), tmp_path)[-1]
+    sparse_c._library.cache_clear()
+
+
+@needs_compiler
+def test_a_compiler_with_options_of_its_own_is_called_with_them(compiler):
+    home = compiler("cc -DTWICE='a b'")
+    assert sparse_c.available()
+    assert len(list((home / "data" / "kernels").iterdir())) == 1
+
+
+def test_a_compiler_that_builds_nothing_is_reported(compiler):
+    compiler("true")
+    with pytest.raises(RuntimeError, match="no file written, exit status 0"):
+        sparse_c.available()
+
+
+@needs_compiler
+def test_a_folder_that_cannot_be_written_is_named(compiler):
+    home = compiler("cc")
+    (home / "data").write_text("a file")
+    with pytest.raises(RuntimeError, match=r"could not compile .* into .*data/kernels"):
+        sparse_c.available()
+
+
+@needs_compiler
+def test_a_damaged_library_is_compiled_anew(compiler):
+    code = "from saelib import sparse_c; print(sparse_c.available())"
+    home = compiler("cc")
+    subprocess.run([sys.executable, "-c", code], check=True)
+    (built,) = (home / "data" / "kernels").iterdir()
+    size = built.stat().st_size
+    built.write_bytes(built.read_bytes()[:100])
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "True\n"
+    assert built.stat().st_size == size
+
+
 def test_weights_that_are_not_float32_take_the_dense_step():
     sae = build_sae(SAEConfig(d_in=D, n_latents=N)).double()
     with pytest.raises(ConfigError, match=r"step = 'sparse': not with torch\.float64 weights"):
@@ -182,6 +225,45 @@ def test_the_screen_loses_nothing_that_bfloat16_would_round_away():
     row = torch.repeat_interleave(at.crow.diff())
     assert (rounded <= 0).sum() > 20  # what a plain bfloat16 encoder would drop
     assert (row == at.col).sum() == 256
+
+
+@needs_compiler
+@pytest.mark.parametrize("size", [1e-25, 1e-10, 1e10, 1e19, 1e30], ids=str)
+def test_the_screen_holds_at_any_size_that_float32_has(size):
+    x_c, W, bias, _ = _entries(sparse_c, 64, 100, 200)
+    x_c, bias = x_c * size, bias * size
+    exact, screened = (sparse_c.open_entries(x_c, W.T, bias, encoder) for encoder in ("exact", "screen"))
+    assert len(exact.col) > 100
+    assert torch.equal(exact.crow, screened.crow)
+    assert torch.equal(exact.col, screened.col)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("of_x", "of_w", "sums", "rounding", "slack"),
+    [
+        ((2.0, 0.0), (3.0, 0.0), 0.5, 0.0, 3.0),  # adding up: 0.5 · 2 · 3
+        ((2.0, 1.0), (3.0, 0.0), 0.0, 0.0, 3.0),  # x rounded: 1 · 3
+        ((2.0, 0.0), (3.0, 1.0), 0.0, 0.0, 2.0),  # w rounded: 2 · 1
+        ((2.0, 1.0), (3.0, 1.0), 0.0, 0.0, 6.0),  # both: 1 · 3 + (2 + 1) · 1, ‖x'‖ being up to ‖x‖ + ‖x − x'‖
+        ((2.0, 0.0), (3.0, 0.0), 0.0, 0.25, 1.0),  # the product rounded: 0.25 · 4
+    ],
+)
+def test_each_term_of_the_bound_by_hand(of_x, of_w, sums, rounding, slack):
+    """The product is −4: a latent is looked at again where its bias is above 4 − slack."""
+    a, bias = torch.tensor([[-4.0, -4.0]]).bfloat16(), torch.tensor([3.99, 4.01]) - slack
+    x, w = (torch.tensor([[v] * n for v in pair]) for pair, n in ((of_x, 1), (of_w, 2)))
+    bits, counts = sparse_c._bits(1, 2)
+    sparse_c._call("screen_bf16", a, bias, 1, 2, *x, *w, sums, rounding, bits, counts)
+    assert (bits.item(), counts.item()) == (2, 1)
+
+
+@needs_compiler
+def test_a_product_that_is_not_a_number_is_looked_at_again():
+    a, none = torch.tensor([[float("nan"), -1.0]]).bfloat16(), torch.zeros(2)
+    bits, counts = sparse_c._bits(1, 2)
+    sparse_c._call("screen_bf16", a, none, 1, 2, none, none, none, none, 0.0, 0.0, bits, counts)
+    assert bits.item() == 1
 
 
 @needs_compiler

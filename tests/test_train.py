@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from saelib.config import ConfigError, SAEConfig, TrainConfig
 from saelib.kernels import StepStats
@@ -210,6 +211,14 @@ def test_a_damaged_checkpoint_is_refused_by_name(table, tmp_path):
         _run(table, _cfg(), path)
 
 
+@pytest.mark.parametrize("metadata", [None, {"other": "1"}, {"state": "{"}], ids=str)
+def test_a_checkpoint_whose_state_cannot_be_read_is_refused_by_name(tmp_path, metadata):
+    path = tmp_path / "c.safetensors"
+    save_file({"x": torch.zeros(1)}, path, metadata)
+    with pytest.raises(ValueError, match=r"c\.safetensors: damaged"):
+        Trainer(build_sae(SAEConfig(d_in=D, n_latents=N)), _cfg()).load_checkpoint(path)
+
+
 def test_a_step_moves_no_decoder_row_along_itself_before_adam(table):
     trainer = Trainer(build_sae(SAEConfig(d_in=D, n_latents=N), torch.Generator().manual_seed(0)), _cfg())
     before = trainer.sae.W_dec.detach().clone()
@@ -302,6 +311,24 @@ def test_a_non_finite_loss_stops_names_step_and_config_and_keeps_the_last_checkp
     again.load_checkpoint(path)
     assert again.step == 50
     assert all(torch.isfinite(p).all() for p in again.sae.parameters())
+
+
+def test_a_weight_that_is_not_finite_in_a_latent_that_never_fires_stops_the_run(table, tmp_path):
+    sae = build_sae(SAEConfig(d_in=D, n_latents=N))
+    trainer = Trainer(sae, _cfg())
+    with torch.no_grad():
+        sae.b_enc[3] = float("nan")
+        sae.b_enc[4] = -float("inf")
+    for call in (trainer.finish, lambda: trainer.save_checkpoint(tmp_path / "c.safetensors")):
+        with pytest.raises(TrainingDiverged, match=r"b_enc not finite after step 0 of 200 \(.*'lam': 0\.05"):
+            call()
+    assert not list(tmp_path.iterdir())
+    (result,) = train_many(_runs(table, [_cfg(lr=1e38)]), MemoryStream(table, 32))
+    assert isinstance(result, TrainingDiverged)
+
+
+def test_no_runs_are_no_results(table):
+    assert train_many([], MemoryStream(table, 32)) == []
 
 
 def test_where_the_loss_is_looked_at_now_and_then_the_last_step_is_looked_at_too():
