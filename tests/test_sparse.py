@@ -213,13 +213,14 @@ def test_the_screen_finds_the_entries_of_float32(shape):
 
 
 @needs_compiler
-def test_the_screen_loses_nothing_that_bfloat16_would_round_away():
+@pytest.mark.parametrize("size", [1.0, 1e-25])  # squares of the second are 0 in float32
+def test_the_screen_loses_nothing_that_bfloat16_would_round_away(size):
     """Each row is open by a thousandth of its size in one latent, where bfloat16 is wrong by a few thousandths."""
     g = torch.Generator().manual_seed(0)
     x_c, W = torch.randn(256, 64, generator=g), torch.randn(256, 64, generator=g)
     a = x_c @ W.T
     slack = 1e-3 * a.abs().clamp_min(0.1)
-    bias = (slack - a).diagonal().contiguous()
+    x_c, bias = x_c * size, (slack - a).diagonal() * size
     rounded = (x_c.bfloat16() @ W.bfloat16().T).float().diagonal() + bias
     at = sparse_c.open_entries(x_c, W.T, bias, "screen")
     row = torch.repeat_interleave(at.crow.diff())
