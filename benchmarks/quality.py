@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from harness import machine, parser, report
 from recipe import recipe_of
 
-from saelib import diagnose, metrics
+from saelib import intervals, metrics
 from saelib.config import EvalConfig, SAEConfig, TrainConfig
 from saelib.evaluate import evaluate
 from saelib.runs import Workspace
@@ -143,11 +143,11 @@ def summarised(curves: dict[tuple, list[dict[str, Any]]], lrs: dict[str, float],
             for column in ("fvu", "loss_recovered", "dead_fraction"):
                 values = [at(rows, target, column) for rows in mine]
                 row[column] = None if None in values else float(np.mean(values))
-            samples = [
-                diagnose.matched_samples([pd.DataFrame(r["pages"]) for r in rows], [r["l0_val"] for r in rows], target)
+            per_seed = [
+                intervals.matched([pd.DataFrame(r["pages"]) for r in rows], [r["l0_val"] for r in rows], target)
                 for rows in mine
             ]
-            draws[system] = np.mean(samples, axis=0)
+            draws[system] = intervals.over_seeds(per_seed)
             out.append(row)
         for row in out[-len(args.systems) :]:
             if row["system"].startswith("saelib"):
@@ -162,8 +162,8 @@ def _against_peers(row: dict[str, Any], rows: list[dict[str, Any]], draws: dict[
     if not peers or row["fvu"] is None:
         return
     best = min(peers, key=lambda r: r["fvu"])
-    row["best_peer"], row["over_best"] = best["system"], row["fvu"] / best["fvu"] - 1
-    row["lo"], row["hi"] = map(float, np.quantile(draws[row["system"]] / draws[best["system"]] - 1, [0.025, 0.975]))
+    found = intervals.summary(draws[row["system"]] / draws[best["system"]] - 1)
+    row |= {"best_peer": best["system"], "over_best": found["value"], "lo": found["lo"], "hi": found["hi"]}
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ ordinary at one site and sinks at another count under `all` only. `device` is wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from saelib.config import SINK_FACTOR
-from saelib.metrics import NEGLIGIBLE, bootstrap_pages, gini, interpolate_matched_l0, page_replicates
+from saelib.metrics import NEGLIGIBLE, bootstrap_pages, gini
 from saelib.store import CLASSES, Store, row_moments
 
 BATCH = 4096  # rows read at once
@@ -346,34 +346,3 @@ def _persistence(before: np.ndarray | None, now: np.ndarray) -> dict[str, float]
         return {"persistence": np.nan, "persistence_chance": np.nan}
     p, q = before.mean(0), now.mean(0)
     return {"persistence": now[before].mean(), "persistence_chance": p @ q / p.sum()}
-
-
-def page_samples(pages: pd.DataFrame, column: str = "fvu", n: int = 1000, seed: int = 0) -> Float64[np.ndarray, " n"]:
-    """`column` ("fvu" or "loss_recovered") of one SAE under resampling of test pages, from its page sums.
-
-    The same draws for every SAE measured on the same pages, so that differences and ratios of two are paired.
-    """
-    if column not in ("fvu", "loss_recovered"):
-        raise ValueError(f"column = {column!r}: expected 'fvu' or 'loss_recovered'")
-    if column == "fvu":
-        return page_replicates(pages["sse"], pages["sst"], n, seed)
-    p = pages[pages["ce_n"] > 0]  # pages with a context whose loss was measured
-    return page_replicates(p["ce_zero"] - p["ce_sae"], p["ce_zero"] - p["ce_id"], n, seed)
-
-
-def matched_samples(
-    curve: Sequence[pd.DataFrame],
-    l0: Iterable,
-    target: float | int,
-    column: str = "fvu",
-    n: int = 1000,
-    seed: int = 0,
-) -> Float64[np.ndarray, " n"]:
-    """`page_samples` at validation L0 = target: every draw of pages is interpolated along the curve of λ.
-
-    curve: page sums of one SAE a λ; l0: their validation L0, not redrawn. All nan where the curve does not reach.
-    """
-    l0 = list(l0)
-    samples = np.stack([page_samples(pages, column, n, seed) for pages in curve], axis=1)  # [n, λ]
-    values = (interpolate_matched_l0(l0, row, target, log_y=column == "fvu") for row in samples)
-    return np.array([np.nan if v is None else v for v in values])

@@ -24,7 +24,7 @@ FLOORS = [
         "sparse_triton",
     },  # `corpus` reads the embedded text through it; with the next line DESIGN's floor 1
     {"corpus", "lm", "store", "sae", "sparse"},
-    {"collect", "resample", "evaluate", "diagnose", "causes"},
+    {"collect", "resample", "evaluate", "diagnose", "causes", "intervals"},
     {"train"},
     {"runs", "explore", "batch", "report", "__main__"},
 ]

@@ -291,31 +291,3 @@ def test_gate_snapshots_must_share_their_probe_rows_and_may_be_all_closed():
     closed = diagnose.gate_statistics([snapshot(i, [[0, 0], [0, 0]]) for i in (1, 2)])
     assert closed["persistence"].isna().all()
     assert (closed["never_open"] == 1).all()
-
-
-def page_sums(sse, ce_sae=(3.0, 5.0, 0.0)):
-    columns = {"sse": sse, "sst": [10.0, 20.0, 30.0], "ce_n": [9, 9, 0], "ce_sae": ce_sae}
-    return pd.DataFrame(columns | {"ce_id": [2.0, 4.0, 0.0], "ce_zero": [6.0, 6.0, 0.0]})
-
-
-def test_page_samples_of_proportional_pages_are_constant_and_paired():
-    fvu = diagnose.page_samples(page_sums([1.0, 2.0, 3.0]), n=50)
-    assert fvu == pytest.approx(np.full(50, 0.1))
-    some, twice = (diagnose.page_samples(page_sums(k * np.array([1.0, 9.0, 2.0])), n=50) for k in (1, 2))
-    assert some.std() > 0.01
-    assert twice / some == pytest.approx(np.full(50, 2.0))
-
-
-def test_page_samples_of_loss_recovered_leave_out_pages_without_a_measured_loss():
-    recovered = diagnose.page_samples(page_sums([1.0, 2.0, 3.0]), "loss_recovered", n=200)
-    assert set(recovered.round(9)) == {0.75, 0.5, round(4 / 6, 9)}  # page 1 twice, page 2 twice, one of each
-    with pytest.raises(ValueError, match="column = 'l0'"):
-        diagnose.page_samples(page_sums([1.0, 2.0, 3.0]), "l0")
-
-
-def test_matched_samples_interpolate_every_draw_and_never_extrapolate():
-    curve = [page_sums(fvu * np.array([10.0, 20.0, 30.0])) for fvu in (0.4, 0.1)]
-    assert diagnose.matched_samples(curve, [10, 40], 20, n=20) == pytest.approx(np.full(20, 0.2))  # log-log middle
-    linear = diagnose.matched_samples(curve[:1] * 2, [10, 40], 20, "loss_recovered", n=20)
-    assert linear == pytest.approx(diagnose.page_samples(curve[0], "loss_recovered", n=20))
-    assert np.isnan(diagnose.matched_samples(curve, [10, 40], 41, n=20)).all()

@@ -1,0 +1,85 @@
+"""Estimates kept in front of their bootstrap replicates, so that ratios, differences and means carry both along.
+
+An array [1 + n] holds the estimate, then n replicates. Test pages are drawn the same way for every SAE measured on
+them, so that two SAEs stay paired; `over_seeds` draws the training seeds on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Float64
+
+from saelib.metrics import interpolate_matched_l0, page_replicates
+
+REPLICATES = 1000
+
+
+def ratio(num: Iterable, den: Iterable, n: int = REPLICATES) -> Float64[np.ndarray, " 1+n"]:
+    """Σnum / Σden over test pages, one value a page, and its replicates under redrawn pages."""
+    num, den = np.asarray(num, dtype=np.float64), np.asarray(den, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.r_[num.sum() / den.sum(), page_replicates(num, den, n)]
+
+
+def samples(pages: pd.DataFrame, column: str = "fvu", n: int = REPLICATES) -> Float64[np.ndarray, " 1+n"]:
+    """`column` ("fvu" or "loss_recovered") of one SAE, from its sums by test page (`Workspace.pages`)."""
+    if column not in ("fvu", "loss_recovered"):
+        raise ValueError(f"column = {column!r}: expected 'fvu' or 'loss_recovered'")
+    if column == "fvu":
+        return ratio(pages["sse"], pages["sst"], n)
+    p = pages[pages["ce_n"] > 0]  # pages with a context whose loss was measured
+    return ratio(p["ce_zero"] - p["ce_sae"], p["ce_zero"] - p["ce_id"], n)
+
+
+def matched(
+    curve: Sequence[pd.DataFrame], l0: Iterable, target: float | int, column: str = "fvu", n: int = REPLICATES
+) -> Float64[np.ndarray, " 1+n"]:
+    """`samples` at validation L0 = target: every replicate is interpolated along the curve of λ.
+
+    curve: page sums of one SAE a λ; l0: their validation L0, not redrawn. All nan where the curve does not reach.
+    """
+    l0 = list(l0)
+    points = np.stack([samples(pages, column, n) for pages in curve], axis=1)  # [1 + n, λ]
+    values = (interpolate_matched_l0(l0, row, target, log_y=column == "fvu") for row in points)
+    return np.array([np.nan if v is None else v for v in values])
+
+
+def over_seeds(per_seed: Iterable, seed: int = 0) -> Float64[np.ndarray, " 1+n"]:
+    """Mean over training seeds of arrays [1 + n], where each replicate draws the seeds too, with replacement.
+
+    The draws are the same for every cell with as many seeds: two cells trained with the same seeds stay paired.
+    """
+    x = np.stack([np.asarray(v, dtype=np.float64) for v in per_seed])
+    drawn = np.random.default_rng(seed).integers(len(x), size=(len(x), x.shape[1] - 1))
+    return np.r_[x[:, 0].mean(), np.take_along_axis(x[:, 1:], drawn, axis=0).mean(axis=0)]
+
+
+def summary(x: Float[np.ndarray, " 1+n"]) -> dict[str, float]:
+    """value, and lo and hi of the 95 % percentile interval; all nan where the estimate is."""
+    lo, hi = np.quantile(x[1:], [0.025, 0.975]) if np.isfinite(x[0]) else (np.nan, np.nan)
+    return {"value": float(x[0]), "lo": float(lo), "hi": float(hi)}
+
+
+def words(x: Float[np.ndarray, " 1+n"], reference: float | int, margin: float) -> str:
+    """How x lies about reference ± margin by its interval.
+
+    "lower", "higher" or "equal": the interval lies below, above, or inside the band; "not higher", "not lower": it
+    leaves the band on one side only; "unclear": on both; "unreachable": there is no estimate.
+    """
+    s, low, high = summary(x), reference - margin, reference + margin
+    if np.isnan(s["value"]):
+        return "unreachable"
+    if s["hi"] < low or s["lo"] > high:
+        return "lower" if s["hi"] < low else "higher"
+    below, above = s["lo"] < low, s["hi"] > high
+    return {(0, 0): "equal", (1, 0): "not higher", (0, 1): "not lower", (1, 1): "unclear"}[below, above]
+
+
+def majority(found: Sequence[str], yes: Collection[str], no: Collection[str]) -> str:
+    """A verdict: "replicates" where most of `found` are in `yes`, "does not replicate" where most are in `no`."""
+    counts = (sum(word in kind for word in found) for kind in (yes, no))
+    for_it, against = (2 * count > len(found) for count in counts)
+    return "replicates" if for_it else "does not replicate" if against else "cannot tell"
