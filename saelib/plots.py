@@ -74,6 +74,8 @@ METRIC_LABELS = {
     "loss_recovered": "loss recovered",
     "dead_fraction": "dead latents (%)",
     "lr": "learning rate",
+    "adam_m": "Adam's m",
+    "adam_v": "Adam's √v",
     "shrinkage": "shrinkage γ (1 = none)",
 }
 LAMBDA_LABEL = "L1 coefficient λ (normalised units)"
@@ -105,7 +107,7 @@ def site_color(site: int | np.integer, n_layers: int) -> tuple[float, float, flo
 def looks_of(values: Iterable[Any], n_layers: int | None = None) -> dict[Any, Look]:
     """Label, colour and marker of each value: named in `LOOKS`, a site (a whole number), or the next free colour."""
     values = list(dict.fromkeys(values))
-    deepest = n_layers or max((v for v in values if _is_site(v)), default=1)
+    deepest = n_layers or int(max((v for v in values if _is_site(v)), default=1))
     found: dict[Any, Look] = {}
     for value in values:
         free = sum(v not in LOOKS and not _is_site(v) for v in found)
@@ -386,10 +388,11 @@ def _geometric(values: pd.Series) -> float:
 
 
 def _seed_means(rows: pd.DataFrame, y: str) -> pd.DataFrame:
-    """One row a λ: geometric means of L0 and FVU, arithmetic of the rest; without λ the rows by L0."""
+    """One row a λ: geometric means of L0 and FVU, arithmetic of the rest, lo and hi as they are; without λ the rows."""
     if "lambda" not in rows:
         return rows.sort_values("l0")
-    return rows.groupby("lambda", as_index=False).agg({"l0": _geometric, y: _geometric if y == "fvu" else "mean"})
+    how = {"l0": _geometric, y: _geometric if y == "fvu" else "mean"} | {k: "first" for k in ("lo", "hi") if k in rows}
+    return rows.groupby("lambda", as_index=False).agg(how)
 
 
 def _curve(ax: Axes, rows: pd.DataFrame, y: str, look: Look) -> None:
@@ -399,7 +402,7 @@ def _curve(ax: Axes, rows: pd.DataFrame, y: str, look: Look) -> None:
     ax.plot(centre["l0"], centre[y], color=look.color, marker=look.marker, label=look.label)
     if len(rows) > len(centre):
         ax.plot(rows["l0"], rows[y], look.marker, color=look.color, ms=3.2, alpha=0.5)
-    _bars(ax, rows["l0"], rows, ("lo", "hi"), look.color)
+    _bars(ax, centre["l0"], centre, ("lo", "hi"), look.color)
     gone = centre[centre["l0"] <= L0_FLOOR]
     if len(gone):
         label = f"collapsed: L0 ≤ {L0_FLOOR}"
@@ -444,7 +447,8 @@ def trade_off(
 ) -> Figure:
     """FVU (or y='loss_recovered') against L0, one panel a site, one curve an arm through its λ.
 
-    Columns arm, site, lambda, l0, and `y`; optional seed rows (same arm, site, lambda) and lo, hi of `y`.
+    Columns arm, site, lambda, l0, and `y`; optional seed rows (same arm, site, lambda) and lo, hi of `y`, which are of
+    the mean over seeds and stand in each of their rows.
     `pca` [site, rank, fvu] adds PCA at rank k = L0; `highlight` is the index label of a row to ring.
     """
     fig = _against_l0(table, y, pca, highlight)
@@ -461,19 +465,25 @@ def shrinkage(table: pd.DataFrame, *, title: str, interval: str = "", note: str 
 
 @_takes("site", "arm", "lambda", "fvu", "l0")
 def trade_off_by_lambda(table: pd.DataFrame, *, title: str, note: str = "", n_layers: int | None = None) -> Figure:
-    """FVU and L0 against λ: one column an arm, one line a site; the grey line is the mean predictor."""
-    arms = looks_of(table["arm"])
-    fig, axes = _grid(len(arms), rows=2, height=2.6, sharex=True, sharey="row")
+    """FVU and L0 against λ: one column an arm, one line a site; the grey line is the mean predictor.
+
+    With a column `panel`, whose words say in what units λ is, one column of panels each. Optional lo, hi of FVU.
+    """
+    by, units = ("panel", "L1 coefficient λ") if "panel" in table else ("arm", LAMBDA_LABEL)
+    heads = {v: LOOKS[v].label if v in LOOKS else str(v) for v in dict.fromkeys(table[by])}
+    fig, axes = _grid(len(heads), rows=2, height=2.6, sharex="col" if by == "panel" else True, sharey="row")
     sites = looks_of(sorted(table["site"].unique()), n_layers)
-    for column, (arm, arm_look) in zip(axes.T, arms.items(), strict=True):
+    for column, (head, words) in zip(axes.T, heads.items(), strict=True):
         for ax, y in zip(column, ("fvu", "l0"), strict=True):
             for site, look in sites.items():
-                rows = table[(table["arm"] == arm) & (table["site"] == site)].dropna(subset=[y])
+                rows = table[(table[by] == head) & (table["site"] == site)].dropna(subset=[y])
                 mean = rows.assign(l0=rows["l0"].clip(lower=L0_FLOOR)).groupby("lambda")[y].apply(_geometric)
                 ax.plot(mean.index, mean.to_numpy(), color=look.color, marker=look.marker, label=look.label)
+                if y == "fvu":
+                    _bars(ax, rows["lambda"], rows, ("lo", "hi"), look.color)
         column[0].axhline(1, color=LOOKS["mean"].color, ls=":", label="mean predictor (FVU = 1)", zorder=1)
-        column[0].set_title(arm_look.label, loc="left")
-        column[1].set_xlabel(LAMBDA_LABEL, size=9.5)
+        column[0].set_title(words, loc="left")
+        column[1].set_xlabel(units, size=9.5)
     for ax in axes.flat:
         _log(ax, "x", "y")
     for ax, words in zip(axes[:, 0], ("FVU", METRIC_LABELS["l0"]), strict=True):
@@ -489,7 +499,7 @@ def learning_curves(table: pd.DataFrame, *, title: str, note: str = "", metrics:
     """Metrics over training tokens: one row of panels a metric, one column a site (if there is a column `site`).
 
     Columns tokens, label (a schedule, an arm, or any name), seed (optional), and any of loss, fvu, l0, dead_fraction,
-    lr, which `metrics` picks from. Several seeds are thin lines with their mean thick.
+    lr, adam_m, adam_v, which `metrics` picks from. Several seeds are thin lines with their mean thick.
     """
     shown = [m for m in metrics or ("loss", "fvu", "l0", "dead_fraction", "lr") if m in table.columns]
     if not shown:

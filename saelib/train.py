@@ -206,8 +206,16 @@ class Trainer:
         row |= {"loss": row["mse"] + row["l1"] + row["aux"], "fvu": sums["mse"] / max(sums["variance"], 1e-300)}
         gate_dead = self.gate_idle >= self.cfg.dead_window
         row |= {"dead_fraction": float(self.dead().float().mean()), "gate_dead": float(gate_dead.float().mean())}
+        row |= self._adam_moments()
         self.history.table.append(row)
         self._sums = {}
+
+    def _adam_moments(self) -> dict[str, float]:
+        """Root mean squares, over all weights, of Adam's moment m and of √v; a step is lr · m / √v."""
+        state = [self.optimizer.state[leaf] for leaf in self.leaves.values()]
+        size = sum(s["exp_avg"].numel() for s in state)
+        m, v = (sum(float(s[k].pow(p).sum()) for s in state) for k, p in (("exp_avg", 2), ("exp_avg_sq", 1)))
+        return {"adam_m": (m / size) ** 0.5, "adam_v": (v / size) ** 0.5}
 
     def _snapshot_due(self) -> bool:
         if self.probe is None or not self.cfg.snapshots:

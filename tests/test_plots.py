@@ -108,6 +108,11 @@ FIGURES = {
     "trade_off": lambda: plots.trade_off(sweep(3), PCA, **NAMED, highlight=4),
     "trade_off of loss": lambda: plots.trade_off(sweep().drop(columns=["lo", "hi"]), y="loss_recovered", **WITH),
     "trade_off_by_lambda": lambda: plots.trade_off_by_lambda(sweep(2), **WITH, n_layers=30),
+    "trade_off_by_lambda in two units": lambda: plots.trade_off_by_lambda(
+        pd.concat([sweep().query("arm == 'plain'").assign(panel=words) for words in ("normalised units", "raw units")]),
+        **WITH,
+        n_layers=30,
+    ),
     "shrinkage": lambda: plots.shrinkage(sweep().drop(columns=["lo", "hi", "lambda"]), **WITH),
     "learning_curves": lambda: plots.learning_curves(history(), **WITH),
     "one learning curve": lambda: plots.learning_curves(history().query("site == 2 and seed == 0"), **WITH),
@@ -127,6 +132,24 @@ FIGURES = {
 @functools.cache
 def figure(name: str) -> Figure:
     return FIGURES[name]()
+
+
+def test_bars_of_a_trade_off_stand_at_the_mean_over_seeds():
+    rows = table(
+        "arm site lambda seed l0 fvu lo hi", *[("plain", 2, 1.0, s, l0, 0.4, 0.3, 0.5) for s, l0 in ((0, 10), (1, 40))]
+    )
+    (bars,) = [
+        c for c in plots.trade_off(rows, title="t", interval="pages").axes[0].collections if len(c.get_segments())
+    ]
+    assert [s.tolist() for s in bars.get_segments()] == [[[pytest.approx(20), 0.3], [pytest.approx(20), 0.5]]]
+
+
+def test_one_curve_in_two_units_has_one_x_axis_each():
+    one = table("arm site lambda l0 fvu", *[("plain", 2, lam, 10, 0.4) for lam in (1.0, 2.0)])
+    both = pd.concat([one.assign(panel="normalised"), one.assign(panel="raw", **{"lambda": [100.0, 200.0]})])
+    axes = plots.trade_off_by_lambda(both, title="t").axes
+    assert [ax.get_title(loc="left") for ax in axes[:2]] == ["normalised", "raw"]
+    assert axes[1].get_xlim()[0] > axes[0].get_xlim()[1]
 
 
 def labels(fig: Figure) -> list[str]:

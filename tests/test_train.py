@@ -343,6 +343,16 @@ def test_where_the_loss_is_looked_at_now_and_then_the_last_step_is_looked_at_too
         trainer._check_finite(stats, elsewhere)
 
 
+def test_history_holds_the_root_mean_squares_of_adam_s_moments(table):
+    trainer = Trainer(build_sae(SAEConfig(d_in=D, n_latents=N)), _cfg(log_every=1))
+    trainer.step_(table[:32])
+    gradients = torch.cat([leaf.grad.flatten() for leaf in trainer.leaves.values()])
+    size = float(gradients.square().mean().sqrt())
+    row = trainer.history.table[0]
+    assert row["adam_m"] == pytest.approx(0.1 * size)  # (1 − β₁) g, and √((1 − β₂) g²)
+    assert row["adam_v"] == pytest.approx(0.001**0.5 * size)
+
+
 def test_gradient_clipping_bounds_the_step(table):
     free, clipped = (_run(table, _cfg(grad_clip=c, tokens=64))[0] for c in (0.0, 1e-9))
     start = build_sae(SAEConfig(d_in=D, n_latents=N), torch.Generator().manual_seed(0))
