@@ -27,11 +27,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float64
 from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
-from saelib import __version__, metrics
+from saelib import __version__, intervals, metrics
 from saelib.assets import resolve_model
 from saelib.collect import collect
 from saelib.config import (
@@ -270,9 +271,10 @@ class Workspace:
             for i, (step, tokens) in enumerate(zip(t["step"], t["tokens"], strict=True))
         ]
 
-    def pages(self, spec: Spec) -> pd.DataFrame:
+    def pages(self, run: Spec | str) -> pd.DataFrame:
         """Sums of each test page, for bootstraps: page_id, n, sse, sst, l0, ce_n, ce_id, ce_sae, ce_zero, ce_mean."""
-        return pd.DataFrame(read_json(self.run_folder(spec) / "metrics.json")["pages"])
+        folder = self._folder(run) if isinstance(run, str) else self.run_folder(run)
+        return pd.DataFrame(read_json(folder / "metrics.json")["pages"])
 
     def write_results(self) -> Path:
         """Rebuild `results.csv` from the `metrics.json` of this store's runs, sorted by run_id."""
@@ -485,19 +487,29 @@ def reach_l0(
     lambdas: Sequence[float],
     target: float,
     max_extra: int = 3,
+    refine: int = 0,
 ) -> pd.DataFrame:
-    """Rows of a λ curve, with up to `max_extra` further λ trained while validation L0 does not bracket `target`."""
-    lams = list(lambdas)
-    for _ in range(max_extra):
-        rows = workspace.train([make(lam) for lam in lams], notebook)
+    """Rows of a λ curve, with up to `max_extra` further λ trained while validation L0 does not bracket `target`.
+
+    Where it does, up to `refine` more between the two nearest points, while their L0 are over a factor 2 apart.
+    """
+    rows, extra, refined = workspace.train([make(lam) for lam in lambdas], notebook), 0, 0
+    while True:
         l0 = rows["l0_val"][rows["l0_val"] > 0]  # a collapsed SAE is no point to interpolate from
-        if l0.min() <= target <= l0.max():
-            break
+        reached = len(l0) > 0 and l0.min() <= target <= l0.max()
         further = metrics.propose_lambda(zip(rows["lambda"], rows["l0_val"], strict=True), target)
-        if further is None:
-            break
-        lams.append(further)
-    return workspace.train([make(lam) for lam in lams], notebook)
+        if further is None or (refined == refine if reached else extra == max_extra):
+            return rows
+        extra, refined = extra + (not reached), refined + reached
+        new = workspace.train([make(float(f"{further:.4g}"))], notebook)
+        rows = pd.concat([rows, new], ignore_index=True)
+
+
+def samples_at_l0(
+    workspace: Workspace, rows: pd.DataFrame, target: float, column: str = "fvu"
+) -> Float64[np.ndarray, " 1+n"]:
+    """`intervals.matched` of one curve's rows: `column` at validation L0 = target, before its replicates over pages."""
+    return intervals.matched([workspace.pages(run) for run in rows["run_id"]], rows["l0_val"], target, column)
 
 
 def at_l0(rows: pd.DataFrame, target: float, column: str = "fvu") -> float | None:

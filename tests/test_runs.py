@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from saelib import runs
 from saelib.config import CollectConfig, ConfigError, CorpusConfig, EvalConfig
-from saelib.runs import COLUMNS, Workspace, at_l0, code_version, make_spec, reach_l0
+from saelib.runs import COLUMNS, Workspace, at_l0, code_version, make_spec, reach_l0, samples_at_l0
 from saelib.store import ShuffledRows
 from saelib.train import TrainingDiverged
 
@@ -226,6 +226,24 @@ def test_l0_is_reached_by_further_lambda_and_interpolated_never_extrapolated(ws)
     assert rows["l0_val"].max() >= above
     assert at_l0(rows.iloc[:2], above) is None
     assert min(rows["fvu"][:2]) < at_l0(rows.iloc[:2], inside) < max(rows["fvu"][:2])
+
+
+def test_a_bracket_wider_than_a_factor_two_is_refined_as_often_as_asked_and_no_more(ws):
+    def make(lam):
+        return ws.spec("plain", 2, lam=lam, **RECIPE)
+
+    wide = reach_l0(ws, "02_train_sae", make, [0.05, 3.6], 12.0)
+    assert len(wide) == 2
+    assert wide["l0_val"].max() > 2 * wide["l0_val"].min()
+    once = reach_l0(ws, "02_train_sae", make, [0.05, 3.6], 12.0, refine=1)
+    assert once["lambda"].tolist() == [0.05, 3.6, pytest.approx(0.18**0.5, rel=1e-3)]
+    close = reach_l0(ws, "02_train_sae", make, [0.05, 3.6], 12.0, refine=9)
+    nearest = [op(close["l0_val"][mask]) for op, mask in ((min, close["l0_val"] >= 12), (max, close["l0_val"] <= 12))]
+    assert nearest[0] <= 2 * nearest[1]
+    assert len(close) < 8
+    found = samples_at_l0(ws, close, 12.0)
+    assert found[0] == pytest.approx(at_l0(close, 12.0))
+    assert len(found) == 1001
 
 
 def test_a_collapsed_curve_brackets_nothing_until_its_l0_is_above_zero(ws):
