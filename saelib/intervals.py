@@ -1,6 +1,6 @@
 """Estimates kept in front of their bootstrap replicates, so that ratios, differences and means carry both along.
 
-An array [1 + n] holds the estimate, then n replicates. Test pages are drawn the same way for every SAE measured on
+An array [draws] = [1 + n] holds the estimate, then n replicates. Test pages are drawn the same way for every SAE measured on
 them, so that two SAEs stay paired; `over_seeds` draws the training seeds on top.
 """
 
@@ -17,14 +17,14 @@ from saelib.metrics import interpolate_matched_l0, page_replicates
 REPLICATES = 1000
 
 
-def ratio(num: Iterable, den: Iterable, n: int = REPLICATES) -> Float64[np.ndarray, " 1+n"]:
+def ratio(num: Iterable, den: Iterable, n: int = REPLICATES) -> Float64[np.ndarray, " draws"]:
     """Σnum / Σden over test pages, one value a page, and its replicates under redrawn pages."""
     num, den = np.asarray(num, dtype=np.float64), np.asarray(den, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.r_[num.sum() / den.sum(), page_replicates(num, den, n)]
 
 
-def samples(pages: pd.DataFrame, column: str = "fvu", n: int = REPLICATES) -> Float64[np.ndarray, " 1+n"]:
+def samples(pages: pd.DataFrame, column: str = "fvu", n: int = REPLICATES) -> Float64[np.ndarray, " draws"]:
     """`column` ("fvu" or "loss_recovered") of one SAE, from its sums by test page (`Workspace.pages`)."""
     if column not in ("fvu", "loss_recovered"):
         raise ValueError(f"column = {column!r}: expected 'fvu' or 'loss_recovered'")
@@ -36,7 +36,7 @@ def samples(pages: pd.DataFrame, column: str = "fvu", n: int = REPLICATES) -> Fl
 
 def matched(
     curve: Sequence[pd.DataFrame], l0: Iterable, target: float | int, column: str = "fvu", n: int = REPLICATES
-) -> Float64[np.ndarray, " 1+n"]:
+) -> Float64[np.ndarray, " draws"]:
     """`samples` at validation L0 = target: every replicate is interpolated along the curve of λ.
 
     curve: page sums of one SAE a λ; l0: their validation L0, not redrawn. All nan where the curve does not reach.
@@ -47,7 +47,7 @@ def matched(
     return np.array([np.nan if v is None else v for v in values])
 
 
-def over_seeds(per_seed: Iterable, seed: int = 0) -> Float64[np.ndarray, " 1+n"]:
+def over_seeds(per_seed: Iterable, seed: int = 0) -> Float64[np.ndarray, " draws"]:
     """Mean over training seeds of arrays [1 + n], where each replicate draws the seeds too, with replacement.
 
     The draws are the same for every cell with as many seeds: two cells trained with the same seeds stay paired.
@@ -57,13 +57,13 @@ def over_seeds(per_seed: Iterable, seed: int = 0) -> Float64[np.ndarray, " 1+n"]
     return np.r_[x[:, 0].mean(), np.take_along_axis(x[:, 1:], drawn, axis=0).mean(axis=0)]
 
 
-def summary(x: Float[np.ndarray, " 1+n"]) -> dict[str, float]:
+def summary(x: Float[np.ndarray, " draws"]) -> dict[str, float]:
     """value, and lo and hi of the 95 % percentile interval; all nan where the estimate is."""
     lo, hi = np.quantile(x[1:], [0.025, 0.975]) if np.isfinite(x[0]) else (np.nan, np.nan)
     return {"value": float(x[0]), "lo": float(lo), "hi": float(hi)}
 
 
-def words(x: Float[np.ndarray, " 1+n"], reference: float | int, margin: float) -> str:
+def words(x: Float[np.ndarray, " draws"], reference: float | int, margin: float) -> str:
     """How x lies about reference ± margin by its interval.
 
     "lower", "higher" or "equal": the interval lies below, above, or inside the band; "not higher", "not lower": it

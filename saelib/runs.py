@@ -507,7 +507,7 @@ def reach_l0(
 
 def samples_at_l0(
     workspace: Workspace, rows: pd.DataFrame, target: float, column: str = "fvu"
-) -> Float64[np.ndarray, " 1+n"]:
+) -> Float64[np.ndarray, " draws"]:
     """`intervals.matched` of one curve's rows: `column` at validation L0 = target, before its replicates over pages."""
     return intervals.matched([workspace.pages(run) for run in rows["run_id"]], rows["l0_val"], target, column)
 
