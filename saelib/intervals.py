@@ -1,7 +1,7 @@
 """Estimates kept in front of their bootstrap replicates, so that ratios, differences and means carry both along.
 
-An array [draws] = [1 + n] holds the estimate, then n replicates. Test pages are drawn the same way for every SAE measured on
-them, so that two SAEs stay paired; `over_seeds` draws the training seeds on top.
+An array [draws] = [1 + n] holds the estimate, then n replicates. Test pages are drawn the same way for every SAE
+measured on them, so that two SAEs stay paired; `over_seeds` draws the training seeds on top.
 """
 
 from __future__ import annotations

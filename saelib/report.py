@@ -21,6 +21,7 @@ from typing import Any
 
 import jinja2
 import nbformat
+import pandas as pd
 from matplotlib.mathtext import math_to_image
 from nbconvert import HTMLExporter
 
@@ -56,10 +57,19 @@ def _check_verdict(entry: Mapping[str, Any], where: str) -> None:
         raise ValueError(f"{where}: figure = {entry['figure']!r}: no such file; expected figures/<profile>/NAME.png")
 
 
-def _verdicts_dir(profile: str) -> Path:
-    """`data/<profile>/verdicts`, or a grid point's own folder where the driver runs one."""
+def _kept(profile: str, kind: str) -> Path:
+    """`data/<profile>/<kind>`, or a grid point's own folder where the driver runs one."""
     grid = os.environ.get("SAELIB_GRID", "")
-    return data_dir(profile) / (f"grid/{grid}/verdicts" if grid else "verdicts")
+    return data_dir(profile) / (f"grid/{grid}/{kind}" if grid else kind)
+
+
+def record_table(profile: str, name: str, table: pd.DataFrame) -> Path:
+    """Keep a table behind a figure or a verdict as `data/<profile>/diagnostics/<name>.csv`; name: "04_effects"."""
+    if not re.fullmatch(r"\d\d_\w+", name):
+        raise ValueError(f"table name = {name!r}: expected the notebook's number and words, as '04_effects'")
+    path = _kept(profile, "diagnostics") / f"{name}.csv"
+    write_text(path, table.to_csv(index=False, lineterminator="\n"))
+    return path
 
 
 def record_verdicts(profile: str, notebook: str, verdicts: Sequence[Mapping[str, str]]) -> Path:
@@ -71,7 +81,7 @@ def record_verdicts(profile: str, notebook: str, verdicts: Sequence[Mapping[str,
     """
     for i, entry in enumerate(verdicts):
         _check_verdict(entry, f"verdict {i} of {notebook}")
-    path = _verdicts_dir(profile) / f"{notebook}.json"
+    path = _kept(profile, "verdicts") / f"{notebook}.json"
     write_text(path, json.dumps([dict(v) for v in verdicts], indent=1, sort_keys=True, ensure_ascii=False))
     return path
 
@@ -266,8 +276,20 @@ def build_report(profile: str) -> Path:
 
 # --- recorded runs ----------------------------------------------------------------------------------------------------
 
-MARKERS = "<!-- findings -->", "<!-- /findings -->"  # README's table stands between them
 TABLES = "results.csv", "timings.csv"
+
+
+def markers(profile: str) -> tuple[str, str]:
+    """README's comments between which a recorded profile's findings stand."""
+    return f"<!-- findings: {profile} -->", f"<!-- /findings: {profile} -->"
+
+
+def _with_findings(readme: str, profile: str, table: str) -> str:
+    """README with a profile's table; as it is where it has no place for one."""
+    start, end = markers(profile)
+    before, found, rest = readme.partition(start)
+    after = rest.partition(end)[2]
+    return f"{before}{start}\n{table}\n{end}{after}" if found else readme
 
 
 def findings_table(profile: str, verdicts: Sequence[Mapping[str, str]]) -> str:
@@ -296,7 +318,7 @@ def finished(profile: str) -> list[str]:
 
 
 def record(profile: str) -> list[Path]:
-    """Keep a finished run in the repository: executed notebooks, results, verdicts, and README's findings table.
+    """Keep a finished run in the repository: executed notebooks, tables, verdicts, and README's findings table.
 
     Replaces `notebooks/published/<profile>/` and `data/recorded/<profile>/`; the figures already lie in
     `figures/<profile>/`. Raises FileNotFoundError where the run is not exactly the notebooks, each finished.
@@ -308,14 +330,15 @@ def record(profile: str) -> list[Path]:
         root() / "README.md",
     )
     verdicts = [v for v in read_verdicts(profile) if v["notebook"] in names]
-    before, _, rest = readme.read_text(encoding="utf-8").partition(MARKERS[0])
-    after = rest.partition(MARKERS[1])[2]
     pairs = [(source / "notebooks" / f"{name}.ipynb", published / f"{name}.ipynb") for name in names]
     told = [Path("verdicts", f"{name}.json") for name in names]
+    numbers = tuple(f"{name.split('_')[0]}_" for name in names)
+    told += [p.relative_to(source) for p in sorted(source.glob("diagnostics/*.csv")) if p.name.startswith(numbers)]
     pairs += [(source / path, kept / path) for path in [*told, *map(Path, TABLES)] if (source / path).is_file()]
     for folder in filter(Path.is_dir, (published, kept)):
         shutil.rmtree(folder)
     for old, new in pairs:
         write_text(new, old.read_text(encoding="utf-8"))
-    write_text(readme, f"{before}{MARKERS[0]}\n{findings_table(profile, verdicts)}\n{MARKERS[1]}{after}")
+    text = readme.read_text(encoding="utf-8")
+    write_text(readme, _with_findings(text, profile, findings_table(profile, verdicts)))
     return [new for _, new in pairs]

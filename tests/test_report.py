@@ -6,6 +6,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
@@ -167,7 +168,8 @@ def test_a_verdict_on_disk_is_plain_json(home, figure):
     assert json.loads(path.read_text()) == [verdict(figure)]
 
 
-README = "# Title\n\n<!-- findings -->\nold\n<!-- /findings -->\n\nRest.\n"
+OTHER = "<!-- findings: full -->\nof another profile\n<!-- /findings: full -->\n"
+README = f"# Title\n\n{OTHER}<!-- findings: smoke -->\nold\n<!-- /findings: smoke -->\n\nRest.\n"
 
 
 @pytest.fixture
@@ -193,16 +195,20 @@ def test_recording_keeps_notebooks_tables_and_the_findings_in_the_readme(finishe
         old.parent.mkdir(parents=True)
         old.write_text("")
     report.record_verdicts("smoke", "09_gone", [verdict(figure, finding="F9")])  # of a notebook that is no more
+    report.record_table("smoke", "02_gaps", pd.DataFrame({"gap": [0.1]}))
+    report.record_table("smoke", "09_gone", pd.DataFrame({"gap": [0.1]}))
     report.record("smoke")
     assert sorted(p.name for p in published.iterdir()) == ["02_x.ipynb", "03_z.ipynb"]
     assert (published / "02_x.ipynb").read_text() == (
         finished / "data" / "smoke" / "notebooks" / "02_x.ipynb"
     ).read_text()
-    assert sorted(p.name for p in kept.iterdir()) == ["results.csv", "timings.csv", "verdicts"]
+    assert sorted(p.name for p in kept.iterdir()) == ["diagnostics", "results.csv", "timings.csv", "verdicts"]
+    assert [p.name for p in (kept / "diagnostics").iterdir()] == ["02_gaps.csv"]
+    assert (kept / "diagnostics" / "02_gaps.csv").read_text() == "gap\n0.1\n"
     assert [p.name for p in (kept / "verdicts").iterdir()] == ["02_x.json"]
     text = (finished / "README.md").read_text()
-    assert text.startswith("# Title\n\n<!-- findings -->\n| | as reported")
-    assert text.endswith("<!-- /findings -->\n\nRest.\n")
+    assert text.startswith(f"# Title\n\n{OTHER}<!-- findings: smoke -->\n| | as reported")
+    assert text.endswith("<!-- /findings: smoke -->\n\nRest.\n")
     assert "old" not in text
     assert report.findings_table("smoke", report.read_verdicts("recorded/smoke")) in text
     assert f"**{verdict(figure)['verdict']}**" in text
@@ -232,15 +238,28 @@ def test_a_run_that_is_not_whole_is_not_recorded_and_what_was_recorded_stays(fin
     assert kept.read_text() == "earlier\n"
 
 
-def test_the_readme_states_what_was_recorded_and_nothing_else():
+def test_a_profile_without_a_place_in_the_readme_leaves_it_as_it_is(finished):
+    (finished / "README.md").write_text(OTHER)
+    report.record("smoke")
+    assert (finished / "README.md").read_text() == OTHER
+
+
+def test_a_table_is_named_after_its_notebook(home):
+    with pytest.raises(ValueError, match=r"table name = '\.\./x'"):
+        report.record_table("smoke", "../x", pd.DataFrame())
+
+
+@pytest.mark.parametrize("profile", ["default", "full"])
+def test_the_readme_states_what_was_recorded_and_nothing_else(profile):
     repository = Path(__file__).resolve().parents[1]
     readme = (repository / "README.md").read_text(encoding="utf-8")
-    between = readme.partition(report.MARKERS[0])[2].partition(report.MARKERS[1])[0].strip()
+    start, end = report.markers(profile)
+    between = readme.partition(start)[2].partition(end)[0].strip()
     assert re.findall(r"@[A-Z_]+@", readme) == []  # a number still to be filled in
-    recorded = repository / "data" / "recorded" / "default" / "verdicts"
+    recorded = repository / "data" / "recorded" / profile / "verdicts"
     if not recorded.is_dir():
         assert between == "No run is recorded yet."
         return
-    verdicts = report.read_verdicts("recorded/default")
+    verdicts = report.read_verdicts(f"recorded/{profile}")
     assert {v["finding"][:2] for v in verdicts} >= {"F1", "F2", "F3", "F4"}
-    assert between == report.findings_table("default", verdicts)
+    assert between == report.findings_table(profile, verdicts)
