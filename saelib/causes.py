@@ -59,7 +59,11 @@ def shapley(value: Mapping[frozenset[str], Any]) -> dict[str, np.ndarray]:
 
 @torch.no_grad()
 def code_errors(
-    sae: SAE | GatedSAE, x: Float[Tensor, "n d"], train: Float[Tensor, "m d"], seed: int = 0
+    sae: SAE | GatedSAE,
+    x: Float[Tensor, "n d"],
+    train: Float[Tensor, "m d"],
+    others: Mapping[str, SAE | GatedSAE] | None = None,
+    seed: int = 0,
 ) -> dict[str, Float[np.ndarray, " n"]]:
     """‖x − x̂‖² of each row (model units) under codes and items other than an SAE's own; `train` are training rows.
 
@@ -69,9 +73,12 @@ def code_errors(
     pursuit          the decoder's items, as many on each row as the encoder used, chosen by `nn_omp`
     learned items    pursuit over items that were learned with pursuit on `train`, starting from the decoder's
     random items     pursuit over random directions
+    and by the name of each of `others`, other SAEs of the site: pursuit over its items, with the first SAE's number of
+    latents on each row.
     """
-    if sae.config.l1_mode != "unit_norm":
-        raise ValueError(f"l1_mode = {sae.config.l1_mode!r}: codes are compared under a unit-norm decoder alone")
+    for one in (sae, *(others or {}).values()):
+        if one.config.l1_mode != "unit_norm":
+            raise ValueError(f"l1_mode = {one.config.l1_mode!r}: codes are compared under a unit-norm decoder alone")
     target, own, items = sae.normalize(x) - sae.b_dec, sae.encode_raw(x), sae.W_dec
     used = (own > 0).sum(-1)
     batches = (sae.normalize(train) - sae.b_dec).split(LEARN_ROWS)
@@ -86,5 +93,35 @@ def code_errors(
         "learned items": nn_omp(target, learned, used) @ learned,
         "random items": nn_omp(target, random, used) @ random,
     }
-    scale = float(sae.scale)
-    return {name: ((target - y) / scale).double().square().sum(-1).cpu().numpy() for name, y in rebuilt.items()}
+    errors = {name: (target - y) / sae.scale for name, y in rebuilt.items()}
+    for name, other in (others or {}).items():
+        about = other.normalize(x) - other.b_dec
+        errors[name] = (about - nn_omp(about, other.W_dec, used) @ other.W_dec) / other.scale
+    return {name: e.double().square().sum(-1).cpu().numpy() for name, e in errors.items()}
+
+
+def shuffled_dims(x: Float[Tensor, "n d"], seed: int) -> Float[Tensor, "n d"]:
+    """Rows whose dimensions are permuted independently: every dimension keeps its values, and nothing they share."""
+    order = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)).argsort(0)
+    return x.gather(0, order.to(x.device))
+
+
+class ShuffledDims:
+    """A stream of rows (`store.ShuffledRows`) with `shuffled_dims` applied to each batch: what an SAE finds in it is
+    not in the activations' structure. The same batch is shuffled the same way whenever it is read."""
+
+    def __init__(self, stream: Any, seed: int = 0) -> None:
+        self.stream, self.index, self.seed = stream, stream.index, seed
+
+    def __next__(self) -> tuple[Tensor, np.ndarray]:
+        at = self.stream.cursor
+        x, rows = next(self.stream)
+        return shuffled_dims(x, self.seed + at), rows
+
+    def seek(self, cursor: int) -> None:
+        """Continue at the row with this number."""
+        self.stream.seek(cursor)
+
+    def rows(self, index: np.ndarray) -> Tensor:
+        """Rows by number, shuffled among themselves."""
+        return shuffled_dims(self.stream.rows(index), self.seed)

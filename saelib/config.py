@@ -231,12 +231,12 @@ class TrainConfig(Checked):
 class EvalConfig(Checked):
     """How a trained SAE is measured on held-out pages."""
 
-    ce_tokens: int = 4096  # test tokens whose next-token loss is measured, the same for every SAE of a store
+    ce_tokens: int = 4096  # test tokens whose next-token loss is measured, the same for every SAE of a store; 0: none
     batch_tokens: int = 1024  # tokens a forward
     seed: int = 0  # which test contexts
 
     def check(self) -> None:
-        self._require(self.ce_tokens >= 1, "ce_tokens", "at least 1")
+        self._require(self.ce_tokens >= 0, "ce_tokens", "0 (no loss is measured) or more")
         self._require(self.seed >= 0, "seed", "0 or more")
         self._require(self.batch_tokens >= 1, "batch_tokens", "at least 1")
 

@@ -32,6 +32,7 @@ from saelib.store import CLASSES, Store, row_moments
 ROW_BATCH = 2048  # rows an SAE sees at once; bounds the codes held to ROW_BATCH × n_latents
 MIN_SINK_ROWS = 50  # below this many first and sink rows their FVU is not reported
 CE_DRIFT = 1e-3  # nats by which CE_id may differ from the reference's, for other hardware
+LOSS_COLUMNS = ("ce_id", "ce_sae", "ce_zero", "ce_mean", "delta_ce", "kl", "loss_recovered", "loss_recovered_mean")
 
 Replacement = Callable[[Tensor], Tensor]  # rows [n, d] in model units -> what stands there instead
 
@@ -310,37 +311,48 @@ def evaluate(
     saes: Mapping[str, SAE | GatedSAE],
     store: Store,
     site: int,
-    lm: LM,
-    ref: SiteReference,
+    lm: LM | None,
+    ref: SiteReference | None,
     cfg: EvalConfig | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Every metric column of the results table for each SAE of one site, on test pages.
 
-    Undefined values are None, with the reason in "note"; `gate_dead`, the share of gates never open, is None for arch
-    "sae". `dead_fraction` and `gate_dead` are over a window of `n_test_tokens` rows. `fvu_val` and `l0_val`, over
-    ordinary validation rows, are for choices. "pages" holds each page's sums for page bootstraps: n, sse, sst, l0 over
-    ordinary rows, and ce_n (targets), ce_id, ce_sae, ce_zero, ce_mean over the reference's contexts (0 without any).
+    Undefined values are None, with the reason in "note"; with `cfg.ce_tokens` = 0 so are `LOSS_COLUMNS`, and lm and
+    ref may be. `gate_dead`, the share of gates never open, is None for arch "sae". `dead_fraction` and `gate_dead` are
+    over a window of `n_test_tokens` rows. `fvu_val` and `l0_val`, over ordinary validation rows, are for choices.
+    "pages" holds each page's sums for page bootstraps: n, sse, sst, l0 over ordinary rows, and ce_n (targets), ce_id,
+    ce_sae, ce_zero, ce_mean over the reference's contexts (0 without any).
     """
     cfg = cfg or EvalConfig()
-    _check_reference(ref, store, site, lm, cfg)
+    if cfg.ce_tokens:
+        _check_reference(ref, store, site, lm, cfg)
     for name, sae in saes.items():
         _check_sae(name, sae, store, site)
+    losses = None
+    if cfg.ce_tokens:
+        patches = {name: _patch(sae) for name, sae in saes.items()}
+        losses = replaced_losses(lm, store, site, ref.contexts, cfg.batch_tokens, patches)
     rows = _TestRows.of(store, site)
     tallies = rows.tally(saes, store, site)
     val = tally_rows(saes, store, site, np.flatnonzero(store.mask("ordinary", "val")))
-    losses = replaced_losses(lm, store, site, ref.contexts, cfg.batch_tokens, {n: _patch(s) for n, s in saes.items()})
     out = {}
     for name, sae in saes.items():
         pages = _pages(name, rows, tallies["ordinary"], losses, store, ref)
         values, note = _reconstruction_columns(name, sae, tallies)
-        values |= _loss_columns(pages, losses.kl[name], ref, note)
+        values |= _loss_columns(pages, losses.kl[name], ref, note) if losses else {}
         values |= {f"{k}_val": v for k, v in val.saes[name].compute().items() if k in ("fvu", "l0")}
         values |= {"n_test_pages": sum(page["n"] > 0 for page in pages)}
-        out[name] = _defined(values, note) | {"note": "; ".join(note.values()), "pages": pages}
+        known = _defined(values, note)
+        if losses is None:
+            known |= dict.fromkeys(LOSS_COLUMNS)
+            note["loss"] = "next-token loss: not measured (ce_tokens = 0)"
+        out[name] = known | {"note": "; ".join(note.values()), "pages": pages}
     return out
 
 
-def _check_reference(ref: SiteReference, store: Store, site: int, lm: LM, cfg: EvalConfig) -> None:
+def _check_reference(ref: SiteReference | None, store: Store, site: int, lm: LM | None, cfg: EvalConfig) -> None:
+    if lm is None or ref is None:
+        raise ValueError(f"ce_tokens = {cfg.ce_tokens}: a language model and a reference are needed to measure a loss")
     _check_model(lm, store)
     for name, value in _key(lm, store, site, cfg).items():
         if getattr(ref, name) != value:
@@ -406,12 +418,13 @@ def _loss_columns(
 
 
 def _pages(
-    name: str, rows: _TestRows, tally: Tally, losses: ReplacedLosses, store: Store, ref: SiteReference
+    name: str, rows: _TestRows, tally: Tally, losses: ReplacedLosses | None, store: Store, ref: SiteReference | None
 ) -> list[dict[str, Any]]:
     """Sums of one SAE over each test page."""
-    ce_sae = _page_sums(store, ref.contexts, losses.ce[name])
-    ce_id = _page_sums(store, ref.contexts, losses.clean)
-    reference = {page["page_id"]: page for page in ref.pages}
+    ce_sae, ce_id, reference = {}, {}, {}
+    if losses and ref:
+        ce_sae, ce_id = (_page_sums(store, ref.contexts, values) for values in (losses.ce[name], losses.clean))
+        reference = {page["page_id"]: page for page in ref.pages}
     sst, sums = tally.x.scatter(), tally.saes[name]
     out = []
     for i, page in enumerate(store.page_ids[p] for p in rows.pages):

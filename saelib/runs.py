@@ -321,7 +321,10 @@ class Workspace:
 
     def _measured(self, run: str) -> bool:
         """Whether a run is measured, and as this workspace measures."""
-        return self._stored(run).get("evaluation") == self.evaluation.to_dict()
+        made, wanted = self._stored(run).get("evaluation"), self.evaluation.to_dict()
+        if made and not self.evaluation.ce_tokens:  # what has a loss too is measured
+            made = made | {"ce_tokens": 0}
+        return made == wanted
 
     def _current(self, run: str) -> bool:
         """Whether a run was trained on this store (on another, other rows are ordinary) and by this code."""
@@ -423,7 +426,7 @@ class Workspace:
     def _measure_part(self, site: int, runs: list[str], specs: dict[str, Spec]) -> None:
         start = time.monotonic()
         saes = {run: load_sae(self._folder(run)).to(self._device()) for run in runs}
-        reference = self.reference(site)
+        reference = self.reference(site) if self.evaluation.ce_tokens else None
         for run, found in evaluate(saes, self.store, site, self.lm, reference, self.evaluation).items():
             pages = found.pop("pages")
             row = self._describe(run, specs[run]) | found
@@ -433,7 +436,7 @@ class Workspace:
             write_json(self._folder(run) / "metrics.json", measured)
         seconds = (time.monotonic() - start) / len(runs)
         for run in runs:
-            log_time(self.folder, "evaluate", seconds, run, reference.n_targets)
+            log_time(self.folder, "evaluate", seconds, run, reference.n_targets if reference else 0)
 
     def _describe(self, run: str, spec: Spec) -> dict[str, Any]:
         """The columns that say what a run is."""

@@ -130,7 +130,7 @@ seeds: list[int] = [0]  # seeds
         ("tokens", 255, "at least one batch of 256"),
         ("source", "wikipedia", "one of 'embedded'"),
         ("store_dtype", "int8", "one of 'auto'"),
-        ("ce_tokens", 0, "at least 1"),
+        ("ce_tokens", -1, "0 "),
         ("lambdas", [0.5, -1.0], "λ ≥ 0"),
         ("gate_lam", -4.0, "λ ≥ 0"),
         ("schedule_lrs", [1e-3, 0.0], "a learning rate > 0"),

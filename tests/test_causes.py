@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from memory import MemoryStream
 
 from saelib import causes
 from saelib.config import SAEConfig
@@ -86,3 +87,39 @@ def test_code_errors_need_a_unit_norm_decoder():
     sae = build_sae(SAEConfig("sae", 4, 8, l1_mode="norm_weighted"))
     with pytest.raises(ValueError, match="l1_mode = 'norm_weighted'"):
         causes.code_errors(sae, torch.randn(3, 4), torch.randn(3, 4))
+
+
+def test_other_items_are_searched_with_the_first_saes_number_of_latents(case):
+    sae, x, train, errors = case
+    other = build_sae(SAEConfig("sae", 16, 48), torch.Generator().manual_seed(8)).requires_grad_(False)
+    other.set_normalizer_(sae.mean, float(sae.scale))
+    found = causes.code_errors(sae, x, train, {"itself": sae, "48 items": other})
+    np.testing.assert_allclose(found["itself"], errors["pursuit"])
+    used = (sae.encode_raw(x) > 0).sum(-1)
+    target = other.normalize(x) - other.b_dec
+    left = (target - nn_omp(target, other.W_dec, used) @ other.W_dec) / other.scale
+    np.testing.assert_allclose(found["48 items"], left.square().sum(-1), rtol=1e-4)
+
+
+def test_shuffled_dimensions_keep_their_values_and_lose_what_they_share():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(4000, 1, generator=g) * torch.tensor([1.0, 2.0, -1.0])  # one direction
+    shuffled = causes.shuffled_dims(x, 3)
+    assert torch.equal(shuffled.sort(0).values, x.sort(0).values)
+    assert torch.equal(shuffled, causes.shuffled_dims(x, 3))
+    off_diagonal = torch.corrcoef(shuffled.T) - torch.eye(3)
+    assert off_diagonal.abs().max() < 0.05
+
+
+def test_a_shuffled_stream_is_the_same_however_it_was_reached():
+    table = torch.randn(100, 4, generator=torch.Generator().manual_seed(1))
+    first, second = (causes.ShuffledDims(MemoryStream(table, 10), seed=5) for _ in range(2))
+    batches = [next(first)[0] for _ in range(4)]
+    second.seek(20)
+    assert torch.equal(next(second)[0], batches[2])
+    plain = MemoryStream(table, 10)
+    for batch in batches:
+        as_stored = next(plain)[0]
+        assert not torch.equal(batch, as_stored)
+        assert torch.equal(batch.sort(0).values, as_stored.sort(0).values)
+    assert torch.equal(first.rows(np.arange(10)).sort(0).values, table[:10].sort(0).values)

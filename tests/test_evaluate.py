@@ -430,6 +430,20 @@ def test_a_cache_that_is_no_reference_is_named(content, store, lm, tmp_path):
         site_reference(lm, store, SITE, CFG, cache)
 
 
+def test_without_loss_tokens_all_else_is_measured_the_same_and_no_model_is_needed(saes, store, lm, ref):
+    plain, none = {"plain": saes["plain"]}, EvalConfig(ce_tokens=0)
+    whole, part = (
+        evaluate.evaluate(plain, store, SITE, *with_loss)["plain"] for with_loss in ((lm, ref, CFG), (None, None, none))
+    )
+    differ = {k for k in whole if whole[k] != part[k]}
+    assert differ == {*evaluate.LOSS_COLUMNS, "note", "pages"}
+    assert all(part[k] is None for k in evaluate.LOSS_COLUMNS)
+    assert "next-token loss: not measured (ce_tokens = 0)" in part["note"]
+    assert [(p["sse"], p["ce_n"]) for p in part["pages"]] == [(p["sse"], 0) for p in whole["pages"]]
+    with pytest.raises(ValueError, match="ce_tokens = 400: a language model and a reference are needed"):
+        evaluate.evaluate(plain, store, SITE, None, None, CFG)
+
+
 def test_what_does_not_belong_together_is_refused_by_name(saes, store, lm, ref):
     plain = {"plain": saes["plain"]}
     with pytest.raises(ValueError, match="reference's config is"):

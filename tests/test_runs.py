@@ -279,6 +279,12 @@ def test_what_was_measured_otherwise_is_measured_again(ws):
     assert weights.stat().st_mtime_ns == stamp
     ws.evaluation = EvalConfig(ce_tokens=256)
     assert ws.train(_specs(ws)[:1], "02_train_sae").equals(before)
+    ws.evaluation = EvalConfig(ce_tokens=0)
+    assert ws.train(_specs(ws)[:1], "02_train_sae").equals(before)  # a measured loss is not thrown away
+    spec = ws.spec("plain", 2, lam=0.77, **RECIPE)
+    assert ws.train([spec], "02_train_sae")[["ce_id", "kl"]].isna().all(axis=None)
+    ws.evaluation = EvalConfig(ce_tokens=256)
+    assert ws.train([spec], "02_train_sae")[["ce_id", "kl"]].notna().all(axis=None)
 
 
 def test_runs_of_another_store_stay_out_of_the_table(ws):

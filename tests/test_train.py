@@ -1,8 +1,8 @@
 """The training loop: schedules, exact resume, resampling in the run, divergence, refusals."""
 
-import numpy as np
 import pytest
 import torch
+from memory import MemoryStream
 from safetensors.torch import save_file
 
 from saelib.config import ConfigError, SAEConfig, TrainConfig
@@ -12,24 +12,6 @@ from saelib.sae import build_sae
 from saelib.train import Run, Trainer, TrainingDiverged, geometric_median, make_scheduler, train, train_many
 
 D, N = 8, 32
-
-
-class MemoryStream:
-    """Rows of a fixed table in a seeded order: `store.ShuffledRows` without a disk."""
-
-    def __init__(self, x, batch_size):
-        self.x, self.batch_size, self.cursor, self.index = x, batch_size, 0, np.arange(len(x))
-
-    def __next__(self):
-        order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(self.cursor))[: self.batch_size]
-        self.cursor += self.batch_size
-        return self.x[order], order.numpy()
-
-    def seek(self, cursor):
-        self.cursor = cursor
-
-    def rows(self, index):
-        return self.x[torch.from_numpy(index)]
 
 
 @pytest.fixture(scope="module")
