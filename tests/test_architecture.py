@@ -33,7 +33,7 @@ CORE = {"sae", "losses", "metrics", "train", "lm", "kernels", "resample"} | SPAR
 CORE_MAY_IMPORT = {"torch", "transformers", "safetensors", "numpy", "saelib", *sys.stdlib_module_names}
 CORE_MAY_IMPORT |= {"huggingface_hub"}  # comes with transformers, which cannot be imported without it
 CORE_MAY_IMPORT |= {"triton"}  # comes with torch for CUDA; done without elsewhere
-CODE_LINES = 5000  # of the package, kernels apart, without blank lines, comments and docstrings (README, Decisions)
+CODE_LINES = 6000  # of the package, kernels apart, without blank lines, comments and docstrings (README, Decisions)
 
 
 def floor(module: str) -> int:
