@@ -10,8 +10,9 @@ saelib's classes, so that one code measures all.
 
 Each trained SAE is a row of the JSON file, written as soon as it is measured; a row that is there is not trained
 again. The table has FVU on ordinary test tokens and loss recovered at each L0, interpolated along λ, the mean over
-seeds, and FVU over the best peer's of the same architecture with its 95 % interval, from a paired bootstrap over test
-pages. Needs the store of a profile whose notebook 01 has run, and the peers (benchmarks/requirements.txt).
+seeds, and each over the best peer's of the same architecture, less 1, with its 95 % interval, from a paired bootstrap
+over test pages and seeds. Needs the store of a profile whose notebook 01 has run, and the peers
+(benchmarks/requirements.txt).
 """
 
 from __future__ import annotations
@@ -31,24 +32,27 @@ from harness import machine, parser, report
 from recipe import recipe_of
 
 from saelib import intervals, metrics
-from saelib.config import EvalConfig, SAEConfig, TrainConfig
+from saelib.config import EvalConfig, SAEConfig, TrainConfig, stable_hash
 from saelib.evaluate import evaluate
-from saelib.runs import Workspace
+from saelib.runs import Workspace, code_version
 from saelib.sae import build_sae
 from saelib.store import ShuffledRows
 from saelib.train import train
 
 SYSTEMS = {  # name: loss, first λs, learning rates
-    "saelib plain": ("plain", (3.0, 8.0), (2e-3, 4e-3, 8e-3)),
-    "saelib full": ("full", (4.0, 12.0), (2e-3, 4e-3, 8e-3)),
-    "SAELens standard": ("plain", (3.0, 8.0), (1e-3, 3e-3, 9e-3)),
-    "SAELens gated": ("full", (3.0, 8.0), (1e-3, 3e-3, 9e-3)),
+    "saelib plain": ("plain", (0.8, 3.0), (5e-3, 1e-2, 2e-2)),
+    "saelib full": ("full", (1.2, 5.0), (5e-3, 1e-2, 2e-2)),
+    "SAELens standard": ("plain", (1.5, 5.0), (1e-3, 3e-3, 9e-3)),
+    "SAELens gated": ("full", (1.5, 6.0), (1e-3, 3e-3, 9e-3)),
     "dictionary_learning standard": ("plain", (3.0, 8.0), (1e-3, 3e-3, 9e-3)),
     "dictionary_learning gated": ("full", (3.0, 8.0), (1e-3, 3e-3, 9e-3)),
 }
 KEY = ("system", "site", "seed", "lr", "lam")
 KEPT = ("fvu", "l0", "fvu_val", "l0_val", "loss_recovered", "dead_fraction", "delta_ce", "shrinkage")
-COLUMNS = ("system", "site", "l0", "seeds", "lr", "fvu", "loss_recovered", "dead_fraction", "over_best", "lo", "hi")
+BETTER = {"fvu": min, "loss_recovered": max}
+PAGES = ("sse", "sst", "ce_n", "ce_id", "ce_sae", "ce_zero")
+COLUMNS = ("system", "site", "l0", "seeds", "lr", "fvu", "loss_recovered", "dead_fraction")
+COLUMNS += tuple(f"{column}_{part}" for column in BETTER for part in ("over_best", "lo", "hi"))
 EXTRA = 4  # further λ a curve for each target
 
 
@@ -60,10 +64,19 @@ class Bench:
         self.recipe = recipe_of(args.profile)
         self.ws = Workspace(args.profile, evaluation=EvalConfig(ce_tokens=self.recipe.pop("ce_tokens")))
         self.tokens = args.tokens or self.recipe["tokens"]
+        shared = {name: self.recipe[name] for name in ("n_latents", "batch_size")} | {"tokens": self.tokens}
+        self.made = {"store": self.ws.store.store_id, "ce_tokens": self.ws.evaluation.ce_tokens, **shared}
+        own = {k: v for k, v in self.recipe.items() if k != "lr"}  # of our systems; theirs have their own defaults
+        self.ours = self.made | {"recipe": stable_hash(own, code_version())}
         self.rows = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else []
         for row in self.rows:
-            if row["store"] != self.ws.store.store_id or row["tokens"] != self.tokens:
-                raise ValueError(f"{self.path}: rows of another store or number of tokens; choose another --json")
+            if row["made"] != (now := self._made(row["system"])):
+                raise ValueError(
+                    f"{self.path}: {row['system']} was made with {row['made']}, now {now}; choose another --json"
+                )
+
+    def _made(self, system: str) -> dict[str, Any]:
+        return self.ours if system.startswith("saelib") else self.made
 
     def row(self, **key: Any) -> dict[str, Any]:
         """One trained SAE's row, trained now if it is not there."""
@@ -73,8 +86,8 @@ class Bench:
         sae = self.fit(**key)
         ws, site = self.ws, key["site"]
         found = evaluate({"sae": sae}, ws.store, site, ws.lm, ws.reference(site), ws.evaluation)["sae"]
-        pages = {k: [page[k] for page in found["pages"]] for k in ("sse", "sst")}
-        row = key | {k: found[k] for k in KEPT} | {"store": ws.store.store_id, "tokens": self.tokens, "pages": pages}
+        pages = {k: [page[k] for page in found["pages"]] for k in PAGES}
+        row = key | {k: found[k] for k in KEPT} | {"made": self._made(key["system"]), "pages": pages}
         self.rows.append(row)
         temporary = self.path.with_name(self.path.name + ".tmp")
         temporary.write_text(json.dumps(self.rows) + "\n", encoding="utf-8")
@@ -91,7 +104,7 @@ class Bench:
         sae = build_sae(config, torch.Generator().manual_seed(seed))
         sae.set_normalizer_(*self.ws.normalizer(site, "center_scale", "ordinary"))
         if ours:
-            names = ("schedule", "warmup", "lam_warmup", "batch_size")
+            names = ("schedule", "warmup", "lam_warmup", "grad_clip", "batch_size")
             more = {k: self.recipe[k] for k in names}
             train(sae, stream, TrainConfig(loss=loss, lam=lam, lr=lr, seed=seed, tokens=self.tokens, **more))
             return sae.requires_grad_(False)
@@ -136,34 +149,48 @@ def summarised(curves: dict[tuple, list[dict[str, Any]]], lrs: dict[str, float],
     out = []
     sites = dict.fromkeys(site for _, site, _ in curves)
     for site, target in ((s, t) for s in sites for t in args.targets):
-        draws = {}
+        rows, draws = [], {}
         for system in args.systems:
             mine = [curves[system, site, seed] for seed in args.seeds]
             row = {"system": system, "site": site, "l0": target, "seeds": len(mine), "lr": lrs[system]}
-            for column in ("fvu", "loss_recovered", "dead_fraction"):
-                values = [at(rows, target, column) for rows in mine]
-                row[column] = None if None in values else float(np.mean(values))
-            per_seed = [
-                intervals.matched([pd.DataFrame(r["pages"]) for r in rows], [r["l0_val"] for r in rows], target)
-                for rows in mine
-            ]
-            draws[system] = intervals.over_seeds(per_seed)
-            out.append(row)
-        for row in out[-len(args.systems) :]:
+            row |= {column: _mean(mine, target, column) for column in ("fvu", "loss_recovered", "dead_fraction")}
+            draws |= {(system, column): _draws(mine, target, column) for column in BETTER}
+            rows.append(row)
+        for row in rows:
             if row["system"].startswith("saelib"):
-                _against_peers(row, out[-len(args.systems) :], draws)
+                row |= {k: v for column in BETTER for k, v in _against_peers(row, rows, draws, column).items()}
+        out += rows
     return out
 
 
-def _against_peers(row: dict[str, Any], rows: list[dict[str, Any]], draws: dict[str, np.ndarray]) -> None:
-    """Fill in our FVU less the best peer's of the same architecture, as a share of that, with its interval."""
+def _mean(curves: list[list[dict[str, Any]]], target: float, column: str) -> float | None:
+    values = [at(rows, target, column) for rows in curves]
+    return None if None in values else float(np.mean(values))
+
+
+def _draws(curves: list[list[dict[str, Any]]], target: float, column: str) -> np.ndarray:
+    """Estimate and replicates, over test pages and seeds."""
+    return intervals.over_seeds(
+        intervals.matched([pd.DataFrame(r["pages"]) for r in rows], [r["l0_val"] for r in rows], target, column)
+        for rows in curves
+    )
+
+
+def _against_peers(
+    row: dict[str, Any], rows: list[dict[str, Any]], draws: dict[tuple, np.ndarray], column: str
+) -> dict:
+    """Ours over the best peer's of the same architecture, less 1, with its interval; empty where one is not reached."""
     loss = SYSTEMS[row["system"]][0]
-    peers = [r for r in rows if not r["system"].startswith("saelib") and SYSTEMS[r["system"]][0] == loss and r["fvu"]]
-    if not peers or row["fvu"] is None:
-        return
-    best = min(peers, key=lambda r: r["fvu"])
-    found = intervals.summary(draws[row["system"]] / draws[best["system"]] - 1)
-    row |= {"best_peer": best["system"], "over_best": found["value"], "lo": found["lo"], "hi": found["hi"]}
+    peers = [r for r in rows if not r["system"].startswith("saelib") and SYSTEMS[r["system"]][0] == loss and r[column]]
+    if not peers or row[column] is None:
+        return {}
+    best = BETTER[column](peers, key=lambda r: r[column])
+    found = intervals.summary(draws[row["system"], column] / draws[best["system"], column] - 1)
+    return (
+        {f"{column}_best_peer": best["system"]}
+        | {f"{column}_over_best": found["value"]}
+        | {f"{column}_{end}": found[end] for end in ("lo", "hi")}
+    )
 
 
 def main() -> None:

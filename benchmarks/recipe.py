@@ -25,7 +25,16 @@ from saelib.runs import ARMS, Workspace, at_l0, reach_l0
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "the recipe": {},
-    "λ at full strength after 5 % of the run": {"lam_warmup": 0.05},
+    "the first recipe: rate × 0.4, not clipped, λ rising over half of the run": {
+        "lr": 0.4,
+        "grad_clip": 0.0,
+        "lam_warmup": 0.5,
+    },
+    "gradients not clipped": {"grad_clip": 0.0},
+    "gradient norm clipped at 0.3": {"grad_clip": 0.3},
+    "λ at full strength after 2 % of the run": {"lam_warmup": 0.02},
+    "λ at full strength after 25 %": {"lam_warmup": 0.25},
+    "λ at full strength after 50 %": {"lam_warmup": 0.5},
     "learning rate constant": {"schedule": "constant"},
     "learning rate falling as a cosine": {"schedule": "cosine"},
     "learning rate × 1/4": {"lr": 0.25},
@@ -36,19 +45,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "b_dec at the mean": {"b_dec_init": "mean"},
     "L1 weighted by decoder norms, which are free": {"l1_mode": "norm_weighted"},
     "Adam without momentum (β₁ = 0)": {"beta1": 0.0},
-    "gradient norm clipped at 1": {"grad_clip": 1.0},
-    "learning rate constant, gradient norm clipped at 1": {"schedule": "constant", "grad_clip": 1.0},
-    "learning rate × 2, gradient norm clipped at 1": {"lr": 2.0, "grad_clip": 1.0},
-    "learning rate × 4": {"lr": 4.0},
-    "learning rate × 4, gradient norm clipped at 1": {"lr": 4.0, "grad_clip": 1.0},
-    "half the batch, learning rate × 2, gradient norm clipped at 1": {"batch_size": 0.5, "lr": 2.0, "grad_clip": 1.0},
-    "half the batch, learning rate × 4, gradient norm clipped at 1": {"batch_size": 0.5, "lr": 4.0, "grad_clip": 1.0},
-    "a quarter of the batch, learning rate × 2, gradient norm clipped at 1": {
-        "batch_size": 0.25,
-        "lr": 2.0,
-        "grad_clip": 1.0,
-    },
-    "learning rate × 8": {"lr": 8.0},
+    "Adam with β₂ = 0.99": {"beta2": 0.99},
 }
 SCALED = ("lr", "batch_size")  # given as multiples of the recipe's
 COLUMNS = ("name", "arm", "site", "seeds", "fvu_val", "fvu", "loss_recovered", "dead_fraction", "lambda")
@@ -65,7 +62,7 @@ def workspace(profile: str, folder: str, ce_tokens: int) -> Workspace:
 
 def recipe_of(profile: str) -> dict[str, Any]:
     """Parameters of notebook 02 under a profile."""
-    names = ("n_latents", "tokens", "batch_size", "lr", "schedule", "warmup", "lam_warmup", "ce_tokens")
+    names = ("n_latents", "tokens", "batch_size", "lr", "schedule", "warmup", "lam_warmup", "grad_clip", "ce_tokens")
     source, given = next((path, v) for path, v in batch.resolve_profile(profile).items() if "train_sae" in path.stem)
     values = batch.parameters(source) | given
     return {name: values[name] for name in names}
@@ -91,7 +88,7 @@ def main() -> None:
     options.add_argument("--sites", nargs="+", default=["middle"], help="a number, or middle")
     options.add_argument("--seeds", nargs="+", type=int, default=[0])
     options.add_argument("--l0", type=float, default=32.0)
-    options.add_argument("--lambdas", nargs="+", type=float, default=[3.0, 6.0], help="tried first")
+    options.add_argument("--lambdas", nargs="+", type=float, default=[1.4, 3.0], help="tried first")
     options.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS, metavar="NAME")
     args = options.parse_args()
     recipe, rows = recipe_of(args.profile), []

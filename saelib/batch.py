@@ -47,13 +47,15 @@ RESERVED = "profile"  # set by the profile's file name, in every notebook that h
 KEPT = ("recorded", "assets", "kernels")  # folders of data/ that belong to no profile; `make clean-data` keeps them too
 COLLECT = "01_collect"  # the later notebooks read the store it makes
 GOES_INTO = {  # parameter names -> the field that each value, or each element of a list, goes into
-    r"lam|lambdas.*|.+_lam": (TrainConfig, "lam"),
-    r"lam_full|curve": (TrainConfig, "lam"),  # factors of a λ
+    r"lam|(.+_)?lambdas.*|.+_lam": (TrainConfig, "lam"),
+    r"lam_full|lam_two_term": (TrainConfig, "lam"),  # factors of a λ
+    r".+_lam_warmup": (TrainConfig, "lam_warmup"),
+    r".+_clip": (TrainConfig, "grad_clip"),
     r".+_lr|.+_lrs": (TrainConfig, "lr"),
     r".*seeds": (TrainConfig, "seed"),
     r"store_dtype": (CollectConfig, "dtype"),
 }
-NOT_EMPTY = r"lambdas.*|sites|.*seeds|schedule_lrs"
+NOT_EMPTY = r"(.+_)?lambdas.*|.*sites|.*seeds|schedule_lrs|lengths"
 
 log = logging.getLogger("saelib")
 
@@ -194,11 +196,12 @@ def check_parameters(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in values.items():
         if key not in defaults:
             raise ConfigError(f"{path.stem}: unknown parameter {key!r}; accepted: {', '.join(defaults)}")
+        default = [0, "middle"] if key.endswith("sites") else defaults[key]  # numbers or names
         try:
-            fitted[key] = _fit(value, defaults[key])
+            fitted[key] = _fit(value, default)
         except TypeError:
             raise ConfigError(
-                f"{path.stem}: {key} = {value!r} ({type(value).__name__}): expected {expected(defaults[key])}"
+                f"{path.stem}: {key} = {value!r} ({type(value).__name__}): expected {expected(default)}"
             ) from None
     return fitted
 

@@ -1,7 +1,7 @@
 """Estimates kept in front of their bootstrap replicates, so that ratios, differences and means carry both along.
 
 An array [draws] = [1 + n] holds the estimate, then n replicates. Test pages are drawn the same way for every SAE
-measured on them, so that two SAEs stay paired; `over_seeds` draws the training seeds on top.
+measured on them, so that two SAEs stay paired; `over_seeds` adds the spread over training seeds.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float64
 
-from saelib.metrics import interpolate_matched_l0, page_replicates
+from saelib.metrics import interpolate_matched_l0, page_replicates, student_975
 
 REPLICATES = 1000
+NORMAL_975 = 1.959964
 
 
 def ratio(num: Iterable, den: Iterable, n: int = REPLICATES) -> Float64[np.ndarray, " draws"]:
@@ -48,13 +49,20 @@ def matched(
 
 
 def over_seeds(per_seed: Iterable, seed: int = 0) -> Float64[np.ndarray, " draws"]:
-    """Mean over training seeds of arrays [1 + n], where each replicate draws the seeds too, with replacement.
+    """Mean over training seeds of arrays [1 + n]; each replicate adds a draw of the seeds' spread to that of the pages.
 
-    The draws are the same for every cell with as many seeds: two cells trained with the same seeds stay paired.
+    The spread is normal with the standard error of the mean, widened by Student's quantile over the normal one, so that
+    without spread over pages the interval of `summary` is Student's. It is the same linear form of the estimates for
+    every cell with as many seeds: ratios and differences of cells trained with the same seeds stay paired. With one
+    seed there is no such spread, and the interval is of pages alone.
     """
     x = np.stack([np.asarray(v, dtype=np.float64) for v in per_seed])
-    drawn = np.random.default_rng(seed).integers(len(x), size=(len(x), x.shape[1] - 1))
-    return np.r_[x[:, 0].mean(), np.take_along_axis(x[:, 1:], drawn, axis=0).mean(axis=0)]
+    n, away = len(x), x[:, 0] - x[:, 0].mean()
+    out = x.mean(axis=0)
+    if n > 1:
+        widen = student_975(n - 1) / NORMAL_975 / (n * (n - 1)) ** 0.5
+        out[1:] += widen * (away @ np.random.default_rng([seed, 1]).normal(size=(n, x.shape[1] - 1)))
+    return out
 
 
 def summary(x: Float[np.ndarray, " draws"]) -> dict[str, float]:

@@ -294,11 +294,15 @@ def bootstrap_pages(num: Iterable, den: Iterable, n: int = 1000, seed: int = 0) 
     return float(low), float(high)
 
 
+def student_975(df: int) -> float:
+    """97.5 % quantile of Student's t with `df` degrees of freedom, 1 or more."""
+    return _T_975[df - 1] if df <= len(_T_975) else 1.96
+
+
 def seed_interval(values: Iterable) -> tuple[float, float]:
     """95 % Student-t interval of the mean over seeds: mean ± t s / √n; (nan, nan) below two values."""
     v = np.asarray(values, dtype=np.float64)
     if v.size < 2:
         return math.nan, math.nan
-    t = _T_975[v.size - 2] if v.size - 1 <= len(_T_975) else 1.96
-    half = t * v.std(ddof=1) / math.sqrt(v.size)
+    half = student_975(v.size - 1) * v.std(ddof=1) / math.sqrt(v.size)
     return float(v.mean() - half), float(v.mean() + half)

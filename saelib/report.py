@@ -31,6 +31,7 @@ from saelib.config import data_dir, root
 
 VERDICTS = ("replicates", "does not replicate", "cannot tell")
 FIELDS = ("finding", "claim", "verdict", "effect", "cell", "figure")
+KEY_FINDINGS = ("F0", "F1", "F2", "F3f", "F3d")  # whose figures stand under the abstract
 EMBEDDED = "smollm2-135m-instruct-q4_1"  # the embedded model's folder, with which its id begins
 FINDINGS = {  # as reported by the experiment the workbook reproduces
     "F0": "Not reported by the experiment: what has to be known before.",
@@ -84,6 +85,21 @@ def record_verdicts(profile: str, notebook: str, verdicts: Sequence[Mapping[str,
     path = _kept(profile, "verdicts") / f"{notebook}.json"
     write_text(path, json.dumps([dict(v) for v in verdicts], indent=1, sort_keys=True, ensure_ascii=False))
     return path
+
+
+def record_abstract(profile: str, notebook: str, text: str) -> Path:
+    """Write what a notebook has to say in the report's abstract: a sentence or two, its numbers computed."""
+    if not text.strip() or "nan" in re.findall(r"\w+", text.lower()):
+        raise ValueError(f"abstract of {notebook} = {text!r}: expected sentences, with no number missing")
+    path = _kept(profile, "verdicts") / f"{notebook}.txt"
+    write_text(path, text.strip() + "\n")
+    return path
+
+
+def read_abstract(profile: str) -> str:
+    """The recorded sentences of every notebook, in order."""
+    files = sorted((data_dir(profile) / "verdicts").glob("*.txt"))
+    return " ".join(p.read_text(encoding="utf-8").strip() for p in files)
 
 
 def read_verdicts(profile: str) -> list[dict[str, str]]:
@@ -153,11 +169,15 @@ figure { margin: 1.5rem 0; } img { max-width: 100%; } figcaption { font-size: 0.
 .verdict { white-space: nowrap; font-weight: bold; } .failed { color: #a00; } td.within { padding-left: 2rem; }
 </style></head><body>
 <h1>Sparse autoencoders on a language model, by depth</h1>
-<p>Can a sparse dictionary rebuild what the model represents at a depth, how sparsely, and if not, why not? These
-notebooks repeat a published early experiment (Park, 2024) and test its four findings. Every number was computed in the
-notebook it is linked to, on held-out pages. Profile <b>{{ profile }}</b>{% for name, value in facts %}; {{ name }}:
-{{ value }}{% endfor %}.</p>
 {% for name in failed %}<p class="failed">{{ name }} failed; its page shows how far it came.</p>{% endfor %}
+<h2>Abstract</h2>
+<p>Can a sparse dictionary rebuild what the model represents at a depth, how sparsely, and if not, why not? These
+notebooks repeat a published early experiment (Park, 2024) and test its four findings. {{ abstract }} Every number was
+computed in the notebook it is linked to, on held-out pages.</p>
+<p>Profile <b>{{ profile }}</b>{% for name, value in facts %}; {{ name }}: {{ value }}{% endfor %}.</p>
+{% for name, caption in key %}<figure><img src="figures/{{ name }}" alt="{{ name }}">
+<figcaption>{{ caption }}</figcaption></figure>
+{% endfor %}
 <h2>Verdicts</h2>
 {% if verdicts %}<table><tr><th>Finding</th><th>Claim</th><th>Verdict</th><th>Effect</th><th>Computed in</th></tr>
 {% for v in verdicts %}<tr><td title="{{ findings.get(v.finding[:2], '') }}">{{ v.finding }}</td><td>{{ v.claim }}</td>
@@ -166,7 +186,7 @@ notebook it is linked to, on held-out pages. Profile <b>{{ profile }}</b>{% for 
 {% endfor %}</table>{% else %}<p>None recorded yet.</p>{% endif %}
 <h3>The findings as reported</h3>
 <ul>{% for name, text in findings.items() %}<li>{{ name }}: {{ text }}</li>{% endfor %}</ul>
-<h2>Key figures</h2>
+{% if figures %}<h2>Other figures behind verdicts</h2>{% endif %}
 {% for name, caption in figures %}<figure><img src="figures/{{ name }}" alt="{{ name }}">
 <figcaption>{{ caption }}</figcaption></figure>
 {% endfor %}
@@ -241,8 +261,8 @@ def caption(verdict: Mapping[str, str]) -> str:
     return f'{verdict["finding"]}, {verdict["verdict"]}: "{verdict["claim"]}" {verdict["effect"]}'
 
 
-def _copy_figures(profile: str, verdicts: Sequence[Mapping[str, str]], folder: Path) -> tuple[list, list]:
-    """Copy the profile's figures; (name, caption) of those that verdicts name, and the names of the rest."""
+def _copy_figures(profile: str, verdicts: Sequence[Mapping[str, str]], folder: Path) -> tuple[list, list, list]:
+    """Copy the profile's figures; (name, caption) of those in the abstract and of others behind verdicts, the rest."""
     folder.mkdir(parents=True)
     wanted = [root() / v["figure"] for v in verdicts]
     for path in {*wanted, *(root() / "figures" / profile).glob("*.png")}:
@@ -250,7 +270,10 @@ def _copy_figures(profile: str, verdicts: Sequence[Mapping[str, str]], folder: P
     captions: dict[str, list[str]] = {}
     for v in verdicts:
         captions.setdefault(Path(v["figure"]).name, []).append(caption(v))
-    return [(n, " ".join(c)) for n, c in captions.items()], sorted({p.name for p in folder.iterdir()} - set(captions))
+    by_finding = {v["finding"]: Path(v["figure"]).name for v in verdicts}
+    key = list(dict.fromkeys(by_finding[f] for f in KEY_FINDINGS if f in by_finding))
+    parts = ([(n, " ".join(captions[n])) for n in names] for names in (key, [n for n in captions if n not in key]))
+    return *parts, sorted({p.name for p in folder.iterdir()} - set(captions))
 
 
 def build_report(profile: str) -> Path:
@@ -260,12 +283,13 @@ def build_report(profile: str) -> Path:
         raise FileNotFoundError(f"no executed notebook under {data_dir(profile)}: run the profile first")
     folder, temp = data_dir(profile) / "report", data_dir(profile) / ".report"
     shutil.rmtree(temp, ignore_errors=True)
-    key, more = _copy_figures(profile, verdicts, temp / "figures")
+    key, others, more = _copy_figures(profile, verdicts, temp / "figures")
     for page, path in notebooks.items():
         write_text(temp / page, notebook_html(path))
     index = jinja2.Environment(autoescape=True).from_string(INDEX)
     context = {"profile": profile, "facts": facts(profile), "verdicts": verdicts, "findings": FINDINGS}
-    context |= {"figures": key, "more": more, "stages": stage_times(profile)}
+    context |= {"key": key, "figures": others, "more": more, "stages": stage_times(profile)}
+    context["abstract"] = read_abstract(profile)
     context["failed"] = [p.removesuffix(".html") for p, path in notebooks.items() if ".failed" in path.name]
     context["pages"] = [(p, p.removesuffix(".html")) for p in notebooks]
     write_text(temp / "index.html", index.render(context))
@@ -331,7 +355,7 @@ def record(profile: str) -> list[Path]:
     )
     verdicts = [v for v in read_verdicts(profile) if v["notebook"] in names]
     pairs = [(source / "notebooks" / f"{name}.ipynb", published / f"{name}.ipynb") for name in names]
-    told = [Path("verdicts", f"{name}.json") for name in names]
+    told = [Path("verdicts", f"{name}.{kind}") for name in names for kind in ("json", "txt")]
     numbers = tuple(f"{name.split('_')[0]}_" for name in names)
     told += [p.relative_to(source) for p in sorted(source.glob("diagnostics/*.csv")) if p.name.startswith(numbers)]
     pairs += [(source / path, kept / path) for path in [*told, *map(Path, TABLES)] if (source / path).is_file()]

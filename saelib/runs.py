@@ -233,8 +233,10 @@ class Workspace:
             for group in self._groups(waiting):  # what the others make is kept; a failure is raised below
                 diverged |= self._train_group({run: waiting[run] for run in group}, notebook, bar)
                 bar.update(len(group))
-        self._measure({run: s for run, s in unique.items() if run not in diverged and not self._measured(run)})
-        self.write_results()
+        missing = {run: s for run, s in unique.items() if run not in diverged and not self._measured(run)}
+        self._measure(missing)
+        if waiting or missing or not (self.folder / "results.csv").exists():
+            self.write_results()
         if diverged:
             raise TrainingDiverged("; ".join(f"{self._folder(run)}: {error}" for run, error in diverged.items()))
         rows = [self._row(self.run_id(spec)) | {"arm": spec.arm} for spec in specs]
@@ -518,6 +520,7 @@ def samples_at_l0(
 def at_l0(rows: pd.DataFrame, target: float, column: str = "fvu") -> float | None:
     """`column` at validation L0 = target, interpolated along one curve; None where the curve does not reach it.
 
-    FVU is interpolated in log-log, any other column linearly over log L0 (DESIGN, "Matched L0").
+    FVU and λ are interpolated in log-log, any other column linearly over log L0 (DESIGN, "Matched L0").
     """
-    return metrics.interpolate_matched_l0(rows["l0_val"], rows[column], target, log_y=column.startswith("fvu"))
+    log_y = column.startswith("fvu") or column == "lambda"
+    return metrics.interpolate_matched_l0(rows["l0_val"], rows[column], target, log_y=log_y)

@@ -106,6 +106,13 @@ def test_an_unknown_parameter_is_refused_naming_key_notebook_and_accepted(home):
         batch.check_parameters(write_notebook(home, "01_a"), {"learning_rate": 1.0})
 
 
+def test_a_list_of_sites_holds_numbers_or_names_whatever_its_literal_has(home):
+    path = write_notebook(home, "01_a", 'some_sites = ["middle"]  # depths')
+    assert batch.check_parameters(path, {"some_sites": [2, "middle", -2]}) == {"some_sites": [2, "middle", -2]}
+    with pytest.raises(ConfigError, match=r"some_sites = .*expected a list of a string or a whole number"):
+        batch.check_parameters(path, {"some_sites": [2.5]})
+
+
 RANGED = """profile: str = "smoke"  # set by the driver
 lr: float = 1e-3  # learning rate
 tokens: int = 4096  # training tokens

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from saelib import intervals
+from saelib import intervals, metrics
 
 
 def page_sums(sse, ce_sae=(3.0, 5.0, 0.0)):
@@ -46,10 +46,13 @@ def test_seeds_widen_the_interval_and_pairs_of_cells_draw_the_same_seeds():
     pages = np.zeros(2001)  # no spread over pages
     one, other = ([pages + v for v in values] for values in ((1.0, 2.0, 6.0), (2.0, 3.0, 7.0)))
     x, y = intervals.over_seeds(one), intervals.over_seeds(other)
-    assert x[0] == 3.0
-    assert x[1:].min() == 1.0  # the first seed, three times
-    assert x[1:].var() == pytest.approx(np.var([1, 2, 6]) / 3, rel=0.1)
+    s, student = intervals.summary(x), metrics.seed_interval([1, 2, 6])
+    assert s["value"] == 3.0
+    assert s["hi"] - s["lo"] == pytest.approx(student[1] - student[0], rel=0.1)  # where pages add nothing
     assert (y - x) == pytest.approx(np.ones(2001))
+    paged = np.r_[0.0, np.random.default_rng(0).normal(size=2000)]
+    both = intervals.over_seeds([paged + v for v in (1.0, 2.0, 6.0)])
+    assert both[1:].var() == pytest.approx(1 + x[1:].var(), rel=0.1)  # the two spreads add
     alone = np.arange(2001.0)
     assert np.array_equal(intervals.over_seeds([alone]), alone)
 

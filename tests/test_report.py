@@ -143,6 +143,26 @@ def test_the_index_shows_verdicts_figures_size_failures_and_times_escaped(home, 
     assert "<script" not in page
 
 
+def test_the_abstract_is_what_the_notebooks_say_in_order_above_its_key_figures(home, figure):
+    write_executed(home)
+    report.record_abstract("smoke", "03_z", "Third & last.\n")
+    report.record_abstract("smoke", "02_x", "The second says 0.3.")
+    report.record_verdicts("smoke", "02_x", [verdict(figure), verdict("figures/smoke/other.png", finding="F1")])
+    page = report.build_report("smoke").read_text()
+    assert "The second says 0.3. Third &amp; last. Every number" in page
+    marks = [
+        page.index(text) for text in ("<h2>Abstract", 'src="figures/other.png"', "<h2>Verdicts", "figures/curve.png")
+    ]
+    assert marks == sorted(marks)  # F1's figure is one of the abstract's, F4's is not
+    assert page.count('src="figures/other.png"') == 1
+
+
+@pytest.mark.parametrize("text", [" ", "It is nan times as large.", "From 0.1 [NaN, 2]."])
+def test_an_abstract_without_its_numbers_is_refused(home, text):
+    with pytest.raises(ValueError, match="abstract of 02_x = "):
+        report.record_abstract("smoke", "02_x", text)
+
+
 def test_the_embedded_model_goes_by_its_label_and_sites_by_their_number(home):
     (home / "data" / "smoke").mkdir(parents=True)
     rows = [f"{report.EMBEDDED}@0123,{site}" for site in (15, 2, 29)] + ["other@4567,2"]
@@ -196,6 +216,7 @@ def test_recording_keeps_notebooks_tables_and_the_findings_in_the_readme(finishe
         old.write_text("")
     report.record_verdicts("smoke", "09_gone", [verdict(figure, finding="F9")])  # of a notebook that is no more
     report.record_table("smoke", "02_gaps", pd.DataFrame({"gap": [0.1]}))
+    report.record_abstract("smoke", "02_x", "It falls.")
     report.record_table("smoke", "09_gone", pd.DataFrame({"gap": [0.1]}))
     report.record("smoke")
     assert sorted(p.name for p in published.iterdir()) == ["02_x.ipynb", "03_z.ipynb"]
@@ -205,7 +226,7 @@ def test_recording_keeps_notebooks_tables_and_the_findings_in_the_readme(finishe
     assert sorted(p.name for p in kept.iterdir()) == ["diagnostics", "results.csv", "timings.csv", "verdicts"]
     assert [p.name for p in (kept / "diagnostics").iterdir()] == ["02_gaps.csv"]
     assert (kept / "diagnostics" / "02_gaps.csv").read_text() == "gap\n0.1\n"
-    assert [p.name for p in (kept / "verdicts").iterdir()] == ["02_x.json"]
+    assert sorted(p.name for p in (kept / "verdicts").iterdir()) == ["02_x.json", "02_x.txt"]
     text = (finished / "README.md").read_text()
     assert text.startswith(f"# Title\n\n{OTHER}<!-- findings: smoke -->\n| | as reported")
     assert text.endswith("<!-- /findings: smoke -->\n\nRest.\n")
