@@ -77,7 +77,7 @@ def measure(
     ws: Workspace, arm: str, site: int, seed: int, recipe: dict[str, Any], lams: list[float], l0: float
 ) -> dict:
     """Columns at L0 = l0 of one variant's curve; empty where no λ reaches it."""
-    rows = reach_l0(ws, "recipe", lambda lam: ws.spec(arm, site, lam=lam, seed=seed, **recipe), lams, l0)
+    rows = reach_l0(ws, "recipe", lambda lam: ws.spec(arm, site, lam=lam, seed=seed, **recipe), {(): lams}, l0)[()]
     return {column: at_l0(rows, l0, column) for column in MEASURED}
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -251,22 +251,37 @@ def propose_lambda(
 
     pairs of (λ > 0, L0). Where the target is bracketed: the middle, in log λ, of the two points nearest in L0, or None
     when their L0, both above 0, are within a factor `max_ratio` (with inf, always) or their λ within 1 %. Where it is
-    not: the least λ / step (L0 too small) or the greatest × step (L0 too large), held to `bounds`, or None when that
-    bound was tried.
+    not: outwards from the end of the curve, by `_outwards`, held to `bounds`, or None when that bound was tried.
     """
-    pairs = [(float(lam), float(l0)) for lam, l0 in pairs if lam > 0 and math.isfinite(l0)]
+    pairs = sorted((float(lam), float(l0)) for lam, l0 in pairs if lam > 0 and math.isfinite(l0))
     if not pairs:
         raise ValueError("propose_lambda needs at least one pair of λ > 0 and a finite L0")
     above = min(((l0, -lam) for lam, l0 in pairs if l0 >= target), default=None)  # of equal L0 the λ nearest the gap
     below = max(((l0, -lam) for lam, l0 in pairs if l0 <= target), default=None)
-    lams = [lam for lam, _ in pairs]
     if above is None:  # too sparse everywhere
-        return float(max(min(lams) / step, bounds[0])) if min(lams) > bounds[0] else None
+        least = pairs[0][0]
+        return max(least / _outwards(pairs, target, step), float(bounds[0])) if least > bounds[0] else None
     if below is None:
-        return float(min(max(lams) * step, bounds[1])) if max(lams) < bounds[1] else None
+        greatest = pairs[-1][0]
+        return min(greatest * _outwards(pairs[::-1], target, step), float(bounds[1])) if greatest < bounds[1] else None
     close = below[0] > 0 and above[0] <= max_ratio * below[0]
     low, high = sorted((-above[1], -below[1]))
     return None if close or high <= 1.01 * low else math.sqrt(low * high)
+
+
+def _outwards(
+    pairs: Sequence[tuple[float, float]], target: float | int, step: float | int, beyond: float = 1.2
+) -> float:
+    """The factor in λ by which to go past the end `pairs[0]` of a curve of (λ, L0).
+
+    To where the line through the last two points, log L0 over log λ, has `target`, and by `beyond` further; at most
+    `step`, which is also the answer where there is no such line.
+    """
+    (lam, l0), (lam_1, l0_1) = pairs[0], pairs[min(1, len(pairs) - 1)]
+    if lam == lam_1 or min(l0, l0_1) <= 0 or (l0 - l0_1) * (lam - lam_1) >= 0:
+        return step
+    slope = math.log(l0 / l0_1) / math.log(lam / lam_1)
+    return min(beyond * math.exp(abs(math.log(target / l0) / slope)), step)
 
 
 def page_replicates(num: Iterable, den: Iterable, n: int = 1000, seed: int = 0) -> np.ndarray:

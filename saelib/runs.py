@@ -17,8 +17,8 @@ import csv
 import fcntl
 import os
 import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import cache, cached_property
 from pathlib import Path
@@ -488,26 +488,64 @@ def _parts(items: list[str], size: int) -> list[list[str]]:
 def reach_l0(
     workspace: Workspace,
     notebook: str,
-    make: Callable[[float], Spec],
-    lambdas: Sequence[float],
+    make: Callable[..., Spec],
+    lambdas: Mapping[tuple, Sequence[float]],
     target: float,
     max_extra: int = 3,
     refine: int = 0,
-) -> pd.DataFrame:
-    """Rows of a λ curve, with up to `max_extra` further λ trained while validation L0 does not bracket `target`.
+) -> dict[tuple, pd.DataFrame]:
+    """Rows of λ curves, each with up to `max_extra` further λ trained while validation L0 does not bracket `target`.
 
-    Where it does, up to `refine` more between the two nearest points, while their L0 are over a factor 2 apart.
+    lambdas: the λ a curve begins with, by its key; `make(*key, lam)` is the spec of one of its SAEs. Curves go outwards
+    together, one λ each a round. A bracketed one gets up to `refine` more λ between the two points nearest to the
+    target, while their L0 are over a factor 2 apart.
     """
-    rows, extra, refined = workspace.train([make(lam) for lam in lambdas], notebook), 0, 0
-    while True:
-        l0 = rows["l0_val"][rows["l0_val"] > 0]  # a collapsed SAE is no point to interpolate from
-        reached = len(l0) > 0 and l0.min() <= target <= l0.max()
-        further = metrics.propose_lambda(zip(rows["lambda"], rows["l0_val"], strict=True), target)
-        if further is None or (refined == refine if reached else extra == max_extra):
-            return rows
-        extra, refined = extra + (not reached), refined + reached
-        new = workspace.train([make(float(f"{further:.4g}"))], notebook)
-        rows = pd.concat([rows, new], ignore_index=True)
+    wanted, rows, spent = {key: list(lams) for key, lams in lambdas.items()}, {}, Counter()
+    while wanted:
+        cells = [(key, lam) for key, lams in wanted.items() for lam in lams]
+        new = workspace.train([make(*key, lam) for key, lam in cells], notebook)
+        for key in wanted:
+            mine = new[[k == key for k, _ in cells]]
+            rows[key] = pd.concat([rows[key], mine], ignore_index=True) if key in rows else mine.reset_index(drop=True)
+        following = {}
+        for key in wanted:
+            further = metrics.propose_lambda(zip(rows[key]["lambda"], rows[key]["l0_val"], strict=True), target)
+            reached = len(bracket(rows[key], target)) > 0
+            if further is not None and spent[key, reached] < (refine if reached else max_extra):
+                spent[key, reached] += 1
+                following[key] = [float(f"{further:.4g}")]
+        wanted = following
+    return rows
+
+
+def bracket(rows: pd.DataFrame, target: float) -> list[float]:
+    """The λ of a curve whose validation L0 are nearest to `target` on either side, ascending; empty where it has none.
+
+    A collapsed SAE, L0 = 0, is no side: there is no logarithm to interpolate from.
+    """
+    alive = rows[rows["l0_val"] > 0].sort_values("l0_val")
+    sides = alive[alive["l0_val"] <= target].tail(1), alive[alive["l0_val"] >= target].head(1)
+    return sorted({float(side["lambda"].iloc[0]) for side in sides}) if all(map(len, sides)) else []
+
+
+def seeds_at_l0(
+    workspace: Workspace,
+    notebook: str,
+    make: Callable[..., Spec],
+    start: Mapping[tuple, Sequence[float]],
+    seeds: Sequence[int],
+    target: float,
+    max_extra: int = 3,
+) -> dict[tuple, pd.DataFrame]:
+    """`reach_l0` of every cell of `start` and seed, by (*cell, seed); `make(*cell, seed, lam)`.
+
+    The first seed's curves begin at the λ of `start`, those of the others at the two λ between which the first one's
+    has `target`, so that all are interpolated over the same stretch wherever that suffices.
+    """
+    curves = reach_l0(workspace, notebook, make, {(*c, seeds[0]): v for c, v in start.items()}, target, max_extra)
+    near = {cell: bracket(curves[*cell, seeds[0]], target) or lams for cell, lams in start.items()}
+    others = {(*cell, seed): near[cell] for cell in start for seed in seeds[1:]}
+    return curves | reach_l0(workspace, notebook, make, others, target, max_extra)
 
 
 def samples_at_l0(

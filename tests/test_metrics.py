@@ -234,13 +234,23 @@ def test_next_lambda_bisects_in_the_logarithm_and_stops_when_close():
 
 
 def test_next_lambda_goes_outwards_until_the_bound():
-    assert metrics.propose_lambda([(1, 10), (2, 5)], 30) == pytest.approx(0.25)
-    assert metrics.propose_lambda([(1, 100), (2, 50)], 30) == pytest.approx(8)
+    assert metrics.propose_lambda([(1, 10)], 30) == pytest.approx(1 / 4)  # one point has no slope
+    assert metrics.propose_lambda([(2, 50)], 30) == pytest.approx(8)
     assert metrics.propose_lambda([(2, 50)], 30, bounds=(0.1, 5)) == pytest.approx(5)
     assert metrics.propose_lambda([(5, 50)], 30, bounds=(0.1, 5)) is None
     assert metrics.propose_lambda([(0.1, 5)], 30, bounds=(0.1, 5)) is None
     with pytest.raises(ValueError, match="at least one"):
         metrics.propose_lambda([(0, 5)], 30)
+
+
+def test_next_lambda_follows_the_slope_of_the_curves_end_and_a_fifth_further():
+    assert metrics.propose_lambda([(1, 10), (2, 5)], 30) == pytest.approx(1 / 3 / 1.2)  # L0 = 10 / λ
+    assert metrics.propose_lambda([(2, 50), (1, 100)], 30) == pytest.approx(2 * 50 / 30 * 1.2)
+    ends = 4 * 2 ** (math.log(90 / 80) / math.log(100 / 90)) * 1.2  # the last two points count, not the first
+    assert metrics.propose_lambda([(1, 400), (2, 100), (4, 90)], 80) == pytest.approx(ends)
+    assert metrics.propose_lambda([(1, 51), (2, 50)], 5) == pytest.approx(8)  # hardly any slope: no more than a step
+    assert metrics.propose_lambda([(1, 50), (2, 51)], 30) == pytest.approx(8)  # none at all
+    assert metrics.propose_lambda([(1, 0), (2, 0)], 30) == pytest.approx(1 / 4)
 
 
 def test_next_lambda_reaches_the_target_on_a_smooth_curve():

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -18,7 +19,17 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from saelib import runs
 from saelib.config import CollectConfig, ConfigError, CorpusConfig, EvalConfig
-from saelib.runs import COLUMNS, Workspace, at_l0, code_version, make_spec, reach_l0, samples_at_l0
+from saelib.runs import (
+    COLUMNS,
+    Workspace,
+    at_l0,
+    bracket,
+    code_version,
+    make_spec,
+    reach_l0,
+    samples_at_l0,
+    seeds_at_l0,
+)
 from saelib.store import ShuffledRows
 from saelib.train import TrainingDiverged
 
@@ -221,7 +232,7 @@ def test_l0_is_reached_by_further_lambda_and_interpolated_never_extrapolated(ws)
     lams = [0.4, 0.8]
     l0 = ws.train([make(lam) for lam in lams], "02_train_sae")["l0_val"]
     inside, above = float(np.sqrt(l0[0] * l0[1])), float(l0.max() * 1.15)
-    rows = reach_l0(ws, "02_train_sae", make, lams, above)
+    rows = reach_l0(ws, "02_train_sae", make, {(): lams}, above)[()]
     assert len(rows) > 2
     assert rows["l0_val"].max() >= above
     assert at_l0(rows.iloc[:2], above) is None
@@ -232,18 +243,41 @@ def test_a_bracket_wider_than_a_factor_two_is_refined_as_often_as_asked_and_no_m
     def make(lam):
         return ws.spec("plain", 2, lam=lam, **RECIPE)
 
-    wide = reach_l0(ws, "02_train_sae", make, [0.05, 3.6], 12.0)
+    wide = reach_l0(ws, "02_train_sae", make, {(): [0.05, 3.6]}, 12.0)[()]
     assert len(wide) == 2
     assert wide["l0_val"].max() > 2 * wide["l0_val"].min()
-    once = reach_l0(ws, "02_train_sae", make, [0.05, 3.6], 12.0, refine=1)
+    once = reach_l0(ws, "02_train_sae", make, {(): [0.05, 3.6]}, 12.0, refine=1)[()]
     assert once["lambda"].tolist() == [0.05, 3.6, pytest.approx(0.18**0.5, rel=1e-3)]
-    close = reach_l0(ws, "02_train_sae", make, [0.05, 3.6], 12.0, refine=9)
+    close = reach_l0(ws, "02_train_sae", make, {(): [0.05, 3.6]}, 12.0, refine=9)[()]
     nearest = [op(close["l0_val"][mask]) for op, mask in ((min, close["l0_val"] >= 12), (max, close["l0_val"] <= 12))]
     assert nearest[0] <= 2 * nearest[1]
     assert len(close) < 8
     found = samples_at_l0(ws, close, 12.0)
     assert found[0] == pytest.approx(at_l0(close, 12.0))
     assert len(found) == 1001
+
+
+def test_later_seeds_begin_where_the_first_one_has_the_target(ws):
+    def make(site, seed, lam):
+        return ws.spec("plain", site, lam=lam, seed=seed, **RECIPE)
+
+    first = reach_l0(ws, "02_train_sae", make, {(2, 0): [0.05, 0.6, 3.6]}, 12.0)[2, 0]
+    near = bracket(first, 12.0)
+    l0 = first.set_index("lambda")["l0_val"]
+    assert l0[near[1]] <= 12 <= l0[near[0]]
+    curves = seeds_at_l0(ws, "02_train_sae", make, {(2,): [0.05, 0.6, 3.6]}, [0, 1], 12.0)
+    assert set(curves) == {(2, 0), (2, 1)}
+    assert curves[2, 1]["lambda"].tolist()[:2] == near
+    assert set(curves[2, 1]["seed"]) == {1}
+    assert curves[2, 0]["run_id"].tolist() == first["run_id"].tolist()
+
+
+def test_a_bracket_holds_the_nearest_point_on_either_side():
+    rows = pd.DataFrame({"lambda": [4.0, 1.0, 2.0, 8.0], "l0_val": [9.0, 50.0, 20.0, 0.0]})
+    assert bracket(rows, 12) == [2.0, 4.0]
+    assert bracket(rows, 20) == [2.0]  # one that has it is both sides
+    assert bracket(rows, 5) == []  # a collapsed one is no side
+    assert bracket(rows, 60) == []
 
 
 def test_a_collapsed_curve_brackets_nothing_until_its_l0_is_above_zero(ws):
@@ -255,7 +289,7 @@ def test_a_collapsed_curve_brackets_nothing_until_its_l0_is_above_zero(ws):
     path = ws.run_folder(specs[1]) / "metrics.json"
     stored = json.loads(path.read_text())
     path.write_text(json.dumps(stored | {"row": stored["row"] | {"l0_val": 0.0}}))  # as of one whose latents all died
-    rows = reach_l0(ws, "02_train_sae", make, [0.45, 90.0], 0.7 * float(l0[0]))
+    rows = reach_l0(ws, "02_train_sae", make, {(): [0.45, 90.0]}, 0.7 * float(l0[0]))[()]
     assert len(rows) > 2
     path.unlink()
 
