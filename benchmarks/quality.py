@@ -4,9 +4,9 @@
 
 Every system trains on the same rows in the same order (ordinary tokens of the training pages, centred and scaled),
 with the same width, batch size and number of tokens, by its own trainer with its own defaults. What it may choose, it
-chooses on validation pages: its learning rate, out of three, at the middle site with the first seed, by FVU at the
-middle one of --targets; and λ, until all of --targets lie between two trained ones. Its weights are then read into
-saelib's classes, so that one code measures all.
+chooses on validation pages. Its learning rate, out of three and further ones while the best is at an end: at the middle
+site with the first seed, by FVU at the middle one of --targets. And λ, until all of --targets lie between two trained
+ones. Its weights are then read into saelib's classes, so that one code measures all.
 
 Each trained SAE is a row of the JSON file, written as soon as it is measured; a row that is there is not trained
 again. The table has FVU on ordinary test tokens and loss recovered at each L0, interpolated along λ, the mean over
@@ -54,6 +54,7 @@ PAGES = ("sse", "sst", "ce_n", "ce_id", "ce_sae", "ce_zero")
 COLUMNS = ("system", "site", "l0", "seeds", "lr", "fvu", "loss_recovered", "dead_fraction")
 COLUMNS += tuple(f"{column}_{part}" for column in BETTER for part in ("over_best", "lo", "hi"))
 EXTRA = 4  # further λ a curve for each target
+MORE_RATES = 2  # further learning rates, where the best is the least or the greatest
 
 
 class Bench:
@@ -130,13 +131,20 @@ class Bench:
         return rows
 
     def learning_rate(self, system: str, site: int) -> float:
-        """The learning rate with the least validation FVU at the middle target."""
-        target = sorted(self.args.targets)[len(self.args.targets) // 2]
-        found = {}
-        for lr in SYSTEMS[system][2]:
-            value = at(self.curve(system, site, self.args.seeds[0], lr, [target]), target, "fvu_val")
-            found[lr] = np.inf if value is None else value
-        return min(found, key=found.__getitem__)
+        """The learning rate with the least validation FVU at the middle target.
+
+        A best one at an end of the list is tried against the next beyond it, at most `MORE_RATES` times.
+        """
+        target, rates = sorted(self.args.targets)[len(self.args.targets) // 2], SYSTEMS[system][2]
+        found, waiting, step = {}, list(rates), rates[1] / rates[0]
+        while waiting:
+            for lr in waiting:
+                value = at(self.curve(system, site, self.args.seeds[0], lr, [target]), target, "fvu_val")
+                found[lr] = np.inf if value is None else value
+            best = min(found, key=found.__getitem__)
+            beyond = best / step if best == min(found) else best * step if best == max(found) else None
+            waiting = [float(f"{beyond:.3g}")] if beyond and len(found) < len(rates) + MORE_RATES else []
+        return best
 
 
 def at(rows: list[dict[str, Any]], target: float, column: str) -> float | None:
