@@ -24,6 +24,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import PIL.Image
 import seaborn as sns
 from IPython.display import Image, display
 from matplotlib import ticker
@@ -836,10 +837,19 @@ def by_depth(table: pd.DataFrame, *, title: str, log: Iterable[str] = (), interv
 
 
 def to_png(fig: Figure) -> bytes:
-    """The figure as PNG at 150 dpi; equal figures give equal bytes."""
+    """The figure as PNG at 150 dpi in 256 colours; equal figures give equal bytes."""
     buffer = io.BytesIO()
     with style():
         fig.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return indexed(buffer.getvalue())
+
+
+def indexed(png: bytes) -> bytes:
+    """A PNG picture in the 256 colours nearest to its own: a third of the bytes, which notebooks and git keep twice."""
+    buffer = io.BytesIO()
+    with PIL.Image.open(io.BytesIO(png)) as picture:
+        few = picture.convert("RGB").quantize(256, dither=PIL.Image.Dither.NONE)
+        few.save(buffer, format="png", optimize=True, dpi=picture.info["dpi"])
     return buffer.getvalue()
 
 

@@ -1,6 +1,7 @@
 """Figures: what is drawn is what the table says, nothing is cut off, colours hold, files are deterministic."""
 
 import functools
+import io
 import itertools
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import PIL.Image
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
@@ -384,6 +386,21 @@ def test_the_module_needs_no_torch_and_sets_nothing_at_import() -> None:
     code = "import matplotlib as m; a = dict(m.rcParams); import saelib.plots, sys; "
     code += "assert 'torch' not in sys.modules; b = dict(m.rcParams); a.pop('backend'); b.pop('backend'); assert a == b"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_picture_in_256_colours_looks_the_same_and_is_far_smaller() -> None:
+    plain = io.BytesIO()
+    fig = plots.trade_off(sweep(), **NAMED)
+    fig.savefig(plain, format="png", dpi=150)
+    small = plots.indexed(plain.getvalue())
+    assert len(small) < len(plain.getvalue()) / 2
+    before, after = (
+        np.asarray(PIL.Image.open(io.BytesIO(b)).convert("RGB")).astype(int) for b in (plain.getvalue(), small)
+    )
+    assert before.shape == after.shape
+    apart = np.abs(before - after).max(axis=-1)
+    assert np.quantile(apart, 0.999) <= 12  # of 255: edges of letters and thin lines
+    assert (after[0, 0] == 255).all()
 
 
 def test_saving_twice_gives_the_same_bytes_at_150_dpi_and_nothing_else(home: Path) -> None:
