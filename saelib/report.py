@@ -308,16 +308,23 @@ def markers(profile: str) -> tuple[str, str]:
     return f"<!-- findings: {profile} -->", f"<!-- /findings: {profile} -->"
 
 
-def _with_findings(readme: str, profile: str, table: str) -> str:
-    """README with a profile's table; as it is where it has no place for one."""
+def _with_findings(readme: str, profile: str, text: str) -> str:
+    """README with a profile's findings; as it is where it has no place for them."""
     start, end = markers(profile)
     before, found, rest = readme.partition(start)
     after = rest.partition(end)[2]
-    return f"{before}{start}\n{table}\n{end}{after}" if found else readme
+    return f"{before}{start}\n{text}\n{end}{after}" if found else readme
+
+
+def findings(profile: str) -> str:
+    """README's account of a recorded profile in Markdown: its notebooks' abstract and the table of their verdicts."""
+    kept = f"recorded/{profile}"
+    abstract = read_abstract(kept)
+    return (f"{abstract}\n\n" if abstract else "") + findings_table(profile, read_verdicts(kept))
 
 
 def findings_table(profile: str, verdicts: Sequence[Mapping[str, str]]) -> str:
-    """README's table of findings in Markdown, from recorded verdicts alone."""
+    """The table of findings in Markdown, from recorded verdicts alone."""
     lines = ["| | as reported | part | verdict | measured | computed in |", "|---|---|---|---|---|---|"]
     for v in verdicts:
         reported = FINDINGS.get(v["finding"][:2], "")
@@ -342,7 +349,7 @@ def finished(profile: str) -> list[str]:
 
 
 def record(profile: str) -> list[Path]:
-    """Keep a finished run in the repository: executed notebooks, tables, verdicts, and README's findings table.
+    """Keep a finished run in the repository: executed notebooks, tables, verdicts, and README's findings.
 
     Replaces `notebooks/published/<profile>/` and `data/recorded/<profile>/`; the figures already lie in
     `figures/<profile>/`. Raises FileNotFoundError where the run is not exactly the notebooks, each finished.
@@ -353,7 +360,7 @@ def record(profile: str) -> list[Path]:
         data_dir("recorded") / profile,
         root() / "README.md",
     )
-    verdicts = [v for v in read_verdicts(profile) if v["notebook"] in names]
+    read_verdicts(profile)  # refuses two of one finding while nothing is replaced
     pairs = [(source / "notebooks" / f"{name}.ipynb", published / f"{name}.ipynb") for name in names]
     told = [Path("verdicts", f"{name}.{kind}") for name in names for kind in ("json", "txt")]
     numbers = tuple(f"{name.split('_')[0]}_" for name in names)
@@ -364,5 +371,5 @@ def record(profile: str) -> list[Path]:
     for old, new in pairs:
         write_text(new, old.read_text(encoding="utf-8"))
     text = readme.read_text(encoding="utf-8")
-    write_text(readme, _with_findings(text, profile, findings_table(profile, verdicts)))
+    write_text(readme, _with_findings(text, profile, findings(profile)))
     return [new for _, new in pairs]

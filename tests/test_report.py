@@ -228,7 +228,7 @@ def test_recording_keeps_notebooks_tables_and_the_findings_in_the_readme(finishe
     assert (kept / "diagnostics" / "02_gaps.csv").read_text() == "gap\n0.1\n"
     assert sorted(p.name for p in (kept / "verdicts").iterdir()) == ["02_x.json", "02_x.txt"]
     text = (finished / "README.md").read_text()
-    assert text.startswith(f"# Title\n\n{OTHER}<!-- findings: smoke -->\n| | as reported")
+    assert text.startswith(f"# Title\n\n{OTHER}<!-- findings: smoke -->\nIt falls.\n\n| | as reported")
     assert text.endswith("<!-- /findings: smoke -->\n\nRest.\n")
     assert "old" not in text
     assert report.findings_table("smoke", report.read_verdicts("recorded/smoke")) in text
@@ -283,4 +283,4 @@ def test_the_readme_states_what_was_recorded_and_nothing_else(profile):
         return
     verdicts = report.read_verdicts(f"recorded/{profile}")
     assert {v["finding"][:2] for v in verdicts} >= {"F1", "F2", "F3", "F4"}
-    assert between == report.findings_table(profile, verdicts)
+    assert between == report.findings(profile)
