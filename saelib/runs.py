@@ -490,7 +490,7 @@ def reach_l0(
     notebook: str,
     make: Callable[..., Spec],
     lambdas: Mapping[tuple, Sequence[float]],
-    target: float,
+    target: float | int,
     max_extra: int = 3,
     refine: int = 0,
 ) -> dict[tuple, pd.DataFrame]:
@@ -518,7 +518,7 @@ def reach_l0(
     return rows
 
 
-def bracket(rows: pd.DataFrame, target: float) -> list[float]:
+def bracket(rows: pd.DataFrame, target: float | int) -> list[float]:
     """The λ of a curve whose validation L0 are nearest to `target` on either side, ascending; empty where it has none.
 
     A collapsed SAE, L0 = 0, is no side: there is no logarithm to interpolate from.
@@ -534,7 +534,7 @@ def seeds_at_l0(
     make: Callable[..., Spec],
     start: Mapping[tuple, Sequence[float]],
     seeds: Sequence[int],
-    target: float,
+    target: float | int,
     max_extra: int = 3,
 ) -> dict[tuple, pd.DataFrame]:
     """`reach_l0` of every cell of `start` and seed, by (*cell, seed); `make(*cell, seed, lam)`.
