@@ -281,7 +281,8 @@ def _outwards(
     if lam == lam_1 or min(l0, l0_1) <= 0 or (l0 - l0_1) * (lam - lam_1) >= 0:
         return step
     slope = math.log(l0 / l0_1) / math.log(lam / lam_1)
-    return min(beyond * math.exp(abs(math.log(target / l0) / slope)), step)
+    away = min(abs(math.log(target / l0) / slope), math.log(step))  # a slope near 0 leads beyond any float
+    return min(beyond * math.exp(away), step)
 
 
 def page_replicates(num: Iterable, den: Iterable, n: int = 1000, seed: int = 0) -> np.ndarray:

@@ -249,6 +249,7 @@ def test_next_lambda_follows_the_slope_of_the_curves_end_and_a_fifth_further():
     ends = 4 * 2 ** (math.log(90 / 80) / math.log(100 / 90)) * 1.2  # the last two points count, not the first
     assert metrics.propose_lambda([(1, 400), (2, 100), (4, 90)], 80) == pytest.approx(ends)
     assert metrics.propose_lambda([(1, 51), (2, 50)], 5) == pytest.approx(8)  # hardly any slope: no more than a step
+    assert metrics.propose_lambda([(1, 50.0001), (2, 50)], 5) == pytest.approx(8)  # nearly none: no overflow
     assert metrics.propose_lambda([(1, 50), (2, 51)], 30) == pytest.approx(8)  # none at all
     assert metrics.propose_lambda([(1, 0), (2, 0)], 30) == pytest.approx(1 / 4)
 
