@@ -18,15 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import LlamaForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parent))
-from collect import SMOLLM2
+from collect import SMOLLM2, random_model
 from harness import interleaved, machine, median, parser, report
 
 from saelib.config import CollectConfig, SAEConfig, TrainConfig
 from saelib.corpus import Contexts
-from saelib.lm import LM, choose_dtype
+from saelib.lm import LM
 from saelib.sae import build_sae
 from saelib.store import ShuffledRows, Store, StoreWriter
 from saelib.train import Run, train_many
@@ -156,8 +155,7 @@ def main() -> None:
         ]
         rows += compared("files in memory", args, stream)
         rows += compared("files dropped", args, stream, lambda: drop_from_memory(path))
-    torch.manual_seed(0)
-    lm = LM(LlamaForCausalLM(SMOLLM2).to(args.device, choose_dtype("auto", torch.device(args.device))))
+    lm = LM(random_model(SMOLLM2, args.device))
     rows += compared("live model", args, lambda: Live(lm, SMOLLM2.num_hidden_layers // 2, args.batch))
     report(rows, COLUMNS, about, args.json)
 

@@ -13,6 +13,7 @@ from typing import Any
 HERE = Path(__file__).parent
 MARKERS = "<!-- results -->", "<!-- /results -->"
 STEP = ("name", "step", "l0", "seconds_median", "ratio_to_matmuls")
+COLLECT = ("name", "text", "sites", "tokens_per_second", "ratio_to_plain", "share_of_matmul", "bit_equal")
 TABLES = {  # file: heading and columns
     "step": ("One training step, d = 576, 4,608 latents, batch 2,048", STEP),
     "step_parts": (
@@ -22,7 +23,17 @@ TABLES = {  # file: heading and columns
     "step_memory": ("Peak memory of a step, weights and moments included", ("name", "step", "peak_mb")),
     "recipe": ("The recipe taken apart: FVU at L0 32", ("name", "arm", "site", "seeds", "fvu", "dead_fraction")),
     "stream": ("Eight λ on one stream", ("name", "seconds_median", "ratio_to_alone", "bit_equal")),
-    "collect": ("Collection", ("name", "text", "sites", "tokens_per_second", "ratio_to_plain", "bit_equal")),
+    "collect": ("Collection", COLLECT[:-2] + COLLECT[-1:]),
+    "step_h100": ("On one H100: a training step at Llama-2-7B's width, d = 4,096, 32,768 latents, batch 8,192", STEP),
+    "step_h100_parts": (
+        "Where the plain sparse step's time goes there",
+        ("name", "seconds_median", "ratio_to_matmuls"),
+    ),
+    "step_h100_small": (
+        "On one H100: d = 576, 4,608 latents, batch 2,048, where launches cost more than products",
+        STEP,
+    ),
+    "collect_h100": ("On one H100: collection from random weights of Llama-2-7B's shape, bfloat16", COLLECT),
     "workbook": ("Where `make workbook` spends its time, profile default", ("name", "seconds", "times", "share")),
 }
 

@@ -31,7 +31,7 @@ class Scatter:
     def __init__(self, shift: Float64[Tensor, " d"]) -> None:
         self.shift, self.n = shift, 0
         self.sum = torch.zeros_like(shift)
-        self.outer = torch.zeros(len(shift), len(shift), dtype=torch.float64)
+        self.outer = shift.new_zeros(len(shift), len(shift))
 
     def update(self, x: Float[Tensor, "n d"]) -> None:
         y = x.double() - self.shift

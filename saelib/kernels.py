@@ -7,10 +7,14 @@ function here equal to autograd on `losses`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+
+SUM_ERROR = 2.0**-22  # of adding up a product in float32, relative to ‖x‖ ‖w‖, for each of its d_in terms: four units
 
 
 class StepStats(NamedTuple):
@@ -41,11 +45,15 @@ class Entries(NamedTuple):
 
 def entries_of(a: Tensor, bias: Tensor) -> Entries:
     """Entries of a [rows, n_latents] with a + bias > 0."""
-    is_open = a + bias > 0
-    row, col = is_open.nonzero(as_tuple=True)
+    row, col = (a + bias > 0).nonzero(as_tuple=True)
+    return entries_at(row, col, a[row, col], a.shape)
+
+
+def entries_at(row: Tensor, col: Tensor, value: Tensor, shape: Sequence[int]) -> Entries:
+    """Entries at int64 places in a matrix of that shape, given row by row."""
     order = col.argsort(stable=True)
-    starts = [torch.nn.functional.pad(is_open.sum(dim).cumsum(0), (1, 0)) for dim in (1, 0)]
-    return Entries(starts[0], col.int(), a[row, col], starts[1], row[order].int(), order.int())
+    starts = [pad(at.bincount(minlength=n).cumsum(0), (1, 0)) for at, n in zip((row, col), shape, strict=True)]
+    return Entries(starts[0], col.int(), value, starts[1], row[order].int(), order.int())
 
 
 def native_bfloat16(device: torch.device) -> bool:

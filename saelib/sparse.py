@@ -25,8 +25,8 @@ def operations(device: torch.device) -> ModuleType:
 
 
 def screens(device: torch.device) -> bool:
-    """Whether `encoder="screen"` works and pays there: in C, on a processor that multiplies in bfloat16."""
-    return operations(device) is sparse_c and native_bfloat16(device)
+    """Whether `encoder="screen"` works and pays there: in C or Triton, where products in bfloat16 are native."""
+    return operations(device) is not sparse_plain and native_bfloat16(device)
 
 
 def _sums(at: Entries, v: Tensor, n: int) -> Tensor:

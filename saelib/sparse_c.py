@@ -21,10 +21,9 @@ import torch
 from torch import Tensor
 
 from saelib.config import root
-from saelib.kernels import Entries, encoder_product
+from saelib.kernels import SUM_ERROR, Entries, encoder_product
 
 SOURCE = Path(__file__).with_name("sparse_step.c")
-SUM_ERROR = 2.0**-22  # of adding up a product in float32, relative to ‖x‖ ‖w‖, for each of its d_in terms: four units
 ROUNDING = 2.0**-7  # of storing a product as bfloat16, relative: twice the worst case
 # No -ffast-math: linked into a shared library it would change how the whole process rounds denormals.
 FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
