@@ -74,11 +74,11 @@ clean: ## remove the environment and caches; data/ and figures/ stay
 	rm -rf .venv .ruff_cache .pytest_cache .hypothesis saelib.egg-info
 	find saelib tests notebooks benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-clean-data: ## remove data/PROFILE: only with PROFILE given on the command line
+clean-data: ## remove data/PROFILE and what goes with it: only with PROFILE given on the command line
 ifeq ($(origin PROFILE),command line)
 	@case "$$PROFILE" in ""|recorded|assets|kernels|*/*|*.*) \
 		echo "error: PROFILE='$$PROFILE': expected a profile's name, not a folder that every profile shares"; exit 1;; esac
-	rm -rf "data/$$PROFILE"
+	rm -rf "data/$$PROFILE" "data/$$PROFILE-sites" "data/$$PROFILE-recipe"
 else
 	@echo "error: say which: make clean-data PROFILE=<name>"; exit 1
 endif

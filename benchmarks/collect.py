@@ -63,12 +63,14 @@ def fever_lengths(n: int) -> np.ndarray:
 
 
 def plain(model: torch.nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]], sites: list[int]) -> list:
-    """The usual loop: the whole model, all hidden states, then the sites and the real tokens of each batch."""
+    """The usual loop: all blocks, all hidden states, the head for one token; then the sites' real tokens."""
     out = []
     with torch.inference_mode():
         for ids, mask in batches:
             attention = None if bool(mask.all()) else mask.long()
-            hidden = model(ids, attention_mask=attention, output_hidden_states=True, use_cache=False).hidden_states
+            hidden = model(
+                ids, attention_mask=attention, output_hidden_states=True, use_cache=False, logits_to_keep=1
+            ).hidden_states
             out.append({site: hidden[site][mask].clone() for site in sites})
     return out
 

@@ -15,10 +15,12 @@ import numpy as np
 import torch
 
 
-def parser(description: str) -> argparse.ArgumentParser:
-    """The options every benchmark has."""
+def parser(description: str, timed: bool = True) -> argparse.ArgumentParser:
+    """The options every benchmark has, and those of one that times."""
     out = argparse.ArgumentParser(description=description)
     out.add_argument("--json", type=Path, help="write the rows there")
+    if not timed:
+        return out
     out.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     out.add_argument("--rounds", type=int, default=7, help="times each row is run; the median counts")
     return out

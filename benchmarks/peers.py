@@ -21,6 +21,7 @@ from sae_lens.training.sae_trainer import SAETrainer
 from sparsify import SparseCoder, SparseCoderConfig
 
 Step = Callable[[], Any]
+Rebuild = Callable[[torch.Tensor], torch.Tensor]
 BIASES = {"standard": ("b_enc",), "gated": ("b_gate", "b_mag", "r_mag")}
 
 
@@ -83,35 +84,38 @@ def _sparsify(d: int, n: int, x: torch.Tensor, k: int) -> Step:
 
 def trained(
     system: str, batches: Callable[[], torch.Tensor], d: int, n: int, steps: int, batch: int, lam: float, lr: float
-) -> dict[str, torch.Tensor]:
-    """Weights, in saelib's names, of a peer's SAE trained by its own trainer with its defaults on `batches()`.
+) -> tuple[dict[str, torch.Tensor], Rebuild]:
+    """A peer's SAE trained on `batches()` by its own trainer: its weights in saelib's names, and its own x -> x̂.
 
-    Their warm-ups are given in steps, for far longer runs; where they do not fit they take a twentieth of this one
-    (learning rate) and a tenth (L1).
+    Adam, clipping, decoder constraint and initialisation are the library's defaults. Schedules are the shares of a run
+    that its own example takes: SAELens' tutorial a twentieth of the steps for the L1 coefficient to rise and the last
+    fifth for the rate to fall; dictionary_learning's demonstration the last fifth too. Their warm-ups are given in
+    steps, for far longer runs; here they are a twentieth of this one (learning rate) and, of the latter's L1, a tenth.
     """
     kind, _, name = system.partition(" ")
     if kind == "SAELens":
         return _sae_lens_trained(name, batches, d, n, steps, batch, lam, lr)
     trainer = {"standard": StandardTrainer, "gated": GatedSAETrainer}[name](
         steps=steps, activation_dim=d, dict_size=n, layer=0, lm_name="none", lr=lr, l1_penalty=lam, device="cpu",
-        warmup_steps=min(1000, steps // 20), sparsity_warmup_steps=min(2000, steps // 10),
+        warmup_steps=min(1000, steps // 20), sparsity_warmup_steps=min(2000, steps // 10), decay_start=steps * 4 // 5,
     )  # fmt: skip
     for step in range(steps):
         trainer.update(step, batches())
     ae = trainer.ae
     shared = {"W_enc": ae.encoder.weight.T, "W_dec": ae.decoder.weight.T}
     if name == "standard":
-        return shared | {"b_enc": ae.encoder.bias, "b_dec": ae.bias}
-    return shared | {"b_gate": ae.gate_bias, "b_mag": ae.mag_bias, "r_mag": ae.r_mag, "b_dec": ae.decoder_bias}
+        return shared | {"b_enc": ae.encoder.bias, "b_dec": ae.bias}, ae
+    return shared | {"b_gate": ae.gate_bias, "b_mag": ae.mag_bias, "r_mag": ae.r_mag, "b_dec": ae.decoder_bias}, ae
 
 
 def _sae_lens_trained(
     name: str, batches: Callable[[], torch.Tensor], d: int, n: int, steps: int, batch: int, lam: float, lr: float
-) -> dict[str, torch.Tensor]:
+) -> tuple[dict[str, torch.Tensor], Rebuild]:
     kinds = {"standard": (StandardTrainingSAE, StandardTrainingSAEConfig)}
     kind, config = kinds.get(name, (GatedTrainingSAE, GatedTrainingSAEConfig))
-    sae = kind(config(d_in=d, d_sae=n, device="cpu", dtype="float32", l1_coefficient=lam))
-    # its runner ends the rate at a tenth, which a constant schedule does not use
-    cfg = SAETrainerConfig(total_training_samples=steps * batch, train_batch_size_samples=batch, lr=lr, lr_end=lr / 10)
+    l1 = {"l1_coefficient": lam, "l1_warm_up_steps": steps // 20}
+    sae = kind(config(d_in=d, d_sae=n, device="cpu", dtype="float32", **l1))
+    rate = {"lr": lr, "lr_end": lr / 10, "lr_warm_up_steps": steps // 20, "lr_decay_steps": steps // 5}
+    cfg = SAETrainerConfig(total_training_samples=steps * batch, train_batch_size_samples=batch, **rate)
     fitted = SAETrainer(cfg, sae, iter(batches, None)).fit()
-    return {k: v for k, v in fitted.state_dict().items() if k in ("W_enc", "W_dec", "b_dec", *BIASES[name])}
+    return {k: v for k, v in fitted.state_dict().items() if k in ("W_enc", "W_dec", "b_dec", *BIASES[name])}, fitted

@@ -3,10 +3,11 @@
     python benchmarks/quality.py --json PATH [--profile default] [--systems …] [--sites 2 middle -2] [--seeds 0 1 2]
 
 Every system trains on the same rows in the same order (ordinary tokens of the training pages, centred and scaled),
-with the same width, batch size and number of tokens, by its own trainer with its own defaults. What it may choose, it
-chooses on validation pages. Its learning rate, out of three and further ones while the best is at an end: at the middle
-site with the first seed, by FVU at the middle one of --targets. And λ, until all of --targets lie between two trained
-ones. Its weights are then read into saelib's classes, so that one code measures all.
+with the same width, batch size and number of tokens, by its own trainer, with its own defaults and the schedules of its
+own examples (`peers.trained`). What it may choose, it chooses on validation pages. Its learning rate, out of three and
+further ones while the best is at an end: at the middle site with the first seed, by FVU at the middle one of --targets.
+And λ, until all of --targets lie between two trained ones. Its weights are then read into saelib's classes, and checked
+to rebuild what the peer's own code rebuilds, so that one code measures all.
 
 Each trained SAE is a row of the JSON file, written as soon as it is measured; a row that is there is not trained
 again. The table has FVU on ordinary test tokens and loss recovered at each L0, interpolated along λ, the mean over
@@ -34,7 +35,7 @@ from recipe import recipe_of
 from saelib import intervals, metrics
 from saelib.config import EvalConfig, SAEConfig, TrainConfig, stable_hash
 from saelib.evaluate import evaluate
-from saelib.runs import Workspace, code_version
+from saelib.runs import MEASURING_MODULES, Workspace, code_version, modules_hash
 from saelib.sae import build_sae
 from saelib.store import ShuffledRows
 from saelib.train import train
@@ -66,18 +67,25 @@ class Bench:
         self.ws = Workspace(args.profile, evaluation=EvalConfig(ce_tokens=self.recipe.pop("ce_tokens")))
         self.tokens = args.tokens or self.recipe["tokens"]
         shared = {name: self.recipe[name] for name in ("n_latents", "batch_size")} | {"tokens": self.tokens}
-        self.made = {"store": self.ws.store.store_id, "ce_tokens": self.ws.evaluation.ce_tokens, **shared}
-        own = {k: v for k, v in self.recipe.items() if k != "lr"}  # of our systems; theirs have their own defaults
-        self.ours = self.made | {"recipe": stable_hash(own, code_version())}
+        if self.tokens < self.recipe["batch_size"]:
+            raise SystemExit(f"--tokens {self.tokens}: at least one batch of {self.recipe['batch_size']} is needed")
+        made = {"store": self.ws.store.store_id, "ce_tokens": self.ws.evaluation.ce_tokens, **shared}
+        made |= {"measured_by": modules_hash(MEASURING_MODULES)}
+        own = {k: v for k, v in self.recipe.items() if k != "lr"}  # of our systems
+        theirs = [
+            (Path(__file__).with_name(name)).read_text(encoding="utf-8") for name in ("peers.py", "requirements.txt")
+        ]
+        self.ours = made | {"recipe": stable_hash(own, code_version())}
+        self.theirs = made | {"recipe": stable_hash(theirs)}
         self.rows = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else []
         for row in self.rows:
             if row["made"] != (now := self._made(row["system"])):
-                raise ValueError(
+                raise SystemExit(
                     f"{self.path}: {row['system']} was made with {row['made']}, now {now}; choose another --json"
                 )
 
     def _made(self, system: str) -> dict[str, Any]:
-        return self.ours if system.startswith("saelib") else self.made
+        return self.ours if system.startswith("saelib") else self.theirs
 
     def row(self, **key: Any) -> dict[str, Any]:
         """One trained SAE's row, trained now if it is not there."""
@@ -113,10 +121,12 @@ class Bench:
 
         torch.manual_seed(seed)
         batches = lambda: sae.normalize(next(stream)[0]).detach()  # noqa: E731
-        weights = peers.trained(system, batches, store.d_model, n, self.tokens // batch, batch, lam, lr)
+        weights, rebuild = peers.trained(system, batches, store.d_model, n, self.tokens // batch, batch, lam, lr)
         with torch.no_grad():
             for name, value in weights.items():
                 getattr(sae, name).copy_(value)
+            x = batches()
+            torch.testing.assert_close(sae.decode(sae.encode(x)), rebuild(x), rtol=1e-3, atol=1e-3)
         return sae.requires_grad_(False)
 
     def curve(self, system: str, site: int, seed: int, lr: float, targets: list[float]) -> list[dict[str, Any]]:
@@ -189,8 +199,8 @@ def _against_peers(
 ) -> dict:
     """Ours over the best peer's of the same architecture, less 1, with its interval; empty where one is not reached."""
     loss = SYSTEMS[row["system"]][0]
-    peers = [r for r in rows if not r["system"].startswith("saelib") and SYSTEMS[r["system"]][0] == loss and r[column]]
-    if not peers or row[column] is None:
+    peers = [r for r in rows if not r["system"].startswith("saelib") and SYSTEMS[r["system"]][0] == loss]
+    if not peers or None in (row[column], *(peer[column] for peer in peers)):
         return {}
     best = BETTER[column](peers, key=lambda r: r[column])
     found = intervals.summary(draws[row["system"], column] / draws[best["system"], column] - 1)
@@ -202,7 +212,7 @@ def _against_peers(
 
 
 def main() -> None:
-    options = parser(__doc__.splitlines()[0])
+    options = parser(__doc__.splitlines()[0], timed=False)
     options.add_argument("--profile", default="default")
     options.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS, metavar="NAME")
     options.add_argument("--sites", nargs="+", default=["2", "middle", "-2"])
@@ -211,14 +221,20 @@ def main() -> None:
     options.add_argument("--tokens", type=int, default=0, help="training tokens an SAE; 0: the profile's")
     options.add_argument("--table", type=Path, help="write the table's rows there as JSON")
     args = options.parse_args()
+    for path in (args.json, args.table):
+        if path and not path.parent.is_dir():
+            options.error(f"{path}: there is no folder {path.parent}")
     if args.json is None:
         options.error("--json PATH is needed: the rows are kept there")
+    args.systems, args.seeds = list(dict.fromkeys(args.systems)), list(dict.fromkeys(args.seeds))
+    if min(args.targets) <= 0:
+        options.error(f"--targets {min(args.targets)}: an L0 above 0 is needed")
     bench = Bench(args)
     sites = [bench.ws.site(int(s) if s.lstrip("-").isdigit() else s) for s in args.sites]
     lrs = {system: bench.learning_rate(system, bench.ws.site("middle")) for system in args.systems}
     jobs = [(system, site, seed) for seed in args.seeds for site in sites for system in args.systems]
     curves = {job: bench.curve(*job, lrs[job[0]], args.targets) for job in jobs}
-    report(summarised(curves, lrs, args), COLUMNS, machine(args.device), args.table)
+    report(summarised(curves, lrs, args), COLUMNS, machine("cpu"), args.table)
 
 
 if __name__ == "__main__":

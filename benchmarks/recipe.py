@@ -21,6 +21,7 @@ from harness import machine, parser, report
 
 from saelib import batch
 from saelib.config import EvalConfig
+from saelib.lm import choose_device
 from saelib.runs import ARMS, Workspace, at_l0, reach_l0
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -82,7 +83,7 @@ def measure(
 
 
 def main() -> None:
-    options = parser(__doc__.splitlines()[0])
+    options = parser(__doc__.splitlines()[0], timed=False)
     options.add_argument("--profile", default="default")
     options.add_argument("--arms", nargs="+", default=["plain"], choices=ARMS)
     options.add_argument("--sites", nargs="+", default=["middle"], help="a number, or middle")
@@ -102,7 +103,7 @@ def main() -> None:
         row = {"name": name, "arm": arm, "site": site, "seeds": len(args.seeds), "l0": args.l0}
         rows.append(row | {k: None if np.isnan(v) else float(v) for k, v in found.mean(skipna=False).items()})
         print(row, rows[-1]["fvu_val"], flush=True)
-    report(rows, COLUMNS, machine(args.device), args.json)
+    report(rows, COLUMNS, machine(choose_device("auto").type), args.json)
 
 
 if __name__ == "__main__":

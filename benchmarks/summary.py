@@ -13,7 +13,10 @@ from typing import Any
 HERE = Path(__file__).parent
 MARKERS = "<!-- results -->", "<!-- /results -->"
 STEP = ("name", "step", "l0", "seconds_median", "ratio_to_matmuls")
+RECIPE = ("name", "arm", "site", "seeds", "fvu_val", "fvu", "loss_recovered", "dead_fraction")
 COLLECT = ("name", "text", "sites", "tokens_per_second", "ratio_to_plain", "share_of_matmul", "bit_equal")
+QUALITY = ("system", "site", "l0", "seeds", "lr", "fvu", "loss_recovered", "dead_fraction")
+QUALITY += tuple(f"{column}_{part}" for column in ("fvu", "loss_recovered") for part in ("over_best", "lo", "hi"))
 TABLES = {  # file: heading and columns
     "step": ("One training step, d = 576, 4,608 latents, batch 2,048", STEP),
     "step_parts": (
@@ -21,7 +24,14 @@ TABLES = {  # file: heading and columns
         ("name", "seconds_median", "ratio_to_matmuls"),
     ),
     "step_memory": ("Peak memory of a step, weights and moments included", ("name", "step", "peak_mb")),
-    "recipe": ("The recipe taken apart: FVU at L0 32", ("name", "arm", "site", "seeds", "fvu", "dead_fraction")),
+    "quality": (
+        "Beside peers: FVU and loss recovered at matched L0; ours over the best peer's, less 1, with 95 % intervals",
+        QUALITY,
+    ),
+    "recipe": (
+        "The recipe taken apart: FVU at L0 32 on validation pages, where choices are made, and test pages",
+        RECIPE,
+    ),
     "stream": ("Eight λ on one stream", ("name", "seconds_median", "ratio_to_alone", "bit_equal")),
     "collect": ("Collection", COLLECT[:-2] + COLLECT[-1:]),
     "step_h100": ("On one H100: a training step at Llama-2-7B's width, d = 4,096, 32,768 latents, batch 8,192", STEP),

@@ -55,7 +55,8 @@ GOES_INTO = {  # parameter names -> the field that each value, or each element o
     r".*seeds": (TrainConfig, "seed"),
     r"store_dtype": (CollectConfig, "dtype"),
 }
-NOT_EMPTY = r"(.+_)?lambdas.*|.*sites|.*seeds|schedule_lrs|lengths"
+NOT_EMPTY = r"(.+_)?lambdas.*|.*sites|.*seeds|schedule_lrs|lengths|resample_at"
+POSITIVE = r"(cause|depth|split|learn)_\w+|l0_target|length_l0|lengths|longer|wider|original_lam"  # lists of λ apart
 
 log = logging.getLogger("saelib")
 
@@ -87,8 +88,10 @@ class Job:
         return self.folder / f"{self.name}.json"
 
     @property
-    def verdicts(self) -> Path:
-        return self.folder.parent / "verdicts" / f"{self.name}.json"
+    def claims(self) -> list[Path]:
+        """What an earlier run of it said beside itself: verdicts, its part of the abstract, tables behind figures."""
+        number, folder = self.name.partition("_")[0], self.folder.parent
+        return [*folder.glob(f"verdicts/{self.name}.*"), *folder.glob(f"diagnostics/{number}_*.csv")]
 
 
 @dataclass(frozen=True)
@@ -215,8 +218,11 @@ def check_ranges(path: Path, values: Mapping[str, Any]) -> None:
     for key, value in every.items():
         if re.fullmatch(NOT_EMPTY, key) and value in ([], ()):
             raise ConfigError(f"{path.stem}: {key} = {value!r}: expected at least one element")
+        elements = value if isinstance(value, (list, tuple)) else [value]
+        if re.fullmatch(POSITIVE, key) and not key.endswith("seeds") and min(elements) <= 0:
+            raise ConfigError(f"{path.stem}: {key} = {value!r}: expected above 0")
         for config, field in [into for names, into in GOES_INTO.items() if re.fullmatch(names, key)]:
-            for element in value if isinstance(value, (list, tuple)) else [value]:
+            for element in elements:
                 _probe(path, config, {field: element}, {field: (key, value)})
     for config in (SAEConfig, TrainConfig, CorpusConfig, CollectConfig, EvalConfig):
         same = {f.name: every[f.name] for f in fields(config) if f.name in every}
@@ -337,7 +343,7 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temp, path)
 
 
-def code_version(package: Path = Path(__file__).parent) -> str:
+def package_hash(package: Path = Path(__file__).parent) -> str:
     """Hash of this package's sources, Python and C."""
     files = sorted(p for p in package.iterdir() if p.suffix in (".py", ".c"))
     return stable_hash([(p.name, p.read_text(encoding="utf-8")) for p in files])
@@ -356,7 +362,7 @@ def _before(job: Job) -> dict[str, str]:
 def job_key(job: Job) -> str:
     """Hash of everything an executed notebook depends on: code cells, parameters, package, notebooks before it."""
     code = [c["source"] for c in code_cells(nbformat.read(job.source, as_version=4))]
-    return stable_hash(code, dict(job.parameters), code_version(), _before(job))
+    return stable_hash(code, dict(job.parameters), package_hash(), _before(job))
 
 
 @contextmanager
@@ -432,7 +438,8 @@ def run_job(job: Job, profile: str, force: bool = False) -> Result:
     resumed = job.failed.is_file() or partial.is_file()  # an earlier attempt failed or was killed
     key, start = job_key(job), time.monotonic()
     job.record.unlink(missing_ok=True)
-    job.verdicts.unlink(missing_ok=True)  # of an earlier run: should this one fail, nothing may still be claimed
+    for path in job.claims:  # should this run fail, or leave one out, nothing may still be claimed
+        path.unlink()
     try:
         execute(job.source, partial, job.parameters, job.grid)
     except Exception as error:  # whatever stops one notebook is reported, and the next one still runs
@@ -442,7 +449,7 @@ def run_job(job: Job, profile: str, force: bool = False) -> Result:
     seconds = time.monotonic() - start
     os.replace(partial, job.output)
     job.failed.unlink(missing_ok=True)
-    record = {"key": key, "parameters": dict(job.parameters), "code_version": code_version(), "grid": job.grid}
+    record = {"key": key, "parameters": dict(job.parameters), "package_hash": package_hash(), "grid": job.grid}
     write_text(job.record, json.dumps(record, indent=1, sort_keys=True))
     log_time(data_dir(profile), f"notebook:{job.name}" + (f"@{job.grid}" if job.grid else ""), seconds, resumed=resumed)
     return Result(job, "done", seconds)

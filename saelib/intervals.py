@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float64
 
-from saelib.metrics import interpolate_matched_l0, page_replicates, student_975
+from saelib.metrics import interpolate_matched_l0, interval_of, page_replicates, student_975
 
 REPLICATES = 1000
 NORMAL_975 = 1.959964
@@ -21,7 +21,7 @@ NORMAL_975 = 1.959964
 def ratio(num: Iterable, den: Iterable, n: int = REPLICATES) -> Float64[np.ndarray, " draws"]:
     """Σnum / Σden over test pages, one value a page, and its replicates under redrawn pages."""
     num, den = np.asarray(num, dtype=np.float64), np.asarray(den, dtype=np.float64)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # no pages, or none with a loss: nan
         return np.r_[num.sum() / den.sum(), page_replicates(num, den, n)]
 
 
@@ -67,19 +67,21 @@ def over_seeds(per_seed: Iterable, seed: int = 0) -> Float64[np.ndarray, " draws
 
 def summary(x: Float[np.ndarray, " draws"]) -> dict[str, float]:
     """value, and lo and hi of the 95 % percentile interval; all nan where the estimate is."""
-    lo, hi = np.quantile(x[1:], [0.025, 0.975]) if np.isfinite(x[0]) else (np.nan, np.nan)
-    return {"value": float(x[0]), "lo": float(lo), "hi": float(hi)}
+    lo, hi = interval_of(x[1:]) if np.isfinite(x[0]) else (np.nan, np.nan)
+    return {"value": float(x[0]), "lo": lo, "hi": hi}
 
 
 def words(x: Float[np.ndarray, " draws"], reference: float | int, margin: float) -> str:
     """How x lies about reference ± margin by its interval.
 
     "lower", "higher" or "equal": the interval lies below, above, or inside the band; "not higher", "not lower": it
-    leaves the band on one side only; "unclear": on both; "unreachable": there is no estimate.
+    leaves the band on one side only; "unclear": on both, or there is no interval; "unreachable": there is no estimate.
     """
     s, low, high = summary(x), reference - margin, reference + margin
     if np.isnan(s["value"]):
         return "unreachable"
+    if np.isnan(s["lo"]):
+        return "unclear"
     if s["hi"] < low or s["lo"] > high:
         return "lower" if s["hi"] < low else "higher"
     below, above = s["lo"] < low, s["hi"] > high

@@ -57,12 +57,14 @@ def entries_at(row: Tensor, col: Tensor, value: Tensor, shape: Sequence[int]) ->
 
 
 def native_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies in bfloat16 (x86: AVX-512 BF16 or AMX, ARM: BF16; CUDA: always, by tensor cores).
+    """Whether the device multiplies in bfloat16: x86 with AVX-512 BF16 or AMX, ARM with BF16, CUDA from Ampere on.
 
     torch.cpu.get_capabilities is the public list of instructions. oneDNN's own answer
     (torch.ops.mkldnn._is_mkldnn_bf16_supported) is true on any AVX-512 CPU, where bfloat16 is slow emulation.
     """
-    has = torch.cpu.get_capabilities() if device.type == "cpu" else {"bf16": True}
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    has = torch.cpu.get_capabilities()
     return any(has.get(key, False) for key in ("avx512_bf16", "amx_bf16", "bf16"))
 
 

@@ -289,11 +289,13 @@ def page_replicates(num: Iterable, den: Iterable, n: int = 1000, seed: int = 0) 
     """Σnum / Σden over pages drawn with replacement, `n` times: float64 [n].
 
     num and den hold one value a page. The same seed and number of pages draw the same pages, so that the replicates of
-    two SAEs on the same pages are paired.
+    two SAEs on the same pages are paired. All nan below two pages, which say nothing of a spread.
     """
     num, den = np.asarray(num, dtype=np.float64), np.asarray(den, dtype=np.float64)
     if num.shape != den.shape or num.ndim != 1:
         raise ValueError(f"num has shape {num.shape}, den {den.shape}: expected one value a page in both")
+    if len(num) < 2:
+        return np.full(n, np.nan)
     times = np.random.default_rng(seed).multinomial(len(num), np.full(len(num), 1 / len(num)), size=n)  # [n, pages]
     with np.errstate(divide="ignore", invalid="ignore"):
         return (times @ num) / (times @ den)
@@ -304,9 +306,13 @@ def bootstrap_pages(num: Iterable, den: Iterable, n: int = 1000, seed: int = 0) 
 
     FVU: num = sse, den = sst. Loss recovered: num = ce_zero − ce_sae, den = ce_zero − ce_id.
     """
-    if len(np.asarray(num)) < 2:
-        return math.nan, math.nan
-    low, high = np.nanquantile(page_replicates(num, den, n, seed), [0.025, 0.975])
+    return interval_of(page_replicates(num, den, n, seed))
+
+
+def interval_of(replicates: np.ndarray) -> tuple[float, float]:
+    """95 % percentile interval of those that have a value (drawn pages may have no variance); nan if none has."""
+    known = replicates[np.isfinite(replicates)]
+    low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (math.nan, math.nan)
     return float(low), float(high)
 
 

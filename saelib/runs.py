@@ -71,7 +71,8 @@ WHOLE = "site batch_size seed n_latents ctx_len tokens_trained n_test_pages n_te
 NUMBERS = {name: "int64" if name in WHOLE else "float64" for name in COLUMNS if name not in TEXT}
 CHECKPOINT = "checkpoint.safetensors"
 SPARSE_MODULES = ("sparse", "sparse_plain", "sparse_c", "sparse_triton")
-TRAINING_MODULES = ("losses", "kernels", *SPARSE_MODULES, "sae", "resample", "train")  # part of a run's name
+TRAINING_MODULES = ("losses", "kernels", *SPARSE_MODULES, "sae", "resample", "store", "train")  # part of a run's name
+MEASURING_MODULES = ("metrics", "evaluate")  # what changes them changes what `metrics.json` says
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 TIMINGS = ("run_id", "stage", "seconds", "tokens_per_second", "resumed")
 
@@ -235,8 +236,7 @@ class Workspace:
                 bar.update(len(group))
         missing = {run: s for run, s in unique.items() if run not in diverged and not self._measured(run)}
         self._measure(missing)
-        if waiting or missing or not (self.folder / "results.csv").exists():
-            self.write_results()
+        self.write_results()
         if diverged:
             raise TrainingDiverged("; ".join(f"{self._folder(run)}: {error}" for run, error in diverged.items()))
         rows = [self._row(self.run_id(spec)) | {"arm": spec.arm} for spec in specs]
@@ -283,7 +283,7 @@ class Workspace:
         runs = sorted(folder.name for folder in (self.folder / "saes").glob("*"))
         found = (self._row(run) for run in runs if self._current(run))
         path = self.folder / "results.csv"
-        temporary = path.with_name("results.csv.tmp")
+        temporary = path.with_name(f"results.csv.{os.getpid()}.tmp")  # two notebooks may write at once
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
@@ -323,10 +323,14 @@ class Workspace:
 
     def _measured(self, run: str) -> bool:
         """Whether a run is measured, and as this workspace measures."""
-        made, wanted = self._stored(run).get("evaluation"), self.evaluation.to_dict()
+        made, wanted = self._stored(run).get("evaluation"), self._measures()
         if made and not self.evaluation.ce_tokens:  # what has a loss too is measured
             made = made | {"ce_tokens": 0}
         return made == wanted
+
+    def _measures(self) -> dict[str, Any]:
+        """What a measurement depends on beside the SAE and the store."""
+        return self.evaluation.to_dict() | {"code": modules_hash(MEASURING_MODULES)}
 
     def _current(self, run: str) -> bool:
         """Whether a run was trained on this store (on another, other rows are ordinary) and by this code."""
@@ -434,7 +438,7 @@ class Workspace:
             row = self._describe(run, specs[run]) | found
             ordered = {column: row.get(column) for column in COLUMNS}
             (self._folder(run) / CHECKPOINT).unlink(missing_ok=True)  # where a kill came between SAE and its removal
-            measured = {"evaluation": self.evaluation.to_dict(), "row": ordered, "pages": pages}
+            measured = {"evaluation": self._measures(), "row": ordered, "pages": pages}
             write_json(self._folder(run) / "metrics.json", measured)
         seconds = (time.monotonic() - start) / len(runs)
         for run in runs:
@@ -462,15 +466,20 @@ class Workspace:
         }
 
 
-@cache
 def code_version() -> str:
-    """The package's version and a hash of the modules that shape a trained SAE, comments and docstrings left out."""
+    """The package's version and a hash of the modules that shape a trained SAE."""
+    return f"{__version__}+{modules_hash(TRAINING_MODULES)}"
+
+
+@cache
+def modules_hash(names: Sequence[str]) -> str:
+    """Hash of modules of this package, and of the C file; comments and docstrings are left out."""
     package = Path(__file__).parent
-    trees = [ast.parse((package / f"{name}.py").read_text(encoding="utf-8")) for name in TRAINING_MODULES]
+    trees = [ast.parse((package / f"{name}.py").read_text(encoding="utf-8")) for name in names]
     for node in (n for tree in trees for n in ast.walk(tree) if isinstance(n, DOCUMENTED) and ast.get_docstring(n)):
         node.body[0] = ast.Pass()
     kernel = (package / "sparse_step.c").read_text(encoding="utf-8")
-    return f"{__version__}+{stable_hash([ast.dump(tree) for tree in trees], kernel, length=8)}"
+    return stable_hash([ast.dump(tree) for tree in trees], kernel, length=8)
 
 
 def headless() -> bool:

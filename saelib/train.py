@@ -455,7 +455,8 @@ def _blocks(
 
     def read(count: int) -> list[Tensor]:
         found = [next(stream)[0] for _ in range(count)]
-        return [x.pin_memory() for x in found] if device.type == "cuda" else found
+        on_its_way = device.type == "cuda"  # pinned rows travel while the GPU works; a live model's are there already
+        return [x.pin_memory() if on_its_way and x.device.type == "cpu" else x for x in found]
 
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(read, min(size, stop - number))

@@ -126,6 +126,9 @@ lambdas: list[float] = [0.5, 1.0]  # L1 coefficients
 gate_lam: float = 4.0  # another
 schedule_lrs: list[float] = [1e-3]  # learning rates
 seeds: list[int] = [0]  # seeds
+cause_tokens: int = 4096  # training tokens of some
+depth_step: int = 4  # every so many sites
+lengths: list[float] = [0.5, 1.0]  # shares of the tokens
 """
 
 
@@ -146,6 +149,9 @@ seeds: list[int] = [0]  # seeds
         ("sites", [], "at least one element"),
         ("seeds", [], "at least one element"),
         ("schedule_lrs", [], "at least one element"),
+        ("cause_tokens", 0, "above 0"),
+        ("depth_step", -1, "above 0"),
+        ("lengths", [1.0, 0.0], "above 0"),
     ],
 )
 def test_a_value_out_of_range_is_refused_in_the_user_s_words_before_anything_runs(home, key, value, expected):
@@ -296,7 +302,7 @@ print(lr, profile, os.environ["SAELIB_HEADLESS"], os.path.basename(os.getcwd()))
 
 @pytest.fixture
 def workbook(home, monkeypatch):
-    monkeypatch.setattr(batch, "code_version", lambda: "v1")  # so that editing the package meanwhile changes nothing
+    monkeypatch.setattr(batch, "package_hash", lambda: "v1")  # so that editing the package meanwhile changes nothing
     write_notebook(home, "01_a", code=CODE)
     write_notebook(home, "02_b", code=CODE)
     write_profile(home, "common: {lr: 0.25}\n")
@@ -321,27 +327,34 @@ def test_a_run_executes_skips_what_is_finished_and_reruns_what_changed(workbook,
     assert statuses(batch.run("smoke", ["01"], {"lr": 0.5}, force=True)) == ["done"]
     output.unlink()
     assert statuses(batch.run("smoke", overrides={"lr": 0.5})) == ["done", "skipped"]
-    monkeypatch.setattr(batch, "code_version", lambda: "v2")
+    monkeypatch.setattr(batch, "package_hash", lambda: "v2")
     assert statuses(batch.run("smoke", ["02"], {"lr": 0.5})) == ["done"]
 
 
 def test_the_code_version_follows_the_package_s_sources_and_nothing_else(tmp_path):
     (tmp_path / "a.py").write_text("x = 1\n")
-    first = batch.code_version(tmp_path)
+    first = batch.package_hash(tmp_path)
     (tmp_path / "a.pyc").write_text("")
-    assert batch.code_version(tmp_path) == first
+    assert batch.package_hash(tmp_path) == first
     (tmp_path / "a.py").write_text("x = 2\n")
-    assert batch.code_version(tmp_path) != first
-    second = batch.code_version(tmp_path)
+    assert batch.package_hash(tmp_path) != first
+    second = batch.package_hash(tmp_path)
     (tmp_path / "step.c").write_text("int x;")
-    assert batch.code_version(tmp_path) != second
-    assert batch.code_version() == batch.code_version(Path(batch.__file__).parent)
+    assert batch.package_hash(tmp_path) != second
+    assert batch.package_hash() == batch.package_hash(Path(batch.__file__).parent)
 
 
 def test_a_failure_is_kept_reported_and_does_not_stop_the_next(workbook, capsys):
     write_profile(workbook, "notebooks: {01_a: {steps: 4}}\n")
-    assert main(["run", "--profile", "smoke"]) == 1
     folder = workbook / "data" / "smoke" / "notebooks"
+    said = [folder.parent / name for name in ("verdicts/01_a.json", "verdicts/01_a.txt", "diagnostics/01_table.csv")]
+    others = [folder.parent / name for name in ("verdicts/02_b.txt", "diagnostics/02_table.csv")]
+    for path in said + others:
+        batch.write_text(path, "of an earlier run")
+    assert main(["run", "--profile", "smoke", "01"]) == 1
+    assert not any(path.exists() for path in said)  # what failed claims nothing
+    assert all(path.exists() for path in others)
+    assert main(["run", "--profile", "smoke"]) == 1
     assert sorted(p.name for p in folder.iterdir()) == ["01_a.failed.ipynb", "02_b.ipynb", "02_b.json"]
     assert (workbook / "data" / "smoke" / "report" / "01_a.html").is_file()
     assert "01_a failed" in (workbook / "data" / "smoke" / "report" / "index.html").read_text()

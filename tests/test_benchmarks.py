@@ -1,5 +1,6 @@
 """The benchmark scripts run and write what they promise; nothing here looks at a time."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -65,6 +66,50 @@ def test_workbook_shares_out_what_a_notebook_took(tmp_path, monkeypatch):
     done = subprocess.run([sys.executable, str(BENCHMARKS / "workbook.py"), "--profile", "q"], capture_output=True)
     assert b"make workbook PROFILE=q" in done.stderr
     assert done.returncode == 1
+
+
+def _trained(fvu, l0):
+    """A row of `quality.py`: one SAE on three pages of equal weight."""
+    pages = {"sse": [9 * fvu, 10 * fvu, 11 * fvu], "sst": [10.0] * 3, "ce_n": [5] * 3, "ce_id": [2.0] * 3}
+    pages |= {"ce_sae": [2 + fvu] * 3, "ce_zero": [6.0] * 3}
+    row = {"fvu": fvu, "l0": l0, "fvu_val": fvu, "l0_val": l0, "loss_recovered": 1 - fvu / 4, "dead_fraction": 0.1}
+    return row | {"pages": pages}
+
+
+def test_quality_compares_with_the_better_peer_and_only_where_all_are_reached(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import quality
+
+    seeds, of = [0, 1, 2], {"saelib plain": 0.2, "SAELens standard": 0.4, "dictionary_learning standard": 0.5}
+    args = argparse.Namespace(systems=list(of), seeds=seeds, targets=[16.0, 64.0])
+    curves = {(name, 15, seed): [_trained(fvu, 8), _trained(fvu, 32)] for name, fvu in of.items() for seed in seeds}
+    for name in ("saelib plain", "SAELens standard"):  # the other peer does not come to 64
+        curves |= {(name, 15, seed): [*curves[name, 15, seed], _trained(of[name], 128)] for seed in seeds}
+    rows = {(r["system"], r["l0"]): r for r in quality.summarised(curves, dict.fromkeys(of, 1e-3), args)}
+    ours = rows["saelib plain", 16.0]
+    assert ours["fvu"] == pytest.approx(0.2)
+    assert ours["fvu_best_peer"] == ours["loss_recovered_best_peer"] == "SAELens standard"
+    assert [ours[f"fvu_{k}"] for k in ("over_best", "lo", "hi")] == pytest.approx([-0.5] * 3)  # paired: pages cancel
+    assert ours["loss_recovered_over_best"] == pytest.approx(0.95 / 0.9 - 1)
+    assert "fvu_over_best" not in rows["saelib plain", 64.0]
+    assert rows["dictionary_learning standard", 64.0]["fvu"] is None
+    assert "fvu_over_best" not in rows["SAELens standard", 16.0]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--json", "no/such/folder/q.json"], "there is no folder no/such/folder"),
+        ([], "--json PATH is needed"),
+        (["--json", "q.json", "--targets", "0"], "--targets 0.0: an L0 above 0"),
+        (["--json", "q.json", "--systems", "sparsify"], "invalid choice: 'sparsify'"),
+    ],
+)
+def test_quality_refuses_in_one_line(options, said):
+    done = subprocess.run([sys.executable, str(BENCHMARKS / "quality.py"), *options], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_readme_shows_the_recorded_results(monkeypatch):

@@ -17,7 +17,7 @@ from saelib import evaluate, sparse, sparse_plain, sparse_triton
 from saelib.collect import collect
 from saelib.config import SAEConfig, TrainConfig
 from saelib.diagnose import pca_fvu, site_profile
-from saelib.lm import LM
+from saelib.lm import LM, choose_dtype
 from saelib.pursuit import fista_at_l1, nn_omp
 from saelib.sae import build_sae
 from saelib.train import Trainer, train
@@ -38,7 +38,8 @@ def _cfg(loss, **changes):
 
 def test_the_sparse_step_of_a_gpu_is_in_triton_with_a_screen():
     assert sparse.operations(GPU) is sparse_triton
-    assert sparse.screens(GPU)
+    assert sparse.screens(GPU) == torch.cuda.is_bf16_supported(including_emulation=False)
+    assert choose_dtype("auto", GPU) == (torch.bfloat16 if sparse.screens(GPU) else torch.float32)
 
 
 @pytest.mark.parametrize("encoder", ["exact", "screen"])
@@ -52,11 +53,19 @@ def test_entries_and_their_gradients_are_plain_pytorchs(shape, encoder):
     bias = -torch.rand(n, generator=g).to(GPU) * 2 * d**0.5
     exact, at = sparse_plain.open_entries(x_c, W.T, bias), sparse_triton.open_entries(x_c, W.T, bias, encoder)
     assert len(exact.col)
-    near = (exact.value + bias[exact.col.long()]).abs() < 1e-4 * d**0.5  # rounding decides these
-    if not near.any():
-        for name in ("crow", "col", "ccol", "row", "order"):
-            assert torch.equal(getattr(exact, name), getattr(at, name)), name
-        torch.testing.assert_close(exact.value, at.value, rtol=1e-4, atol=1e-4)
+    values, sure = {}, {}
+    for name, e in (("plain", exact), ("triton", at)):
+        row, col = torch.repeat_interleave(e.crow.diff()), e.col.long()
+        assert torch.equal(e.ccol, torch.nn.functional.pad(col.bincount(minlength=n).cumsum(0), (1, 0)))
+        assert torch.equal(e.row.long(), row[e.order.long()])
+        assert torch.equal(col[e.order.long()], col.sort().values)
+        values[name] = torch.zeros(rows, n, device=GPU).index_put_((row, col), e.value)
+        sure[name] = torch.zeros(rows, n, device=GPU, dtype=torch.bool)
+        sure[name][row, col] = e.value + bias[col] > 1e-4 * d**0.5  # nearer to 0 rounding decides
+    assert torch.equal(sure["plain"], sure["triton"])
+    assert sure["plain"].any()
+    on = sure["plain"]
+    torch.testing.assert_close(values["plain"][on], values["triton"][on], rtol=1e-4, atol=1e-4)
     f = exact.value.abs()
     pairs = zip(*(ops.decode(x_c, W, x_c[0], exact, f, 0.5) for ops in (sparse_plain, sparse_triton)), strict=True)
     for plain, triton in [*pairs, [ops.weights(x_c, exact, f, n) for ops in (sparse_plain, sparse_triton)]]:
@@ -111,6 +120,14 @@ def test_training_ends_where_the_cpu_ends(loss):
         assert len(history.events) == 1
     assert fvu["cpu"] < 0.6
     assert fvu["cuda"] == pytest.approx(fvu["cpu"], rel=0.02)
+
+
+def test_rows_that_are_on_the_gpu_already_train_the_same_sae():
+    """As they come from a language model there."""
+    saes = [_sae("plain", GPU) for _ in range(2)]
+    for sae, x in zip(saes, (_rows(), _rows().to(GPU)), strict=True):
+        train(sae, MemoryStream(x, 64), _cfg("plain", tokens=64 * 20))
+    assert torch.equal(saes[0].W_dec, saes[1].W_dec)
 
 
 @pytest.mark.parametrize("loss", ["plain", "full"])

@@ -86,3 +86,20 @@ def test_a_majority_is_more_than_half_of_all_cells():
     assert intervals.majority(["lower", "equal", "higher"], yes, no) == "does not replicate"
     assert intervals.majority(["higher", "unclear"], yes, no) == "cannot tell"
     assert intervals.majority([], yes, no) == "cannot tell"
+
+
+def test_fewer_than_two_pages_give_an_estimate_without_an_interval():
+    one = page_sums([1.0, 2.0, 3.0]).head(1)
+    x = intervals.samples(one)
+    assert intervals.summary(x)["value"] == 0.1
+    assert np.isnan([intervals.summary(x)[end] for end in ("lo", "hi")]).all()
+    assert intervals.words(x, 0.5, 0.0) == "unclear"
+    nothing = intervals.samples(one.assign(ce_n=0), "loss_recovered")
+    assert np.isnan(nothing).all()
+    assert intervals.words(nothing, 0.5, 0.0) == "unreachable"
+
+
+def test_a_draw_of_pages_without_variance_is_left_out_of_the_interval():
+    x = intervals.ratio([1.0, 0.0], [2.0, 0.0], n=500)  # the second page twice: 0 / 0
+    assert np.isnan(x).any()
+    assert intervals.summary(x) == {"value": 0.5, "lo": 0.5, "hi": 0.5}

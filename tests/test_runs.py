@@ -26,6 +26,7 @@ from saelib.runs import (
     bracket,
     code_version,
     make_spec,
+    modules_hash,
     reach_l0,
     samples_at_l0,
     seeds_at_l0,
@@ -442,10 +443,10 @@ def test_code_that_trains_is_part_of_a_run_but_its_comments_are_not(ws, monkeypa
     losses = package / "losses.py"
     for text, same in (("# a remark\n", True), ("\nFACTOR = 2\n", False)):
         losses.write_text(losses.read_text() + text)
-        code_version.cache_clear()
+        modules_hash.cache_clear()
         assert (code_version() == known) == same
         assert (ws.run_id(spec) == before) == same
     ws.write_results()
     assert before not in set(ws.results()["run_id"])
     monkeypatch.undo()
-    code_version.cache_clear()
+    modules_hash.cache_clear()
