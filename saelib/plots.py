@@ -222,11 +222,14 @@ def _sites(table: pd.DataFrame) -> list[int]:
 
 
 def _site_axis(ax: Axes, sites: Sequence[int], labels: Sequence[str] | None = None) -> None:
-    """Sites at their depth; each one ticked where they are few."""
+    """Sites at their depth; each one ticked where they are few, and named where its name has room."""
     margin = max(1.0, (0.08 if len(sites) <= 8 else 0.03) * (sites[-1] - sites[0]))
     ax.set(xlabel="site (depth)", xlim=(sites[0] - margin, sites[-1] + margin))
     if len(sites) <= 8:
-        ax.set_xticks(sites, labels or [str(s) for s in sites])
+        names, last = list(labels or map(str, sites)), sites[0]
+        for i, site in enumerate(sites[1:], 1):
+            names[i], last = (names[i], site) if site - last > 0.05 * (sites[-1] - sites[0]) else ("", last)
+        ax.set_xticks(sites, names)
     else:
         ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
 

@@ -295,6 +295,14 @@ def test_a_missing_site_is_a_gap_and_an_unreachable_cell_a_cross() -> None:
     assert np.isnan(lines(profile, "sink tokens").get_ydata()).tolist() == [True, False, True]
 
 
+def test_a_site_too_near_the_last_named_one_keeps_its_tick_and_loses_its_name() -> None:
+    ax = plots.plt.figure().add_subplot()
+    plots._site_axis(ax, [0, 2, 15, 29, 30])
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["0", "2", "15", "29", ""]
+    assert list(ax.get_xticks()) == [0, 2, 15, 29, 30]
+    plots.plt.close(ax.figure)
+
+
 def test_each_quantity_by_depth_has_its_own_panel_series_and_axis() -> None:
     norm, rank, fvu = plots.by_depth(quantities(), log=["norm"], **NAMED).axes
     assert [ax.get_title(loc="left") for ax in (norm, rank, fvu)] == ["norm", "rank", "FVU"]
