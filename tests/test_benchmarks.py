@@ -112,6 +112,29 @@ def test_quality_refuses_in_one_line(options, said):
     assert "Traceback" not in done.stderr
 
 
+def test_the_work_of_linear_layers_is_twice_their_weights(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import collect
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = LlamaConfig(vocab_size=64, hidden_size=16, intermediate_size=24, num_hidden_layers=3,
+                        num_attention_heads=4, num_key_value_heads=2)  # fmt: skip
+    layers = LlamaForCausalLM(shape).model.layers[:2]
+    weights = sum(p.numel() for p in layers.parameters() if p.ndim == 2)
+    assert collect.linear_work(shape, 2) == 2 * weights
+
+
+def test_a_variant_of_the_recipe_scales_some_values_and_replaces_others(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import recipe
+
+    base = {"lr": 0.01, "batch_size": 512, "grad_clip": 1.0, "schedule": "linear"}
+    assert recipe.varied(base, {"lr": 0.5, "batch_size": 0.5, "grad_clip": 0.0}) == {
+        "lr": 0.005, "batch_size": 256, "grad_clip": 0.0, "schedule": "linear",
+    }  # fmt: skip
+    assert recipe.varied(base, {}) == base
+
+
 def test_readme_shows_the_recorded_results(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import summary
