@@ -24,7 +24,7 @@ TABLES = {  # file: heading and columns
         ("name", "seconds_median", "ratio_to_matmuls"),
     ),
     "step_memory": ("Peak memory of a step, weights and moments included", ("name", "step", "peak_mb")),
-    "quality": (
+    "quality_table": (
         "Beside peers: FVU and loss recovered at matched L0; ours over the best peer's, less 1, with 95 % intervals",
         QUALITY,
     ),
