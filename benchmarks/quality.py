@@ -130,8 +130,14 @@ class Bench:
         return sae.requires_grad_(False)
 
     def curve(self, system: str, site: int, seed: int, lr: float, targets: list[float]) -> list[dict[str, Any]]:
-        """Rows along λ until every target lies between two of them, or nothing more can be tried."""
-        rows = [self.row(system=system, site=site, seed=seed, lr=lr, lam=lam) for lam in SYSTEMS[system][1]]
+        """Rows along λ until every target lies between two of them, or nothing more can be tried.
+
+        Later seeds begin where the first one's curve says that the targets lie.
+        """
+        first = [r for r in self.rows if all(r[k] == v for k, v in (("system", system), ("site", site), ("lr", lr)))]
+        first = [r for r in first if r["seed"] == self.args.seeds[0]] if seed != self.args.seeds[0] else []
+        begin = lambdas_at(first, targets) if len(first) > 1 else SYSTEMS[system][1]
+        rows = [self.row(system=system, site=site, seed=seed, lr=lr, lam=lam) for lam in begin]
         for target in targets:
             for _ in range(EXTRA):
                 lam = metrics.propose_lambda(((r["lam"], r["l0_val"]) for r in rows), target, max_ratio=2.5)
@@ -155,6 +161,16 @@ class Bench:
             beyond = best / step if best == min(found) else best * step if best == max(found) else None
             waiting = [float(f"{beyond:.3g}")] if beyond and len(found) < len(rates) + MORE_RATES else []
         return best
+
+
+def lambdas_at(rows: list[dict[str, Any]], targets: list[float]) -> list[float]:
+    """λ a little outside the first and last target, and at those between, read off a curve; its ends where it stops."""
+    low, *between, high = sorted(targets) if len(targets) > 1 else targets * 2
+    rows = sorted(rows, key=lambda row: row["l0_val"])
+    l0, lams = ([row[k] for row in rows] for k in ("l0_val", "lam"))
+    wanted = [metrics.interpolate_matched_l0(l0, lams, value) for value in (0.9 * low, *between, 1.12 * high)]
+    ends = [wanted[0] or lams[0], *(lam for lam in wanted[1:-1] if lam), wanted[-1] or lams[-1]]
+    return [float(f"{lam:.3g}") for lam in ends]
 
 
 def at(rows: list[dict[str, Any]], target: float, column: str) -> float | None:

@@ -96,6 +96,16 @@ def test_quality_compares_with_the_better_peer_and_only_where_all_are_reached(mo
     assert "fvu_over_best" not in rows["SAELens standard", 16.0]
 
 
+def test_later_seeds_begin_at_the_lambdas_of_the_first_ones_curve(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import quality
+
+    curve = [{"lam": lam, "l0_val": 64 / lam} for lam in (0.5, 2.0, 8.0)]  # L0 128, 32, 8
+    assert quality.lambdas_at(curve, [32.0, 16.0, 64.0]) == [4.44, 2.0, 0.893]  # L0 14.4, 32 and 71.7
+    assert quality.lambdas_at(curve, [16.0, 32.0, 256.0]) == [4.44, 2.0, 0.5]  # the curve ends at 128
+    assert quality.lambdas_at(curve, [32.0]) == [2.22, 1.79]
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
