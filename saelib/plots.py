@@ -392,11 +392,15 @@ def _geometric(values: pd.Series) -> float:
 
 
 def _seed_means(rows: pd.DataFrame, y: str) -> pd.DataFrame:
-    """One row a λ: geometric means of L0 and FVU, arithmetic of the rest, lo and hi as they are; without λ the rows."""
+    """One row a λ that all seeds have: geometric means of L0 and FVU, arithmetic of the rest; without λ the rows.
+
+    A λ tried for some seeds alone has points and no mean: a line through it would bend with the choice of seeds.
+    """
     if "lambda" not in rows:
         return rows.sort_values("l0")
+    seeds = rows.groupby("lambda")["l0"].transform("size")
     how = {"l0": _geometric, y: _geometric if y == "fvu" else "mean"} | {k: "first" for k in ("lo", "hi") if k in rows}
-    return rows.groupby("lambda", as_index=False).agg(how)
+    return rows[seeds == seeds.max()].groupby("lambda", as_index=False).agg(how)
 
 
 def _curve(ax: Axes, rows: pd.DataFrame, y: str, look: Look) -> None:

@@ -73,6 +73,15 @@ def record_table(profile: str, name: str, table: pd.DataFrame) -> Path:
     return path
 
 
+def read_table(profile: str, name: str) -> pd.DataFrame:
+    """A table that `record_table` kept, a grid point's own first; `FileNotFoundError` says which notebook makes it."""
+    kept = [folder / f"{name}.csv" for folder in (_kept(profile, "diagnostics"), data_dir(profile) / "diagnostics")]
+    path = next((path for path in kept if path.exists()), None)
+    if path is None:
+        raise FileNotFoundError(f"{kept[-1]} is missing: run notebook {name[:2]} with profile {profile!r}")
+    return pd.read_csv(path, dtype={"run_id": str})  # "77e5" is no number
+
+
 def record_verdicts(profile: str, notebook: str, verdicts: Sequence[Mapping[str, str]]) -> Path:
     """Write a notebook's verdicts for the index; replaces what the notebook recorded before.
 

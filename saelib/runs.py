@@ -19,6 +19,7 @@ import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import asdict, fields
 from functools import cache, cached_property
 from pathlib import Path
@@ -130,6 +131,12 @@ class Workspace:
         self.checkpoint_every = 200  # steps
         self.together = 8  # SAEs trained on one stream at once: weights, gradients and moments of all are held
         self._normalizers: dict[tuple[int, str, str], tuple[torch.Tensor, float]] = {}
+
+    def measuring(self, evaluation: EvalConfig) -> Workspace:
+        """This workspace with other metrics asked for; language model and store are shared, not loaded again."""
+        other = copy(self)
+        vars(other).update(evaluation=evaluation, lm=self.lm, store=self.store)
+        return other
 
     # -- model, text, activations ----------------------------------------------------------------------------------
 
@@ -545,16 +552,18 @@ def seeds_at_l0(
     seeds: Sequence[int],
     target: float | int,
     max_extra: int = 3,
+    refine: int = 0,
 ) -> dict[tuple, pd.DataFrame]:
     """`reach_l0` of every cell of `start` and seed, by (*cell, seed); `make(*cell, seed, lam)`.
 
     The first seed's curves begin at the λ of `start`, those of the others at the two λ between which the first one's
     has `target`, so that all are interpolated over the same stretch wherever that suffices.
     """
-    curves = reach_l0(workspace, notebook, make, {(*c, seeds[0]): v for c, v in start.items()}, target, max_extra)
+    first = {(*cell, seeds[0]): lams for cell, lams in start.items()}
+    curves = reach_l0(workspace, notebook, make, first, target, max_extra, refine)
     near = {cell: bracket(curves[*cell, seeds[0]], target) or lams for cell, lams in start.items()}
     others = {(*cell, seed): near[cell] for cell in start for seed in seeds[1:]}
-    return curves | reach_l0(workspace, notebook, make, others, target, max_extra)
+    return curves | reach_l0(workspace, notebook, make, others, target, max_extra, refine)
 
 
 def samples_at_l0(

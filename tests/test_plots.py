@@ -252,13 +252,12 @@ def test_names_without_a_look_get_distinct_ones_in_order() -> None:
 
 
 def test_the_trade_off_line_goes_through_the_seeds_geometric_means() -> None:
-    rows = table(
-        "arm site lambda l0 fvu", ("plain", 2, 1.0, 40, 0.1), ("plain", 2, 1.0, 10, 0.4), ("plain", 2, 2.0, 5, 0.5)
-    )
+    points = ((1.0, 40, 0.1), (1.0, 10, 0.4), (1.5, 8, 0.9), (2.0, 5, 0.5), (2.0, 5, 0.5))  # 1.5: one seed alone
+    rows = table("arm site lambda l0 fvu", *(("plain", 2, *point) for point in points))
     fig = plots.trade_off(rows, title="t")
     line = lines(fig.axes[0], "plain SAE")
     np.testing.assert_allclose(line.get_xydata(), [[20, 0.2], [5, 0.5]])  # √(40·10), √(0.1·0.4)
-    assert [len(one.get_xdata()) for one in fig.axes[0].lines[:2]] == [2, 3]  # the mean, then every seed
+    assert [len(one.get_xdata()) for one in fig.axes[0].lines[:2]] == [2, 5]  # the mean, then every seed
     assert fig.axes[0].get_xscale() == fig.axes[0].get_yscale() == "log"
 
 

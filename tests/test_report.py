@@ -270,6 +270,18 @@ def test_a_table_is_named_after_its_notebook(home):
         report.record_table("smoke", "../x", pd.DataFrame())
 
 
+def test_a_recorded_table_is_read_back_and_a_missing_one_names_its_notebook(home, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"02_curves\.csv is missing: run notebook 02 with profile 'smoke'"):
+        report.read_table("smoke", "02_curves")
+    table = pd.DataFrame({"run_id": ["77e5", "0012"], "fvu": [0.1, 1 / 3]})
+    report.record_table("smoke", "02_curves", table)
+    pd.testing.assert_frame_equal(report.read_table("smoke", "02_curves"), table)
+    monkeypatch.setenv("SAELIB_GRID", "abc")  # a grid point whose notebook 02 is not run anew
+    pd.testing.assert_frame_equal(report.read_table("smoke", "02_curves"), table)
+    report.record_table("smoke", "02_curves", table.iloc[:1])
+    assert len(report.read_table("smoke", "02_curves")) == 1
+
+
 @pytest.mark.parametrize("profile", ["default", "full"])
 def test_the_readme_states_what_was_recorded_and_nothing_else(profile):
     repository = Path(__file__).resolve().parents[1]

@@ -271,6 +271,21 @@ def test_later_seeds_begin_where_the_first_one_has_the_target(ws):
     assert curves[2, 1]["lambda"].tolist()[:2] == near
     assert set(curves[2, 1]["seed"]) == {1}
     assert curves[2, 0]["run_id"].tolist() == first["run_id"].tolist()
+    finer = seeds_at_l0(ws, "02_train_sae", make, {(2,): [0.05, 3.6]}, [0, 1], 12.0, refine=9)
+    for seed in (0, 1):
+        sides = finer[2, seed].set_index("lambda").loc[bracket(finer[2, seed], 12.0), "l0_val"]
+        assert sides.max() <= 2 * sides.min()
+    assert finer[2, 1]["lambda"].tolist()[:2] == bracket(finer[2, 0], 12.0)
+
+
+def test_a_workspace_measuring_less_shares_model_and_store_and_asks_for_no_loss(ws):
+    quick = ws.measuring(EvalConfig(ce_tokens=0))
+    assert quick.lm is ws.lm
+    assert quick.store is ws.store
+    assert (quick.evaluation.ce_tokens, ws.evaluation.ce_tokens > 0) == (0, True)
+    row = quick.train([ws.spec("plain", 2, lam=0.7, **RECIPE)], "02_train_sae").iloc[0]
+    assert np.isnan(row["loss_recovered"])
+    assert row["fvu"] > 0
 
 
 def test_a_bracket_holds_the_nearest_point_on_either_side():
