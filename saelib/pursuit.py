@@ -142,16 +142,23 @@ def fista_at_l1(
     return torch.cat([fista(part, atoms, lam, steps=steps) for part in x.split(1024)])
 
 
-def learn_atoms(batches: Iterable[Float[Tensor, "n d"]], atoms: Float[Tensor, "m d"], k: int) -> Float[Tensor, "m d"]:
+def learn_atoms(
+    batches: Iterable[Float[Tensor, "n d"]], atoms: Float[Tensor, "m d"], k: int, inertia: float = 4.0
+) -> Float[Tensor, "m d"]:
     """Atoms of unit norm learned with `nn_omp` codes of k a row, one batch after the other, starting from `atoms`.
 
     Online dictionary learning (Mairal et al. 2010, algorithms 1 and 2): Σ fᵀf and Σ fᵀx over all batches so far, then
-    one pass of block coordinate descent over the atoms. Atoms that no row has used stay as they are.
+    one pass of block coordinate descent over the atoms. The sums begin as if the given atoms had coded `inertia`
+    batches by themselves (their A₀ and B₀): an atom that few rows of a batch use is not refitted to these alone.
     """
-    atoms = atoms.clone()
-    gram, cross = atoms.new_zeros(len(atoms), len(atoms)), torch.zeros_like(atoms)
+    atoms, gram = atoms.clone(), None
     for x in batches:
         f = nn_omp(x, atoms, k)
+        if gram is None:
+            gram = (
+                inertia * float(f.square().sum()) / len(atoms) * torch.eye(len(atoms), dtype=x.dtype, device=x.device)
+            )
+            cross = gram @ atoms
         gram += f.T @ f
         cross += f.T @ x
         for j in gram.diagonal().nonzero().flatten().tolist():

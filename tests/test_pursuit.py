@@ -1,6 +1,7 @@
 """Sparse coding by pursuit: exact where small enough to try everything, optimal by its own conditions elsewhere."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -158,11 +159,13 @@ def test_learned_atoms_rebuild_better_and_have_unit_norm():
     assert after < 0.6 * before
 
 
-def test_atoms_that_no_row_uses_stay():
+def test_learned_atoms_by_hand():
     x = torch.tensor([[1.0, 0.0], [2.0, 0.0]])
-    start = torch.tensor([[0.8, 0.6], [0.0, -1.0]])
-    learned = learn_atoms([x], start, 1)
-    torch.testing.assert_close(learned, torch.tensor([[1.0, 0.0], [0.0, -1.0]]))
+    start = torch.tensor([[0.8, 0.6], [0.0, -1.0]])  # codes 0.8 and 1.6 of the first, none of the second
+    torch.testing.assert_close(learn_atoms([x], start, 1, inertia=0), torch.tensor([[1.0, 0.0], [0.0, -1.0]]))
+    # inertia 4: A0 = 4 x 3.2 / 2 = 6.4, A = 6.4 + 3.2, B = 6.4 (0.8, 0.6) + (0.8 + 3.2, 0), B / A = (0.95, 0.4)
+    moved = torch.tensor([0.95, 0.4]) / math.hypot(0.95, 0.4)
+    torch.testing.assert_close(learn_atoms([x], start, 1), torch.stack([moved, start[1]]))
 
 
 def test_rows_that_are_not_finite_are_refused():
