@@ -44,6 +44,7 @@ TABLES = {  # file: heading and columns
         STEP,
     ),
     "collect_h100": ("On one H100: collection from random weights of Llama-2-7B's shape, bfloat16", COLLECT),
+    "stream_h100": ("On one H100: eight λ on one stream", ("name", "seconds_median", "ratio_to_alone", "bit_equal")),
     "workbook": ("Where `make workbook` spends its time, profile default", ("name", "seconds", "times", "share")),
 }
 
