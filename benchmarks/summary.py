@@ -25,7 +25,7 @@ TABLES = {  # file: heading and columns
     ),
     "step_memory": ("Peak memory of a step, weights and moments included", ("name", "step", "peak_mb")),
     "quality_table": (
-        "Beside peers: FVU and loss recovered at matched L0; ours over the best peer's, less 1, with 95 % intervals",
+        "Beside peers at matched L0: ours over the best peer's of the same architecture, less 1, with 95 % intervals",
         QUALITY,
     ),
     "recipe": (

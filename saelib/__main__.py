@@ -27,10 +27,12 @@ def parse_setting(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise argparse.ArgumentTypeError(f"{text!r}: expected name=value")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, yaml.safe_load(value)
+    for read in (ast.literal_eval, yaml.safe_load):
+        try:
+            return name, read(value)
+        except (ValueError, SyntaxError, yaml.YAMLError):
+            continue
+    raise argparse.ArgumentTypeError(f"{text!r}: the value is neither a Python literal nor YAML")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -57,6 +57,8 @@ GOES_INTO = {  # parameter names -> the field that each value, or each element o
 }
 NOT_EMPTY = r"(.+_)?lambdas.*|.*sites|.*seeds|schedule_lrs|lengths|resample_at"
 POSITIVE = r"(cause|depth|split|learn)_\w+|l0_target|length_l0|lengths|longer|wider|original_lam"  # lists of λ apart
+POSITIVE += r"|snapshots|pca_rank|probe_contexts"
+NOT_NEGATIVE = r"margin|refine"
 
 log = logging.getLogger("saelib")
 
@@ -219,8 +221,12 @@ def check_ranges(path: Path, values: Mapping[str, Any]) -> None:
         if re.fullmatch(NOT_EMPTY, key) and value in ([], ()):
             raise ConfigError(f"{path.stem}: {key} = {value!r}: expected at least one element")
         elements = value if isinstance(value, (list, tuple)) else [value]
+        if re.fullmatch(NOT_EMPTY, key) and len(set(elements)) < len(elements):  # one seed thrice is not three
+            raise ConfigError(f"{path.stem}: {key} = {value!r}: expected each element once")
         if re.fullmatch(POSITIVE, key) and not key.endswith("seeds") and min(elements) <= 0:
             raise ConfigError(f"{path.stem}: {key} = {value!r}: expected above 0")
+        if re.fullmatch(NOT_NEGATIVE, key) and value < 0:
+            raise ConfigError(f"{path.stem}: {key} = {value!r}: expected 0 or more")
         for config, field in [into for names, into in GOES_INTO.items() if re.fullmatch(names, key)]:
             for element in elements:
                 _probe(path, config, {field: element}, {field: (key, value)})

@@ -16,6 +16,7 @@ from saelib.metrics import interpolate_matched_l0, interval_of, page_replicates,
 
 REPLICATES = 1000
 NORMAL_975 = 1.959964
+RECOVERED = {"loss_recovered": "ce_zero", "loss_recovered_mean": "ce_mean"}  # of the loss that this ablation costs
 
 
 def ratio(num: Iterable, den: Iterable, n: int = REPLICATES) -> Float64[np.ndarray, " draws"]:
@@ -26,13 +27,14 @@ def ratio(num: Iterable, den: Iterable, n: int = REPLICATES) -> Float64[np.ndarr
 
 
 def samples(pages: pd.DataFrame, column: str = "fvu", n: int = REPLICATES) -> Float64[np.ndarray, " draws"]:
-    """`column` ("fvu" or "loss_recovered") of one SAE, from its sums by test page (`Workspace.pages`)."""
-    if column not in ("fvu", "loss_recovered"):
-        raise ValueError(f"column = {column!r}: expected 'fvu' or 'loss_recovered'")
+    """`column` ("fvu" or one of `RECOVERED`) of one SAE, from its sums by test page (`Workspace.pages`)."""
+    if column != "fvu" and column not in RECOVERED:
+        raise ValueError(f"column = {column!r}: expected 'fvu', {', '.join(map(repr, RECOVERED))}")
     if column == "fvu":
         return ratio(pages["sse"], pages["sst"], n)
     p = pages[pages["ce_n"] > 0]  # pages with a context whose loss was measured
-    return ratio(p["ce_zero"] - p["ce_sae"], p["ce_zero"] - p["ce_id"], n)
+    ablated = p[RECOVERED[column]]
+    return ratio(ablated - p["ce_sae"], ablated - p["ce_id"], n)
 
 
 def matched(

@@ -24,8 +24,7 @@ def nn_omp(x: Float[Tensor, "n d"], atoms: Float[Tensor, "m d"], k: int | Int[Te
     ends at 0 is given back. k is one number or one a row.
     """
     k = torch.as_tensor(k, device=x.device).expand(len(x)).clamp(max=len(atoms))
-    if not bool(torch.isfinite(x).all()):
-        raise ValueError("nn_omp: rows that are not finite have no codes")
+    _require_finite(x, atoms)
     if len(k) and int(k.min()) < 0:
         raise ValueError(f"k = {int(k.min())}: expected 0 or more atoms a row")
     f = x.new_zeros(len(x), len(atoms))
@@ -33,6 +32,12 @@ def nn_omp(x: Float[Tensor, "n d"], atoms: Float[Tensor, "m d"], k: int | Int[Te
     for rows in k.argsort().split(ROWS):
         f[rows] = _omp_part(x[rows], atoms, gram, k[rows])
     return f
+
+
+def _require_finite(x: Tensor, atoms: Tensor) -> None:
+    for name, values in (("rows", x), ("atoms", atoms)):
+        if not bool(torch.isfinite(values).all()):
+            raise ValueError(f"pursuit: {name} that are not finite have no codes")
 
 
 def _omp_part(x: Tensor, atoms: Tensor, gram: Tensor, k: Tensor, allowed: Tensor | None = None) -> Tensor:
@@ -90,6 +95,7 @@ def refit(x: Float[Tensor, "n d"], atoms: Float[Tensor, "m d"], f: Float[Tensor,
 
     `nn_omp` over a row's own support, as far as it goes, is Lawson and Hanson's non-negative least squares.
     """
+    _require_finite(x, atoms)
     out, gram, k = torch.zeros_like(f), (atoms @ atoms.T).double(), (f > 0).sum(-1)
     for rows in k.argsort().split(ROWS):
         out[rows] = _omp_part(x[rows], atoms, gram, k[rows], f[rows] > 0)

@@ -28,6 +28,7 @@ from nbconvert import HTMLExporter
 from saelib.assets import MODEL_LABEL
 from saelib.batch import is_finished, plan, write_text
 from saelib.config import data_dir, root
+from saelib.sae import read_json
 
 VERDICTS = ("replicates", "does not replicate", "cannot tell")
 FIELDS = ("finding", "claim", "verdict", "effect", "cell", "figure")
@@ -79,7 +80,10 @@ def read_table(profile: str, name: str) -> pd.DataFrame:
     path = next((path for path in kept if path.exists()), None)
     if path is None:
         raise FileNotFoundError(f"{kept[-1]} is missing: run notebook {name[:2]} with profile {profile!r}")
-    return pd.read_csv(path, dtype={"run_id": str})  # "77e5" is no number
+    try:
+        return pd.read_csv(path, dtype={"run_id": str})  # "77e5" is no number
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}); run notebook {name[:2]} again") from error
 
 
 def record_verdicts(profile: str, notebook: str, verdicts: Sequence[Mapping[str, str]]) -> Path:
@@ -114,7 +118,11 @@ def read_abstract(profile: str) -> str:
 def read_verdicts(profile: str) -> list[dict[str, str]]:
     """Every recorded verdict of a profile with its `notebook`, sorted by finding; ValueError where one has two."""
     files = sorted((data_dir(profile) / "verdicts").glob("*.json"))
-    found = [{**v, "notebook": p.stem} for p in files for v in json.loads(p.read_text(encoding="utf-8"))]
+    found = []
+    for path in files:
+        for i, entry in enumerate(read_json(path)):
+            _check_verdict(entry, f"{path}, verdict {i}")
+            found.append({**entry, "notebook": path.stem})
     found.sort(key=lambda v: v["finding"])
     for one, two in pairwise(found):
         if one["finding"] == two["finding"]:
@@ -357,6 +365,16 @@ def finished(profile: str) -> list[str]:
     return [job.name for job in jobs]
 
 
+def _replace_folder(folder: Path, files: Mapping[Path, Path]) -> None:
+    """Put copies of text files, by their name within it, in a folder's place: all of them, or it stays as it is."""
+    temporary = folder.with_name(f".{folder.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    for name, old in files.items():
+        write_text(temporary / name, old.read_text(encoding="utf-8"))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)
+
+
 def record(profile: str) -> list[Path]:
     """Keep a finished run in the repository: executed notebooks, tables, verdicts, and README's findings.
 
@@ -375,10 +393,8 @@ def record(profile: str) -> list[Path]:
     numbers = tuple(f"{name.split('_')[0]}_" for name in names)
     told += [p.relative_to(source) for p in sorted(source.glob("diagnostics/*.csv")) if p.name.startswith(numbers)]
     pairs += [(source / path, kept / path) for path in [*told, *map(Path, TABLES)] if (source / path).is_file()]
-    for folder in filter(Path.is_dir, (published, kept)):
-        shutil.rmtree(folder)
-    for old, new in pairs:
-        write_text(new, old.read_text(encoding="utf-8"))
+    for folder in (published, kept):
+        _replace_folder(folder, {new.relative_to(folder): old for old, new in pairs if new.is_relative_to(folder)})
     text = readme.read_text(encoding="utf-8")
     write_text(readme, _with_findings(text, profile, findings(profile)))
     return [new for _, new in pairs]

@@ -254,7 +254,10 @@ class Workspace:
         path = self.folder / "results.csv"
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing: run notebooks 02 to 04 with profile {self.profile!r} first")
-        table = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str) | NUMBERS)
+        try:
+            table = pd.read_csv(path, usecols=COLUMNS, dtype=dict.fromkeys(TEXT, str) | NUMBERS)
+        except ValueError as error:  # no table, a column missing, a word where a number stands
+            raise ValueError(f"{path}: damaged ({error}); delete it and run notebook 02: it is built anew") from error
         return table.assign(arm=table["loss"])
 
     def load(self, spec: Spec) -> SAE | GatedSAE:

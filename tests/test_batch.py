@@ -129,6 +129,8 @@ seeds: list[int] = [0]  # seeds
 cause_tokens: int = 4096  # training tokens of some
 depth_step: int = 4  # every so many sites
 lengths: list[float] = [0.5, 1.0]  # shares of the tokens
+margin: float = 0.03  # differences below it are none
+snapshots: int = 4  # states kept
 """
 
 
@@ -152,6 +154,11 @@ lengths: list[float] = [0.5, 1.0]  # shares of the tokens
         ("cause_tokens", 0, "above 0"),
         ("depth_step", -1, "above 0"),
         ("lengths", [1.0, 0.0], "above 0"),
+        ("snapshots", 0, "above 0"),
+        ("margin", -0.5, "0 or more"),
+        ("seeds", [0, 1, 0], "each element once"),  # three times one seed is no spread
+        ("lambdas", [1.0, 1.0], "each element once"),
+        ("sites", [2, 2], "each element once"),
     ],
 )
 def test_a_value_out_of_range_is_refused_in_the_user_s_words_before_anything_runs(home, key, value, expected):
@@ -271,6 +278,14 @@ def test_a_setting_reads_python_literals_and_words():
     assert [parse_setting(t)[1] for t in texts] == values
 
 
+@pytest.mark.parametrize("text", ["lr=[", "lr={a: b", "lr"])
+def test_a_setting_that_cannot_be_read_is_a_usage_error_that_quotes_it(text, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["run", "--profile", "smoke", "--set", text])
+    assert stop.value.code == 2
+    assert f"argument --set: {text!r}" in capsys.readouterr().err
+
+
 def test_a_grid_is_the_product_of_its_lists_for_the_notebooks_that_have_its_names(home):
     write_notebook(home, "01_a", "n = 1\n")
     write_notebook(home, "02_b", "lr = 0.1\nseed = 0\n")
@@ -374,10 +389,9 @@ def test_failures_are_told_before_the_report_and_whatever_becomes_of_it(workbook
     write_profile(workbook, "notebooks: {01_a: {steps: 4}}\n")
     verdicts = workbook / "data" / "smoke" / "verdicts"
     verdicts.mkdir(parents=True)
-    for name in ("08_x", "09_y"):
-        (verdicts / f"{name}.json").write_text('[{"finding": "F1", "figure": ""}]')
+    (verdicts / "08_x.json").write_text('[{"finding": "F1", "figure": ""}]')
     assert main(["run", "--profile", "smoke", "01"]) == 1
-    failed, no_report = caplog.text.index("failed: 01_a cell 3"), caplog.text.index("error: no report: profile 'smoke'")
+    failed, no_report = caplog.text.index("failed: 01_a cell 3"), caplog.text.index(f"error: no report: {verdicts}")
     assert failed < no_report < caplog.text.index("work in all")
     write_profile(workbook, "")
     assert main(["run", "--profile", "smoke", "01"]) == 1  # no notebook failed, but the report did

@@ -9,7 +9,7 @@ from saelib import intervals, metrics
 
 def page_sums(sse, ce_sae=(3.0, 5.0, 0.0)):
     columns = {"sse": sse, "sst": [10.0, 20.0, 30.0], "ce_n": [9, 9, 0], "ce_sae": ce_sae}
-    return pd.DataFrame(columns | {"ce_id": [2.0, 4.0, 0.0], "ce_zero": [6.0, 6.0, 0.0]})
+    return pd.DataFrame(columns | {"ce_id": [2.0, 4.0, 0.0], "ce_zero": [6.0, 6.0, 0.0], "ce_mean": [4.0, 6.0, 0.0]})
 
 
 def test_the_estimate_stands_before_its_replicates():
@@ -30,6 +30,7 @@ def test_samples_of_loss_recovered_leave_out_pages_without_a_measured_loss():
     recovered = intervals.samples(page_sums([1.0, 2.0, 3.0]), "loss_recovered", n=200)
     assert recovered[0] == pytest.approx(4 / 6)
     assert set(recovered.round(9)) == {0.75, 0.5, round(4 / 6, 9)}  # page 1 twice, page 2 twice, one of each
+    assert intervals.samples(page_sums([1.0, 2.0, 3.0]), "loss_recovered_mean")[0] == pytest.approx(2 / 4)
     with pytest.raises(ValueError, match="column = 'l0'"):
         intervals.samples(page_sums([1.0, 2.0, 3.0]), "l0")
 

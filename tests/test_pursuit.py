@@ -169,5 +169,10 @@ def test_learned_atoms_by_hand():
 
 
 def test_rows_that_are_not_finite_are_refused():
-    with pytest.raises(ValueError, match="nn_omp: rows that are not finite"):
-        nn_omp(torch.tensor([[1.0, float("nan")]]), torch.eye(2), 1)
+    bad = torch.tensor([[1.0, float("nan")]])
+    with pytest.raises(ValueError, match="rows that are not finite"):
+        nn_omp(bad, torch.eye(2), 1)
+    with pytest.raises(ValueError, match="atoms that are not finite"):
+        nn_omp(torch.ones(1, 2), bad, 1)
+    with pytest.raises(ValueError, match="rows that are not finite"):
+        refit(bad, torch.eye(2), torch.ones(1, 2))

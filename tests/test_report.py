@@ -52,6 +52,17 @@ def test_recorded_verdicts_come_back_sorted_by_finding_with_their_notebook(home,
     assert [(v["finding"], v["notebook"]) for v in found] == [("F1", "01_y"), ("F2a", "02_x"), ("F4", "02_x")]
 
 
+@pytest.mark.parametrize(
+    ("text", "named"), [("[{", r"02_x\.json: damaged"), ('[{"claim": "c"}]', r"02_x\.json, verdict 0: fields")]
+)
+def test_a_damaged_file_of_verdicts_is_named(home, text, named):
+    path = home / "data" / "smoke" / "verdicts" / "02_x.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(ValueError, match=named):
+        report.read_verdicts("smoke")
+
+
 def test_a_finding_recorded_by_two_notebooks_is_refused_naming_both(home, figure):
     report.record_verdicts("smoke", "02_x", [verdict(figure), verdict(figure, finding="F0")])
     report.record_verdicts("smoke", "01_y", [verdict(figure)])
@@ -259,10 +270,26 @@ def test_a_run_that_is_not_whole_is_not_recorded_and_what_was_recorded_stays(fin
     assert kept.read_text() == "earlier\n"
 
 
+def test_a_recording_that_breaks_off_leaves_the_notebooks_recorded_before(finished):
+    old = finished / "notebooks" / "published" / "smoke" / "02_x.ipynb"
+    old.parent.mkdir(parents=True)
+    old.write_text("earlier")
+    (finished / "data" / "smoke" / "notebooks" / "03_z.ipynb").write_bytes(b"\xff")
+    with pytest.raises(UnicodeDecodeError):
+        report.record("smoke")
+    assert old.read_text() == "earlier"
+
+
 def test_a_profile_without_a_place_in_the_readme_leaves_it_as_it_is(finished):
     (finished / "README.md").write_text(OTHER)
     report.record("smoke")
     assert (finished / "README.md").read_text() == OTHER
+
+
+def test_a_damaged_table_is_named(home):
+    report.record_table("smoke", "02_gaps", pd.DataFrame({"gap": [0.1]})).write_text("")
+    with pytest.raises(ValueError, match=r"02_gaps\.csv: damaged .*run notebook 02 again"):
+        report.read_table("smoke", "02_gaps")
 
 
 def test_a_table_is_named_after_its_notebook(home):

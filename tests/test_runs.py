@@ -126,6 +126,14 @@ def test_results_csv_holds_one_row_a_run_sorted_and_nothing_of_time_or_place(ws,
         assert table.loc[row["run_id"], "fvu"] == stored["fvu"]
 
 
+@pytest.mark.parametrize("text", ["", "run_id,notebook\n77e5,02\n"], ids=["empty", "columns missing"])
+def test_a_damaged_results_table_is_named(ws, text):
+    ws.folder.mkdir(parents=True, exist_ok=True)
+    (ws.folder / "results.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"results\.csv: damaged .*run notebook 02"):
+        ws.results()
+
+
 def test_evaluation_is_on_test_pages_and_the_pages_add_up(ws):
     rows = ws.train(_specs(ws), "02_train_sae")
     pages = ws.pages(_specs(ws)[0])
