@@ -404,7 +404,7 @@ class Workspace:
         """
         cfg = spec.train
         if "stream" in self.identity:
-            return self.live.rows(spec.sae.site, cfg.tokens_mask, cfg.batch_size)
+            return LiveRows(self.live, spec.sae.site, cfg.tokens_mask, cfg.batch_size)
         index = np.flatnonzero(self.store.mask(cfg.tokens_mask, "train"))
         order = cfg.seed if cfg.data_seed < 0 else cfg.data_seed
         return ShuffledRows(self.store, spec.sae.site, index, cfg.batch_size, order)

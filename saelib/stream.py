@@ -19,10 +19,11 @@ before are run through once more to count them.
 from __future__ import annotations
 
 import json
+import math
 from bisect import bisect_right
 from pathlib import Path
 from threading import RLock
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -64,7 +65,7 @@ def stored_contexts(contexts: Contexts, cfg: StreamConfig) -> Int64[np.ndarray, 
 class LiveBlocks:
     """Blocks of training rows of one language model and text, computed once for the streams of all sites.
 
-    `store` holds a sample of the same model's activations: its sites, dtype, forward size and median norms are taken.
+    `store` holds a sample of the same model's activations: sites, tokens a forward and median norms are taken from it.
     `journal` is the file with the counts. Safe for threads; the model works for one of them at a time.
     """
 
@@ -73,48 +74,43 @@ class LiveBlocks:
     ) -> None:
         store.check(model_id=lm.model_id)
         self.lm, self.contexts, self.store, self.cfg, self.journal = lm, contexts, store, cfg, journal
+        self.lengths = np.diff(contexts.offsets)
         self.chosen = np.flatnonzero(contexts.split[contexts.page] == SPLITS.index("train"))
-        self.lengths = np.diff(contexts.offsets)[self.chosen]
-        room = cfg.buffer_tokens - int(self.lengths.max()) + 1
-        if room < 1:
-            self._refuse(f"at least the longest context, {self.lengths.max()} tokens")
-        self.n_blocks = -(-int(self.lengths.sum()) // room)  # of a pass
-        self.dtype = getattr(torch, store.manifest["dtype"])
-        self.device = self._beside_the_model()
+        self.n_tokens, longest = int(self.lengths[self.chosen].sum()), int(self.lengths[self.chosen].max())
+        require_buffer(cfg, longest, f"the longest context, {longest} tokens")
+        self.n_blocks = -(-self.n_tokens // (cfg.buffer_tokens - longest + 1))  # of a pass
+        free = torch.cuda.mem_get_info(lm.device)[0] if lm.device.type == "cuda" else math.inf
+        self.device = lm.device if 2 * self.nbytes <= free else torch.device("cpu")
         self.counts = _read_counts(journal)  # ordinary rows of each block
         self._starts: dict[str, list[int]] = {"ordinary": [0], "all": [0]}  # rows before each block
         self._held: dict[int, Block] = {}
         self._lock = RLock()
 
-    def _refuse(self, accepted: str) -> None:
-        raise ConfigError(f"StreamConfig.buffer_tokens = {self.cfg.buffer_tokens}: expected {accepted}")
-
     @property
     def nbytes(self) -> int:
         """Memory that the buffers take at most."""
-        row = len(self.store.sites) * self.store.d_model * self.dtype.itemsize
-        return HELD * row * min(self.cfg.buffer_tokens, int(self.lengths.sum()))
+        row = len(self.store.sites) * self.store.d_model * self.lm.dtype.itemsize
+        return HELD * row * min(self.cfg.buffer_tokens, self.n_tokens)
 
-    def _beside_the_model(self) -> torch.device:
-        if self.lm.device.type == "cuda" and 2 * self.nbytes > torch.cuda.mem_get_info(self.lm.device)[0]:
-            return torch.device("cpu")
-        return self.lm.device
+    @property
+    def ahead(self) -> int:
+        """Rows that streams trained side by side may read at a time."""
+        return self.cfg.buffer_tokens // AHEAD
 
     def summary(self) -> str:
         """What streaming will do, in a line."""
         return (
-            f"live rows: {self.lengths.sum():,} training tokens in {len(self.lengths):,} contexts, shuffled in "
-            f"{self.n_blocks:,} blocks a pass of about {len(self.lengths) / self.n_blocks:,.0f} contexts; "
-            f"{self.nbytes / 1e9:.2f} GB of buffers on {self.device}"
+            f"live rows: {self.n_tokens:,} training tokens in {len(self.chosen):,} contexts, shuffled in "
+            f"{self.n_blocks:,} blocks a pass; {self.nbytes / 1e9:.2f} GB of buffers on {self.device}"
         )
 
     def contexts_of(self, number: int) -> Int64[np.ndarray, " contexts"]:
         """Contexts of a block; blocks are numbered through all passes."""
         epoch, i = divmod(number, self.n_blocks)
-        order = np.random.default_rng([self.cfg.seed, epoch]).permutation(len(self.chosen))
+        order = np.random.default_rng([self.cfg.seed, epoch]).permutation(self.chosen)
         ends = np.cumsum(self.lengths[order])
-        first, stop = np.searchsorted(ends, ends[-1] * np.array([i, i + 1]) // self.n_blocks, side="right")
-        return self.chosen[order[first:stop]]
+        first, stop = np.searchsorted(ends, self.n_tokens * np.array([i, i + 1]) // self.n_blocks, side="right")
+        return order[first:stop]
 
     def block(self, number: int) -> Block:
         """A block, computed where it is not in memory."""
@@ -122,41 +118,36 @@ class LiveBlocks:
             if number not in self._held:
                 while len(self._held) >= HELD:  # the nearest is wanted next, by this stream or by one behind it
                     del self._held[max(self._held, key=lambda other: abs(other - number))]
-                self._held[number] = self._computed(number)
-                self._note(number, len(self._held[number].orders["ordinary"]))
+                block = self._computed(number)
+                self._note(number, len(block.orders["ordinary"]))
+                self._held[number] = block
             return self._held[number]
 
     def _computed(self, number: int) -> Block:
-        chosen, config = self.contexts_of(number), self.store.manifest["config"]
-        n = int((self.contexts.offsets[chosen + 1] - self.contexts.offsets[chosen]).sum())
+        chosen, sites, config = self.contexts_of(number), self.store.sites, self.store.manifest["config"]
+        n, at = int(self.lengths[chosen].sum()), 0
         rows, ordinary = np.empty(n, dtype=np.int64), np.ones(n, dtype=bool)
-        sites = self.store.sites
-        x = {s: torch.empty(n, self.store.d_model, dtype=self.dtype, device=self.device) for s in sites}
-        at = 0
+        x = {s: torch.empty(n, self.lm.d_model, dtype=self.lm.dtype, device=self.device) for s in sites}
         for found, streams in captured(self.lm, self.contexts, chosen, sites, config["batch_tokens"], config["pad"]):
             part, at = slice(at, at + len(found)), at + len(found)
             rows[part] = found
             for site, stream in streams:
-                x[site][part] = stream.to(self.dtype)
-                ordinary[part] &= self._no_sink(site, stream.to(self.dtype), found)
+                x[site][part] = stream
+                ordinary[part] &= self._no_sink(site, stream, found)
         ordinary &= ~np.isin(rows, self.contexts.offsets[chosen])  # position 0
-        return Block(rows, x, self._orders(number, ordinary))
+        epoch, i = divmod(number, self.n_blocks)
+        seed = [self.cfg.seed, epoch, i + 1]  # + 1: a seed that ends in 0 is the one without it, the contexts' own
+        masks = {"ordinary": np.flatnonzero(ordinary), "all": np.arange(n)}
+        return Block(rows, x, {k: np.random.default_rng(seed).permutation(v) for k, v in masks.items()})
 
     def _no_sink(self, site: int, x: Tensor, rows: np.ndarray) -> Bool[np.ndarray, " rows"]:
         """The store's rule: a norm of at most so many medians."""
         norm = x.float().norm(dim=1).cpu().numpy()
-        bad = ~np.isfinite(norm)
-        if bad.any():
-            context = int(np.searchsorted(self.contexts.offsets, rows[bad][0], side="right")) - 1
+        for row in rows[~np.isfinite(norm)]:
+            context = int(np.searchsorted(self.contexts.offsets, row, side="right")) - 1
             page = self.contexts.page_ids[self.contexts.page[context]]
-            raise StreamError(f"site {site}, page {page!r}: an activation is not finite as {self.dtype}")
+            raise StreamError(f"site {site}, page {page!r}: an activation is not finite as {self.lm.dtype}")
         return norm <= SINK_FACTOR * self.store.median_norm(site)
-
-    def _orders(self, number: int, ordinary: np.ndarray) -> dict[str, np.ndarray]:
-        epoch, i = divmod(number, self.n_blocks)
-        masks = {"ordinary": np.flatnonzero(ordinary), "all": np.arange(len(ordinary))}
-        # i + 1: a seed of [.., .., 0] is one of [.., ..], which the contexts are permuted by
-        return {k: np.random.default_rng([self.cfg.seed, epoch, i + 1]).permutation(v) for k, v in masks.items()}
 
     def _note(self, number: int, count: int) -> None:
         """Keep a block's count, or hold the block to the one that is kept."""
@@ -174,8 +165,7 @@ class LiveBlocks:
 
     def _count(self, number: int, tokens: str) -> int:
         if tokens == "all":
-            chosen = self.contexts_of(number)
-            return int((self.contexts.offsets[chosen + 1] - self.contexts.offsets[chosen]).sum())
+            return int(self.lengths[self.contexts_of(number)].sum())
         return self.counts[number] if number in self.counts else len(self.block(number).orders[tokens])
 
     def find(self, cursor: int, tokens: str) -> tuple[int, int]:
@@ -187,19 +177,6 @@ class LiveBlocks:
             number = bisect_right(starts, cursor) - 1
             return number, starts[number]
 
-    def rows(self, site: int, tokens: str, batch_size: int) -> LiveRows:
-        """The stream of a site; `ConfigError` where the buffer is too small for its batches."""
-        if not self.store.mask(tokens, "train").any():
-            raise StreamError(f"site {site}: no rows to draw batches from")
-        if AHEAD * batch_size > self.cfg.buffer_tokens:
-            self._refuse(f"at least {AHEAD} batches of {batch_size} rows")
-        return LiveRows(self, site, tokens, batch_size)
-
-    @property
-    def ahead(self) -> int:
-        """Rows that streams trained side by side may read at a time."""
-        return self.cfg.buffer_tokens // AHEAD
-
 
 class LiveRows:
     """Endless batches of one site, as `store.ShuffledRows` gives them: (x [batch_size, d_model], rows [batch_size]).
@@ -208,14 +185,12 @@ class LiveRows:
     """
 
     def __init__(self, blocks: LiveBlocks, site: int, tokens: str, batch_size: int) -> None:
+        require_buffer(blocks.cfg, AHEAD * batch_size, f"{AHEAD} batches of {batch_size} rows")
         self.blocks, self.site, self.tokens, self.batch_size, self.cursor = blocks, site, tokens, batch_size, 0
 
     def seek(self, cursor: int) -> None:
         """Go to where `cursor` rows have been consumed."""
         self.cursor = cursor
-
-    def __iter__(self) -> LiveRows:
-        return self
 
     def __next__(self) -> tuple[Shaped[Tensor, "batch d_model"], Integer[np.ndarray, " batch"]]:
         x, rows, left = [], [], self.batch_size
@@ -241,16 +216,16 @@ class LiveRows:
         return x[torch.from_numpy(at).to(x.device)]
 
 
+def require_buffer(cfg: StreamConfig, tokens: int, what: str) -> None:
+    """`ConfigError` where the buffer has not that many tokens."""
+    if cfg.buffer_tokens < tokens:
+        raise ConfigError(f"StreamConfig.buffer_tokens = {cfg.buffer_tokens}: expected at least {what}")
+
+
 def _read_counts(journal: Path | None) -> dict[int, int]:
     """Counts by block; `StreamError` where a line is no pair of numbers."""
-    if journal is None or not journal.exists():
-        return {}
+    lines = journal.read_text(encoding="utf-8").splitlines() if journal and journal.exists() else []
     try:
-        return dict(_pair(json.loads(line)) for line in journal.read_text(encoding="utf-8").splitlines())
+        return dict(map(json.loads, lines))
     except (ValueError, TypeError) as error:
         raise StreamError(f"{journal}: damaged ({error}); delete it: the blocks are counted again") from error
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    number, count = value
-    return int(number), int(count)

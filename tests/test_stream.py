@@ -23,7 +23,7 @@ from saelib.corpus import SPLITS
 from saelib.runs import Workspace
 from saelib.sae import build_sae
 from saelib.store import StoreError
-from saelib.stream import HELD, LiveBlocks, StreamError, stored_contexts
+from saelib.stream import HELD, LiveBlocks, LiveRows, StreamError, stored_contexts
 from saelib.train import Run, train_groups, train_many
 
 D, SITES, BATCH = 16, (1, 2, 4), 8
@@ -110,7 +110,7 @@ def test_a_pass_hands_out_every_wanted_training_row_once_as_a_store_has_it(tmp_p
     assert sinks.any()  # so that there is something to leave out beside position 0
     for site in SITES:
         blocks = LiveBlocks(model(), contexts, whole, every)
-        stream = blocks.rows(site, tokens, 1)
+        stream = LiveRows(blocks, site, tokens, 1)
         for _ in range(2):
             x, rows = walked(stream, len(wanted))
             assert np.array_equal(np.sort(rows), wanted)
@@ -121,7 +121,7 @@ def test_a_pass_hands_out_every_wanted_training_row_once_as_a_store_has_it(tmp_p
 def test_no_row_of_a_held_out_page_is_handed_out_or_even_computed(sampled):
     lm, contexts, seen = model(), text(), []
     lm.model.register_forward_pre_hook(lambda _, __, named: seen.append(named["input_ids"].clone()), with_kwargs=True)
-    stream = live(sampled, lm).rows(2, "all", BATCH)
+    stream = LiveRows(live(sampled, lm), 2, "all", BATCH)
     _, rows = walked(stream, 3 * contexts.n_tokens // BATCH)
     context = np.searchsorted(contexts.offsets, rows, side="right") - 1
     assert {SPLITS[s] for s in contexts.split[contexts.page[context]]} == {"train"}
@@ -131,16 +131,16 @@ def test_no_row_of_a_held_out_page_is_handed_out_or_even_computed(sampled):
 
 def test_rows_are_mixed_over_the_buffer(sampled):
     blocks = live(sampled)
-    _, rows = next(blocks.rows(1, "ordinary", BATCH))
+    _, rows = next(LiveRows(blocks, 1, "ordinary", BATCH))
     assert set(rows) <= set(blocks.block(0).rows)
     assert len(set(np.searchsorted(blocks.contexts.offsets, rows, side="right"))) > BATCH / 2  # contexts
 
 
 @pytest.mark.parametrize("tokens", ["ordinary", "all"])
 def test_seeking_equals_walking(sampled, tokens):
-    x, rows = walked(live(sampled).rows(2, tokens, BATCH), 120)  # over two passes
+    x, rows = walked(LiveRows(live(sampled), 2, tokens, BATCH), 120)  # over two passes
     for at in (0, 1, 17, 61, 100, 40):
-        stream = live(sampled).rows(2, tokens, BATCH)
+        stream = LiveRows(live(sampled), 2, tokens, BATCH)
         stream.seek(at * BATCH)
         again, same = next(stream)
         assert torch.equal(again, x[at * BATCH : (at + 1) * BATCH])
@@ -150,10 +150,10 @@ def test_seeking_equals_walking(sampled, tokens):
 
 def test_a_sample_depends_on_the_cursor_alone(sampled):
     def drawn(blocks, n=12):
-        return blocks.rows(2, "ordinary", BATCH).sample(n, torch.Generator().manual_seed(1), 20 * BATCH)
+        return LiveRows(blocks, 2, "ordinary", BATCH).sample(n, torch.Generator().manual_seed(1), 20 * BATCH)
 
     ahead = live(sampled)
-    walked(ahead.rows(1, "ordinary", BATCH), 60)
+    walked(LiveRows(ahead, 1, "ordinary", BATCH), 60)
     first = drawn(live(sampled))
     assert first.shape == (12, D)
     assert torch.equal(drawn(ahead), first)
@@ -166,7 +166,7 @@ def test_a_sample_depends_on_the_cursor_alone(sampled):
 
 def test_at_most_two_blocks_are_in_memory(sampled):
     blocks, held = live(sampled), []
-    stream = blocks.rows(4, "all", BATCH)
+    stream = LiveRows(blocks, 4, "all", BATCH)
     for _ in range(60):
         next(stream)
         held.append(len(blocks._held))
@@ -181,14 +181,14 @@ def test_at_most_two_blocks_are_in_memory(sampled):
 
 def test_with_the_counts_only_the_block_that_was_reached_is_computed_again(sampled, tmp_path):
     path, at = tmp_path / "stream" / "counts.jsonl", 31 * BATCH
-    stream = live(sampled, journal=path).rows(2, "ordinary", BATCH)
+    stream = LiveRows(live(sampled, journal=path), 2, "ordinary", BATCH)
     walked(stream, 31)
     expected, number = next(stream)[0], live(sampled, journal=path).find(at, "ordinary")[0]
     assert number >= 2
     for journal, needed in ((path, [number]), (None, range(number + 1))):
         lm = model()
         blocks, seen = live(sampled, lm, journal), count_tokens(lm)
-        resumed = blocks.rows(2, "ordinary", BATCH)
+        resumed = LiveRows(blocks, 2, "ordinary", BATCH)
         resumed.seek(at)
         assert torch.equal(next(resumed)[0], expected)
         assert sum(seen) == tokens_of(blocks, needed)
@@ -201,7 +201,7 @@ def test_a_damaged_or_foreign_file_of_counts_is_named(sampled, tmp_path):
         live(sampled, journal=path)
     path.write_text("[0, 5]\n")
     with pytest.raises(StreamError, match=r"counts\.jsonl: block 0 gave 5 rows, now \d+: the model computes otherwise"):
-        next(live(sampled, journal=path).rows(1, "ordinary", BATCH))
+        next(LiveRows(live(sampled, journal=path), 1, "ordinary", BATCH))
 
 
 # -- refusals
@@ -213,13 +213,13 @@ def test_another_model_a_small_buffer_and_a_value_not_finite_are_refused(sampled
     with pytest.raises(ConfigError, match=r"buffer_tokens = 8: expected at least the longest context, 9 tokens"):
         live(sampled, cfg=replace(CFG, buffer_tokens=8))
     with pytest.raises(ConfigError, match=r"buffer_tokens = 128: expected at least 8 batches of 17 rows"):
-        live(sampled).rows(1, "all", 17)
+        LiveRows(live(sampled), 1, "all", 17)
     lm = model()
     blocks = live(sampled, lm)
     with torch.no_grad():
         lm.model.get_input_embeddings().weight[11] = float("nan")
     with pytest.raises(StreamError, match=r"site 1, page 'p\d+': an activation is not finite as torch.float32"):
-        walked(blocks.rows(2, "all", BATCH), 60)
+        walked(LiveRows(blocks, 2, "all", BATCH), 60)
 
 
 # -- training
@@ -250,7 +250,7 @@ def _runs(site, folder=None):
 
 
 def _groups(blocks, folder=None):
-    return [(_runs(site, folder), blocks.rows(site, "ordinary", CFGS[site][0].batch_size)) for site in CFGS]
+    return [(_runs(site, folder), LiveRows(blocks, site, "ordinary", CFGS[site][0].batch_size)) for site in CFGS]
 
 
 def _same(groups, others):
@@ -265,7 +265,7 @@ def alone(sampled):
     histories = []
     for runs, stream in groups:
         for run in runs:
-            histories += train_many([run], live(sampled).rows(stream.site, "ordinary", stream.batch_size))
+            histories += train_many([run], LiveRows(live(sampled), stream.site, "ordinary", stream.batch_size))
     assert any(event.revived for history in histories for event in history.events)
     return groups, histories
 
