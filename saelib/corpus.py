@@ -94,7 +94,7 @@ class Contexts:
 
     def select(self, index: Int64[np.ndarray, " n"]) -> Contexts:
         """The contexts `index`, ascending, as a corpus of their own; pages keep their numbers."""
-        ids, ends = np.concatenate([self.tokens(i) for i in index]), np.cumsum(np.diff(self.offsets)[index])
+        ids, ends = np.concatenate([self.tokens(i) for i in index.tolist()]), np.cumsum(np.diff(self.offsets)[index])
         chosen = {"offsets": np.concatenate([[0], ends]), "page": self.page[index], "start": self.start[index]}
         return replace(self, ids=ids, **chosen)
 

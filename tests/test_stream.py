@@ -81,7 +81,9 @@ def test_the_store_keeps_held_out_pages_and_a_sample_of_training_contexts():
     assert np.bincount(split[few]).tolist() == [20, 3, 3]
     assert not np.array_equal(chosen, stored_contexts(contexts, replace(CFG, seed=4)))
     part = contexts.select(chosen)
-    assert [part.tokens(i).tolist() for i in range(part.n_contexts)] == [contexts.tokens(i).tolist() for i in chosen]
+    assert [part.tokens(i).tolist() for i in range(part.n_contexts)] == [
+        contexts.tokens(i).tolist() for i in chosen.tolist()
+    ]
     assert part.page.tolist() == contexts.page[chosen].tolist()
     assert part.corpus_id != contexts.corpus_id
 
@@ -360,7 +362,7 @@ def test_a_profile_is_trained_live_killed_and_resumed_to_the_same_bytes(collecte
     ws = workspace(collected)
     rows = ws.train(specs(ws), "02_train_sae")
     assert rows["fvu"].between(0.01, 1.2).all()
-    assert rows["loss_recovered"].notna().all()
+    assert rows["ce_sae"].notna().all()
     assert set(rows["corpus_id"]) == {ws.contexts.corpus_id}
     assert (ws.folder / "results.csv").read_text().count("\n") == 5
     killed, table = _tree(saes), (ws.folder / "results.csv").read_bytes()
