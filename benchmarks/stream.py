@@ -77,7 +77,7 @@ class Live:
     def seek(self, cursor: int) -> None:
         self.cursor = cursor
 
-    def rows(self, index: np.ndarray) -> torch.Tensor:
+    def sample(self, n: int, generator: torch.Generator, cursor: int) -> torch.Tensor:
         raise NotImplementedError("this benchmark neither resamples nor initialises from rows")
 
 

@@ -17,6 +17,8 @@ RECIPE = ("name", "arm", "site", "seeds", "fvu_val", "fvu", "loss_recovered", "d
 COLLECT = ("name", "text", "sites", "tokens_per_second", "ratio_to_plain", "share_of_matmul", "bit_equal")
 QUALITY = ("system", "site", "l0", "seeds", "lr", "fvu", "loss_recovered", "dead_fraction")
 QUALITY += tuple(f"{column}_{part}" for column in ("fvu", "loss_recovered") for part in ("over_best", "lo", "hi"))
+LIVE = ("name", "site", "lambda", "seeds", "fvu_store", "fvu_store_lo", "fvu_store_hi", "fvu_live", "fvu_live_lo")
+LIVE += ("fvu_live_hi", "l0_store", "l0_live", "within")
 TABLES = {  # file: heading and columns
     "step": ("One training step, d = 576, 4,608 latents, batch 2,048", STEP),
     "step_parts": (
@@ -45,6 +47,14 @@ TABLES = {  # file: heading and columns
     ),
     "collect_h100": ("On one H100: collection from random weights of Llama-2-7B's shape, bfloat16", COLLECT),
     "stream_h100": ("On one H100: eight λ on one stream", ("name", "seconds_median", "ratio_to_alone", "bit_equal")),
+    "live_quality": (
+        "Live rows against a store at equal λ and training tokens, profile default: FVU on test pages over three seeds",
+        LIVE,
+    ),
+    "live_memory": (
+        "Peak memory of training on live rows as documents grow, training tokens fixed",
+        ("name", "corpus_tokens", "tokens_trained", "peak_mb", "ratio_to_first"),
+    ),
     "workbook": ("Where `make workbook` spends its time, profile default", ("name", "seconds", "times", "share")),
 }
 

@@ -57,8 +57,8 @@ GOES_INTO = {  # parameter names -> the field that each value, or each element o
 }
 NOT_EMPTY = r"(.+_)?lambdas.*|.*sites|.*seeds|schedule_lrs|lengths|resample_at"
 POSITIVE = r"(cause|depth|split|learn)_\w+|l0_target|length_l0|lengths|longer|wider|original_lam"  # lists of λ apart
-POSITIVE += r"|snapshots|pca_rank|probe_contexts"
-NOT_NEGATIVE = r"margin|refine"
+POSITIVE += r"|snapshots|pca_rank|probe_contexts|stream_contexts"
+NOT_NEGATIVE = r"margin|refine|stream_(tokens|held_out)"
 
 log = logging.getLogger("saelib")
 

@@ -111,7 +111,7 @@ class ShuffledDims:
     not in the activations' structure. The same batch is shuffled the same way whenever it is read."""
 
     def __init__(self, stream: Any, seed: int = 0) -> None:
-        self.stream, self.index, self.seed = stream, stream.index, seed
+        self.stream, self.seed = stream, seed
 
     def __next__(self) -> tuple[Tensor, np.ndarray]:
         at = self.stream.cursor
@@ -122,6 +122,6 @@ class ShuffledDims:
         """Continue at the row with this number."""
         self.stream.seek(cursor)
 
-    def rows(self, index: np.ndarray) -> Tensor:
-        """Rows by number, shuffled among themselves."""
-        return shuffled_dims(self.stream.rows(index), self.seed)
+    def sample(self, n: int, generator: torch.Generator, cursor: int) -> Tensor:
+        """Up to n rows of the stream, shuffled among themselves."""
+        return shuffled_dims(self.stream.sample(n, generator, cursor), self.seed)

@@ -90,18 +90,28 @@ def _capture_shard(
 ) -> dict[int, Tensor]:  # [rows, d_model] in the store's dtype, on the CPU
     n_rows, (first, stop) = writer.n_rows(shard), writer.plan[shard]
     x = {site: torch.empty(n_rows, lm.d_model, dtype=writer.dtype) for site in writer.sites}
-    base, starts = contexts.offsets[first], contexts.offsets
-    lengths = np.diff(starts[first : stop + 1])
+    for rows, streams in captured(lm, contexts, np.arange(first, stop), writer.sites, batch_tokens, pad):
+        at = torch.from_numpy(rows - contexts.offsets[first])
+        for site, stream in streams:
+            x[site][at] = stream.to("cpu", writer.dtype)
+    return x
+
+
+def captured(
+    lm: LM, contexts: Contexts, chosen: np.ndarray, sites: Sequence[int], batch_tokens: int, pad: bool = False
+) -> Iterator[tuple[np.ndarray, Iterator[tuple[int, Tensor]]]]:
+    """Each forward of the contexts `chosen`: its rows (numbers of tokens of the corpus), and (site, x [rows, d_model])
+    of all sites, padding left out, as the model has them."""
+    starts = contexts.offsets[chosen]
+    lengths = contexts.offsets[chosen + 1] - starts
     for batch in length_batches(lengths, batch_tokens, pad):
         columns = np.arange(lengths[batch[-1]])
         real = columns < lengths[batch, None]  # [contexts, tokens]; False is padding
-        rows = (starts[first + batch, None] + columns)[real]
+        rows = (starts[batch, None] + columns)[real]
         ids = np.zeros(real.shape, dtype=np.int64)
         ids[real] = contexts.ids[rows]
-        at, keep = torch.from_numpy(rows - base), torch.from_numpy(real)
-        for site, stream in lm.capture(torch.from_numpy(ids), writer.sites).items():
-            x[site][at] = stream[keep].to("cpu", writer.dtype)
-    return x
+        streams, keep = lm.capture(torch.from_numpy(ids), sites), torch.from_numpy(real)
+        yield rows, ((site, stream[keep]) for site, stream in streams.items())
 
 
 def length_batches(lengths: np.ndarray, batch_tokens: int, pad: bool = False) -> Iterator[np.ndarray]:

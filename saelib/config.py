@@ -142,6 +142,22 @@ class CollectConfig(Checked):
 
 
 @dataclass(frozen=True)
+class StreamConfig(Checked):
+    """Training rows straight from the language model: what is shuffled at once, and what is stored all the same."""
+
+    buffer_tokens: int = 131_072  # tokens of the shuffle buffer; at most two of them are in memory, for all sites
+    sample_contexts: int = 1024  # training contexts that are stored too: for normaliser, sinks' threshold and spectra
+    held_out_contexts: int = 0  # contexts of validation pages, and of test pages, that are stored; 0: all
+    seed: int = 0  # which contexts are stored, and the order of the rows, which is one for all SAEs
+
+    def check(self) -> None:
+        self._require(self.buffer_tokens >= 1, "buffer_tokens", "at least 1")
+        self._require(self.sample_contexts >= 1, "sample_contexts", "at least 1")
+        self._require(self.held_out_contexts >= 0, "held_out_contexts", "0 (all) or more")
+        self._require(self.seed >= 0, "seed", "0 or more")
+
+
+@dataclass(frozen=True)
 class SAEConfig(Checked):
     """What a trained SAE *is*: enough to build it empty and to refuse the wrong activations."""
 

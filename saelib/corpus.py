@@ -29,7 +29,7 @@ import zipfile
 import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from itertools import islice
@@ -91,6 +91,12 @@ class Contexts:
     def tokens(self, i: int) -> Int32[np.ndarray, "length"]:
         """Token ids of context i."""
         return self.ids[self.offsets[i] : self.offsets[i + 1]]
+
+    def select(self, index: Int64[np.ndarray, " n"]) -> Contexts:
+        """The contexts `index`, ascending, as a corpus of their own; pages keep their numbers."""
+        ids, ends = np.concatenate([self.tokens(i) for i in index.tolist()]), np.cumsum(np.diff(self.offsets)[index])
+        chosen = {"offsets": np.concatenate([[0], ends]), "page": self.page[index], "start": self.start[index]}
+        return replace(self, ids=ids, **chosen)
 
     @cached_property
     def corpus_id(self) -> str:

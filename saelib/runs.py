@@ -3,11 +3,15 @@
     data/<profile>/workspace.json      which model and text the store was collected from
     data/<profile>/store/              activations
     data/<profile>/eval/site_02.json   clean and ablated losses, computed once a site
+    data/<profile>/stream/<id>.jsonl   rows in each block of a live stream (see `stream`)
     data/<profile>/saes/<run_id>/      config.json, weights.safetensors, metrics.json, train.json, history.csv, …
     data/<profile>/results.csv         one row a trained SAE, sorted by run_id; timings.csv beside it
 
 A run is named by the hash of its configuration, of the store and of the code that trains, so that it is trained once,
 whichever notebook asks first, and again where that code has changed; a killed run continues from its last checkpoint.
+
+Where activations are streamed (`StreamConfig`), the store holds held-out pages and a sample of training contexts, from
+which normaliser, probe and every measurement come as ever; SAEs train on live rows of all training pages.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import fcntl
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, fields
 from functools import cache, cached_property
@@ -42,6 +46,7 @@ from saelib.config import (
     CorpusConfig,
     EvalConfig,
     SAEConfig,
+    StreamConfig,
     TrainConfig,
     data_dir,
     run_id,
@@ -52,7 +57,8 @@ from saelib.evaluate import SiteReference, evaluate, site_reference
 from saelib.lm import LM, choose_device, resolve_site
 from saelib.sae import SAE, GatedSAE, build_sae, load_sae, read_json, write_json
 from saelib.store import ShuffledRows, Store, row_moments
-from saelib.train import History, Run, Snapshot, TrainingDiverged, train_many
+from saelib.stream import LiveBlocks, LiveRows, stored_contexts
+from saelib.train import History, Run, Snapshot, TrainingDiverged, train_groups
 
 ARMS = {"plain": ("sae", "plain"), "two_term": ("gated", "two_term"), "full": ("gated", "full")}
 PROBE_ROWS = 1024  # fixed ordinary validation rows on which gate snapshots are taken
@@ -73,6 +79,7 @@ NUMBERS = {name: "int64" if name in WHOLE else "float64" for name in COLUMNS if 
 CHECKPOINT = "checkpoint.safetensors"
 SPARSE_MODULES = ("sparse", "sparse_plain", "sparse_c", "sparse_triton")
 TRAINING_MODULES = ("losses", "kernels", *SPARSE_MODULES, "sae", "resample", "store", "train")  # part of a run's name
+STREAM_MODULES = ("collect", "stream")  # part of a run's name beside them, where it trained on live rows
 MEASURING_MODULES = ("metrics", "evaluate")  # what changes them changes what `metrics.json` says
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 TIMINGS = ("run_id", "stage", "seconds", "tokens_per_second", "resumed")
@@ -129,7 +136,7 @@ class Workspace:
         self.evaluation = evaluation or EvalConfig()
         self.folder = data_dir(profile)
         self.checkpoint_every = 200  # steps
-        self.together = 8  # SAEs trained on one stream at once: weights, gradients and moments of all are held
+        self.together = 8  # SAEs trained at once: weights, gradients and moments of all are held
         self._normalizers: dict[tuple[int, str, str], tuple[torch.Tensor, float]] = {}
 
     def measuring(self, evaluation: EvalConfig) -> Workspace:
@@ -141,18 +148,33 @@ class Workspace:
     # -- model, text, activations ----------------------------------------------------------------------------------
 
     def collect(
-        self, model: str, corpus: CorpusConfig, sites: Sequence[int | str], cfg: CollectConfig, dtype: str = "auto"
+        self,
+        model: str,
+        corpus: CorpusConfig,
+        sites: Sequence[int | str],
+        cfg: CollectConfig,
+        dtype: str = "auto",
+        streaming: StreamConfig | None = None,
     ) -> Store:
-        """Collect activations of `model` on `corpus` at `sites`, or open them if they are there."""
-        self._take_up({"model": model, "dtype": dtype, "corpus": corpus.to_dict()})
+        """Collect activations of `model` on `corpus` at `sites`, or open them if they are there.
+
+        `streaming`: the store keeps held-out pages and a sample, and SAEs train on live rows (see `stream`).
+        """
+        streamed = {"stream": streaming.to_dict()} if streaming else {}
+        self._take_up({"model": model, "dtype": dtype, "corpus": corpus.to_dict()} | streamed)
         start, lm, contexts = time.monotonic(), self.lm, self.contexts
         resolved = [lm.site(site) for site in sites]
+        if streaming:
+            self.identity["corpus_id"] = contexts.corpus_id
+            contexts = contexts.select(stored_contexts(contexts, streaming))
         write_json(self.folder / "workspace.json", self.identity)  # model, text and sites are there
         finished = (self.folder / "store" / "manifest.json").exists()
         resumed = (self.folder / "store").exists()
         self.store = collect(lm, contexts, resolved, self.folder / "store", cfg, progress=not headless())
         if not finished:
             log_time(self.folder, "collect", time.monotonic() - start, tokens=self.store.n_rows, resumed=resumed)
+        if streaming:
+            print(self.live.summary())
         return self.store
 
     def _take_up(self, identity: dict[str, Any]) -> None:
@@ -160,13 +182,15 @@ class Workspace:
         path = self.folder / "workspace.json"
         self.folder.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            for name, value in read_json(path).items():
-                if value != identity.get(name):
+            known = read_json(path)
+            for name in ("model", "dtype", "corpus", "stream"):
+                have, asked = known.get(name), identity.get(name)
+                if have != asked:
                     raise ConfigError(
-                        f"{path}: {name} is {value}, now asked for {identity.get(name)}; remove {self.folder} "
+                        f"{path}: {name} is {have}, now asked for {asked}; remove {self.folder} "
                         "or give the profile another name"
                     )
-        for name in ("lm", "contexts", "n_layers"):  # what an earlier call that failed may have left
+        for name in ("lm", "contexts", "n_layers", "live"):  # what an earlier call that failed may have left
             vars(self).pop(name, None)
         self.identity = identity
 
@@ -201,6 +225,20 @@ class Workspace:
         """The text, cut into contexts."""
         return load_contexts(CorpusConfig.from_dict(self.identity["corpus"]), self.lm.tokenizer)
 
+    @cached_property
+    def live(self) -> LiveBlocks:
+        """Where activations are streamed: blocks of rows for the streams of all sites."""
+        cfg = StreamConfig.from_dict(self.identity["stream"])
+        return LiveBlocks(self.lm, self.contexts, self.store, cfg, self.folder / "stream" / f"{self.rows_id}.jsonl")
+
+    @property
+    def rows_id(self) -> str:
+        """What SAEs train on: the store's id; of live rows a hash of it, the whole text, and how they are streamed."""
+        if "stream" not in self.identity:
+            return self.store.store_id
+        identity = self.identity["stream"], self.identity["corpus_id"]
+        return stable_hash(self.store.store_id, *identity, modules_hash(STREAM_MODULES))
+
     def reference(self, site: int) -> SiteReference:
         """Clean and ablated losses of a site, computed once."""
         cache = self.folder / "eval" / f"site_{site:02d}.json"
@@ -223,8 +261,8 @@ class Workspace:
         return make_spec(arm, site, self.store.d_model, **settings)
 
     def run_id(self, spec: Spec) -> str:
-        """Name of a spec's run on this store."""
-        return run_id(spec.sae, spec.train, self.store.store_id, code_version())
+        """Name of a spec's run on these activations."""
+        return run_id(spec.sae, spec.train, self.rows_id, code_version())
 
     def run_folder(self, spec: Spec) -> Path:
         """Where a spec's SAE, history and metrics lie."""
@@ -238,9 +276,10 @@ class Workspace:
         waiting = {run: spec for run, spec in unique.items() if not (self._folder(run) / "config.json").exists()}
         diverged: dict[str, TrainingDiverged] = {}
         with tqdm(total=len(waiting), desc="training", disable=headless()) as bar:
-            for group in self._groups(waiting):  # what the others make is kept; a failure is raised below
-                diverged |= self._train_group({run: waiting[run] for run in group}, notebook, bar)
-                bar.update(len(group))
+            for wave in self._waves(waiting):  # what the others make is kept; a failure is raised below
+                diverged |= self._train_wave(wave, waiting, notebook, bar)
+                bar.update(sum(map(len, wave)))
+        vars(self).pop("live", None)  # its buffers
         missing = {run: s for run, s in unique.items() if run not in diverged and not self._measured(run)}
         self._measure(missing)
         self.write_results()
@@ -346,7 +385,7 @@ class Workspace:
         """Whether a run was trained on this store (on another, other rows are ordinary) and by this code."""
         path = self._folder(run) / "train.json"
         made = read_json(path) if path.exists() else {}
-        return made.get("store") == self.store.store_id and made.get("code_version") == code_version()
+        return made.get("store") == self.rows_id and made.get("code_version") == code_version()
 
     def normalizer(self, site: int, mode: str, tokens: str) -> tuple[torch.Tensor, float]:
         """(mean [d_model], scale) of a site: E‖scale·(x − mean)‖² = d_model over the chosen training tokens."""
@@ -358,24 +397,42 @@ class Workspace:
             self._normalizers[key] = mean, (self.store.d_model / power) ** 0.5 if "scale" in mode else 1.0
         return self._normalizers[key]
 
-    def stream(self, spec: Spec) -> ShuffledRows:
-        """The rows a run trains on, in its order: training pages alone, ordinary tokens unless it asks for all."""
-        cfg, index = spec.train, np.flatnonzero(self.store.mask(spec.train.tokens_mask, "train"))
+    def stream(self, spec: Spec) -> ShuffledRows | LiveRows:
+        """The rows a run trains on, in its order: training pages alone, ordinary tokens unless it asks for all.
+
+        Live rows come in one order for all, `StreamConfig.seed`'s, so that SAEs of all seeds share their forwards.
+        """
+        cfg = spec.train
+        if "stream" in self.identity:
+            return LiveRows(self.live, spec.sae.site, cfg.tokens_mask, cfg.batch_size)
+        index = np.flatnonzero(self.store.mask(cfg.tokens_mask, "train"))
         order = cfg.seed if cfg.data_seed < 0 else cfg.data_seed
         return ShuffledRows(self.store, spec.sae.site, index, cfg.batch_size, order)
 
-    def _groups(self, specs: dict[str, Spec]) -> list[list[str]]:
-        """Runs that share a stream and its normaliser, at most `together` at once."""
-        groups = defaultdict(list)
-        for run, (sae, cfg) in specs.items():
-            order = cfg.seed if cfg.data_seed < 0 else cfg.data_seed
-            groups[sae.site, sae.normalize, cfg.tokens_mask, cfg.batch_size, order].append(run)
-        return [part for runs in groups.values() for part in _parts(runs, self.together)]
+    def _waves(self, specs: dict[str, Spec]) -> list[list[list[str]]]:
+        """Groups of runs that share a stream and its normaliser, at most `together` SAEs at once.
 
-    def _train_group(self, specs: dict[str, Spec], notebook: str, bar: Any) -> dict[str, TrainingDiverged]:
-        """Train runs of one stream and save them; returns those that diverged."""
-        start, names, done = time.monotonic(), list(specs), {}
-        runs = [self._prepared(run, spec, notebook) for run, spec in specs.items()]
+        Live, groups of all sites are trained side by side, so that one pass of the model feeds them all; those of
+        another token mask have other rows in a block, and their turn later.
+        """
+        live = "stream" in self.identity
+
+        def key(run: str) -> tuple[Any, ...]:
+            sae, cfg = specs[run]
+            order = cfg.seed if cfg.data_seed < 0 else cfg.data_seed
+            return sae.site, sae.normalize, cfg.tokens_mask, cfg.batch_size, 0 if live else order
+
+        if not live:
+            return [[part] for group in _grouped(specs, key) for part in _parts(group, self.together)]
+        masks = _grouped(specs, lambda run: specs[run].train.tokens_mask)
+        return [_grouped(part, key) for runs in masks for part in _parts(runs, self.together)]
+
+    def _train_wave(
+        self, wave: list[list[str]], specs: dict[str, Spec], notebook: str, bar: Any
+    ) -> dict[str, TrainingDiverged]:
+        """Train groups of runs, each on one stream, and save them; returns those that diverged."""
+        start, names, done = time.monotonic(), [run for group in wave for run in group], {}
+        runs = {run: self._prepared(run, specs[run], notebook) for run in names}
 
         def show(i: int, row: dict[str, Any]) -> None:
             spec = specs[names[i]]
@@ -383,8 +440,10 @@ class Workspace:
             at += f"{spec.train.steps} FVU {row['fvu']:.3f} L0 {row['l0']:.1f} dead {row['dead_fraction']:.0%}"
             bar.set_postfix_str(at)
 
-        histories = train_many(runs, self.stream(specs[names[0]]), self.checkpoint_every, show)
-        for run, trained, history in zip(names, runs, histories, strict=True):
+        groups = [([runs[run] for run in group], self.stream(specs[group[0]])) for group in wave]
+        ahead = self.live.ahead if "stream" in self.identity else 0
+        histories = train_groups(groups, self.checkpoint_every, show, ahead)
+        for (run, trained), history in zip(runs.items(), histories, strict=True):
             if isinstance(history, History):
                 self._save(run, trained, history)
                 done[run] = (trained.cfg.steps - history.resumed_at) * trained.cfg.batch_size, history.resumed_at > 0
@@ -395,10 +454,10 @@ class Workspace:
 
     def _prepared(self, run: str, spec: Spec, notebook: str) -> Run:
         """A fresh SAE with its normaliser; what it is going to be lies in `train.json`."""
-        (sae_cfg, cfg), folder, store = spec, self._folder(run), self.store
+        (sae_cfg, cfg), folder = spec, self._folder(run)
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "train.json").exists():
-            made = {"notebook": notebook, "train": cfg.to_dict(), "sae": sae_cfg.to_dict(), "store": store.store_id}
+            made = {"notebook": notebook, "train": cfg.to_dict(), "sae": sae_cfg.to_dict(), "store": self.rows_id}
             write_json(folder / "train.json", made | {"code_version": code_version()})
         sae = build_sae(sae_cfg, torch.Generator().manual_seed(cfg.seed))
         sae.set_normalizer_(*self.normalizer(sae_cfg.site, sae_cfg.normalize, cfg.tokens_mask))
@@ -463,7 +522,7 @@ class Workspace:
             "run_id": run,
             "notebook": made["notebook"],
             "model_id": store.model_id,
-            "corpus_id": store.corpus_id,
+            "corpus_id": self.identity.get("corpus_id", store.corpus_id),
             "code_version": made["code_version"],
             "layer_name": f"input of block {site}" if site < last else f"output of block {site - 1}",
             "lambda": cfg.lam,
@@ -495,6 +554,13 @@ def modules_hash(names: Sequence[str]) -> str:
 def headless() -> bool:
     """Whether progress bars and live widgets are off: `SAELIB_HEADLESS` is set in batch runs and tests."""
     return bool(os.environ.get("SAELIB_HEADLESS"))
+
+
+def _grouped(runs: Iterable[str], key: Callable[[str], Any]) -> list[list[str]]:
+    groups = defaultdict(list)
+    for run in runs:
+        groups[key(run)].append(run)
+    return list(groups.values())
 
 
 def _parts(items: list[str], size: int) -> list[list[str]]:

@@ -477,6 +477,11 @@ class ShuffledRows:
         """Rows of this stream's site by number, outside the order."""
         return self.store.rows(self.site, index)
 
+    def sample(self, n: int, generator: torch.Generator, cursor: int) -> Float32[Tensor, "n d_model"]:
+        """Up to n rows drawn from all of the stream, wherever it stands."""
+        chosen = torch.randperm(len(self.index), generator=generator)[:n].sort().values
+        return self.rows(self.index[chosen.numpy()])
+
     def seek(self, cursor: int) -> None:
         """Go to where `cursor` rows have been consumed."""
         self.cursor = cursor

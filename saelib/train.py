@@ -1,8 +1,9 @@
 """One training loop for one or many SAEs: Adam, schedules by `transformers`' names, λ warm-up, resampling.
 
 `Trainer` holds everything a run is (weights, moments, schedule, random state, dead counters, history); `train_many`
-reads and normalises each batch once and gives it to every trainer. Each SAE ends bit-identical to one trained alone,
-and a run continued from a checkpoint to one that was never interrupted.
+reads and normalises each batch once and gives it to every trainer, and `train_groups` lets several streams go on side
+by side. Each SAE ends bit-identical to one trained alone, and a run continued from a checkpoint to one that was never
+interrupted.
 """
 
 from __future__ import annotations
@@ -42,13 +43,15 @@ class TrainingDiverged(RuntimeError):
 
 @runtime_checkable
 class RowSource(Protocol):
-    """What training needs of a stream (`store.ShuffledRows` is one). `cursor` counts the rows handed out."""
+    """What training needs of a stream: `store.ShuffledRows`, or `stream.LiveRows` of a language model at work.
 
-    index: np.ndarray
+    `cursor` counts the rows handed out. `sample` draws up to n rows [n, d_in] in model units, which depend on the
+    cursor given alone, never on how far the stream has been read ahead.
+    """
 
     def __next__(self) -> tuple[Tensor, np.ndarray]: ...
     def seek(self, cursor: int) -> None: ...
-    def rows(self, index: np.ndarray) -> Tensor: ...
+    def sample(self, n: int, generator: torch.Generator, cursor: int) -> Tensor: ...
 
 
 @dataclass
@@ -371,13 +374,49 @@ def train_many(
     on_log gets the run's number and each new row of its history. Checkpoints are rewritten about every
     `checkpoint_every` steps (rounded to `log_every`).
     """
-    if not runs:
-        return []
+    return train_groups([(runs, stream)], checkpoint_every, on_log) if runs else []
+
+
+def train_groups(
+    groups: Sequence[tuple[Sequence[Run], RowSource]],
+    checkpoint_every: int = 200,
+    on_log: Callable[[int, dict[str, Any]], None] | None = None,
+    ahead: int = 0,
+) -> list[History | TrainingDiverged]:
+    """`train_many` of several groups (runs, stream) side by side; the results, and `on_log`'s numbers, in their order.
+
+    The group furthest behind goes on by a block of batches, so that streams of several sites of a language model can
+    take their rows from the same forwards. A block has at most `ahead` rows (0: as many as are good for the cache),
+    and no group reads more than three of them further than another has trained.
+    """
+    first = [sum(len(runs) for runs, _ in groups[:i]) for i in range(len(groups))]
+    logs = [on_log and (lambda i, row, at=at: on_log(at + i, row)) for at in first]
+    going = {i: _training(*group, checkpoint_every, logs[i], ahead) for i, group in enumerate(groups)}
+    at, results = dict.fromkeys(going, -1), {}  # all are started before one trains
+    while going:
+        i = min(going, key=at.__getitem__)
+        try:
+            at[i] = next(going[i])
+        except StopIteration as end:
+            results[i] = end.value
+            del going[i]
+    return [result for i in range(len(groups)) for result in results[i]]
+
+
+def _training(
+    runs: Sequence[Run],
+    stream: RowSource,
+    checkpoint_every: int,
+    on_log: Callable[[int, dict[str, Any]], None] | None,
+    ahead: int,
+) -> Iterator[int]:
+    """Train runs of one stream; yields the rows consumed before each block of batches, returns the results."""
     first = _same_stream(runs)
     trainers = [_started(run, stream) for run in runs]
     results: list[History | TrainingDiverged] = [trainer.history for trainer in trainers]
     going = {i: trainer for i, trainer in enumerate(trainers) if trainer.step < trainer.cfg.steps}
-    for start, batches in _blocks(stream, first, [trainer.step for trainer in going.values()], runs):
+    for start, batches in _blocks(stream, first, [trainer.step for trainer in going.values()], runs, ahead):
+        yield start * runs[0].cfg.batch_size
         for i, trainer in list(going.items()):
             todo = [x for number, x in enumerate(batches, start) if trainer.step <= number < trainer.cfg.steps]
             try:
@@ -430,7 +469,7 @@ def _advance(
     cfg = trainer.cfg
     trainer.step_(x)
     if trainer.resample_due():
-        trainer.resample_(_random_rows(trainer.sae, stream, cfg.resample_rows, trainer.generator))
+        trainer.resample_(_random_rows(trainer.sae, stream, cfg.resample_rows, trainer.generator, trainer.tokens))
     if on_log and trainer.step % cfg.log_every == 0:
         on_log(trainer.history.table[-1])
     every = max(1, round(checkpoint_every / cfg.log_every)) * cfg.log_every
@@ -439,7 +478,7 @@ def _advance(
 
 
 def _blocks(
-    stream: RowSource, sae: SAE | GatedSAE, steps: Sequence[int], runs: Sequence[Run]
+    stream: RowSource, sae: SAE | GatedSAE, steps: Sequence[int], runs: Sequence[Run], ahead: int
 ) -> Iterator[tuple[int, list[Tensor]]]:
     """(number of the first batch, normalised batches) from the least of `steps` on; the next block is read meanwhile.
 
@@ -450,7 +489,8 @@ def _blocks(
         return
     cfg, device = runs[0].cfg, sae.W_dec.device
     number, stop = min(steps), max(run.cfg.steps for run in runs)
-    size = max(1, BLOCK_BYTES // (cfg.batch_size * sae.config.d_in * 4))
+    rows = BLOCK_BYTES // (sae.config.d_in * 4)
+    size = max(1, min(rows, ahead or rows) // cfg.batch_size)
     stream.seek(number * cfg.batch_size)
 
     def read(count: int) -> list[Tensor]:
@@ -468,13 +508,12 @@ def _blocks(
 
 
 @torch.no_grad()
-def _random_rows(sae: SAE | GatedSAE, stream: RowSource, n: int, generator: torch.Generator) -> Tensor:
-    chosen = torch.randperm(len(stream.index), generator=generator)[:n].sort().values
-    return sae.normalize(stream.rows(stream.index[chosen.numpy()]).to(sae.W_dec.device))
+def _random_rows(sae: SAE | GatedSAE, stream: RowSource, n: int, generator: torch.Generator, cursor: int) -> Tensor:
+    return sae.normalize(stream.sample(n, generator, cursor).to(sae.W_dec.device))
 
 
 @torch.no_grad()
 def _initialise_b_dec_(sae: SAE | GatedSAE, stream: RowSource, cfg: TrainConfig) -> None:
     if cfg.b_dec_init != "zero":
-        rows = _random_rows(sae, stream, B_DEC_ROWS, torch.Generator().manual_seed(cfg.seed))
+        rows = _random_rows(sae, stream, B_DEC_ROWS, torch.Generator().manual_seed(cfg.seed), cursor=0)
         sae.b_dec.copy_(initial_b_dec(rows, cfg.b_dec_init))

@@ -1,6 +1,5 @@
 """A stream of rows without a disk, for tests."""
 
-import numpy as np
 import torch
 
 
@@ -8,7 +7,7 @@ class MemoryStream:
     """Rows of a fixed table in a seeded order: `store.ShuffledRows` without a disk."""
 
     def __init__(self, x, batch_size):
-        self.x, self.batch_size, self.cursor, self.index = x, batch_size, 0, np.arange(len(x))
+        self.x, self.batch_size, self.cursor = x, batch_size, 0
 
     def __next__(self):
         order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(self.cursor))[: self.batch_size]
@@ -18,5 +17,5 @@ class MemoryStream:
     def seek(self, cursor):
         self.cursor = cursor
 
-    def rows(self, index):
-        return self.x[torch.from_numpy(index)]
+    def sample(self, n, generator, cursor):
+        return self.x[torch.randperm(len(self.x), generator=generator)[:n].sort().values]

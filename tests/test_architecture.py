@@ -25,7 +25,7 @@ FLOORS = [
     },  # `corpus` reads the embedded text through it; with the next line DESIGN's floor 1
     {"corpus", "lm", "store", "sae", "sparse"},
     {"collect", "resample", "evaluate", "diagnose", "causes", "intervals"},
-    {"train"},
+    {"train", "stream"},
     {"runs", "explore", "batch", "report", "__main__"},
 ]
 SPARSE = {"sparse", "sparse_plain", "sparse_c", "sparse_triton"}

@@ -131,6 +131,8 @@ depth_step: int = 4  # every so many sites
 lengths: list[float] = [0.5, 1.0]  # shares of the tokens
 margin: float = 0.03  # differences below it are none
 snapshots: int = 4  # states kept
+stream_tokens: int = 0  # of the shuffle buffer
+stream_contexts: int = 64  # stored all the same
 """
 
 
@@ -156,6 +158,8 @@ snapshots: int = 4  # states kept
         ("lengths", [1.0, 0.0], "above 0"),
         ("snapshots", 0, "above 0"),
         ("margin", -0.5, "0 or more"),
+        ("stream_tokens", -1, "0 or more"),
+        ("stream_contexts", 0, "above 0"),
         ("seeds", [0, 1, 0], "each element once"),  # three times one seed is no spread
         ("lambdas", [1.0, 1.0], "each element once"),
         ("sites", [2, 2], "each element once"),

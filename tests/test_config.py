@@ -8,6 +8,7 @@ from saelib.config import (
     CorpusConfig,
     EvalConfig,
     SAEConfig,
+    StreamConfig,
     TrainConfig,
     data_dir,
     run_id,
@@ -41,6 +42,10 @@ def test_unknown_key_is_refused_with_the_accepted_ones():
         (CorpusConfig, "on_bad_line", "ignore", "'raise', 'skip'"),
         (CollectConfig, "batch_tokens", 0, "at least 1"),
         (EvalConfig, "ce_tokens", -1, "0 "),
+        (StreamConfig, "buffer_tokens", 0, "at least 1"),
+        (StreamConfig, "sample_contexts", 0, "at least 1"),
+        (StreamConfig, "held_out_contexts", -1, "0 (all) or more"),
+        (StreamConfig, "seed", -1, "0 or more"),
     ],
 )
 def test_a_bad_value_names_field_value_and_what_is_accepted(make, field, value, accepted):

@@ -415,6 +415,18 @@ def test_a_batch_may_straddle_epochs_or_span_several(tmp_path):
         assert all(np.array_equal(batch, np.sort(want)) for batch, want in zip(batches, in_order, strict=True))
 
 
+def test_a_sample_is_drawn_from_the_whole_stream_wherever_it_stands(tmp_path):
+    store, index = make_store(tmp_path / "s"), np.arange(3, 30)
+    stream = ShuffledRows(store, 1, index, batch_size=10, seed=0)
+    chosen = torch.randperm(27, generator=torch.Generator().manual_seed(4))[:12].sort().values
+    next(stream)
+    for cursor in (0, 500):
+        drawn = stream.sample(12, torch.Generator().manual_seed(4), cursor)
+        assert torch.equal(drawn, store.rows(1, index[chosen.numpy()]))
+    assert len(stream.sample(100, torch.Generator(), 0)) == 27
+    assert stream.cursor == 10
+
+
 def test_the_cursor_is_the_whole_state(tmp_path):
     store, index = make_store(tmp_path / "s"), np.arange(30)
     stream = ShuffledRows(store, 3, index, batch_size=7, seed=5)

@@ -9,7 +9,16 @@ from saelib.config import ConfigError, SAEConfig, TrainConfig
 from saelib.kernels import StepStats
 from saelib.resample import ResampleEvent
 from saelib.sae import build_sae
-from saelib.train import Run, Trainer, TrainingDiverged, geometric_median, make_scheduler, train, train_many
+from saelib.train import (
+    Run,
+    Trainer,
+    TrainingDiverged,
+    geometric_median,
+    make_scheduler,
+    train,
+    train_groups,
+    train_many,
+)
 
 D, N = 8, 32
 
@@ -135,6 +144,33 @@ def test_each_batch_is_read_once_for_all(table):
     stream = MemoryStream(table, 32)
     train_many(_runs(table, TOGETHER), stream)
     assert stream.cursor == max(cfg.steps for cfg in TOGETHER) * 32
+
+
+@pytest.mark.parametrize("ahead", [0, 96])
+def test_groups_on_streams_of_their_own_go_on_side_by_side_and_end_as_each_alone(table, ahead):
+    other, logged, read = -table.flip(0), [], []
+
+    class Watched(MemoryStream):
+        def __next__(self):
+            read.append((len(self.x), self.cursor))
+            return super().__next__()
+
+    tables = [table, other[:1500]]
+    groups = [(_runs(x, TOGETHER[i::2]), Watched(x, 32)) for i, x in enumerate(tables)]
+    results = train_groups(groups, on_log=lambda i, row: logged.append((i, row["step"])), ahead=ahead)
+    order = [*TOGETHER[::2], *TOGETHER[1::2]]
+    assert [max(step for j, step in logged if j == i) for i in range(5)] == [cfg.steps for cfg in order]
+    expected = []
+    for i, x in enumerate(tables):
+        alone = _runs(x, TOGETHER[i::2])
+        expected += train_many(alone, MemoryStream(x, 32))
+        assert all(_same(run.sae, single.sae) for run, single in zip(groups[i][0], alone, strict=True))
+    assert [result.table for result in results] == [result.table for result in expected]
+    at, spread = dict.fromkeys((2000, 1500), 0), 0
+    for size, cursor in read:
+        at[size] = cursor
+        spread = max(spread, at[2000] - at[1500])
+    assert spread <= 4 * ahead if ahead else spread > 4 * 96
 
 
 def test_runs_resumed_from_unequal_steps_end_bit_identical(table, tmp_path):
