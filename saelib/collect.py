@@ -87,9 +87,9 @@ def _write_missing(lm: LM, contexts: Contexts, writer: StoreWriter, cfg: Collect
 
 def _capture_shard(
     lm: LM, contexts: Contexts, writer: StoreWriter, shard: int, batch_tokens: int, pad: bool
-) -> dict[int, Tensor]:  # [rows, d_model] in the store's dtype, on the CPU
+) -> dict[int, Tensor]:  # [rows, d_model] in `writer.row_dtype`, on the CPU
     n_rows, (first, stop) = writer.n_rows(shard), writer.plan[shard]
-    x = {site: torch.empty(n_rows, lm.d_model, dtype=writer.dtype) for site in writer.sites}
+    x = {site: torch.empty(n_rows, lm.d_model, dtype=writer.row_dtype) for site in writer.sites}
     base, starts = contexts.offsets[first], contexts.offsets
     lengths = np.diff(starts[first : stop + 1])
     for batch in length_batches(lengths, batch_tokens, pad):
@@ -100,7 +100,7 @@ def _capture_shard(
         ids[real] = contexts.ids[rows]
         at, keep = torch.from_numpy(rows - base), torch.from_numpy(real)
         for site, stream in lm.capture(torch.from_numpy(ids), writer.sites).items():
-            x[site][at] = stream[keep].to("cpu", writer.dtype)
+            x[site][at] = stream[keep].to("cpu", writer.row_dtype)
     return x
 
 
