@@ -5,10 +5,10 @@
     pages.json          page ids and titles
     site_02/shard_00000.safetensors   x [rows, d_model], norm [rows] float32
 
-With dtype "int8" a shard holds x int8 and beside it scale [rows] float32: a row is x · scale, read as float32, and no
-value is further than scale / 2 from what was computed (scale is the row's greatest magnitude / 127). `norm` stays that
-of the row as computed, so token classes do not change. A massive activation leaves little of its row's other
-dimensions: such rows are first or sink tokens, which training leaves out.
+With dtype "int8" a shard holds x int8 and beside it scale [rows] and center [d_model], both float32: a row is
+x · scale + center, read as float32, and no value is further than scale / 2 from what was computed (127 · scale is the
+row's greatest distance from the center). `norm` stays that of the row as computed, so token classes do not change.
+A massive activation coarsens its row's other dimensions: such rows are first or sink tokens, which training leaves out.
 
 A row is a token: row r of every site belongs to token r of the contexts. Shards hold whole contexts and appear
 atomically; `progress.jsonl` records each while the store is unfinished, so a killed writer loses one shard. Nothing
@@ -39,6 +39,7 @@ from torch import Tensor
 from saelib.config import SINK_FACTOR, CollectConfig, stable_hash
 
 FORMAT = 1
+CENTER_ROWS = 1024  # first rows of a shard, whose median an int8 shard is centred at
 SPLITS = ("train", "val", "test")  # position = stored int8
 CLASSES = ("first", "sink", "ordinary")  # position = value of `Store.token_class`
 MANIFEST, PROGRESS, TOKENS, PAGES = "manifest.json", "progress.jsonl", "tokens.safetensors", "pages.json"
@@ -142,10 +143,16 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def quantised(rows: Shaped[Tensor, "n d_model"]) -> dict[str, Tensor]:
-    """Rows as x int8 [n, d_model], rounded half to even, and scale float32 [n]; a row of (almost) zeros has scale 1."""
-    scale = torch.linalg.vector_norm(rows, torch.inf, dim=1).float() / 127
+    """Rows as x · scale + center: int8 [n, d_model], rounded half to even; float32 [n]; float32 [d_model].
+
+    The center is a median, which no order of summation changes and no massive activation moves. Without it the few
+    dimensions that are large in every token would coarsen all others. A row that is the center has scale 1.
+    """
+    center = rows[:CENTER_ROWS].float().median(0).values
+    off = rows - center  # float32, whatever the rows are
+    scale = torch.linalg.vector_norm(off, torch.inf, dim=1) / 127
     scale[scale < torch.finfo(torch.float32).tiny] = 1.0
-    return {"x": (rows / scale[:, None]).round_().to(torch.int8), "scale": scale}
+    return {"x": off.div_(scale[:, None]).round_().to(torch.int8), "scale": scale, "center": center}
 
 
 def shard_plan(contexts: Any, shard_tokens: int) -> list[tuple[int, int]]:
@@ -258,7 +265,7 @@ class StoreWriter:
 
     @property
     def bytes_missing(self) -> int:
-        """Disk that the missing shards and the token table will take."""
+        """Disk that the missing shards and the token table will take, headers and centers of the files apart."""
         beside = 8 if self.dtype == torch.int8 else 4  # norm, and scale
         row = len(self.sites) * (self.identity["d_model"] * self.dtype.itemsize + beside)
         return row * sum(map(self.n_rows, self.missing)) + 4 * self.contexts.n_tokens
@@ -431,7 +438,8 @@ class Store:
             held = self._shard(site, int(shard))
             if dtype == torch.int8:
                 x, scale = (held[name].numpy().take(local, axis=0) for name in ("x", "scale"))
-                np.multiply(x, scale[:, None], out=found[part].numpy())
+                out = np.multiply(x, scale[:, None], out=found[part].numpy())
+                out += held["center"].numpy()
             else:
                 _bits(held["x"]).take(local, axis=0, out=_bits(found[part]), mode="clip")
         return found

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch.testing import assert_close
 
 from saelib import store as store_module
@@ -382,7 +382,7 @@ def exact_x():
     return dict.fromkeys(SITES, rows)
 
 
-@pytest.mark.parametrize(("dtype", "store_id"), [("float32", "F32_ID"), ("bfloat16", "BF16_ID")])
+@pytest.mark.parametrize(("dtype", "store_id"), [("float32", "28b1d2487554"), ("bfloat16", "073254ac5a4e")])
 def test_a_store_of_an_earlier_release_is_still_written_and_named_the_same(tmp_path, dtype, store_id):
     assert make_store(tmp_path / "s", exact_x(), dtype=dtype).store_id == store_id
 
@@ -390,13 +390,19 @@ def test_a_store_of_an_earlier_release_is_still_written_and_named_the_same(tmp_p
 INT8 = {"dtype": "int8", "compute_dtype": "float32"}
 
 
-def make_int8(path, first_rows, **options):
-    """An int8 store of site 1 and 3 whose first rows are given; what the first shard holds of site 1."""
-    x = {site: rows.clone() for site, rows in make_x().items()}
+def held(store, site):
+    """What the shards of a site hold, in order."""
+    return [load(path.read_bytes()) for path in sorted(store.path.glob(f"site_{site:02d}/*"))]
+
+
+def make_int8(path, first_rows):
+    """An int8 store whose first shard (6 rows) has these rows at site 1, then zeros; what that shard holds."""
+    x = make_x()
+    x[1][:6] = 0.0
     for row, values in enumerate(first_rows):
-        x[1][row] = torch.tensor(values + [0.0] * (D - len(values)))
-    store = make_store(path, x, **INT8, **options)
-    return store, load_file(store.path / "site_01" / "shard_00000.safetensors")
+        x[1][row, : len(values)] = torch.tensor(values)
+    store = make_store(path, x, **INT8)
+    return store, held(store, 1)[0]
 
 
 def test_an_int8_row_is_its_greatest_magnitude_over_127_times_whole_numbers(tmp_path):
@@ -404,7 +410,7 @@ def test_an_int8_row_is_its_greatest_magnitude_over_127_times_whole_numbers(tmp_
     store, shard = make_int8(tmp_path / "s", [[3, -1.5, 0.02]])
     scale = np.float32(3) / np.float32(127)
     assert {name: value.dtype for name, value in shard.items()} == {
-        "x": torch.int8, "scale": torch.float32, "norm": torch.float32,
+        "x": torch.int8, "scale": torch.float32, "center": torch.float32, "norm": torch.float32,
     }  # fmt: skip
     assert shard["x"][0].tolist() == [127, -64, 1, 0, 0, 0]
     assert shard["scale"][0].item() == scale
@@ -416,11 +422,22 @@ def test_an_int8_row_is_its_greatest_magnitude_over_127_times_whole_numbers(tmp_
     assert store.manifest["compute_dtype"] == "float32"
 
 
+def test_what_all_rows_share_costs_an_int8_store_nothing(tmp_path):
+    # The median of column 0 is 1000: beside it the first row is (0, 1, …), the second (127, 0, …), the others nothing.
+    store, shard = make_int8(tmp_path / "s", [[1000.0, 1.0], [1127.0], *[[1000.0]] * 4])
+    assert shard["center"].tolist() == [1000, 0, 0, 0, 0, 0]
+    assert shard["x"][:, :2].tolist() == [[0, 127], [127, 0], *[[0, 0]] * 4]
+    assert shard["scale"].tolist() == [np.float32(1) / np.float32(127), 1, 1, 1, 1, 1]
+    assert store.rows(1, np.arange(3))[:, :2].tolist() == [[1000, 1], [1127, 0], [1000, 0]]
+    assert store.norm(1)[2] == 1000
+
+
 def test_int8_ties_go_to_the_even_number_and_rows_of_nothing_stay_nothing(tmp_path):
     rows = [[127, 0.5, 1.5, 2.5, -0.5, -1.5], [], [1e-39], [-127, 126.4, 126.6]]
     store, shard = make_int8(tmp_path / "s", rows)
     assert shard["x"][:4].tolist() == [[127, 0, 2, 2, 0, -2], [0] * D, [0] * D, [-127, 126, 127, 0, 0, 0]]
     assert shard["scale"][:4].tolist() == [1, 1, 1, 1]
+    assert shard["center"].tolist() == [0] * D
     assert torch.equal(store.rows(1, np.array([1, 2])), torch.zeros(2, D))
 
 
@@ -431,8 +448,10 @@ def test_no_value_of_an_int8_row_is_off_by_more_than_half_its_scale(tmp_path, co
     for site in SITES:
         computed = x[site].to(getattr(torch, compute)).float()
         error = (store.rows(site, np.arange(N_ROWS)) - computed).abs().amax(1)
-        half = computed.abs().amax(1) / 127 / 2
+        half = torch.cat([shard["scale"] for shard in held(store, site)]) / 2
         assert (error <= half * (1 + 1e-4)).all()
+        center = torch.cat([shard["center"].expand_as(shard["x"]) for shard in held(store, site)])
+        assert_close(254 * half, (computed - center).abs().amax(1))
         assert (error > half / 4).any()  # it is 8 bits
         assert torch.equal(torch.from_numpy(store.norm(site)), computed.norm(dim=1))
 
@@ -463,21 +482,22 @@ def test_classes_and_masks_of_an_int8_store_are_those_of_a_bfloat16_one(tmp_path
     assert [CLASSES[c] for c in small.token_class(1)[[4, 20]]] == ["sink", "sink"]
     for tokens, split in (("ordinary", "train"), ("ordinary", None), ("all", "test")):
         assert np.array_equal(small.mask(tokens, split), whole.mask(tokens, split))
-    assert small.rows(1, np.array([4]))[0].count_nonzero() == 1
+    assert held(small, 1)[0]["x"][4].tolist() == [0, 0, 127, 0, 0, 0]
 
 
 def test_an_int8_store_takes_half_the_disk_of_a_bfloat16_one_and_says_so_before(tmp_path):
-    d, sizes = 512, {}
-    x = {site: torch.randn(N_ROWS, d, generator=torch.Generator().manual_seed(0)) for site in SITES}
+    n, d, sizes, contexts = 1024, 512, {}, make_contexts((256,) * 4, (0, 1, 2, 3))
+    x = {site: torch.randn(n, d, generator=torch.Generator().manual_seed(0)) for site in SITES}
     for dtype, beside in (("bfloat16", 4), ("int8", 8)):
-        writer = writer_of(tmp_path / dtype, shard_tokens=64, dtype=dtype, compute_dtype="float32", d_model=d)
-        expected = len(SITES) * N_ROWS * (d * getattr(torch, dtype).itemsize + beside)
-        assert writer.bytes_missing == expected + 4 * N_ROWS
+        changed = {"dtype": dtype, "compute_dtype": "float32", "d_model": d}
+        writer = writer_of(tmp_path / dtype, contexts, shard_tokens=n, **changed)
+        expected = len(SITES) * n * (d * getattr(torch, dtype).itemsize + beside)
+        assert writer.bytes_missing == expected + 4 * n
         with writer:
             write(writer, x)
             writer.finish()
         sizes[dtype] = sum(p.stat().st_size for p in (tmp_path / dtype).glob("site_*/*"))
-        assert 0 < sizes[dtype] - expected < 1000  # the files' headers
+        assert 0 < sizes[dtype] - expected < 6000  # the files' headers and centers
     assert sizes["int8"] == pytest.approx(sizes["bfloat16"] / 2, rel=0.02)
 
 
@@ -498,7 +518,7 @@ def test_a_damaged_scale_is_refused(tmp_path):
     store, shard = make_int8(tmp_path / "s", [])
     path = store.path / "site_01" / "shard_00000.safetensors"
     _flip(path, at=path.read_bytes().index(shard["scale"].numpy().tobytes()))
-    assert not torch.equal(load_file(path)["scale"], shard["scale"])
+    assert not torch.equal(load(path.read_bytes())["scale"], shard["scale"])
     with pytest.raises(StoreError, match=r"site_01/shard_00000.safetensors: damaged, sha256"):
         Store.open(store.path).rows(1, np.array([0]))
 
