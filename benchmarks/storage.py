@@ -1,12 +1,13 @@
 """What rows of 8 bits cost: disk, the error of a row, and the quality of SAEs trained on them.
 
-    python benchmarks/storage.py [--json PATH] [--contexts-per-page 12] [--tokens 51200] [--seeds 0 1]
+    python benchmarks/storage.py [--json PATH] [--profile default] [--sites 2 15 29] [--seeds 0 1] [--tokens 51200]
 
-Collects the embedded model and text twice into a temporary folder, as bfloat16 and as int8. `fvu_rows` is the error of
-the int8 rows against the bfloat16 ones on ordinary tokens, `fvu_rows_sink` on first and sink tokens about the mean of
-all, `lost` the share of those tokens' squared norm outside their greatest dimension that is gone. Then a plain SAE and
-a Gated one with the full loss are trained alike on each store, by the recipe of --profile. All are measured on the
-bfloat16 store; each `…_change` is int8's less bfloat16's, the mean over seeds, `…_spread` bfloat16's range over them.
+Reads the store of a profile whose notebook 01 has run, and writes its rows in 8 bits into a temporary folder, as
+`collect` would. `fvu_rows` is the error of those rows against the profile's on ordinary tokens, `fvu_rows_sink` on
+first and sink tokens about the mean of all, `lost` the share of these tokens' squared norms that is gone, each row's
+greatest dimension left out. Then a plain SAE and a Gated one with the full loss are trained alike on either store, by
+the profile's recipe, and all are measured on the profile's: `…_change` is what 8 bits change, the mean over seeds,
+`…_spread` the range over seeds without them.
 """
 
 from __future__ import annotations
@@ -24,24 +25,33 @@ sys.path.insert(0, str(Path(__file__).parent))
 from harness import machine, parser, report
 from recipe import recipe_of
 
-from saelib.assets import resolve_model
-from saelib.collect import collect
-from saelib.config import CollectConfig, CorpusConfig, EvalConfig
-from saelib.corpus import load_contexts
+from saelib.config import CollectConfig, EvalConfig
+from saelib.corpus import Contexts
 from saelib.evaluate import evaluate, site_reference
-from saelib.lm import LM
-from saelib.runs import make_spec
+from saelib.runs import Workspace, make_spec
 from saelib.sae import SAE, GatedSAE, build_sae
-from saelib.store import CLASSES, ShuffledRows, Store, row_moments
+from saelib.store import CLASSES, ShuffledRows, Store, StoreWriter, row_moments
 from saelib.train import train
 
-DTYPES = ("bfloat16", "int8")
+STORES = ("whole", "small")
 COLUMNS = ("name", "site", "megabytes", "fvu_rows", "fvu_rows_sink", "lost", "ce_id")
 COLUMNS += tuple(f"{column}{part}" for column in ("fvu", "loss_recovered") for part in ("", "_change", "_spread"))
 
 
+def in_8_bits(whole: Store, contexts: Contexts, path: Path) -> Store:
+    """The rows of a store in 8 bits."""
+    said = {k: whole.manifest[k] for k in ("model_id", "corpus_id", "sites", "d_model", "compute_dtype")}
+    cfg = CollectConfig(dtype="int8", **whole.manifest["config"])
+    with StoreWriter(path, dtype=cfg.dtype, contexts=contexts, config=cfg, **said) as writer:
+        for shard in writer.missing:
+            rows = np.arange(*(contexts.offsets[c] for c in writer.plan[shard]))
+            writer.write_shard(shard, {site: whole.stored_rows(site, rows) for site in whole.sites})
+        writer.finish()
+    return Store.open(path)
+
+
 def rows_row(store: Store, whole: Store, site: int, ce_id: float) -> dict[str, Any]:
-    """Disk of a site, and the error of its rows against those of the same store in another dtype."""
+    """Disk of a site, and the error of its rows against those of the profile's store."""
     files = (store.path / f"site_{site:02d}").iterdir()
     row = {"name": f"rows, {store.manifest['dtype']}", "site": site, "ce_id": ce_id}
     row |= {"megabytes": sum(file.stat().st_size for file in files) / 1e6}
@@ -78,10 +88,10 @@ def trained(store: Store, arm: str, site: int, lam: float, seed: int, recipe: Ma
 
 
 def sae_row(arm: str, site: int, found: Mapping[tuple, Mapping[str, float]], seeds: Sequence[int]) -> dict[str, Any]:
-    """Quality of an arm at a site on the first dtype, its spread over seeds, and what the second changes."""
+    """Quality of an arm at a site without 8 bits, its spread over seeds, and what they change."""
     row = {"name": arm, "site": site, "seeds": len(seeds)}
     for column in ("fvu", "loss_recovered"):
-        whole, small = (np.array([found[dtype, arm, seed][column] for seed in seeds]) for dtype in DTYPES)
+        whole, small = (np.array([found[name, arm, seed][column] for seed in seeds]) for name in STORES)
         row |= {column: float(whole.mean()), f"{column}_spread": float(np.ptp(whole))}
         row |= {f"{column}_change": float((small - whole).mean())}
     return row
@@ -89,35 +99,27 @@ def sae_row(arm: str, site: int, found: Mapping[tuple, Mapping[str, float]], see
 
 def main() -> None:
     options = parser(__doc__.splitlines()[0], timed=False)
-    options.add_argument("--profile", default="default", help="whose recipe")
-    options.add_argument("--contexts-per-page", type=int, default=12)
+    options.add_argument("--profile", default="default")
     options.add_argument("--sites", nargs="+", type=int, default=[2, 15, 29])
     options.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     options.add_argument("--tokens", type=int, default=51_200, help="training tokens an SAE")
     options.add_argument("--lambdas", nargs=2, type=float, default=[1.3, 2.1], help="of plain and of full")
     args = options.parse_args()
-    about, lm = machine("cpu"), LM.load(resolve_model("embedded"))
-    recipe = recipe_of(args.profile) | {"tokens": args.tokens}
-    cfg, lams = EvalConfig(ce_tokens=recipe.pop("ce_tokens")), dict(zip(("plain", "full"), args.lambdas, strict=True))
-    contexts, rows = load_contexts(CorpusConfig(contexts_per_page=args.contexts_per_page), lm.tokenizer), []
-    print(f"{contexts.n_tokens} tokens, computed in {lm.dtype}")
+    about, recipe = machine("cpu"), recipe_of(args.profile) | {"tokens": args.tokens}
+    ws = Workspace(args.profile, evaluation=EvalConfig(ce_tokens=recipe.pop("ce_tokens")))
+    lams, rows = dict(zip(("plain", "full"), args.lambdas, strict=True)), []
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        stores = {
-            dtype: collect(lm, contexts, args.sites, Path(folder) / dtype, CollectConfig(dtype=dtype), progress=False)
-            for dtype in DTYPES
-        }
+        stores = {"whole": ws.store, "small": in_8_bits(ws.store, ws.contexts, Path(folder) / "store")}
         for site in args.sites:
-            references = {dtype: site_reference(lm, store, site, cfg) for dtype, store in stores.items()}
-            rows += [rows_row(stores[d], stores["bfloat16"], site, references[d].ce_id) for d in DTYPES]
+            references = {name: site_reference(ws.lm, store, site, ws.evaluation) for name, store in stores.items()}
+            rows += [rows_row(store, ws.store, site, references[name].ce_id) for name, store in stores.items()]
             saes = {
-                (dtype, arm, seed): trained(stores[dtype], arm, site, lam, seed, recipe)
-                for dtype in DTYPES for arm, lam in lams.items() for seed in args.seeds
+                (name, arm, seed): trained(store, arm, site, lam, seed, recipe)
+                for name, store in stores.items() for arm, lam in lams.items() for seed in args.seeds
             }  # fmt: skip
-            found = evaluate(saes, stores["bfloat16"], site, lm, references["bfloat16"], cfg)
+            found = evaluate(saes, ws.store, site, ws.lm, references["whole"], ws.evaluation)
             rows += [sae_row(arm, site, found, args.seeds) for arm in lams]
-            print(rows[-4:], flush=True)
-    about |= {"computed_in": str(lm.dtype), "tokens": contexts.n_tokens}
-    report(rows, COLUMNS, about, args.json)
+    report(rows, COLUMNS, about | {"tokens": ws.store.n_rows, "trained_on": args.tokens}, args.json)
 
 
 if __name__ == "__main__":

@@ -163,8 +163,8 @@ def test_storage_compares_seed_by_seed(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import storage
 
-    values = {("bfloat16", 0): 0.3, ("bfloat16", 1): 0.4, ("int8", 0): 0.31, ("int8", 1): 0.43}
-    found = {(dtype, "plain", seed): {"fvu": v, "loss_recovered": 1 - v} for (dtype, seed), v in values.items()}
+    values = {("whole", 0): 0.3, ("whole", 1): 0.4, ("small", 0): 0.31, ("small", 1): 0.43}
+    found = {(store, "plain", seed): {"fvu": v, "loss_recovered": 1 - v} for (store, seed), v in values.items()}
     row = storage.sae_row("plain", 15, found, [0, 1])
     assert [row[f"fvu{part}"] for part in ("", "_change", "_spread")] == pytest.approx([0.35, 0.02, 0.1])
     assert row["loss_recovered_change"] == pytest.approx(-0.02)

@@ -657,5 +657,5 @@ def test_columns_and_classes_take_little_more_memory_than_they_have_bytes(tmp_pa
     store.mask("ordinary", "train")
     masks = (tracemalloc.get_traced_memory()[1] - held) / n
     tracemalloc.stop()
-    assert columns < 30  # bytes a row, of which 17 stay
-    assert masks < 12  # for any number of sites
+    assert columns < 20  # bytes a row, of which 17 stay
+    assert masks < 8  # for any number of sites
