@@ -5,9 +5,9 @@
 Reads the store of a profile whose notebook 01 has run, and writes its rows in 8 bits into a temporary folder, as
 `collect` would. `fvu_rows` is the error of those rows against the profile's on ordinary tokens, `fvu_rows_sink` on
 first and sink tokens about the mean of all, `lost` the share of these tokens' squared norms that is gone, each row's
-greatest dimension left out. Then a plain SAE and a Gated one with the full loss are trained alike on either store, by
-the profile's recipe, and all are measured on the profile's: `…_change` is what 8 bits change, the mean over seeds,
-`…_spread` the range over seeds without them.
+greatest dimension left out; `ce_id` is the next-token loss of the stored stream. Then a plain SAE and a Gated one with
+the full loss are trained alike on either store, by the profile's recipe, and all are measured on the profile's:
+`…_change` is what 8 bits change, the mean over seeds, `…_spread` the range over seeds without them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from saelib.store import CLASSES, ShuffledRows, Store, StoreWriter, row_moments
 from saelib.train import train
 
 STORES = ("whole", "small")
-COLUMNS = ("name", "site", "megabytes", "fvu_rows", "fvu_rows_sink", "lost", "ce_id")
+COLUMNS = ("name", "site", "megabytes", "fvu_rows", "fvu_rows_sink", "lost", "ce_id", "ce_id_change")
 COLUMNS += tuple(f"{column}{part}" for column in ("fvu", "loss_recovered") for part in ("", "_change", "_spread"))
 
 
@@ -50,10 +50,11 @@ def in_8_bits(whole: Store, contexts: Contexts, path: Path) -> Store:
     return Store.open(path)
 
 
-def rows_row(store: Store, whole: Store, site: int, ce_id: float) -> dict[str, Any]:
+def rows_row(store: Store, whole: Store, site: int, ce_id: float, ce_id_whole: float) -> dict[str, Any]:
     """Disk of a site, and the error of its rows against those of the profile's store."""
     files = (store.path / f"site_{site:02d}").iterdir()
-    row = {"name": f"rows, {store.manifest['dtype']}", "site": site, "ce_id": ce_id}
+    row = {"name": f"rows, {store.manifest['dtype']}", "site": site}
+    row |= {"ce_id": ce_id, "ce_id_change": ce_id - ce_id_whole}
     row |= {"megabytes": sum(file.stat().st_size for file in files) / 1e6}
     special = store.token_class(site) != CLASSES.index("ordinary")
     every, ordinary = np.arange(store.n_rows), np.flatnonzero(store.mask("ordinary"))
@@ -112,7 +113,8 @@ def main() -> None:
         stores = {"whole": ws.store, "small": in_8_bits(ws.store, ws.contexts, Path(folder) / "store")}
         for site in args.sites:
             references = {name: site_reference(ws.lm, store, site, ws.evaluation) for name, store in stores.items()}
-            rows += [rows_row(store, ws.store, site, references[name].ce_id) for name, store in stores.items()]
+            losses = {name: reference.ce_id for name, reference in references.items()}
+            rows += [rows_row(store, ws.store, site, losses[n], losses["whole"]) for n, store in stores.items()]
             saes = {
                 (name, arm, seed): trained(store, arm, site, lam, seed, recipe)
                 for name, store in stores.items() for arm, lam in lams.items() for seed in args.seeds
