@@ -19,6 +19,8 @@ QUALITY = ("system", "site", "l0", "seeds", "lr", "fvu", "loss_recovered", "dead
 QUALITY += tuple(f"{column}_{part}" for column in ("fvu", "loss_recovered") for part in ("over_best", "lo", "hi"))
 LIVE = ("name", "site", "lambda", "seeds", "fvu_store", "fvu_store_lo", "fvu_store_hi", "fvu_live", "fvu_live_lo")
 LIVE += ("fvu_live_hi", "l0_store", "l0_live", "within")
+STORAGE = ("name", "site", "megabytes", "fvu_rows", "fvu_rows_sink", "lost", "ce_id_change")
+STORAGE += tuple(f"{column}{part}" for column in ("fvu", "loss_recovered") for part in ("", "_change", "_spread"))
 TABLES = {  # file: heading and columns
     "step": ("One training step, d = 576, 4,608 latents, batch 2,048", STEP),
     "step_parts": (
@@ -33,6 +35,10 @@ TABLES = {  # file: heading and columns
     "recipe": (
         "The recipe taken apart: FVU at L0 32 on validation pages, where choices are made, and test pages",
         RECIPE,
+    ),
+    "storage": (
+        "Rows of 8 bits beside bfloat16: the stores, and SAEs trained on either, all measured on the bfloat16 one",
+        STORAGE,
     ),
     "stream": ("Eight λ on one stream", ("name", "seconds_median", "ratio_to_alone", "bit_equal")),
     "collect": ("Collection", COLLECT[:-2] + COLLECT[-1:]),

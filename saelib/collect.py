@@ -87,13 +87,13 @@ def _write_missing(lm: LM, contexts: Contexts, writer: StoreWriter, cfg: Collect
 
 def _capture_shard(
     lm: LM, contexts: Contexts, writer: StoreWriter, shard: int, batch_tokens: int, pad: bool
-) -> dict[int, Tensor]:  # [rows, d_model] in the store's dtype, on the CPU
+) -> dict[int, Tensor]:  # [rows, d_model] in `writer.row_dtype`, on the CPU
     n_rows, (first, stop) = writer.n_rows(shard), writer.plan[shard]
-    x = {site: torch.empty(n_rows, lm.d_model, dtype=writer.dtype) for site in writer.sites}
+    x = {site: torch.empty(n_rows, lm.d_model, dtype=writer.row_dtype) for site in writer.sites}
     for rows, streams in captured(lm, contexts, np.arange(first, stop), writer.sites, batch_tokens, pad):
         at = torch.from_numpy(rows - contexts.offsets[first])
         for site, stream in streams:
-            x[site][at] = stream.to("cpu", writer.dtype)
+            x[site][at] = stream.to("cpu", writer.row_dtype)
     return x
 
 

@@ -5,6 +5,11 @@
     pages.json          page ids and titles
     site_02/shard_00000.safetensors   x [rows, d_model], norm [rows] float32
 
+With dtype "int8" a shard holds x int8 and beside it scale [rows] and center [d_model], both float32: a row is
+x · scale + center, read as float32, and no value is further than scale / 2 from what was computed (127 · scale is the
+row's greatest distance from the center). `norm` stays that of the row as computed, so token classes do not change.
+A massive activation coarsens its row's other dimensions: such rows are first or sink tokens, which training leaves out.
+
 A row is a token: row r of every site belongs to token r of the contexts. Shards hold whole contexts and appear
 atomically; `progress.jsonl` records each while the store is unfinished, so a killed writer loses one shard. Nothing
 depends on time, path or host: an interrupted and resumed store is byte-identical to one written at once.
@@ -34,6 +39,7 @@ from torch import Tensor
 from saelib.config import SINK_FACTOR, CollectConfig, stable_hash
 
 FORMAT = 1
+CENTER_ROWS = 1024  # first rows of a shard, whose median an int8 shard is centred at
 SPLITS = ("train", "val", "test")  # position = stored int8
 CLASSES = ("first", "sink", "ordinary")  # position = value of `Store.token_class`
 MANIFEST, PROGRESS, TOKENS, PAGES = "manifest.json", "progress.jsonl", "tokens.safetensors", "pages.json"
@@ -128,6 +134,27 @@ def _locked(folder: Path) -> Iterator[None]:
             file.truncate(0)
 
 
+def _dtype(name: str | torch.dtype) -> torch.dtype:
+    return name if isinstance(name, torch.dtype) else getattr(torch, name)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def quantised(rows: Shaped[Tensor, "n d_model"]) -> dict[str, Tensor]:
+    """Rows as x · scale + center: int8 [n, d_model], rounded half to even; float32 [n]; float32 [d_model].
+
+    The center is a median, which no order of summation changes and no massive activation moves. Without it the few
+    dimensions that are large in every token would coarsen all others. A row that is the center has scale 1.
+    """
+    center = rows[:CENTER_ROWS].float().median(0).values
+    off = rows - center  # float32, whatever the rows are
+    scale = torch.linalg.vector_norm(off, torch.inf, dim=1) / 127
+    scale[scale < torch.finfo(torch.float32).tiny] = 1.0
+    return {"x": off.div_(scale[:, None]).round_().to(torch.int8), "scale": scale, "center": center}
+
+
 def shard_plan(contexts: Any, shard_tokens: int) -> list[tuple[int, int]]:
     """Contexts [first, stop) of every shard: whole contexts, at most `shard_tokens` rows, at least one context."""
     plan, first = [], 0
@@ -159,7 +186,10 @@ class StoreWriter:
         compute_dtype: str | torch.dtype | None = None,
     ) -> None:
         self.path, self.contexts, self.sites = Path(path), contexts, tuple(sites)
-        self.dtype = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype)
+        self.dtype, compute = _dtype(dtype), _dtype(compute_dtype or dtype)
+        if compute == torch.int8:
+            raise ValueError("dtype = 'int8': the compute_dtype of the rows is needed, e.g. 'bfloat16'")
+        self.row_dtype = compute if self.dtype == torch.int8 else self.dtype  # of rows on their way to the disk
         self.plan = shard_plan(contexts, config.shard_tokens)
         self.identity = {
             "format": FORMAT,
@@ -167,9 +197,9 @@ class StoreWriter:
             "corpus_id": corpus_id,
             "sites": list(self.sites),
             "d_model": d_model,
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype": _name(self.dtype),
             # Weights of one content hash still give other activations in another arithmetic.
-            "compute_dtype": str(compute_dtype or self.dtype).removeprefix("torch."),
+            "compute_dtype": _name(compute),
             "config": {name: getattr(config, name) for name in ("batch_tokens", "shard_tokens", "pad")},
             "bos": bool(contexts.bos),
             "n_rows": int(contexts.n_tokens),
@@ -235,8 +265,9 @@ class StoreWriter:
 
     @property
     def bytes_missing(self) -> int:
-        """Disk that the missing shards and the token table will take."""
-        row = len(self.sites) * (self.identity["d_model"] * self.dtype.itemsize + 4)
+        """Disk that the missing shards and the token table will take, headers and centers of the files apart."""
+        beside = 8 if self.dtype == torch.int8 else 4  # norm, and scale
+        row = len(self.sites) * (self.identity["d_model"] * self.dtype.itemsize + beside)
         return row * sum(map(self.n_rows, self.missing)) + 4 * self.contexts.n_tokens
 
     def write_shard(self, shard: int, x: Mapping[int, Tensor]) -> None:
@@ -249,10 +280,11 @@ class StoreWriter:
             want = (self.n_rows(shard), self.identity["d_model"])
             if tuple(x[site].shape) != want:
                 raise ValueError(f"shard {shard}, site {site}: x is {list(x[site].shape)}, expected {list(want)}")
-            rows = x[site].to("cpu", self.dtype).contiguous()
+            rows = x[site].to("cpu", self.row_dtype).contiguous()
             norm = rows.float().norm(dim=1)
             self._refuse_non_finite(shard, site, norm)
-            data = safetensors.torch.save({"x": rows, "norm": norm})
+            kept = quantised(rows) if self.dtype == torch.int8 else {"x": rows}
+            data = safetensors.torch.save({**kept, "norm": norm})
             files[shard_name(site, shard)] = _write(self.path / shard_name(site, shard), data)
         self._done[shard] = {"shard": shard, "rows": self.n_rows(shard), "files": files}
         with (self.path / PROGRESS).open("a") as progress:
@@ -267,7 +299,7 @@ class StoreWriter:
             page = self.contexts.page_ids[self.contexts.page[context]]
             raise StoreError(
                 f"site {site}, context {context} (page {page!r}), position {row - offsets[context]}: the activation, "
-                f"computed as {self.identity['compute_dtype']}, is not finite as {self.identity['dtype']}"
+                f"computed as {self.identity['compute_dtype']}, is not finite as {_name(self.row_dtype)}"
             )
 
     def finish(self) -> None:
@@ -313,7 +345,6 @@ class Store:
         self.n_rows: int = manifest["n_rows"]
         self._starts = np.cumsum([0, *(shard["rows"] for shard in manifest["shards"])])
         self._mapped: dict[tuple[int, int], dict[str, Tensor]] = {}
-        self._norms: dict[int, np.ndarray] = {}
         for name, entry in manifest["files"].items():
             _check_size(path / name, entry)
             if verify:
@@ -356,7 +387,7 @@ class Store:
         """One value a row: token_id, position (in its context), page, context int32, split int8 (see `SPLITS`)."""
         offsets, page = self._table["offsets"], self._table["page"]
         context = np.repeat(np.arange(len(page), dtype=np.int32), np.diff(offsets))
-        position = (np.arange(self.n_rows) - offsets[context]).astype(np.int32)
+        position = np.arange(self.n_rows, dtype=np.int32) - np.repeat(offsets[:-1].astype(np.int32), np.diff(offsets))
         columns = {"token_id": self._table["ids"], "position": position, "page": page[context], "context": context}
         return {**columns, "split": self._table["split"][columns["page"]]}
 
@@ -379,7 +410,7 @@ class Store:
             if self.verify:
                 _check_hash(path, self.manifest["shards"][shard]["files"][shard_name(site, shard)])
             with safe_open(path, "pt") as file:
-                self._mapped[site, shard] = {"x": file.get_tensor("x"), "norm": file.get_tensor("norm")}
+                self._mapped[site, shard] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return self._mapped[site, shard]
 
     def rows(self, site: int, index: Integer[np.ndarray, " n"]) -> Float32[Tensor, "n d_model"]:
@@ -391,16 +422,26 @@ class Store:
         return found[back].float()
 
     def stored_rows(self, site: int, index: Integer[np.ndarray, " n"]) -> Shaped[Tensor, "n d_model"]:
-        """Rows `index`, in ascending order, in the dtype they are stored in: one copy, by the calling thread alone."""
+        """Rows `index`, in ascending order, in the dtype they are stored in, of int8 as float32.
+
+        One copy, by the calling thread alone: training reads ahead with it while the other cores work.
+        """
         self._require_site(site)
         if len(index) and not (index[0] >= 0 and index[-1] < self.n_rows):
             raise IndexError(f"{self.path}: row {index[0]} to {index[-1]} asked for, has 0 to {self.n_rows - 1}")
         cuts = np.searchsorted(index, self._starts)
-        found = torch.empty(len(index), self.d_model, dtype=getattr(torch, self.manifest["dtype"]))
+        dtype = _dtype(self.manifest["dtype"])
+        found = torch.empty(len(index), self.d_model, dtype=torch.float32 if dtype == torch.int8 else dtype)
         for shard in np.flatnonzero(np.diff(cuts)):
             part = slice(cuts[shard], cuts[shard + 1])
             local = index[part] - self._starts[shard]
-            _bits(self._shard(site, int(shard))["x"]).take(local, axis=0, out=_bits(found[part]), mode="clip")
+            held = self._shard(site, int(shard))
+            if dtype == torch.int8:
+                x, scale = (held[name].numpy().take(local, axis=0) for name in ("x", "scale"))
+                out = np.multiply(x, scale[:, None], out=found[part].numpy())
+                out += held["center"].numpy()
+            else:
+                _bits(held["x"]).take(local, axis=0, out=_bits(found[part]), mode="clip")
         return found
 
     def iter_rows(
@@ -411,12 +452,10 @@ class Store:
             yield self.rows(site, index[start : start + batch])
 
     def norm(self, site: int) -> Float32[np.ndarray, " rows"]:
-        """Euclidean norm of every row, float32."""
+        """Euclidean norm of every row as it was computed, float32."""
         self._require_site(site)
-        if site not in self._norms:
-            norms = [self._shard(site, shard)["norm"].numpy() for shard in range(len(self.manifest["shards"]))]
-            self._norms[site] = np.concatenate(norms)
-        return self._norms[site]
+        norms = [self._shard(site, shard)["norm"].numpy() for shard in range(len(self.manifest["shards"]))]
+        return np.concatenate(norms)
 
     def median_norm(self, site: int) -> float:
         """Median norm over training rows after position 0."""
@@ -426,7 +465,9 @@ class Store:
     def token_class(self, site: int, factor: float = SINK_FACTOR) -> Int8[np.ndarray, " rows"]:
         """Class of every row at a site: index into `CLASSES` (DESIGN 3, token classes)."""
         sink = self.norm(site) > factor * self.median_norm(site)
-        return np.where(self.tokens["position"] == 0, 0, np.where(sink, 1, 2)).astype(np.int8)
+        classes = np.where(sink, np.int8(1), np.int8(2))
+        classes[self.tokens["position"] == 0] = 0
+        return classes
 
     def mask(
         self,
@@ -454,7 +495,8 @@ def _bits(x: Tensor) -> np.ndarray:
 class ShuffledRows:
     """Endless seeded batches of rows `index` of a site; each epoch is a new permutation of (seed, epoch).
 
-    Yields (x [batch_size, d_model] as stored, rows [batch_size]), rows ascending; a batch may straddle epochs.
+    Yields (x [batch_size, d_model] as `Store.stored_rows` gives them, rows [batch_size]), rows ascending; a batch may
+    straddle epochs.
     `cursor`, the rows consumed, is the whole state: the stream from a cursor is the same however it was reached.
     """
 

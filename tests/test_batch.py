@@ -143,7 +143,7 @@ stream_contexts: int = 64  # stored all the same
         ("lr", float("nan"), "a finite number"),
         ("tokens", 255, "at least one batch of 256"),
         ("source", "wikipedia", "one of 'embedded'"),
-        ("store_dtype", "int8", "one of 'auto'"),
+        ("store_dtype", "int4", "one of 'auto'"),
         ("ce_tokens", -1, "0 "),
         ("lambdas", [0.5, -1.0], "λ ≥ 0"),
         ("gate_lam", -4.0, "λ ≥ 0"),

@@ -6,8 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
+from test_store import make_store, make_x
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 ROW = {"name", "arch", "loss", "step", "l0", "n_latents", "batch", "seconds_median", "ratio_to_matmuls"}
@@ -143,6 +146,28 @@ def test_a_variant_of_the_recipe_scales_some_values_and_replaces_others(monkeypa
         "lr": 0.005, "batch_size": 256, "grad_clip": 0.0, "schedule": "linear",
     }  # fmt: skip
     assert recipe.varied(base, {}) == base
+
+
+def test_storage_counts_what_is_lost_beside_the_greatest_dimension(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import storage
+
+    x, y = make_x(), make_x()
+    x[1][0], y[1][0] = torch.tensor([[10.0, 3, -4, 0, 0, 0], [9, 3, -1, 0, 0, 0]])
+    whole, other = make_store(tmp_path / "a", x), make_store(tmp_path / "b", y)
+    assert storage.errors(other, whole, 1, np.arange(8)[:1]) == (10.0, 9 / 25)  # 1 + 9; 9 of 9 + 16
+    assert storage.errors(whole, whole, 1, np.arange(8)) == (0, 0)
+
+
+def test_storage_compares_seed_by_seed(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import storage
+
+    values = {("whole", 0): 0.3, ("whole", 1): 0.4, ("small", 0): 0.31, ("small", 1): 0.43}
+    found = {(store, "plain", seed): {"fvu": v, "loss_recovered": 1 - v} for (store, seed), v in values.items()}
+    row = storage.sae_row("plain", 15, found, [0, 1])
+    assert [row[f"fvu{part}"] for part in ("", "_change", "_spread")] == pytest.approx([0.35, 0.02, 0.1])
+    assert row["loss_recovered_change"] == pytest.approx(-0.02)
 
 
 def test_readme_shows_the_recorded_results(monkeypatch):

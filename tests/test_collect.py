@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from test_store import LENGTHS, N_ROWS, all_bytes, make_contexts
+from test_store import LENGTHS, N_ROWS, all_bytes, held, make_contexts
 from torch.testing import assert_close
 
 from saelib.collect import collect, length_batches
-from saelib.config import CollectConfig
+from saelib.config import CollectConfig, SAEConfig, TrainConfig
 from saelib.lm import LM
-from saelib.store import Store, StoreError
+from saelib.sae import build_sae
+from saelib.store import ShuffledRows, Store, StoreError, row_moments
+from saelib.train import train
 
 N_BLOCKS, VOCAB, SITES = 4, 61, (1, "middle", -1)  # resolved: 1, 2, 4
 CFG = CollectConfig(batch_tokens=8, shard_tokens=8)  # 6 shards
@@ -99,6 +101,37 @@ def test_rows_are_stored_in_the_models_dtype_unless_asked_otherwise(tmp_path, wh
     cast = collect(make_lm(), contexts, SITES, tmp_path / "cast", asked, progress=False)
     assert (cast.manifest["dtype"], cast.manifest["compute_dtype"]) == ("bfloat16", "float32")
     assert torch.equal(cast.rows(2, np.arange(N_ROWS)), whole.rows(2, np.arange(N_ROWS)).bfloat16().float())
+
+
+def test_rows_kept_in_8_bits_are_the_models_within_half_a_scale(tmp_path, whole):
+    cfg = replace(CFG, dtype="int8")
+    store = collect(make_lm(), make_contexts(), SITES, tmp_path / "s", cfg, progress=False)
+    assert (store.manifest["dtype"], store.manifest["compute_dtype"]) == ("int8", "float32")
+    for site in store.sites:
+        rows, exact = (s.rows(site, np.arange(N_ROWS)) for s in (store, whole))
+        half = torch.cat([shard["scale"] for shard in held(store, site)])[:, None] / 2
+        assert half.max() < 2 * exact.abs().max() / 127 / 2
+        assert ((rows - exact).abs() <= half * (1 + 1e-4)).all()
+        assert np.array_equal(store.norm(site), whole.norm(site))  # of the rows as computed
+        assert np.array_equal(store.token_class(site), whole.token_class(site))
+    before = all_bytes(store.path)
+    (store.path / "site_02" / "shard_00001.safetensors").unlink()
+    collect(make_lm(), make_contexts(), SITES, store.path, cfg, progress=False)
+    assert all_bytes(store.path) == before
+
+
+def test_training_runs_on_rows_of_8_bits_as_on_the_models_own(tmp_path, whole):
+    small = collect(make_lm(), make_contexts(), SITES, tmp_path / "s", replace(CFG, dtype="int8"), progress=False)
+    found = []
+    for store in (whole, small):
+        index = np.flatnonzero(store.mask("all", "train"))
+        moments = row_moments(store, 2, index)
+        sae = build_sae(SAEConfig(d_in=16, n_latents=32, site=2), torch.Generator().manual_seed(0))
+        sae.set_normalizer_(moments.mean.float(), (16 / moments.mean_sq_dev) ** 0.5)
+        history = train(sae, ShuffledRows(store, 2, index, 8, seed=0), TrainConfig(tokens=1600, batch_size=8, lam=0.1))
+        found.append(history.table[-1]["fvu"])
+    assert found[0] < 0.3
+    assert found[1] == pytest.approx(found[0], rel=0.05)
 
 
 def test_a_finished_store_is_returned_without_a_forward(tmp_path, capsys):

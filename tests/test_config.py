@@ -41,6 +41,7 @@ def test_unknown_key_is_refused_with_the_accepted_ones():
         (CorpusConfig, "min_ctx_len", 200, "0 to ctx_len = 128"),
         (CorpusConfig, "on_bad_line", "ignore", "'raise', 'skip'"),
         (CollectConfig, "batch_tokens", 0, "at least 1"),
+        (CollectConfig, "dtype", "int4", "'float16', 'int8'"),
         (EvalConfig, "ce_tokens", -1, "0 "),
         (StreamConfig, "buffer_tokens", 0, "at least 1"),
         (StreamConfig, "sample_contexts", 0, "at least 1"),

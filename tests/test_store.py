@@ -4,11 +4,14 @@ import json
 import os
 import shutil
 import socket
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load
 from torch.testing import assert_close
 
 from saelib import store as store_module
@@ -371,6 +374,167 @@ def test_rows_of_the_wrong_shape_are_refused(tmp_path):
         writer.write_shard(0, {site: torch.zeros(5, D) for site in SITES})
 
 
+def exact_x():
+    """Rows (3k, 4k, 0, …) of norm 5k: values and norms are exact in any dtype but int8, so bytes are any machine's."""
+    k = torch.arange(1.0, N_ROWS + 1)
+    rows = torch.zeros(N_ROWS, D)
+    rows[:, 0], rows[:, 1] = 3 * k, 4 * k
+    return dict.fromkeys(SITES, rows)
+
+
+@pytest.mark.parametrize(("dtype", "store_id"), [("float32", "28b1d2487554"), ("bfloat16", "073254ac5a4e")])
+def test_a_store_of_an_earlier_release_is_still_written_and_named_the_same(tmp_path, dtype, store_id):
+    assert make_store(tmp_path / "s", exact_x(), dtype=dtype).store_id == store_id
+
+
+INT8 = {"dtype": "int8", "compute_dtype": "float32"}
+
+
+def held(store, site):
+    """What the shards of a site hold, in order."""
+    return [load(path.read_bytes()) for path in sorted(store.path.glob(f"site_{site:02d}/*"))]
+
+
+def make_int8(path, first_rows):
+    """An int8 store whose first shard (6 rows) has these rows at site 1, then zeros; what that shard holds."""
+    x = make_x()
+    x[1][:6] = 0.0
+    for row, values in enumerate(first_rows):
+        x[1][row, : len(values)] = torch.tensor(values)
+    store = make_store(path, x, **INT8)
+    return store, held(store, 1)[0]
+
+
+def test_an_int8_row_is_its_greatest_magnitude_over_127_times_whole_numbers(tmp_path):
+    # 3 / 127 = 0.0236 is the scale: 3 is 127 of it, -1.5 is -63.5, a tie, so the even -64, and 0.02 is 0.85, so 1.
+    store, shard = make_int8(tmp_path / "s", [[3, -1.5, 0.02]])
+    scale = np.float32(3) / np.float32(127)
+    assert {name: value.dtype for name, value in shard.items()} == {
+        "x": torch.int8, "scale": torch.float32, "center": torch.float32, "norm": torch.float32,
+    }  # fmt: skip
+    assert shard["x"][0].tolist() == [127, -64, 1, 0, 0, 0]
+    assert shard["scale"][0].item() == scale
+    row = store.rows(1, np.array([0]))[0]
+    assert row.dtype == torch.float32
+    assert row.tolist() == [127 * scale, -64 * scale, scale, 0, 0, 0]
+    assert store.norm(1)[0] == pytest.approx((9 + 2.25 + 0.0004) ** 0.5, rel=1e-6)  # of the row as it was computed
+    assert store.manifest["dtype"] == "int8"
+    assert store.manifest["compute_dtype"] == "float32"
+
+
+def test_what_all_rows_share_costs_an_int8_store_nothing(tmp_path):
+    # The median of column 0 is 1000: beside it the first row is (0, 1, …), the second (127, 0, …), the others nothing.
+    store, shard = make_int8(tmp_path / "s", [[1000.0, 1.0], [1127.0], *[[1000.0]] * 4])
+    assert shard["center"].tolist() == [1000, 0, 0, 0, 0, 0]
+    assert shard["x"][:, :2].tolist() == [[0, 127], [127, 0], *[[0, 0]] * 4]
+    assert shard["scale"].tolist() == [np.float32(1) / np.float32(127), 1, 1, 1, 1, 1]
+    assert store.rows(1, np.arange(3))[:, :2].tolist() == [[1000, 1], [1127, 0], [1000, 0]]
+    assert store.norm(1)[2] == 1000
+
+
+def test_int8_ties_go_to_the_even_number_and_rows_of_nothing_stay_nothing(tmp_path):
+    rows = [[127, 0.5, 1.5, 2.5, -0.5, -1.5], [], [1e-39], [-127, 126.4, 126.6]]
+    store, shard = make_int8(tmp_path / "s", rows)
+    assert shard["x"][:4].tolist() == [[127, 0, 2, 2, 0, -2], [0] * D, [0] * D, [-127, 126, 127, 0, 0, 0]]
+    assert shard["scale"][:4].tolist() == [1, 1, 1, 1]
+    assert shard["center"].tolist() == [0] * D
+    assert torch.equal(store.rows(1, np.array([1, 2])), torch.zeros(2, D))
+
+
+@pytest.mark.parametrize("compute", ["float32", "bfloat16", "float16"])
+def test_no_value_of_an_int8_row_is_off_by_more_than_half_its_scale(tmp_path, compute):
+    x = {site: (rows * 10 ** torch.linspace(-3, 3, N_ROWS)[:, None]) for site, rows in make_x().items()}
+    store = make_store(tmp_path / "s", x, dtype="int8", compute_dtype=compute)
+    for site in SITES:
+        computed = x[site].to(getattr(torch, compute)).float()
+        error = (store.rows(site, np.arange(N_ROWS)) - computed).abs().amax(1)
+        half = torch.cat([shard["scale"] for shard in held(store, site)]) / 2
+        assert (error <= half * (1 + 1e-4)).all()
+        center = torch.cat([shard["center"].expand_as(shard["x"]) for shard in held(store, site)])
+        assert_close(254 * half, (computed - center).abs().amax(1))
+        assert (error > half / 4).any()  # it is 8 bits
+        assert torch.equal(torch.from_numpy(store.norm(site)), computed.norm(dim=1))
+
+
+def test_int8_rows_come_in_any_order_and_by_the_stream_as_one_by_one(tmp_path):
+    store = make_store(tmp_path / "s", **INT8)
+    one_by_one = torch.cat([store.rows(3, np.array([row])) for row in range(N_ROWS)])
+    index = np.random.default_rng(1).integers(0, N_ROWS, 100)  # repeats, every shard, no order
+    assert torch.equal(store.rows(3, index), one_by_one[index])
+    assert torch.equal(store.stored_rows(3, np.arange(N_ROWS)), one_by_one)
+    stream = ShuffledRows(store, 3, np.arange(2, 33), batch_size=7, seed=5)
+    for _ in range(6):
+        x, rows = next(stream)
+        assert x.dtype == torch.float32
+        assert torch.equal(x, one_by_one[rows])
+
+
+def test_classes_and_masks_of_an_int8_store_are_those_of_a_bfloat16_one(tmp_path):
+    x = make_x()
+    x[1][[4, 20], 2] = 3000.0  # sinks, whose other dimensions int8 loses
+    x[3] = x[3] * 10 ** torch.linspace(-1, 1, N_ROWS)[:, None]  # norms on both sides of the threshold
+    whole = make_store(tmp_path / "bf16", x, dtype="bfloat16")
+    small = make_store(tmp_path / "int8", x, dtype="int8", compute_dtype="bfloat16")
+    assert small.store_id != whole.store_id
+    for site in SITES:
+        assert np.array_equal(small.norm(site), whole.norm(site))
+        assert np.array_equal(small.token_class(site), whole.token_class(site))
+    assert [CLASSES[c] for c in small.token_class(1)[[4, 20]]] == ["sink", "sink"]
+    for tokens, split in (("ordinary", "train"), ("ordinary", None), ("all", "test")):
+        assert np.array_equal(small.mask(tokens, split), whole.mask(tokens, split))
+    assert held(small, 1)[0]["x"][4].tolist() == [0, 0, 127, 0, 0, 0]
+
+
+def test_an_int8_store_takes_half_the_disk_of_a_bfloat16_one_and_says_so_before(tmp_path):
+    n, d, sizes, contexts = 1024, 512, {}, make_contexts((256,) * 4, (0, 1, 2, 3))
+    x = {site: torch.randn(n, d, generator=torch.Generator().manual_seed(0)) for site in SITES}
+    for dtype, beside in (("bfloat16", 4), ("int8", 8)):
+        changed = {"dtype": dtype, "compute_dtype": "float32", "d_model": d}
+        writer = writer_of(tmp_path / dtype, contexts, shard_tokens=n, **changed)
+        expected = len(SITES) * n * (d * getattr(torch, dtype).itemsize + beside)
+        assert writer.bytes_missing == expected + 4 * n
+        with writer:
+            write(writer, x)
+            writer.finish()
+        sizes[dtype] = sum(p.stat().st_size for p in (tmp_path / dtype).glob("site_*/*"))
+        assert 0 < sizes[dtype] - expected < 6000  # the files' headers and centers
+    assert sizes["int8"] == pytest.approx(sizes["bfloat16"] / 2, rel=0.02)
+
+
+def test_an_interrupted_int8_store_resumes_with_equal_bytes(tmp_path):
+    whole = make_store(tmp_path / "whole", **INT8)
+    with writer_of(tmp_path / "s", **INT8) as writer:
+        write(writer, make_x(), [0, 1])
+    with pytest.raises(StoreError, match="dtype = 'int8', not 'float32'"), writer_of(tmp_path / "s"):
+        pass
+    with writer_of(tmp_path / "s", **INT8) as writer:
+        assert writer.missing == [2, 3, 4, 5]
+        write(writer, make_x())
+        writer.finish()
+    assert all_bytes(tmp_path / "s") == all_bytes(whole.path)
+
+
+def test_a_damaged_scale_is_refused(tmp_path):
+    store, shard = make_int8(tmp_path / "s", [])
+    path = store.path / "site_01" / "shard_00000.safetensors"
+    _flip(path, at=path.read_bytes().index(shard["scale"].numpy().tobytes()))
+    assert not torch.equal(load(path.read_bytes())["scale"], shard["scale"])
+    with pytest.raises(StoreError, match=r"site_01/shard_00000.safetensors: damaged, sha256"):
+        Store.open(store.path).rows(1, np.array([0]))
+
+
+def test_int8_rows_not_finite_or_of_an_unknown_arithmetic_are_refused(tmp_path):
+    x = make_x()
+    x[3][8, 2] = float("nan")
+    with writer_of(tmp_path / "s", dtype="int8", compute_dtype="bfloat16") as writer:
+        write(writer, x, [0])
+        message = r"site 3, context 2 .*, position 2: .* computed as bfloat16, is not finite as bfloat16"
+        with pytest.raises(StoreError, match=message):
+            write(writer, x, [1])
+    with pytest.raises(ValueError, match="dtype = 'int8': the compute_dtype of the rows is needed"):
+        writer_of(tmp_path / "t", dtype="int8")
+
+
 def test_memory_stays_constant_while_writing_and_reading(tmp_path):
     n_shards, rows, d = 24, 8192, 128  # shards of 4 MiB, 96 MiB in all
     contexts = make_contexts((64,) * (n_shards * rows // 64), (0,) * (n_shards * rows // 64), (0,))
@@ -471,3 +635,39 @@ def test_moments_survive_a_mean_far_from_zero(tmp_path):
     assert_close(mean, exact.mean(0), rtol=1e-14, atol=0)
     assert mean_sq_dev == pytest.approx(float((exact - exact.mean(0)).square().sum(1).mean()), rel=1e-9)
     assert mean_sq == pytest.approx(float(exact.square().sum(1).mean()), rel=1e-13)
+
+
+def test_the_token_table_is_written_with_one_copy_of_a_mapped_corpus(tmp_path):
+    n = 4 << 20  # 16 MiB of token ids
+    contexts = make_contexts((n // 4,) * 4, (0, 1, 2, 3))
+    np.save(tmp_path / "ids.npy", contexts.ids)
+    mapped = replace(contexts, ids=np.load(tmp_path / "ids.npy", mmap_mode="r"))
+    tables = []
+    for name, given in (("memory", contexts), ("mapped", mapped)):
+        with writer_of(tmp_path / name, given, sites=(1,)) as writer:
+            tracemalloc.start()
+            writer._write_tokens()
+            peak = tracemalloc.get_traced_memory()[1]
+            tracemalloc.stop()
+        assert peak < 1.5 * contexts.ids.nbytes
+        tables.append((tmp_path / name / "tokens.safetensors").read_bytes())
+    assert tables[0] == tables[1]
+
+
+def test_columns_and_classes_take_little_more_memory_than_they_have_bytes(tmp_path):
+    n = 1 << 20
+    contexts = make_contexts((n // 4,) * 4, (0, 1, 2, 3))
+    with writer_of(tmp_path / "s", contexts, shard_tokens=n, sites=(1,), d_model=1) as writer:
+        write(writer, {1: torch.ones(n, 1)})
+        writer.finish()
+    store = Store.open(tmp_path / "s")
+    tracemalloc.start()
+    store.tokens["token_id"]
+    columns = tracemalloc.get_traced_memory()[1] / n
+    tracemalloc.reset_peak()
+    held = tracemalloc.get_traced_memory()[0]
+    store.mask("ordinary", "train")
+    masks = (tracemalloc.get_traced_memory()[1] - held) / n
+    tracemalloc.stop()
+    assert columns < 20  # bytes a row, of which 17 stay
+    assert masks < 8  # for any number of sites
