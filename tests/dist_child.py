@@ -11,7 +11,8 @@ from memory import MemoryStream
 from safetensors.torch import save_file
 from test_collect import CFG, SITES, collect, make_contexts, make_lm
 
-from saelib import dist, sae as sae_module
+from saelib import dist
+from saelib import sae as sae_module
 from saelib.config import ConfigError, SAEConfig, TrainConfig
 from saelib.dist import ALONE, ByLatents, ByRows, Split
 from saelib.sae import build_sae

@@ -17,7 +17,6 @@ from test_store import all_bytes
 from saelib import dist
 from saelib.config import ConfigError
 from saelib.dist import ALONE, ONE, Ranks
-from saelib.sae import load_sae
 
 HERE = Path(__file__).parent
 

@@ -76,30 +76,34 @@ def give_store(home, profile):
 
 
 class Asked(Exception):
-    """Raised where a notebook's cells ask the workspace for something, with what."""
+    """Raised where the workspace is asked for something, with what."""
 
 
-def asked_by(notebook, method, monkeypatch):
-    """Arguments with which a notebook's own cells first call a method of `Workspace`, under profile alone."""
+def asked(method, call):
+    """Arguments with which `call` first calls a method of `Workspace`."""
 
-    def ask(*args, **named):
-        raise Asked(args[1:], named)
+    def ask(_, *args, **named):
+        raise Asked(args, named)
 
-    monkeypatch.setattr(Workspace, method, ask)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Workspace, method, ask)
+        with pytest.raises(Asked) as found:
+            call()
+    return found.value.args
+
+
+def run_cells(notebook):
+    """A notebook's own cells under profile alone."""
     (path,), names = sources([notebook]), {}
-    with pytest.raises(Asked) as asked:
-        for number, cell in enumerate(code_cells(nbformat.read(path, as_version=4))):
-            exec(cell["source"], names)
-            if number == 0:
-                names |= sweep.settings("alone", notebook) | {"profile": "alone"}
-    monkeypatch.undo()
-    return asked.value.args
+    for number, cell in enumerate(code_cells(nbformat.read(path, as_version=4))):
+        exec(cell["source"], names)
+        if number == 0:  # the parameters
+            names |= sweep.settings("alone", notebook) | {"profile": "alone"}
 
 
 @pytest.mark.parametrize("notebook", ["02_train_sae", "03_train_gated"])
-def test_the_sweep_is_what_the_notebook_s_first_cells_train(alone, at_home, monkeypatch, notebook):
-    (specs, asking), _ = asked_by(notebook, "train", monkeypatch)
-    monkeypatch.setenv("SAELIB_HOME", str(at_home))
+def test_the_sweep_is_what_the_notebook_s_first_cells_train(alone, at_home, notebook):
+    (specs, asking), _ = asked("train", lambda: run_cells(notebook))
     workspace = Workspace("alone", "cpu")
     made = sweep.sweep(workspace, notebook, sweep.settings("alone", notebook))
     assert asking == notebook
@@ -108,15 +112,11 @@ def test_the_sweep_is_what_the_notebook_s_first_cells_train(alone, at_home, monk
     assert all((workspace.run_folder(spec) / "metrics.json").exists() for spec in specs)
 
 
-def test_what_is_collected_is_what_notebook_01_asks_for(at_home, monkeypatch):
-    (model, corpus, sites, config, dtype), named = asked_by("01_collect", "collect", monkeypatch)
-    monkeypatch.setenv("SAELIB_HOME", str(at_home))
-    calls = []
-    monkeypatch.setattr(Workspace, "collect", lambda *args: calls.append(args[1:]) or Workspace.collect)
-    with pytest.raises(AttributeError):
-        sweep.collect("alone")
-    assert calls == [(model, corpus, sites, config, dtype)]
-    assert (corpus.seed, config.dtype, dtype, named) == (1, "bfloat16", "float32", {})
+def test_what_is_collected_is_what_notebook_01_asks_for(at_home):
+    wanted = asked("collect", lambda: run_cells("01_collect"))
+    assert asked("collect", lambda: sweep.collect("alone")) == wanted
+    _, corpus, _, config, dtype = wanted[0]
+    assert (corpus.seed, config.dtype, dtype) == (1, "bfloat16", "float32")
 
 
 def test_torchrun_collects_the_same_store_and_the_notebook_launcher_trains_the_same_saes(alone, at_home):
@@ -133,7 +133,7 @@ def test_torchrun_collects_the_same_store_and_the_notebook_launcher_trains_the_s
     assert done.returncode == 0, done.stderr[-3000:]
     found, expected = by_run(data_dir("tiny")), by_run(alone)
     assert found.keys() == expected.keys()
-    assert len(found) == 4 + 2 * (1 + 1 + 1) * 2 - 2  # 03 asks for two of 02's again
+    assert len(found) == 4 + 12
     assert all(torch.equal(found[run][key], value) for run in expected for key, value in expected[run].items())
     assert (data_dir("tiny") / "results.csv").read_bytes() == (alone / "results.csv").read_bytes()
 
