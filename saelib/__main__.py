@@ -54,12 +54,8 @@ def parser() -> argparse.ArgumentParser:
     gather.add_argument("--profile", required=True)
     fit = commands.add_parser("train", help="train the SAEs that 02 and 03 begin with; under torchrun by all processes")
     fit.add_argument("--profile", required=True)
-    fit.add_argument(
-        "--over",
-        choices=("grid", "data", "latents"),
-        default="grid",
-        help="what the processes share: whole SAEs, the rows of a batch, or an SAE's latents",
-    )
+    shared = "what they share out: whole SAEs, a batch's rows, an SAE's latents"
+    fit.add_argument("--over", choices=("grid", "data", "latents"), default="grid", help=shared)
     build = commands.add_parser("report", help="write data/<profile>/report from what is there")
     build.add_argument("--profile", required=True)
     keep = commands.add_parser(

@@ -4,10 +4,10 @@
 `started` joins them, by NCCL for CUDA tensors with one GPU a rank and by gloo for those on the CPU. Without that
 environment the world is one process, and nothing here costs anything. Only tensors travel: object collectives pickle.
 
-    Split      one process has the SAE: alone, or as one cell of a grid that is spread over ranks
-    ByRows     every rank has the whole SAE and takes rows rank::size of each batch; gradients and counts are summed
-    ByLatents  every rank has a share of the latents and sees all rows; parts of x̂ [batch, d_in], sums [d_in] and
-               scalars are summed
+    grid     each rank trains whole SAEs, as a process alone does
+    rows     every rank has the whole SAE and takes rows rank::size of each batch; gradients and counts are summed
+    latents  every rank has a share of the latents, with their moments and counters, and sees all rows; parts of x̂
+             [batch, d_in], sums [d_in] and scalars are summed
 
 Every rank reads the same batches and draws from equal generators, and a sum is the same on all ranks bit by bit, so
 that what is not split stays equal without being sent.
@@ -16,7 +16,8 @@ that what is not split stays equal without being sent.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -102,169 +103,126 @@ def started(device: str = "auto") -> Iterator[Ranks]:
 
 
 class Split:
-    """How ranks share the training of an SAE; here not at all. `train.Trainer` asks it where they could differ."""
+    """How ranks share the training of one SAE: its rows, its latents, or not. `train.Trainer` asks where it matters.
 
-    own = slice(None)  # latents of this rank
-    reduce: Callable[[Tensor], Tensor] | None = None  # sums what each rank has a part of: x̂, and sums over latents
-    summed: tuple[str, ...] = ()  # fields of `kernels.StepStats` that are sums over ranks
+    `rows` and `latents` are the ranks that share them; `ONE` where they are not shared.
+    """
 
-    def __init__(self, ranks: Ranks = ONE) -> None:
-        self.ranks = ranks
+    def __init__(self, rows: Ranks = ONE, latents: Ranks = ONE, n_latents: int = 0) -> None:
+        if latents.size > max(1, n_latents):
+            raise ConfigError(f"n_latents = {n_latents}: expected at least one for each of {latents.size} ranks")
+        self.rows, self.latents, self.n_latents = rows, latents, n_latents
+        self.ranks = rows if rows.size > 1 else latents
+        self.own = slice(0, sys.maxsize) if latents.size == 1 else latents.share(n_latents)  # this rank's latents
+        self.reduce = None if latents.size == 1 else latents.sum_  # for what each rank has a part of: x̂, L1
 
-    def rows(self, x: Tensor) -> Tensor:
-        """Rows of a batch whose gradients this rank computes."""
-        return x
+    def part(self, x: Tensor) -> Tensor:
+        """The rows of a batch whose gradients this rank computes."""
+        if len(x) < self.rows.size:
+            raise ConfigError(f"batch_size = {len(x)}: expected at least a row for each of {self.rows.size} ranks")
+        return x if self.rows.size == 1 else x[self.rows.rank :: self.rows.size].contiguous()
 
     def combine(self, stats: Any, grads: list[Tensor], share: float) -> Any:
-        """The whole batch's `StepStats` from this rank's, whose rows are that share of it; `grads` are made whole."""
-        if not self.summed:
+        """The batch's `kernels.StepStats` from this rank's, of that share of its rows; `grads` are made the batch's."""
+        if self.ranks.size == 1:
             return stats
-        values = torch.stack([getattr(stats, name).to(stats.mse.device, torch.float64) for name in self.summed])
-        return stats._replace(**dict(zip(self.summed, self.ranks.sum_(values).unbind(), strict=True)))
+        names = ("l1", "l0", "n_open")  # where latents are shared every rank knows x̂, and so the errors
+        if self.rows.size > 1:
+            names += ("mse", "aux")
+            for grad in grads:
+                self.rows.sum_(grad.mul_(share))  # each is a mean over rows
+        values = torch.stack([getattr(stats, name).to(stats.mse.device, torch.float64) for name in names])
+        fired, opened = self.rows.any_(torch.stack([stats.fired, stats.opened]))
+        summed = dict(zip(names, self.ranks.sum_(values).unbind(), strict=True))
+        return stats._replace(fired=fired, opened=opened, **summed)
 
     def counts(self, name: str) -> bool:
-        """Whether this rank's part of a parameter enters sums over all parameters (see `totals`)."""
-        return True
+        """Whether this rank's part of a parameter enters `totals`: what all ranks hold does once."""
+        return name not in NOT_SPLIT or self.latents.rank == 0
 
-    def totals(self, *values: float | int) -> list[float | int]:
-        """Sums over ranks."""
-        return list(values)
+    def totals(self, *values: float | int) -> list[float]:
+        """Sums over the ranks that share the latents."""
+        return self.latents.sum_(torch.tensor(values, dtype=torch.float64)).tolist()
 
     def clip_(self, sae: nn.Module, max_norm: float) -> None:
         """Bound the norm of the whole gradient."""
-        utils.clip_grad_norm_(sae.parameters(), max_norm)
+        norm = utils.get_total_norm([p.grad for name, p in sae.named_parameters() if self.counts(name)])
+        if self.latents.size > 1:
+            norm = norm.new_tensor(self.totals(float(norm) ** 2)[0] ** 0.5)
+        utils.clip_grads_with_norm_(list(sae.parameters()), max_norm, norm)
 
     def mean(self, values: Tensor) -> float | None:
-        """The mean of one value a latent; None where no rank has any."""
-        return float(values.mean()) if len(values) else None
-
-    def local(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Which of `latents`, numbered over all ranks, are this rank's [k bool], and their numbers here."""
-        return torch.ones_like(latents, dtype=torch.bool), latents
-
-    def join(self, part: Tensor, everywhere: bool = True) -> Tensor:
-        """All latents' values from each rank's [own, ...]; on rank 0 alone unless `everywhere`."""
-        return part
-
-    def whole(self, sae: nn.Module) -> dict[str, Tensor]:
-        """The SAE's tensors, on rank 0, as one process has them."""
-        return sae.state_dict()
-
-    def writes(self) -> bool:
-        """Whether this rank writes a checkpoint."""
-        return self.ranks.rank == 0
-
-    def file(self, path: Path, step: int) -> Path:
-        """Where this rank's checkpoint lies."""
-        return path
-
-    def newest(self, path: Path) -> Path | None:
-        """The checkpoint to continue from, None without a complete one: as rank 0 sees it."""
-        return path if self.ranks.first(int(path.exists())) else None
-
-    def settle(self, path: Path, step: int) -> None:
-        """After a checkpoint is written: drop what it replaces."""
-
-
-ALONE = Split()
-
-
-class ByRows(Split):
-    """Data-parallel: the step is that of the whole batch, up to the order of summation."""
-
-    summed = ("mse", "l1", "aux", "l0", "n_open")
-
-    def rows(self, x: Tensor) -> Tensor:
-        if len(x) < self.ranks.size:
-            raise ConfigError(f"batch_size = {len(x)}: expected at least a row for each of {self.ranks.size} ranks")
-        return x[self.ranks.rank :: self.ranks.size].contiguous()
-
-    def combine(self, stats: Any, grads: list[Tensor], share: float) -> Any:
-        for grad in grads:
-            self.ranks.sum_(grad.mul_(share))  # each is a mean over the rank's rows
-        fired, opened = self.ranks.any_(torch.stack([stats.fired, stats.opened]))
-        return super().combine(stats, grads, share)._replace(fired=fired, opened=opened)
-
-
-class ByLatents(Split):
-    """A dictionary larger than one GPU: weights, moments and dead counters of a latent are on one rank alone."""
-
-    summed = ("l1", "l0", "n_open")  # every rank knows the whole x̂, so the errors too
-
-    def __init__(self, ranks: Ranks, n_latents: int) -> None:
-        if n_latents < ranks.size:
-            raise ConfigError(f"n_latents = {n_latents}: expected at least one for each of {ranks.size} ranks")
-        super().__init__(ranks)
-        self.n_latents, self.own, self.reduce = n_latents, ranks.share(n_latents), ranks.sum_
-
-    def counts(self, name: str) -> bool:
-        return name != "b_dec" or self.ranks.rank == 0
-
-    def totals(self, *values: float | int) -> list[float | int]:
-        return self.ranks.sum_(torch.tensor(values, dtype=torch.float64)).tolist()
-
-    def clip_(self, sae: nn.Module, max_norm: float) -> None:
-        own = utils.get_total_norm([p.grad for name, p in sae.named_parameters() if self.counts(name)])
-        (square,) = self.totals(float(own) ** 2)
-        utils.clip_grads_with_norm_(list(sae.parameters()), max_norm, own.new_tensor(square**0.5))
-
-    def mean(self, values: Tensor) -> float | None:
+        """The mean over latents of one value each; None where there are none."""
+        if self.latents.size == 1:
+            return float(values.mean()) if len(values) else None
         total, count = self.totals(float(values.double().sum()), len(values))
         return total / count if count else None
 
-    def local(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        mine = (latents >= self.own.start) & (latents < self.own.stop)
-        return mine, latents[mine] - self.own.start
+    def local(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Of latents numbered over all ranks: which are this rank's [k bool], and their numbers here."""
+        mine = (numbers >= self.own.start) & (numbers < self.own.stop)
+        return mine, numbers[mine] - self.own.start
 
     def join(self, part: Tensor, everywhere: bool = True) -> Tensor:
+        """All latents' values from each rank's [own, ...]; on rank 0 alone unless `everywhere`."""
+        if self.latents.size == 1:
+            return part
         part = part.detach().cpu().contiguous()
         if part.dtype == torch.bool:  # sent as bytes: not every backend knows it
             return self.join(part.view(torch.uint8), everywhere).view(torch.bool)
-        if self.ranks.rank:
+        if self.latents.rank:
             distributed.send(part, 0)
             if not everywhere:
                 return part
         whole = part.new_empty(self.n_latents, *part.shape[1:])
-        if self.ranks.rank == 0:
+        if self.latents.rank == 0:
             whole[self.own] = part
-            for other in range(1, self.ranks.size):
-                distributed.recv(whole[self.ranks.share(self.n_latents, other)], other)
+            for other in range(1, self.latents.size):
+                distributed.recv(whole[self.latents.share(self.n_latents, other)], other)
         if everywhere:
             distributed.broadcast(whole, 0)
         return whole
 
     def whole(self, sae: nn.Module) -> dict[str, Tensor]:
-        found = {}
-        for name, value in sae.state_dict().items():
-            latents_first = value.T if name == "W_enc" else value
-            joined = value if name in NOT_SPLIT else self.join(latents_first, everywhere=False)
-            found[name] = joined.T if name == "W_enc" else joined
-        return found
+        """The SAE's tensors, as one process has them, on rank 0."""
+        split = {name: v for name, v in sae.state_dict().items() if name not in NOT_SPLIT}
+        whole = {name: self.join(v.T if name == "W_enc" else v, everywhere=False) for name, v in split.items()}
+        return {**sae.state_dict(), **whole, "W_enc": whole["W_enc"].T}
 
     def writes(self) -> bool:
-        return True
+        """Whether this rank writes a checkpoint."""
+        return self.latents.size > 1 or self.rows.rank == 0
 
-    def file(self, path: Path, step: int) -> Path:
-        return self._file(path, step, self.ranks.rank)
-
-    def _file(self, path: Path, step: int | str, rank: int | str) -> Path:
-        return path.with_name(f"{path.stem}.{step}.{rank}of{self.ranks.size}{path.suffix}")
+    def file(self, path: Path, step: int | str, rank: int | None = None) -> Path:
+        """Where the checkpoint of `path` lies: beside it, a file a rank, where latents are shared."""
+        rank = self.latents.rank if rank is None else rank
+        name = f"{path.stem}.{step}.{rank}of{self.latents.size}{path.suffix}"
+        return path if self.latents.size == 1 else path.with_name(name)
 
     def newest(self, path: Path) -> Path | None:
-        """Of the latest step that every rank's file is there of; `ConfigError` for those of another number of ranks."""
+        """The checkpoint to continue from, as rank 0 finds it: of the latest step with every rank's file.
+
+        None without one; `ConfigError` for files of another number of ranks.
+        """
+        if self.latents.size == 1:
+            return path if self.ranks.first(int(path.exists())) else None
         found = list(path.parent.glob(f"{path.stem}.*.*of*{path.suffix}"))
-        for other in (p for p in found if not p.stem.endswith(f"of{self.ranks.size}")):
+        for other in (p for p in found if not p.stem.endswith(f"of{self.latents.size}")):
             raise ConfigError(
-                f"{other}: written by another number of ranks than {self.ranks.size}; start as many, or delete it to "
-                "start anew"
+                f"{other}: written by another number of ranks than {self.latents.size}; start as many, or delete it "
+                "to start anew"
             )
         steps = {int(p.name.split(".")[-3]) for p in found}
-        complete = (s for s in steps if all(self._file(path, s, r) in found for r in range(self.ranks.size)))
+        complete = (s for s in steps if all(self.file(path, s, r) in found for r in range(self.latents.size)))
         step = self.ranks.first(max(complete, default=0))
         return self.file(path, step) if step else None
 
     def settle(self, path: Path, step: int) -> None:
-        self.ranks.wait()  # the new set is complete before the old one goes
-        for old in path.parent.glob(self._file(path, "*", self.ranks.rank).name):
+        """After a checkpoint is written: drop what it replaces, once every rank's is there."""
+        self.latents.wait()
+        for old in path.parent.glob(self.file(path, "*").name):
             if old != self.file(path, step):
                 old.unlink()
+
+
+ALONE = Split()

@@ -48,7 +48,7 @@ from saelib.config import (
     stable_hash,
 )
 from saelib.corpus import Contexts, load_contexts
-from saelib.dist import ONE, ByLatents, ByRows, Ranks, Split
+from saelib.dist import ONE, Ranks, Split
 from saelib.evaluate import SiteReference, evaluate, site_reference
 from saelib.lm import LM, choose_device, resolve_site
 from saelib.sae import SAE, GatedSAE, build_sae, load_sae, read_json, write_json
@@ -73,16 +73,7 @@ WHOLE = "site batch_size seed n_latents ctx_len tokens_trained n_test_pages n_te
 NUMBERS = {name: "int64" if name in WHOLE else "float64" for name in COLUMNS if name not in TEXT}
 CHECKPOINT = "checkpoint.safetensors"
 SPARSE_MODULES = ("sparse", "sparse_plain", "sparse_c", "sparse_triton")
-TRAINING_MODULES = (
-    "losses",
-    "kernels",
-    *SPARSE_MODULES,
-    "sae",
-    "dist",
-    "resample",
-    "store",
-    "train",
-)  # in a run's name
+TRAINING_MODULES = ("losses", "kernels", *SPARSE_MODULES, "sae", "dist", "resample", "store", "train")  # in run ids
 MEASURING_MODULES = ("metrics", "evaluate")  # what changes them changes what `metrics.json` says
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 TIMINGS = ("run_id", "stage", "seconds", "tokens_per_second", "resumed")
@@ -405,7 +396,7 @@ class Workspace:
         """How the ranks share the training of one SAE."""
         if self.ranks.size == 1 or self.over == "grid":
             return Split()
-        return ByRows(self.ranks) if self.over == "data" else ByLatents(self.ranks, spec.sae.n_latents)
+        return Split(rows=self.ranks) if self.over == "data" else Split(ONE, self.ranks, spec.sae.n_latents)
 
     def _train_group(self, specs: dict[str, Spec], notebook: str, bar: Any) -> dict[str, TrainingDiverged]:
         """Train runs of one stream and save them; returns those that diverged."""

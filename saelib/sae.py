@@ -66,7 +66,7 @@ def random_rows(config: SAEConfig, generator: torch.Generator | None, own: slice
 class _Autoencoder(nn.Module, ABC):
     """What both architectures share: decoder, normaliser, files.
 
-    `own` are the latents it holds where ranks share a dictionary (`dist.ByLatents`); `config` is of the whole.
+    `own` are the latents it holds where ranks share a dictionary (`dist.Split`); `config` is of the whole.
     """
 
     def __init__(self, config: SAEConfig, generator: torch.Generator | None = None, own: slice = EVERY) -> None:

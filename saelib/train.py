@@ -157,7 +157,7 @@ class Trainer:
 
     def _gradients(self, x: Tensor, lam: float) -> kernels.StepStats:
         params, mode = dict(self.sae.named_parameters()), self.sae.config.l1_mode
-        step, rows, reduce = sparse if self.takes_sparse_step() else kernels, self.split.rows(x), self.split.reduce
+        step, rows, reduce = sparse if self.takes_sparse_step() else kernels, self.split.part(x), self.split.reduce
         if self.cfg.loss == "plain":
             stats, grads = step.sae_step(rows, params, lam, mode, self.encoder(), reduce)
         else:
@@ -274,7 +274,7 @@ class Trainer:
     def save_checkpoint(self, path: Path) -> None:
         """Write everything a run is into one safetensors file, atomically; refuses weights that are not finite.
 
-        Where ranks share the latents, one file a rank beside `path` (see `dist.ByLatents`).
+        Where ranks share the latents, one file a rank beside `path` (see `dist.Split`).
         """
         self._require_finite_weights()
         if self.split.writes():

@@ -14,7 +14,7 @@ from test_collect import CFG, SITES, collect, make_contexts, make_lm
 from saelib import dist
 from saelib import sae as sae_module
 from saelib.config import ConfigError, SAEConfig, TrainConfig
-from saelib.dist import ALONE, ByLatents, ByRows, Split
+from saelib.dist import ALONE, ONE, Split
 from saelib.sae import build_sae
 from saelib.train import Run, train_many
 
@@ -28,7 +28,7 @@ MODES = {
     "full": TrainConfig(**BASE, **RESAMPLED, loss="full", grad_clip=1.0, step="sparse"),
     "plain_resampled": TrainConfig(**BASE, **RESAMPLED),
 }
-KINDS = {"data": lambda ranks: ByRows(ranks), "latents": lambda ranks: ByLatents(ranks, N)}
+KINDS = {"data": Split, "latents": lambda ranks: Split(ONE, ranks, N)}
 
 
 def rows(n=2000, seed=0):
@@ -81,7 +81,7 @@ def train_every_mode(ranks, folder):
 
 def start_from_the_same_weights(ranks):
     sae_module.DRAWN_ROWS = 16
-    split, config = ByLatents(ranks, N), SAEConfig(d_in=5, n_latents=N)
+    split, config = Split(ONE, ranks, N), SAEConfig(d_in=5, n_latents=N)
     whole = build_sae(config, torch.Generator().manual_seed(0))
     part = build_sae(config, torch.Generator().manual_seed(0), split.own)
     assert torch.equal(part.W_dec, whole.W_dec[split.own])
@@ -98,13 +98,13 @@ def disagree(ranks):
         collect(make_lm(seed=int(ranks.rank == odd)), make_contexts(), SITES, Path("never"), CFG, ranks=ranks)
     assert not Path("never").exists()
     with pytest.raises(ConfigError, match=f"n_latents = 1: expected at least one for each of {ranks.size} ranks"):
-        ByLatents(ranks, 1)
+        Split(ONE, ranks, 1)
     with pytest.raises(ConfigError, match=f"batch_size = 1: expected at least a row for each of {ranks.size} ranks"):
-        ByRows(ranks).rows(torch.zeros(1, D))
+        Split(ranks).part(torch.zeros(1, D))
 
 
 def keep_whole_checkpoints_alone(ranks, folder):
-    path, split = folder / f"kept{ranks.size}.safetensors", ByLatents(ranks, N)
+    path, split = folder / f"kept{ranks.size}.safetensors", Split(ONE, ranks, N)
     trained(MODES["plain"], split, checkpoint=path)
     assert split.newest(path) == split.file(path, 80)
     ranks.wait()

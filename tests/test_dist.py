@@ -123,7 +123,7 @@ def test_one_process_is_alone_and_costs_nothing(monkeypatch):
     assert ranks.sum_(x) is x
     assert ranks.any_(flags).tolist() == [True, False]
     ranks.agree("anything", object.__name__)
-    assert ALONE.rows(x) is ALONE.join(x) is x
+    assert ALONE.part(x) is ALONE.join(x) is x
     assert ALONE.reduce is None
 
 
