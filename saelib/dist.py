@@ -97,9 +97,27 @@ def started(device: str = "auto") -> Iterator[Ranks]:
         )
     if gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=PATIENCE)
-    yield Ranks(distributed.get_rank(), size)
+    store, rank, size = next(distributed.rendezvous("env://"))
+    store = distributed.PrefixStore(_attempt(), store)
+    backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    yield Ranks(rank, size)
     distributed.destroy_process_group()
+
+
+def _attempt() -> str:
+    """A name for this start of the group: torchrun keeps its store over restarts, with the addresses of lost ranks.
+
+    Machines count restarts apart, so for several of them torchrun has to make a new store (no name is needed then).
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return "0"
+    if os.environ["GROUP_WORLD_SIZE"] != "1" and os.environ["TORCHELASTIC_MAX_RESTARTS"] != "0":
+        raise ConfigError(
+            "--max-restarts on several machines: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, or restarted "
+            "ranks would look for the lost ones"
+        )
+    return os.environ["TORCHELASTIC_RESTART_COUNT"]
 
 
 class Split:

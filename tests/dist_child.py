@@ -28,6 +28,9 @@ MODES = {
     "full": TrainConfig(**BASE, **RESAMPLED, loss="full", grad_clip=1.0, step="sparse"),
     "plain_resampled": TrainConfig(**BASE, **RESAMPLED),
 }
+DTYPES = {
+    name: (torch.float32, torch.float64) if name in ("plain_clipped", "full") else (torch.float32,) for name in MODES
+}
 KINDS = {"data": Split, "latents": lambda ranks: Split(ONE, ranks, N)}
 
 
@@ -70,7 +73,7 @@ def told_history(history):
 def train_every_mode(ranks, folder):
     for name, cfg in MODES.items():
         for kind, make in KINDS.items():
-            for dtype in (torch.float32, torch.float64):
+            for dtype in DTYPES[name]:
                 split = make(ranks)
                 sae, history = trained(cfg, split, dtype)
                 state = split.whole(sae) | told_history(history)
@@ -109,8 +112,10 @@ def keep_whole_checkpoints_alone(ranks, folder):
     assert split.newest(path) == split.file(path, 80)
     ranks.wait()
     if ranks.rank == 0:
-        assert len(list(folder.glob(f"kept{ranks.size}.*"))) == ranks.size  # older sets are gone
-    else:
+        found = sorted(p.name for p in folder.glob(f"kept{ranks.size}.*"))
+        assert found == [split.file(path, 80, rank).name for rank in range(ranks.size)], found  # older ones are gone
+    ranks.wait()
+    if ranks.rank:
         split.file(path, 80).unlink()
     ranks.wait()
     assert split.newest(path) is None

@@ -9,7 +9,7 @@ from pathlib import Path
 import dist_child
 import pytest
 import torch
-from dist_child import MODES, rows, told_history, trained
+from dist_child import DTYPES, MODES, rows, told_history, trained
 from safetensors.torch import load_file
 from test_collect import CFG, SITES, collect, count_tokens, make_contexts, make_lm
 from test_store import all_bytes
@@ -77,9 +77,8 @@ def test_a_killed_rank_loses_one_shard_and_the_next_run_takes_over_what_it_recor
     assert sum(seen) <= store.n_rows - 8  # shard 1, the killed rank's, has 8 rows
 
 
-@pytest.mark.parametrize("name", MODES)
 @pytest.mark.parametrize("kind", ["data", "latents"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("name", "dtype"), [(name, dtype) for name in MODES for dtype in DTYPES[name]], ids=str)
 def test_training_by_ranks_is_that_of_one_process(folder, name, kind, dtype):
     alone, history = trained(MODES[name], dtype=dtype)
     expected, bound = alone.state_dict() | told_history(history), 1e-5 if dtype == torch.float32 else 1e-10
