@@ -1,4 +1,7 @@
-"""Command line: `python -m saelib {run,report,record,assets,refresh}`; each has `--help`."""
+"""Command line: `python -m saelib {run,collect,train,report,record,assets,refresh}`; each has `--help`.
+
+`collect` and `train` also run as many processes: `torchrun --nproc-per-node 8 -m saelib train --profile full`.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,10 @@ from typing import Any
 
 import yaml
 
-from saelib import batch, report
+from saelib import batch, report, sweep
 from saelib.assets import AssetError
+from saelib.store import StoreError
+from saelib.train import TrainingDiverged
 
 PAPERMILL_NOISE = ("Executing ", "Ending ", "Input Notebook", "Output Notebook", "Working directory")
 
@@ -45,6 +50,12 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--set", dest="settings", action="append", default=[], type=parse_setting, metavar="NAME=VALUE")
     run.add_argument("--grid", type=Path, metavar="FILE.yaml", help="name -> list; every combination is run")
     run.add_argument("--force", action="store_true", help="execute finished notebooks again")
+    gather = commands.add_parser("collect", help="collect a profile's activations; under torchrun by all its processes")
+    gather.add_argument("--profile", required=True)
+    fit = commands.add_parser("train", help="train the SAEs that 02 and 03 begin with; under torchrun by all processes")
+    fit.add_argument("--profile", required=True)
+    shared = "what they share out: whole SAEs, a batch's rows, an SAE's latents"
+    fit.add_argument("--over", choices=("grid", "data", "latents"), default="grid", help=shared)
     build = commands.add_parser("report", help="write data/<profile>/report from what is there")
     build.add_argument("--profile", required=True)
     keep = commands.add_parser(
@@ -107,13 +118,18 @@ def one_line(error: Exception) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 all well, 1 a notebook or the report of a run failed, 2 the request could not be met."""
     args = parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    level = logging.ERROR if os.environ.get("RANK", "0") != "0" else logging.INFO  # one of many processes speaks
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout)
     logging.getLogger("papermill").addFilter(lambda r: not r.getMessage().startswith(PAPERMILL_NOISE))
     logging.getLogger("traitlets").setLevel(logging.ERROR)  # nbconvert on missing alternative texts
     try:
         if args.command == "run":
             return command_run(args)
-        if args.command == "report":
+        if args.command == "collect":
+            sweep.collect(args.profile)
+        elif args.command == "train":
+            sweep.train(args.profile, args.over)
+        elif args.command == "report":
             log.info("report: %s", report.build_report(args.profile))
         elif args.command == "record":
             log.info("recorded %d files of profile %s", len(report.record(args.profile)), args.profile)
@@ -121,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             fetch_assets()
         else:
             log.info("refreshed: %s", ", ".join(p.name for p in batch.refresh(args.notebooks)))
-    except (AssetError, FileNotFoundError, ValueError) as error:  # `ConfigError` is a ValueError
+    except (AssetError, FileNotFoundError, StoreError, TrainingDiverged, ValueError) as error:  # or a `ConfigError`
         log.error("error: %s", one_line(error))
         return 2
     return 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tqdm.auto import tqdm
 
 from saelib.config import CollectConfig
 from saelib.corpus import Contexts
+from saelib.dist import ONE, Ranks
 from saelib.lm import LM
 from saelib.store import Store, StoreError, StoreWriter
 
@@ -34,12 +36,16 @@ def collect(
     path: str | Path,
     cfg: CollectConfig | None = None,
     progress: bool = True,
+    ranks: Ranks = ONE,
 ) -> Store:
     """Collect the residual streams at `sites` (numbers or "middle") into the folder `path`; returns the open store.
 
     A finished store of the same model, corpus, sites and config is returned at once, an unfinished one is resumed at
     its first missing shard. `ValueError` for a site the model does not have; `StoreError` for another store in that
     folder, another collector at work there, too small a disk (before any forward), or an activation not finite.
+
+    Ranks share the missing shards; rank 0 holds the folder's lock and finishes the store, whose content does not depend
+    on their number. What a lost rank had recorded stays.
     """
     if not sites:
         raise ValueError("collect: no sites were asked for")
@@ -55,11 +61,20 @@ def collect(
         contexts=contexts,
         config=cfg,
     )
-    if not writer.finished():
-        with writer:
-            _check_disk(writer)
-            _write_missing(lm, contexts, writer, cfg, progress)
-            writer.finish()
+    ranks.agree("model, text, sites or settings", writer.identity)
+    if not ranks.first(int(writer.finished())):
+        with nullcontext() if ranks.rank else writer:
+            if not ranks.rank:
+                _check_disk(writer)
+            ranks.wait()
+            if ranks.rank:
+                writer.join(ranks.rank)
+            ranks.wait()  # before a shard is added, so that all share out the same list
+            _write_missing(lm, contexts, writer, cfg, progress and not ranks.rank, ranks)
+            ranks.wait()
+            if not ranks.rank:
+                writer.finish()
+        ranks.wait()
     return Store.open(path)
 
 
@@ -73,8 +88,10 @@ def _check_disk(writer: StoreWriter) -> None:
         )
 
 
-def _write_missing(lm: LM, contexts: Contexts, writer: StoreWriter, cfg: CollectConfig, progress: bool) -> None:
-    missing = writer.missing
+def _write_missing(
+    lm: LM, contexts: Contexts, writer: StoreWriter, cfg: CollectConfig, progress: bool, ranks: Ranks
+) -> None:
+    missing = writer.missing[ranks.rank :: ranks.size]
     left = sum(map(writer.n_rows, missing))
     silent = not progress or bool(os.environ.get("SAELIB_HEADLESS"))
     with tqdm(

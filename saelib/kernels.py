@@ -7,7 +7,7 @@ function here equal to autograd on `losses`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,6 +30,7 @@ class StepStats(NamedTuple):
 
 
 Gradients = dict[str, Tensor]
+Reduce = Callable[[Tensor], Tensor] | None  # sums over ranks in place, where each has a share of the latents
 
 
 class Entries(NamedTuple):
@@ -83,13 +84,31 @@ def encoder_product(x_c: Tensor, W_enc: Tensor, encoder: str = "exact") -> Tenso
     return (x_c.bfloat16() @ W_enc.bfloat16()).to(x_c.dtype) if encoder == "bfloat16" else x_c @ W_enc
 
 
+def over_ranks(part: Tensor, reduce: Reduce) -> Tensor:
+    """The sum of all ranks' parts; without `reduce` the part is the whole."""
+    return part if reduce is None else reduce(part)
+
+
+def decoding_error(x: Tensor, f: Tensor, p: Gradients, reduce: Reduce) -> Tensor:
+    """x̂ − x [batch, d_in]."""
+    if reduce is None:
+        return torch.addmm(p["b_dec"], f, p["W_dec"]).sub_(x)
+    return reduce(f @ p["W_dec"]).add_(p["b_dec"]).sub_(x)
+
+
 @torch.no_grad()
-def sae_step(x: Tensor, p: Gradients, lam: float, l1_mode: str, encoder: str = "exact") -> tuple[StepStats, Gradients]:
-    """Loss terms and gradients of `losses.sae_loss`, averaged over rows. x: [batch, d_in] normalised."""
+def sae_step(
+    x: Tensor, p: Gradients, lam: float, l1_mode: str, encoder: str = "exact", reduce: Reduce = None
+) -> tuple[StepStats, Gradients]:
+    """Loss terms and gradients of `losses.sae_loss`, averaged over rows. x: [batch, d_in] normalised.
+
+    With `reduce` p holds a rank's share of the latents: x̂ and b_dec's gradient are summed over ranks, all else is of
+    the share's latents alone.
+    """
     W_enc, W_dec, n = p["W_enc"], p["W_dec"], len(x)
     x_c = x - p["b_dec"]
     f = encoder_product(x_c, W_enc, encoder).add_(p["b_enc"]).relu_()  # [batch, n_latents]
-    error = torch.addmm(p["b_dec"], f, W_dec).sub_(x)  # x̂ − x
+    error = decoding_error(x, f, p, reduce)
     penalty = penalty_of(W_dec, l1_mode, lam / n)
     active = f > 0
     l1 = (f * penalty).sum() * n
@@ -98,7 +117,7 @@ def sae_step(x: Tensor, p: Gradients, lam: float, l1_mode: str, encoder: str = "
     error *= 2 / n
     g_pre = (error @ W_dec.T).add_(penalty).mul_(active)
     grads = {"W_dec": f.T @ error, "W_enc": _encoder_gradient(x_c, g_pre), "b_enc": g_pre.sum(0)}
-    grads["b_dec"] = error.sum(0) - W_enc @ grads["b_enc"]
+    grads["b_dec"] = error.sum(0) - over_ranks(W_enc @ grads["b_enc"], reduce)
     if l1_mode == "norm_weighted":
         grads["W_dec"] += decoder_norm_gradient(f.sum(0), W_dec, lam / n)
     return stats, grads
@@ -106,9 +125,12 @@ def sae_step(x: Tensor, p: Gradients, lam: float, l1_mode: str, encoder: str = "
 
 @torch.no_grad()
 def gated_step(
-    x: Tensor, p: Gradients, lam: float, l1_mode: str, loss: str, encoder: str = "exact"
+    x: Tensor, p: Gradients, lam: float, l1_mode: str, loss: str, encoder: str = "exact", reduce: Reduce = None
 ) -> tuple[StepStats, Gradients]:
-    """Loss terms and gradients of `losses.gated_loss`, averaged over rows. x: [batch, d_in] normalised."""
+    """Loss terms and gradients of `losses.gated_loss`, averaged over rows. x: [batch, d_in] normalised.
+
+    `reduce`: see `sae_step`; here the frozen x̂ is summed too.
+    """
     W_enc, W_dec, b_dec, n = p["W_enc"], p["W_dec"], p["b_dec"], len(x)
     gain = p["r_mag"].exp()
     x_c = x - b_dec
@@ -117,7 +139,7 @@ def gated_step(
     is_open = opened_codes > 0
     f = (a * gain).add_(p["b_mag"]).relu_().mul_(is_open)
     active = f > 0
-    error = torch.addmm(b_dec, f, W_dec).sub_(x)
+    error = decoding_error(x, f, p, reduce)
     mse = error.pow(2).sum()
     error *= 2 / n
 
@@ -126,7 +148,7 @@ def gated_step(
     g_pi = torch.zeros_like(a).add_(penalty)
     aux = x.new_zeros(())
     if loss == "full":
-        aux_error = torch.addmm(b_dec, opened_codes, W_dec).sub_(x)
+        aux_error = decoding_error(x, opened_codes, p, reduce)
         aux = aux_error.pow(2).sum()
         g_pi.addmm_(aux_error.mul_(2 / n), W_dec.T)
     g_pi *= is_open
@@ -136,7 +158,7 @@ def gated_step(
     grads["r_mag"] = (g_mag * a).sum(0) * gain
     g_a = g_pi.addcmul_(g_mag, gain)
     grads["W_enc"] = _encoder_gradient(x_c, g_a)
-    grads["b_dec"] = error.sum(0) - W_enc @ g_a.sum(0)
+    grads["b_dec"] = error.sum(0) - over_ranks(W_enc @ g_a.sum(0), reduce)
     stats = StepStats(
         mse, (opened_codes * penalty).sum() * n, aux, active.sum(), is_open.sum(), active.any(0), is_open.any(0)
     )

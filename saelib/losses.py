@@ -6,10 +6,13 @@ Errors are sums over d_in. Nothing here depends on a model class or a configurat
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+Reduce = Callable[[Tensor], Tensor] | None  # sums over ranks in place, where each has a share of the latents
 
 
 class Terms(NamedTuple):
@@ -58,21 +61,31 @@ def gated_codes(
     return f, pi
 
 
-def decode(f: Tensor, W_dec: Tensor, b_dec: Tensor) -> Tensor:
+def over_ranks(part: Tensor, reduce: Reduce) -> Tensor:
+    """The sum of all ranks' parts; without `reduce` the part is the whole."""
+    return part if reduce is None else reduce(part)
+
+
+def decode(f: Tensor, W_dec: Tensor, b_dec: Tensor, reduce: Reduce = None) -> Tensor:
     """x̂ = f W_dec + b_dec. f: [batch, n_latents] -> [batch, d_in]."""
-    return f @ W_dec + b_dec
+    return over_ranks(f @ W_dec, reduce) + b_dec
 
 
-def sae_loss(x: Tensor, params: dict[str, Tensor], lam: float, l1_mode: str) -> Terms:
-    """‖x − x̂‖² + λ‖f‖₁ (Bricken et al. 2023), or its decoder-norm-weighted form. x: [batch, d_in]."""
+def sae_loss(x: Tensor, params: dict[str, Tensor], lam: float, l1_mode: str, reduce: Reduce = None) -> Terms:
+    """‖x − x̂‖² + λ‖f‖₁ (Bricken et al. 2023), or its decoder-norm-weighted form. x: [batch, d_in].
+
+    With `reduce` params hold a rank's share of the latents; a value without a gradient.
+    """
     W_dec, b_dec = params["W_dec"], params["b_dec"]
     f = sae_codes(x, params["W_enc"], params["b_enc"], b_dec)
-    l1 = lam * (f * l1_weights(W_dec, l1_mode)).sum(-1)
-    mse = squared_error(x, decode(f, W_dec, b_dec))
+    l1 = over_ranks(lam * (f * l1_weights(W_dec, l1_mode)).sum(-1), reduce)
+    mse = squared_error(x, decode(f, W_dec, b_dec, reduce))
     return Terms(mse, l1, torch.zeros_like(mse))
 
 
-def gated_loss(x: Tensor, params: dict[str, Tensor], lam: float, l1_mode: str, loss: str) -> Terms:
+def gated_loss(
+    x: Tensor, params: dict[str, Tensor], lam: float, l1_mode: str, loss: str, reduce: Reduce = None
+) -> Terms:
     """Gated objective (arXiv 2404.16014, equation 8). x: [batch, d_in]; loss: "full" or "two_term".
 
     ‖x − x̂(f)‖² + λ‖ReLU(π)‖₁ + ‖x − x̂_frozen(ReLU(π))‖². In the last term W_dec and b_dec are constants of the
@@ -82,10 +95,10 @@ def gated_loss(x: Tensor, params: dict[str, Tensor], lam: float, l1_mode: str, l
     W_dec, b_dec = params["W_dec"], params["b_dec"]
     f, pi = gated_codes(x, params["W_enc"], params["b_gate"], params["r_mag"], params["b_mag"], b_dec)
     opened = torch.relu(pi)
-    l1 = lam * (opened * l1_weights(W_dec, l1_mode)).sum(-1)
-    mse = squared_error(x, decode(f, W_dec, b_dec))
+    l1 = over_ranks(lam * (opened * l1_weights(W_dec, l1_mode)).sum(-1), reduce)
+    mse = squared_error(x, decode(f, W_dec, b_dec, reduce))
     if loss == "two_term":
         return Terms(mse, l1, torch.zeros_like(mse))
     if loss != "full":
         raise ValueError(f"loss = {loss!r}: expected 'full' or 'two_term'")
-    return Terms(mse, l1, squared_error(x, decode(opened, W_dec.detach(), b_dec.detach())))
+    return Terms(mse, l1, squared_error(x, decode(opened, W_dec.detach(), b_dec.detach(), reduce)))

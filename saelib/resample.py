@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from saelib.dist import ALONE, Split
+from saelib.losses import Reduce
 from saelib.sae import ENCODER_INIT_NORM, SAE, GatedSAE
 
 REVIVED_ENCODER_SHARE = 0.2  # of the mean encoder norm of alive latents
@@ -37,9 +39,11 @@ class ResampleEvent:
 
 
 @torch.no_grad()
-def row_losses(sae: SAE | GatedSAE, x: Tensor, lam: float, loss: str, chunk: int = 2048) -> Tensor:
+def row_losses(
+    sae: SAE | GatedSAE, x: Tensor, lam: float, loss: str, chunk: int = 2048, reduce: Reduce = None
+) -> Tensor:
     """The training objective of each row. x: [rows, d_in] normalised -> float64 [rows]."""
-    return torch.cat([sae.loss_terms(part, lam, loss).total.double() for part in x.split(chunk)])
+    return torch.cat([sae.loss_terms(part, lam, loss, reduce).total.double() for part in x.split(chunk)])
 
 
 def draw_rows(row_loss: Tensor, n: int, generator: torch.Generator) -> Tensor:
@@ -59,23 +63,26 @@ def resample_(
     x: Tensor,
     row_loss: Tensor,
     generator: torch.Generator,
+    split: Split = ALONE,
 ) -> Tensor:
     """Reinitialise dead latents in place, with the optimiser's moments. Returns the latents revived, int64 [k].
 
     dead: bool [n_latents]; x: [rows, d_in] normalised training rows; row_loss: [rows]. Where more latents are dead
-    than rows have positive loss, only that many (the lowest-numbered) are revived.
+    than rows have positive loss, only that many (the lowest-numbered) are revived. Where ranks share the latents, dead
+    and revived ones are numbered over all ranks, and each rank writes its own.
     """
     rows = draw_rows(row_loss, int(dead.sum()), generator)
     revived = dead.nonzero().flatten()[: len(rows)]
     directions = x[rows] - sae.b_dec
     directions = directions / directions.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    alive_norms = sae.W_enc[:, ~dead].norm(dim=0)
-    norm = float(alive_norms.mean()) if len(alive_norms) else ENCODER_INIT_NORM
-    sae.W_dec[revived] = directions
-    sae.W_enc[:, revived] = REVIVED_ENCODER_SHARE * norm * directions.T
+    norm = split.mean(sae.W_enc[:, ~dead[split.own]].norm(dim=0))
+    norm = ENCODER_INIT_NORM if norm is None else norm
+    mine, here = split.local(revived)
+    sae.W_dec[here] = directions[mine]
+    sae.W_enc[:, here] = REVIVED_ENCODER_SHARE * norm * directions[mine].T
     for name in sae.bias_names():
-        getattr(sae, name)[revived] = 0
-    reset_moments_(sae, optimizer, revived)
+        getattr(sae, name)[here] = 0
+    reset_moments_(sae, optimizer, here)
     return revived
 
 

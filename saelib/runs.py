@@ -27,7 +27,7 @@ from copy import copy
 from dataclasses import asdict, fields
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -53,6 +53,7 @@ from saelib.config import (
     stable_hash,
 )
 from saelib.corpus import Contexts, load_contexts
+from saelib.dist import ONE, Ranks, Split
 from saelib.evaluate import SiteReference, evaluate, site_reference
 from saelib.lm import LM, choose_device, resolve_site
 from saelib.sae import SAE, GatedSAE, build_sae, load_sae, read_json, write_json
@@ -78,7 +79,7 @@ WHOLE = "site batch_size seed n_latents ctx_len tokens_trained n_test_pages n_te
 NUMBERS = {name: "int64" if name in WHOLE else "float64" for name in COLUMNS if name not in TEXT}
 CHECKPOINT = "checkpoint.safetensors"
 SPARSE_MODULES = ("sparse", "sparse_plain", "sparse_c", "sparse_triton")
-TRAINING_MODULES = ("losses", "kernels", *SPARSE_MODULES, "sae", "resample", "store", "train")  # part of a run's name
+TRAINING_MODULES = ("losses", "kernels", *SPARSE_MODULES, "sae", "dist", "resample", "store", "train")  # in run ids
 STREAM_MODULES = ("collect", "stream")  # part of a run's name beside them, where it trained on live rows
 MEASURING_MODULES = ("metrics", "evaluate")  # what changes them changes what `metrics.json` says
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
@@ -129,14 +130,26 @@ def log_time(folder: Path, stage: str, seconds: float, run: str = "", tokens: in
 
 
 class Workspace:
-    """Everything a profile has on disk, and the two things notebooks do with it: collect, and train what is missing."""
+    """Everything a profile has on disk, and the two things notebooks do with it: collect, and train what is missing.
 
-    def __init__(self, profile: str, device: str = "auto", evaluation: EvalConfig | None = None) -> None:
-        self.profile, self.device_name = profile, device
+    With several ranks each makes the same calls. `over`: each rank trains whole SAEs of the "grid", or all train every
+    SAE together, split by rows ("data") or by "latents"; either way rows and files are those of one process.
+    """
+
+    def __init__(
+        self,
+        profile: str,
+        device: str = "auto",
+        evaluation: EvalConfig | None = None,
+        ranks: Ranks = ONE,
+        over: Literal["grid", "data", "latents"] = "grid",
+    ) -> None:
+        self.profile, self.device_name, self.ranks, self.over = profile, device, ranks, over
         self.evaluation = evaluation or EvalConfig()
         self.folder = data_dir(profile)
         self.checkpoint_every = 200  # steps
-        self.together = 8  # SAEs trained at once: weights, gradients and moments of all are held
+        # SAEs trained at once: weights, gradients and moments of all are held
+        self.together = 1 if over == "latents" else 8
         self._normalizers: dict[tuple[int, str, str], tuple[torch.Tensor, float]] = {}
 
     def measuring(self, evaluation: EvalConfig) -> Workspace:
@@ -167,11 +180,12 @@ class Workspace:
         if streaming:
             self.identity["corpus_id"] = contexts.corpus_id
             contexts = contexts.select(stored_contexts(contexts, streaming))
-        write_json(self.folder / "workspace.json", self.identity)  # model, text and sites are there
+        if not self.ranks.rank:
+            write_json(self.folder / "workspace.json", self.identity)  # model, text and sites are there
         finished = (self.folder / "store" / "manifest.json").exists()
         resumed = (self.folder / "store").exists()
-        self.store = collect(lm, contexts, resolved, self.folder / "store", cfg, progress=not headless())
-        if not finished:
+        self.store = collect(lm, contexts, resolved, self.folder / "store", cfg, not headless(), self.ranks)
+        if not finished and not self.ranks.rank:
             log_time(self.folder, "collect", time.monotonic() - start, tokens=self.store.n_rows, resumed=resumed)
         if streaming:
             print(self.live.summary())
@@ -274,17 +288,22 @@ class Workspace:
             self._check(spec)
         unique = {self.run_id(spec): spec for spec in specs}
         waiting = {run: spec for run, spec in unique.items() if not (self._folder(run) / "config.json").exists()}
+        self.ranks.agree("list of runs", [list(unique), list(waiting)])  # all have listed them before any is done
+        waves = self._waves(waiting)
+        mine = waves[self.ranks.rank :: self.ranks.size] if self.over == "grid" else waves
         diverged: dict[str, TrainingDiverged] = {}
-        with tqdm(total=len(waiting), desc="training", disable=headless()) as bar:
-            for wave in self._waves(waiting):  # what the others make is kept; a failure is raised below
+        silent, count = headless() or self.ranks.rank > 0, sum(len(group) for wave in mine for group in wave)
+        with tqdm(total=count, desc="training", disable=silent) as bar:
+            for wave in mine:  # what the others make is kept; a failure is raised below
                 diverged |= self._train_wave(wave, waiting, notebook, bar)
                 bar.update(sum(map(len, wave)))
         vars(self).pop("live", None)  # its buffers
-        missing = {run: s for run, s in unique.items() if run not in diverged and not self._measured(run)}
-        self._measure(missing)
-        self.write_results()
-        if diverged:
-            raise TrainingDiverged("; ".join(f"{self._folder(run)}: {error}" for run, error in diverged.items()))
+        self.ranks.wait()
+        trained = {run: spec for run, spec in unique.items() if (self._folder(run) / "config.json").exists()}
+        self._measure_shared({run: spec for run, spec in trained.items() if not self._measured(run)})
+        if len(trained) < len(unique):
+            lost = {run: diverged.get(run, "given up by another rank") for run in unique if run not in trained}
+            raise TrainingDiverged("; ".join(f"{self._folder(run)}: {error}" for run, error in lost.items()))
         rows = [self._row(self.run_id(spec)) | {"arm": spec.arm} for spec in specs]
         return pd.DataFrame(rows, columns=[*COLUMNS, "arm"]).astype(NUMBERS)
 
@@ -409,13 +428,20 @@ class Workspace:
         order = cfg.seed if cfg.data_seed < 0 else cfg.data_seed
         return ShuffledRows(self.store, spec.sae.site, index, cfg.batch_size, order)
 
+    def _split(self, spec: Spec) -> Split:
+        """How the ranks share the training of one SAE."""
+        if self.ranks.size == 1 or self.over == "grid":
+            return Split()
+        return Split(rows=self.ranks) if self.over == "data" else Split(ONE, self.ranks, spec.sae.n_latents)
+
     def _waves(self, specs: dict[str, Spec]) -> list[list[list[str]]]:
         """Groups of runs that share a stream and its normaliser, at most `together` SAEs at once.
 
         Live, groups of all sites are trained side by side, so that one pass of the model feeds them all; those of
         another token mask have other rows in a block, and their turn later.
         """
-        live = "stream" in self.identity
+        live, ranks = "stream" in self.identity, self.ranks.size if self.over == "grid" else 1
+        together = min(self.together, -(-len(specs) // ranks))  # so that no rank is left without
 
         def key(run: str) -> tuple[Any, ...]:
             sae, cfg = specs[run]
@@ -423,9 +449,9 @@ class Workspace:
             return sae.site, sae.normalize, cfg.tokens_mask, cfg.batch_size, 0 if live else order
 
         if not live:
-            return [[part] for group in _grouped(specs, key) for part in _parts(group, self.together)]
+            return [[part] for group in _grouped(specs, key) for part in _parts(group, together)]
         masks = _grouped(specs, lambda run: specs[run].train.tokens_mask)
-        return [_grouped(part, key) for runs in masks for part in _parts(runs, self.together)]
+        return [_grouped(part, key) for runs in masks for part in _parts(runs, together)]
 
     def _train_wave(
         self, wave: list[list[str]], specs: dict[str, Spec], notebook: str, bar: Any
@@ -445,30 +471,33 @@ class Workspace:
         histories = train_groups(groups, self.checkpoint_every, show, ahead)
         for (run, trained), history in zip(runs.items(), histories, strict=True):
             if isinstance(history, History):
-                self._save(run, trained, history)
+                state = trained.split.whole(trained.sae)
+                if not trained.split.ranks.rank:
+                    self._save(run, trained, history, state)
                 done[run] = (trained.cfg.steps - history.resumed_at) * trained.cfg.batch_size, history.resumed_at > 0
         per_token = (time.monotonic() - start) / max(1, sum(tokens for tokens, _ in done.values()))
         for run, (tokens, resumed) in done.items():
-            log_time(self.folder, "train", per_token * tokens, run, tokens, resumed)
+            if not runs[run].split.ranks.rank:
+                log_time(self.folder, "train", per_token * tokens, run, tokens, resumed)
         return {run: found for run, found in zip(names, histories, strict=True) if run not in done}
 
     def _prepared(self, run: str, spec: Spec, notebook: str) -> Run:
         """A fresh SAE with its normaliser; what it is going to be lies in `train.json`."""
-        (sae_cfg, cfg), folder = spec, self._folder(run)
+        (sae_cfg, cfg), folder, split = spec, self._folder(run), self._split(spec)
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "train.json").exists():
+        if not split.ranks.rank and not (folder / "train.json").exists():
             made = {"notebook": notebook, "train": cfg.to_dict(), "sae": sae_cfg.to_dict(), "store": self.rows_id}
             write_json(folder / "train.json", made | {"code_version": code_version()})
-        sae = build_sae(sae_cfg, torch.Generator().manual_seed(cfg.seed))
+        sae = build_sae(sae_cfg, torch.Generator().manual_seed(cfg.seed), split.own)
         sae.set_normalizer_(*self.normalizer(sae_cfg.site, sae_cfg.normalize, cfg.tokens_mask))
         probe = self._probe(sae_cfg.site) if cfg.snapshots else None
-        return Run(sae.to(self._device()), cfg, probe, folder / CHECKPOINT)
+        return Run(sae.to(self._device()), cfg, probe, folder / CHECKPOINT, split)
 
-    def _save(self, run: str, trained: Run, history: History) -> None:
+    def _save(self, run: str, trained: Run, history: History, state: dict[str, torch.Tensor]) -> None:
         folder = self._folder(run)
         self._save_history(folder, history)
-        trained.sae.save(folder)
-        (folder / CHECKPOINT).unlink(missing_ok=True)
+        trained.sae.save(folder, state=state)
+        _drop_checkpoints(folder)
 
     def _device(self) -> torch.device:
         return choose_device(self.device_name)
@@ -487,12 +516,25 @@ class Workspace:
             tensors |= {k: torch.tensor([getattr(s, k) for s in snaps]) for k in ("step", "tokens")}
             save_file(tensors, folder / "snapshots.safetensors")
 
+    def _measure_shared(self, specs: dict[str, Spec]) -> None:
+        """Measure runs, each by one rank, and write the table."""
+        self.ranks.agree("list of runs to measure", list(specs))
+        if self.ranks.size > 1 and self.evaluation.ce_tokens:  # or several would write a site's at once
+            for site in sorted({spec.sae.site for spec in specs.values()})[self.ranks.rank :: self.ranks.size]:
+                self.reference(site)
+            self.ranks.wait()
+        self._measure({run: specs[run] for run in list(specs)[self.ranks.share(len(specs))]})
+        self.ranks.wait()
+        if not self.ranks.rank:
+            self.write_results()
+        self.ranks.wait()
+
     def _measure(self, specs: dict[str, Spec]) -> None:
         """Evaluate runs site by site, a few SAEs at once, and write their `metrics.json`."""
         by_site: dict[int, list[str]] = defaultdict(list)
         for run, spec in specs.items():
             by_site[spec.sae.site].append(run)
-        with tqdm(total=len(specs), desc="measuring", disable=headless()) as bar:
+        with tqdm(total=len(specs), desc="measuring", disable=headless() or self.ranks.rank > 0) as bar:
             for site, runs in sorted(by_site.items()):
                 for part in _parts(runs, 16):
                     self._measure_part(site, part, specs)
@@ -506,7 +548,7 @@ class Workspace:
             pages = found.pop("pages")
             row = self._describe(run, specs[run]) | found
             ordered = {column: row.get(column) for column in COLUMNS}
-            (self._folder(run) / CHECKPOINT).unlink(missing_ok=True)  # where a kill came between SAE and its removal
+            _drop_checkpoints(self._folder(run))  # where a kill came between SAE and its removal
             measured = {"evaluation": self._measures(), "row": ordered, "pages": pages}
             write_json(self._folder(run) / "metrics.json", measured)
         seconds = (time.monotonic() - start) / len(runs)
@@ -561,6 +603,11 @@ def _grouped(runs: Iterable[str], key: Callable[[str], Any]) -> list[list[str]]:
     for run in runs:
         groups[key(run)].append(run)
     return list(groups.values())
+
+
+def _drop_checkpoints(folder: Path) -> None:
+    for path in folder.glob(CHECKPOINT.replace(".", "*.")):
+        path.unlink()
 
 
 def _parts(items: list[str], size: int) -> list[list[str]]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from saelib import losses
 from saelib.config import SAEConfig
 
 ENCODER_INIT_NORM = 0.2  # norm of each encoder column at the start, tied to its decoder row's direction
+DRAWN_ROWS = 4096  # drawn at once for a share of a dictionary; a multiple of 16
+EVERY = slice(None)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -44,13 +47,32 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path}: damaged, not JSON ({error})") from error
 
 
-class _Autoencoder(nn.Module, ABC):
-    """What both architectures share: decoder, normaliser, files."""
+def random_rows(config: SAEConfig, generator: torch.Generator | None, own: slice) -> Tensor:
+    """Rows `own` of normal values [n_latents, d_in], as one draw of all has them, without room for all of them.
 
-    def __init__(self, config: SAEConfig, generator: torch.Generator | None = None) -> None:
+    torch fills a tensor sixteen values at a time and what is left over anew, so that blocks of a multiple of 16 rows
+    continue each other, where the last one takes the rest.
+    """
+    start, stop, _ = own.indices(config.n_latents)
+    if stop - start == config.n_latents:
+        return torch.randn(config.n_latents, config.d_in, generator=generator)
+    kept, blocks = [], max(1, config.n_latents // DRAWN_ROWS)
+    for first, last in pairwise([*range(0, blocks * DRAWN_ROWS, DRAWN_ROWS), config.n_latents]):
+        block = torch.randn(last - first, config.d_in, generator=generator)
+        kept.append(block[max(start - first, 0) : max(stop - first, 0)].clone())
+    return torch.cat(kept)
+
+
+class _Autoencoder(nn.Module, ABC):
+    """What both architectures share: decoder, normaliser, files.
+
+    `own` are the latents it holds where ranks share a dictionary (`dist.Split`); `config` is of the whole.
+    """
+
+    def __init__(self, config: SAEConfig, generator: torch.Generator | None = None, own: slice = EVERY) -> None:
         super().__init__()
         self.config = config
-        directions = torch.randn(config.n_latents, config.d_in, generator=generator)
+        directions = random_rows(config, generator, own)
         directions = directions / directions.norm(dim=1, keepdim=True)
         self.W_dec = nn.Parameter(directions)
         # Stored latent by latent (strides of a transpose), so that one latent's encoder vector is contiguous.
@@ -72,7 +94,7 @@ class _Autoencoder(nn.Module, ABC):
         """Codes f of normalised x. [batch, d_in] -> [batch, n_latents]."""
 
     @abstractmethod
-    def loss_terms(self, x: Tensor, lam: float, loss: str) -> losses.Terms:
+    def loss_terms(self, x: Tensor, lam: float, loss: str, reduce: losses.Reduce = None) -> losses.Terms:
         """The objective's terms on normalised x, per row (see `losses`)."""
 
     def decode(self, f: Tensor) -> Tensor:
@@ -132,11 +154,11 @@ class _Autoencoder(nn.Module, ABC):
         if self.config.site not in sites:
             raise ValueError(f"SAE of site {self.config.site} does not fit activations of sites {sorted(sites)}")
 
-    def save(self, folder: Path, metrics: dict[str, Any] | None = None) -> None:
-        """Write the folder; `config.json` comes last, so that a folder with it is complete."""
+    def save(self, folder: Path, metrics: dict[str, Any] | None = None, state: dict[str, Tensor] | None = None) -> None:
+        """Write the folder; `config.json` comes last, so that a folder with it is complete. `state`: if not its own."""
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / "weights.safetensors.tmp"
-        save_file({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, temporary)
+        save_file({k: v.detach().cpu().contiguous() for k, v in (state or self.state_dict()).items()}, temporary)
         os.replace(temporary, folder / "weights.safetensors")
         write_json(folder / "metrics.json", metrics or {})
         write_json(folder / "config.json", self.config.to_dict())
@@ -145,9 +167,9 @@ class _Autoencoder(nn.Module, ABC):
 class SAE(_Autoencoder):
     """f = ReLU((x − b_dec) W_enc + b_enc), x̂ = f W_dec + b_dec."""
 
-    def __init__(self, config: SAEConfig, generator: torch.Generator | None = None) -> None:
-        super().__init__(config, generator)
-        self.b_enc = nn.Parameter(torch.zeros(config.n_latents))
+    def __init__(self, config: SAEConfig, generator: torch.Generator | None = None, own: slice = EVERY) -> None:
+        super().__init__(config, generator, own)
+        self.b_enc = nn.Parameter(torch.zeros(len(self.W_dec)))
 
     def bias_names(self) -> tuple[str, ...]:
         return ("b_enc",)
@@ -158,17 +180,17 @@ class SAE(_Autoencoder):
     def gate_open(self, x: Tensor) -> Tensor:
         return self.encode(x) > 0
 
-    def loss_terms(self, x: Tensor, lam: float, loss: str = "plain") -> losses.Terms:
-        return losses.sae_loss(x, dict(self.named_parameters()), lam, self.config.l1_mode)
+    def loss_terms(self, x: Tensor, lam: float, loss: str = "plain", reduce: losses.Reduce = None) -> losses.Terms:
+        return losses.sae_loss(x, dict(self.named_parameters()), lam, self.config.l1_mode, reduce)
 
 
 class GatedSAE(_Autoencoder):
     """f = 1[π > 0] ⊙ ReLU(((x − b_dec) W_enc) ⊙ exp(r_mag) + b_mag), π = (x − b_dec) W_enc + b_gate."""
 
-    def __init__(self, config: SAEConfig, generator: torch.Generator | None = None) -> None:
-        super().__init__(config, generator)
+    def __init__(self, config: SAEConfig, generator: torch.Generator | None = None, own: slice = EVERY) -> None:
+        super().__init__(config, generator, own)
         for name in self.bias_names():
-            setattr(self, name, nn.Parameter(torch.zeros(config.n_latents)))
+            setattr(self, name, nn.Parameter(torch.zeros(len(self.W_dec))))
 
     def bias_names(self) -> tuple[str, ...]:
         return ("b_gate", "b_mag", "r_mag")
@@ -182,13 +204,13 @@ class GatedSAE(_Autoencoder):
     def gate_open(self, x: Tensor) -> Tensor:
         return self._codes(x)[1] > 0
 
-    def loss_terms(self, x: Tensor, lam: float, loss: str = "full") -> losses.Terms:
-        return losses.gated_loss(x, dict(self.named_parameters()), lam, self.config.l1_mode, loss)
+    def loss_terms(self, x: Tensor, lam: float, loss: str = "full", reduce: losses.Reduce = None) -> losses.Terms:
+        return losses.gated_loss(x, dict(self.named_parameters()), lam, self.config.l1_mode, loss, reduce)
 
 
-def build_sae(config: SAEConfig, generator: torch.Generator | None = None) -> SAE | GatedSAE:
-    """A fresh SAE of `config.arch`, initialised from `generator`."""
-    return {"sae": SAE, "gated": GatedSAE}[config.arch](config, generator)
+def build_sae(config: SAEConfig, generator: torch.Generator | None = None, own: slice = EVERY) -> SAE | GatedSAE:
+    """A fresh SAE of `config.arch`, initialised from `generator`; of its latents those in `own`."""
+    return {"sae": SAE, "gated": GatedSAE}[config.arch](config, generator, own)
 
 
 def load_sae(folder: Path) -> SAE | GatedSAE:

@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 
 from saelib import sparse_c, sparse_plain, sparse_triton
-from saelib.kernels import Entries, Gradients, StepStats, decoder_norm_gradient, native_bfloat16, penalty_of
+from saelib.kernels import (
+    Entries,
+    Gradients,
+    Reduce,
+    StepStats,
+    decoder_norm_gradient,
+    native_bfloat16,
+    over_ranks,
+    penalty_of,
+)
 
 
 def operations(device: torch.device) -> ModuleType:
@@ -53,14 +62,33 @@ def encode(x_c: Tensor, p: Gradients, encoder: str = "exact") -> tuple[Entries, 
     return at, (at.value * p["r_mag"].exp()[col] + p["b_mag"][col]).relu_(), opened
 
 
+def decode(
+    x: Tensor, p: Gradients, at: Entries, f: Tensor, scale: float, reduce: Reduce
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`sparse_plain.decode`; where each rank has a share of the latents in two passes, the sum over ranks between them.
+
+    The first adds up this rank's part of x̂. The second has no codes and the error as its x: what it gives is the code
+    gradient.
+    """
+    ops = operations(x.device)
+    if reduce is None:
+        return ops.decode(x, p["W_dec"], p["b_dec"], at, f, scale)
+    nothing = torch.zeros_like(p["b_dec"])
+    part, _, _ = ops.decode(torch.zeros_like(x), p["W_dec"], nothing, at, f, 1.0)
+    missed = x - reduce(part).add_(p["b_dec"])
+    return ops.decode(missed, p["W_dec"], nothing, at, torch.zeros_like(f), scale)
+
+
 @torch.no_grad()
-def sae_step(x: Tensor, p: Gradients, lam: float, l1_mode: str, encoder: str = "exact") -> tuple[StepStats, Gradients]:
+def sae_step(
+    x: Tensor, p: Gradients, lam: float, l1_mode: str, encoder: str = "exact", reduce: Reduce = None
+) -> tuple[StepStats, Gradients]:
     """`kernels.sae_step` on active codes; `encoder`: see `sparse_c`. x: float32 [batch, d_in] normalised."""
     W_enc, n, size = p["W_enc"], p["W_enc"].shape[1], len(x)
     x_c = x - p["b_dec"]
     ops = operations(x.device)
     at, f, _ = encode(x_c, p, encoder)
-    error, squared, g_pre = ops.decode(x, p["W_dec"], p["b_dec"], at, f, 2 / size)
+    error, squared, g_pre = decode(x, p, at, f, 2 / size, reduce)
     penalty = penalty_of(p["W_dec"], l1_mode, lam / size)
     weight = penalty[at.col.long()] if isinstance(penalty, Tensor) else penalty
     g_pre += weight
@@ -73,7 +101,7 @@ def sae_step(x: Tensor, p: Gradients, lam: float, l1_mode: str, encoder: str = "
         "W_enc": ops.weights(x_c, at, g_pre, n).T,
         "b_enc": _sums(at, g_pre, n),
     }
-    grads["b_dec"] = error.sum(0) - W_enc @ grads["b_enc"]
+    grads["b_dec"] = error.sum(0) - over_ranks(W_enc @ grads["b_enc"], reduce)
     if l1_mode == "norm_weighted":
         grads["W_dec"] += decoder_norm_gradient(_sums(at, f, n), p["W_dec"], lam / size)
     return stats, grads
@@ -81,7 +109,7 @@ def sae_step(x: Tensor, p: Gradients, lam: float, l1_mode: str, encoder: str = "
 
 @torch.no_grad()
 def gated_step(
-    x: Tensor, p: Gradients, lam: float, l1_mode: str, loss: str, encoder: str = "exact"
+    x: Tensor, p: Gradients, lam: float, l1_mode: str, loss: str, encoder: str = "exact", reduce: Reduce = None
 ) -> tuple[StepStats, Gradients]:
     """`kernels.gated_step` on open gates; `encoder`: see `sparse_c`. x: float32 [batch, d_in] normalised."""
     W_enc, n, size = p["W_enc"], p["W_enc"].shape[1], len(x)
@@ -91,19 +119,19 @@ def gated_step(
     at, f, opened_codes = encode(x_c, p, encoder)
     col = at.col.long()
     active = f > 0
-    error, mse, g_f = ops.decode(x, p["W_dec"], p["b_dec"], at, f, 2 / size)
+    error, mse, g_f = decode(x, p, at, f, 2 / size, reduce)
     g_mag = g_f * active
     penalty = penalty_of(p["W_dec"], l1_mode, lam / size)
     weight = penalty[col] if isinstance(penalty, Tensor) else torch.full_like(f, penalty)
     g_pi, aux = weight, x.new_zeros(())
     if loss == "full":
-        _, aux, g_aux = ops.decode(x, p["W_dec"], p["b_dec"], at, opened_codes, 2 / size)
+        _, aux, g_aux = decode(x, p, at, opened_codes, 2 / size, reduce)
         g_pi = weight + g_aux
     g_a = g_pi + g_mag * gain[col]
     grads = {"W_dec": ops.weights(error, at, f, n), "W_enc": ops.weights(x_c, at, g_a, n).T}
     grads |= {"b_gate": _sums(at, g_pi, n), "b_mag": _sums(at, g_mag, n)}
     grads["r_mag"] = _sums(at, g_mag * at.value, n) * gain
-    grads["b_dec"] = error.sum(0) - W_enc @ _sums(at, g_a, n)
+    grads["b_dec"] = error.sum(0) - over_ranks(W_enc @ _sums(at, g_a, n), reduce)
     if l1_mode == "norm_weighted":
         grads["W_dec"] += decoder_norm_gradient(_sums(at, opened_codes, n), p["W_dec"], lam / size)
     fired, opened = _any(at, active, n), _any(at, torch.ones_like(active), n)

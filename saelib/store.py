@@ -12,7 +12,8 @@ A massive activation coarsens its row's other dimensions: such rows are first or
 
 A row is a token: row r of every site belongs to token r of the contexts. Shards hold whole contexts and appear
 atomically; `progress.jsonl` records each while the store is unfinished, so a killed writer loses one shard. Nothing
-depends on time, path or host: an interrupted and resumed store is byte-identical to one written at once.
+depends on time, path, host or number of writers: an interrupted and resumed store is byte-identical to one written at
+once. Ranks that write beside the lock's holder record theirs in `progress.rank_3.jsonl`, for it or the next to merge.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ CENTER_ROWS = 1024  # first rows of a shard, whose median an int8 shard is centr
 SPLITS = ("train", "val", "test")  # position = stored int8
 CLASSES = ("first", "sink", "ordinary")  # position = value of `Store.token_class`
 MANIFEST, PROGRESS, TOKENS, PAGES = "manifest.json", "progress.jsonl", "tokens.safetensors", "pages.json"
+BESIDE = "progress.rank_*.jsonl"
 REPAIR = "delete it and collect again: only what is missing is redone"
 
 
@@ -207,6 +209,7 @@ class StoreWriter:
             "n_pages": len(contexts.page_ids),
         }
         self._done: dict[int, dict[str, Any]] = {}
+        self._progress = self.path / PROGRESS
 
     def finished(self) -> bool:
         """Whether this very store lies there complete; needs no lock. `StoreError` where it is another one."""
@@ -238,7 +241,7 @@ class StoreWriter:
             manifest = _read_manifest(self.path)
             _refuse_difference(self.path, manifest, self.identity)
             shards = manifest["shards"]
-        for entry in shards:
+        for entry in (*shards, *self._beside()):
             if all((self.path / name).is_file() for name in entry["files"]):
                 self._done[entry["shard"]] = entry
         for entry in self._done.values():
@@ -247,7 +250,27 @@ class StoreWriter:
                 _check_hash(self.path / name, file)
         lines = [self.identity, *(self._done[i] for i in sorted(self._done))]
         _write(self.path / PROGRESS, "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines).encode())
+        self._forget_beside()
         (self.path / MANIFEST).unlink(missing_ok=True)
+
+    def join(self, rank: int) -> None:
+        """Write some of what is missing beside the writer that holds the lock and has entered."""
+        have, shards = _read_progress(self.path / PROGRESS)
+        _refuse_difference(self.path, have, self.identity)
+        self._done = {entry["shard"]: entry for entry in shards}
+        self._progress = self.path / f"progress.rank_{rank}.jsonl"
+        _write(self._progress, (json.dumps(self.identity, sort_keys=True) + "\n").encode())
+
+    def _beside(self) -> Iterator[dict[str, Any]]:
+        """Shards recorded by other ranks."""
+        for path in sorted(self.path.glob(BESIDE)):
+            have, shards = _read_progress(path)
+            _refuse_difference(self.path, have, self.identity)
+            yield from shards
+
+    def _forget_beside(self) -> None:
+        for path in self.path.glob(BESIDE):
+            path.unlink()
 
     @property
     def missing(self) -> list[int]:
@@ -287,7 +310,7 @@ class StoreWriter:
             data = safetensors.torch.save({**kept, "norm": norm})
             files[shard_name(site, shard)] = _write(self.path / shard_name(site, shard), data)
         self._done[shard] = {"shard": shard, "rows": self.n_rows(shard), "files": files}
-        with (self.path / PROGRESS).open("a") as progress:
+        with self._progress.open("a") as progress:
             progress.write(json.dumps(self._done[shard], sort_keys=True) + "\n")
 
     def _refuse_non_finite(self, shard: int, site: int, norm: Tensor) -> None:
@@ -304,6 +327,7 @@ class StoreWriter:
 
     def finish(self) -> None:
         """Write token table and manifest once all shards are there; afterwards the store is finished."""
+        self._done |= {entry["shard"]: entry for entry in self._beside()}
         if self.missing:
             raise StoreError(f"{self.path}: shard {self.first_missing} of {len(self.plan)} is not written yet")
         manifest = {**self.identity, "files": self._write_tokens()}
@@ -312,6 +336,7 @@ class StoreWriter:
         manifest["median_norm"] = {str(site): _median_norm(store, site) for site in self.sites}
         manifest["store_id"] = stable_hash(manifest)
         _write(self.path / MANIFEST, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+        self._forget_beside()
         (self.path / PROGRESS).unlink()
 
     def _write_tokens(self) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from transformers import get_scheduler
 
 from saelib import kernels, sparse
 from saelib.config import ConfigError, TrainConfig
+from saelib.dist import ALONE, Split
 from saelib.resample import ResampleEvent, resample_, row_losses
 from saelib.sae import SAE, GatedSAE
 
@@ -100,18 +101,20 @@ def make_scheduler(optimizer: torch.optim.Optimizer, cfg: TrainConfig) -> torch.
 
 
 class Trainer:
-    """One SAE in training. `step_` consumes a batch of normalised rows."""
+    """One SAE in training. `step_` consumes a batch of normalised rows; `split`: how ranks share the work."""
 
-    def __init__(self, sae: SAE | GatedSAE, cfg: TrainConfig, probe: Tensor | None = None) -> None:
+    def __init__(
+        self, sae: SAE | GatedSAE, cfg: TrainConfig, probe: Tensor | None = None, split: Split = ALONE
+    ) -> None:
         if isinstance(sae, GatedSAE) == (cfg.loss == "plain"):
             raise ConfigError(f"TrainConfig.loss = {cfg.loss!r} does not fit a {type(sae).__name__}")
-        self.sae, self.cfg, self.probe = sae.requires_grad_(True), cfg, probe
+        self.sae, self.cfg, self.probe, self.split = sae.requires_grad_(True), cfg, probe, split
         self.leaves = {name: _contiguous_view(p) for name, p in sae.named_parameters()}
         self.optimizer = torch.optim.Adam(self.leaves.values(), cfg.lr, (cfg.beta1, cfg.beta2), fused=True)
         self.scheduler = make_scheduler(self.optimizer, cfg)
         self.generator = torch.Generator().manual_seed(cfg.seed)
         self.step, self.history = 0, History()
-        device, n = sae.W_dec.device, sae.config.n_latents
+        device, n = sae.W_dec.device, len(sae.W_dec)
         self.idle = torch.zeros(n, dtype=torch.long, device=device)  # tokens since the latent fired
         self.gate_idle = torch.zeros(n, dtype=torch.long, device=device)  # tokens since its gate was open
         self.density = 1.0  # open entries of the last batch, as a share
@@ -134,7 +137,7 @@ class Trainer:
 
     def dead(self) -> Tensor:
         """Latents whose code was not above 0 in the last `dead_window` tokens. bool [n_latents]."""
-        return self.idle >= self.cfg.dead_window
+        return self.split.join(self.idle >= self.cfg.dead_window)
 
     def step_(self, x: Tensor) -> None:
         """One optimiser step on x [batch, d_in], normalised."""
@@ -142,7 +145,7 @@ class Trainer:
         stats = self._gradients(x, lam)
         self.sae.project_decoder_grad_()
         if self.cfg.grad_clip:
-            torch.nn.utils.clip_grad_norm_(self.sae.parameters(), self.cfg.grad_clip)
+            self.split.clip_(self.sae, self.cfg.grad_clip)
         self.optimizer.step()
         self.scheduler.step()
         self.sae.unit_norm_decoder_()
@@ -157,15 +160,16 @@ class Trainer:
 
     def _gradients(self, x: Tensor, lam: float) -> kernels.StepStats:
         params, mode = dict(self.sae.named_parameters()), self.sae.config.l1_mode
-        step = sparse if self.takes_sparse_step() else kernels
+        step, rows, reduce = sparse if self.takes_sparse_step() else kernels, self.split.part(x), self.split.reduce
         if self.cfg.loss == "plain":
-            stats, grads = step.sae_step(x, params, lam, mode, self.encoder())
+            stats, grads = step.sae_step(rows, params, lam, mode, self.encoder(), reduce)
         else:
-            stats, grads = step.gated_step(x, params, lam, mode, self.cfg.loss, self.encoder())
-        self.density = float(stats.n_open) / (len(x) * self.sae.config.n_latents)
+            stats, grads = step.gated_step(rows, params, lam, mode, self.cfg.loss, self.encoder(), reduce)
         for name, parameter in params.items():
             parameter.grad = grads[name]
             self.leaves[name].grad = _oriented(grads[name], parameter, self.leaves[name])
+        stats = self.split.combine(stats, [leaf.grad for leaf in self.leaves.values()], len(rows) / len(x))
+        self.density = float(stats.n_open) / (len(x) * self.sae.config.n_latents)
         return stats
 
     def takes_sparse_step(self) -> bool:
@@ -207,7 +211,7 @@ class Trainer:
         row = {k: sums[k] / sums["rows"] for k in ("mse", "l1", "aux", "l0")}
         row |= {"step": self.step, "tokens": self.tokens, "lr": lr, "lam": lam}
         row |= {"loss": row["mse"] + row["l1"] + row["aux"], "fvu": sums["mse"] / max(sums["variance"], 1e-300)}
-        gate_dead = self.gate_idle >= self.cfg.dead_window
+        gate_dead = self.split.join(self.gate_idle >= self.cfg.dead_window)
         row |= {"dead_fraction": float(self.dead().float().mean()), "gate_dead": float(gate_dead.float().mean())}
         row |= self._adam_moments()
         self.history.table.append(row)
@@ -215,9 +219,10 @@ class Trainer:
 
     def _adam_moments(self) -> dict[str, float]:
         """Root mean squares, over all weights, of Adam's moment m and of √v; a step is lr · m / √v."""
-        state = [self.optimizer.state[leaf] for leaf in self.leaves.values()]
+        state = [self.optimizer.state[leaf] for name, leaf in self.leaves.items() if self.split.counts(name)]
         size = sum(s["exp_avg"].numel() for s in state)
         m, v = (sum(float(s[k].pow(p).sum()) for s in state) for k, p in (("exp_avg", 2), ("exp_avg_sq", 1)))
+        size, m, v = self.split.totals(size, m, v)
         return {"adam_m": (m / size) ** 0.5, "adam_v": (v / size) ** 0.5}
 
     def _snapshot_due(self) -> bool:
@@ -228,9 +233,9 @@ class Trainer:
 
     @torch.no_grad()
     def _snapshot(self) -> None:
-        rate = (self.sae.encode(self.probe) > 0).float().mean(0).cpu()
-        bias = getattr(self.sae, self.sae.bias_names()[0]).detach().cpu().clone()
-        gates = self.sae.gate_open(self.probe).cpu()
+        rate = self.split.join((self.sae.encode(self.probe) > 0).float().mean(0)).cpu()
+        bias = self.split.join(getattr(self.sae, self.sae.bias_names()[0]).detach()).cpu().clone()
+        gates = self.split.join(self.sae.gate_open(self.probe).T).T.cpu()
         self.history.snapshots.append(Snapshot(self.step, self.tokens, rate, gates, bias))
 
     def resample_due(self) -> bool:
@@ -239,11 +244,12 @@ class Trainer:
 
     def resample_(self, x: Tensor) -> None:
         """Resample what is dead now, drawing from normalised rows x [rows, d_in]."""
-        dead, gate_dead = self.dead(), self.gate_idle >= self.cfg.dead_window
-        losses = row_losses(self.sae, x, self.lam, self.cfg.loss).cpu()
-        revived = resample_(self.sae, self.optimizer, dead, x, losses, self.generator)
-        self.idle[revived] = 0
-        self.gate_idle[revived] = 0
+        dead, gate_dead = self.dead(), self.split.join(self.gate_idle >= self.cfg.dead_window)
+        losses = row_losses(self.sae, x, self.lam, self.cfg.loss, reduce=self.split.reduce).cpu()
+        revived = resample_(self.sae, self.optimizer, dead, x, losses, self.generator, self.split)
+        _, here = self.split.local(revived)
+        self.idle[here] = 0
+        self.gate_idle[here] = 0
         counts = int(dead.sum()), int(gate_dead.sum())
         self.history.events.append(ResampleEvent(self.step, self.tokens, *counts, revived.tolist()))
 
@@ -260,17 +266,25 @@ class Trainer:
 
     def _require_finite_weights(self) -> None:
         bad = [name for name, v in self.sae.state_dict().items() if not bool(torch.isfinite(v).all())]
-        if bad:
+        if self.split.ranks.any_(torch.tensor(bool(bad))):  # by all ranks, or the others would wait for one that left
             raise TrainingDiverged(
-                f"{', '.join(bad)} not finite after step {self.step} of {self.cfg.steps} ({self.cfg.to_dict()}); "
-                "earlier checkpoints are kept"
+                f"{', '.join(bad) or 'weights of another rank'} not finite after step {self.step} of {self.cfg.steps} "
+                f"({self.cfg.to_dict()}); earlier checkpoints are kept"
             )
 
     # -- checkpoints -------------------------------------------------------------------------------------------
 
     def save_checkpoint(self, path: Path) -> None:
-        """Write everything a run is into one safetensors file, atomically; refuses weights that are not finite."""
+        """Write everything a run is into one safetensors file, atomically; refuses weights that are not finite.
+
+        Where ranks share the latents, one file a rank beside `path` (see `dist.Split`).
+        """
         self._require_finite_weights()
+        if self.split.writes():
+            self._write_checkpoint(self.split.file(path, self.step))
+        self.split.settle(path, self.step)
+
+    def _write_checkpoint(self, path: Path) -> None:
         tensors = {f"w.{k}": v for k, v in self.sae.state_dict().items()}
         for name, leaf in self.leaves.items():
             tensors |= {f"a.{name}.{k}": v for k, v in self.optimizer.state[leaf].items()}
@@ -317,6 +331,7 @@ class Trainer:
         ]
         events = [ResampleEvent(**e) for e in state["events"]]
         self.history = History(state["table"], events, snapshots, resumed_at=self.step)
+        self.split.ranks.agree(f"step in {path.name}", self.step)
 
     def _load_moments(self, tensors: dict[str, Tensor]) -> None:
         for name, leaf in self.leaves.items():
@@ -337,12 +352,16 @@ def _oriented(x: Tensor, parameter: Tensor, leaf: Tensor) -> Tensor:
 
 
 class Run(NamedTuple):
-    """One SAE to train in place, with rows [k, d_in] in model units for its gate snapshots and its checkpoint file."""
+    """One SAE to train in place, with rows [k, d_in] in model units for its gate snapshots and its checkpoint file.
+
+    With `split` the ranks train it together: each makes the same call, with the SAE or its share of it.
+    """
 
     sae: SAE | GatedSAE
     cfg: TrainConfig
     probe: Tensor | None = None
     checkpoint: Path | None = None  # continued from if it exists
+    split: Split = ALONE
 
 
 def train(
@@ -449,9 +468,9 @@ def _same_stream(runs: Sequence[Run]) -> SAE | GatedSAE:
 
 def _started(run: Run, stream: RowSource) -> Trainer:
     probe = None if run.probe is None else run.sae.normalize(run.probe.to(run.sae.W_dec.device))
-    trainer = Trainer(run.sae, run.cfg, probe)
-    if run.checkpoint and run.checkpoint.exists():
-        trainer.load_checkpoint(run.checkpoint)
+    trainer = Trainer(run.sae, run.cfg, probe, run.split)
+    if run.checkpoint and (saved := run.split.newest(run.checkpoint)):
+        trainer.load_checkpoint(saved)
     else:
         _initialise_b_dec_(run.sae, stream, run.cfg)
     return trainer

@@ -16,7 +16,7 @@ PACKAGE = Path(saelib.__file__).parent
 MODULES = sorted(p for p in PACKAGE.glob("*.py") if p.stem != "__init__")
 FLOORS = [
     {"config"},  # every module may import it; with the next line DESIGN's floor 0
-    {"losses", "metrics", "kernels", "plots", "pursuit"},
+    {"losses", "metrics", "kernels", "plots", "pursuit", "dist"},
     {
         "assets",
         "sparse_plain",
@@ -26,10 +26,10 @@ FLOORS = [
     {"corpus", "lm", "store", "sae", "sparse"},
     {"collect", "resample", "evaluate", "diagnose", "causes", "intervals"},
     {"train", "stream"},
-    {"runs", "explore", "batch", "report", "__main__"},
+    {"runs", "explore", "batch", "report", "sweep", "__main__"},
 ]
 SPARSE = {"sparse", "sparse_plain", "sparse_c", "sparse_triton"}
-CORE = {"sae", "losses", "metrics", "train", "lm", "kernels", "resample"} | SPARSE  # run on a bare GPU machine
+CORE = {"sae", "losses", "metrics", "train", "lm", "kernels", "dist", "resample"} | SPARSE  # run on a bare GPU machine
 CORE_MAY_IMPORT = {"torch", "transformers", "safetensors", "numpy", "saelib", *sys.stdlib_module_names}
 CORE_MAY_IMPORT |= {"huggingface_hub"}  # comes with transformers, which cannot be imported without it
 CORE_MAY_IMPORT |= {"triton"}  # comes with torch for CUDA; done without elsewhere

@@ -1,0 +1,69 @@
+"""A profile's collection and its two sweeps by many processes, as the commands `collect` and `train` do them.
+
+What they make is what the notebooks ask for first, under the same names, so that `run` finds it there. Both functions
+are called by every rank: by `torchrun -m saelib`, by accelerate's `notebook_launcher`, or by one process alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, Literal
+
+from saelib import batch
+from saelib.config import CollectConfig, CorpusConfig, EvalConfig
+from saelib.dist import started
+from saelib.runs import ARMS, Spec, Workspace
+
+RECIPE = ("n_latents", "tokens", "batch_size", "lr", "schedule", "warmup", "lam_warmup", "grad_clip")
+
+log = logging.getLogger("saelib")
+
+
+def settings(profile: str, notebook: str) -> dict[str, Any]:
+    """Every parameter of a notebook under a profile, checked as `run` checks it."""
+    (path,) = batch.sources([notebook])
+    values = {**batch.parameters(path), **batch.resolve_profile(profile)[path]}
+    batch.check_ranges(path, values)
+    return values
+
+
+def filled(config: type, values: Mapping[str, Any], **named: Any) -> Any:
+    """A configuration from parameters of the same names, and from those given by their own."""
+    return config(**{f.name: values[f.name] for f in fields(config) if f.name in values} | named)
+
+
+def sweep(workspace: Workspace, notebook: str, values: Mapping[str, Any]) -> list[Spec]:
+    """The first SAEs that notebook 02 (plain alone) or 03 (every arm) trains: sites x λ x seeds."""
+    sites = sorted({workspace.site(site) for site in values["sites"]})
+    lambdas = {"plain": values["lambdas"]}
+    if notebook == "03_train_gated":  # its λ have three digits, and the full loss takes a multiple of them
+        wanted = {"plain": values["lambdas"], "two_term": values["lambdas_two_term"], "full": values["lambdas"]}
+        factor = {"full": values["lam_full"]}
+        lambdas = {arm: [float(f"{lam * factor.get(arm, 1.0):.3g}") for lam in wanted[arm]] for arm in ARMS}
+    cells = [(arm, site, s, lam) for arm in lambdas for site in sites for s in values["seeds"] for lam in lambdas[arm]]
+    recipe = {name: values[name] for name in RECIPE}
+    return [workspace.spec(arm, site, lam=lam, seed=s, **recipe) for arm, site, s, lam in cells]
+
+
+def collect(profile: str) -> None:
+    """Collect a profile's activations: the store of notebook 01, its shards shared out among the ranks."""
+    values = settings(profile, "01_collect")
+    corpus = filled(CorpusConfig, values, seed=values["corpus_seed"])
+    config = filled(CollectConfig, values, dtype=values["store_dtype"])
+    with started(values["device"]) as ranks:
+        workspace = Workspace(profile, values["device"], ranks=ranks)
+        store = workspace.collect(values["model"], corpus, values["sites"], config, values["dtype"])
+        log.info("%s: %d rows a site, store %s", store.path, store.n_rows, store.store_id)
+
+
+def train(profile: str, over: Literal["grid", "data", "latents"] = "grid") -> None:
+    """Train and measure the SAEs that notebooks 02 and 03 begin with; `over`: see `runs.Workspace`."""
+    each = {notebook: settings(profile, notebook) for notebook in ("02_train_sae", "03_train_gated")}
+    with started(each["02_train_sae"]["device"]) as ranks:
+        workspace = Workspace(profile, each["02_train_sae"]["device"], ranks=ranks, over=over)
+        for notebook, values in each.items():
+            measured = workspace.measuring(EvalConfig(ce_tokens=values["ce_tokens"]))
+            rows = measured.train(sweep(measured, notebook, values), notebook)
+            log.info("%s: %d SAEs trained and measured", notebook, len(rows))
