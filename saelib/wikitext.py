@@ -103,7 +103,7 @@ def clean_markup(wikitext: str) -> str:
     text = LEFTOVERS.sub("", text)
     text = re.sub(r"[^\S\n]+", " ", text)
     text = re.sub(r" ?\([\s,;:]*\)", "", text)  # what a removed template leaves: "( ; )"
-    text = re.sub(r"\([,;:\s]+", "(", text)
+    text = re.sub(r"\([,;:\s]+(?![,;:\s\x00])", "(", text)
     return re.sub(r"\n{3,}", "\n\n", "\n".join(_without_empty_sections(text.split("\n")))).strip()
 
 

@@ -712,8 +712,10 @@ def test_the_embedded_wikipedia_gives_the_expected_articles_tokens_and_contexts(
 def test_enwik8_gives_its_articles_up_to_the_cut():
     report: dict = {}
     pages = list(read_pages(CorpusConfig(source="enwik8"), report))
-    assert (len(pages), report["pages_redirect"], report["pages_other_namespace"]) == (0, 0, 0)
-    assert pages[0].title == "Anarchism"
+    assert (len(pages), report["pages_blank"]) == (8571, 18)
+    assert (report["pages_redirect"], report["pages_other_namespace"]) == (3649, 108), "12,346 whole pages in all"
+    assert (pages[0].title, pages[-1].title) == ("Anarchism", "James Bond")
+    assert 70e6 < sum(len(p.text) for p in pages) < 75e6
 
 
 @pytest.mark.slow

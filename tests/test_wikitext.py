@@ -74,6 +74,10 @@ def test_unbalanced_markup_leaves_no_table_or_reference_behind():
     assert text.endswith("End")
 
 
+def test_an_open_bracket_before_a_heading_does_not_take_its_line():
+    assert clean_markup("A sad face is :-(\n\n==Use==\nSeen ( , often).") == "A sad face is :-(\n\nUse\nSeen (often)."
+
+
 @pytest.mark.parametrize("name", ["d.xml", "d.xml.bz2", "d.xml.gz"])
 def test_a_dump_gives_its_articles_without_redirects_and_other_namespaces(tmp_path, name):
     pages = [
