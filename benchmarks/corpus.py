@@ -37,6 +37,7 @@ FORMS = ("folder", "zip", "parquet")
 FILES = 109  # of the official archive
 ROW_GROUP = 1000  # rows, as in the hub's conversion
 CHARS = (80, 250, 400, 500, 700, 1100)  # lengths of pages in turn: about 100 tokens on average
+LONG = 100_000  # characters of the longest pages, one in a thousand, so that every size has some
 OTHER_SCRIPTS = "東京 は 日本 の 首都 である 。 Москва — столица России . القاهرة عاصمة مصر . "
 TREEBANK = {"(": "-LRB-", ")": "-RRB-", "[": "-LSB-", "]": "-RSB-"}
 
@@ -66,7 +67,7 @@ def fever_rows(cfg: CorpusConfig, n: int) -> Iterator[dict[str, str]]:
     for number, (turn, (title, piece)) in enumerate(islice(everything, n - 1), 1):
         page_id = f"{treebank(title).strip().replace(' ', '_')}_{number}"
         text = treebank(f"{turn} {piece}" if turn else piece)
-        text = "" if number % 50 == 7 else text * 200 if number % 5000 == 11 else text
+        text = "" if number % 50 == 7 else text * (LONG // len(text)) if number % 1000 == 11 else text
         text += OTHER_SCRIPTS * (number % 40 == 3)
         sentences = [f"{i}\t{s}" for i, s in enumerate(text.split(" . "))]
         yield {"id": page_id, "text": text, "lines": "\n".join([*sentences, f"{len(sentences)}\t"]) if text else ""}

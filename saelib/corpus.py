@@ -30,6 +30,7 @@ import hashlib
 import heapq
 import json
 import mmap
+import os
 import re
 import tempfile
 import zipfile
@@ -59,7 +60,7 @@ FEVER_ON_THE_HUB = {  # the hub's own Parquet conversion, <configuration>/<split
     "data_files": "wiki_pages/**/*.parquet",
     "revision": "refs/convert/parquet",
 }
-BATCH_CHARS = 1_000_000  # tokenised at once
+BATCH_CHARS = 250_000  # tokenised at once: the tokenizer takes about 100 bytes of memory a character
 PIECE = 1 << 20  # token ids written, moved or hashed at once
 EXAMPLES = 5  # bad lines named in the report
 
@@ -475,10 +476,10 @@ def pack(pages: Iterable[Page], tokenizer: Any, cfg: CorpusConfig, report: dict[
         _refuse_same_id(page_ids, cfg)
         split = np.fromiter((SPLITS.index(split_of(p)) for p in page_ids), np.int8, len(page_ids))
         _count(report, cfg, length, page, split)
-        ids = np.memmap(file, np.int32, "r")
-    order = np.argsort(length, kind="stable")
+        order = np.argsort(length, kind="stable")
+        ids = _reordered(file, length, order)
     return Contexts(
-        ids=_reordered(ids, length, order),
+        ids=ids,
         offsets=np.concatenate([[0], np.cumsum(length[order], dtype=np.int64)]),
         page=page[order],
         start=start[order],
@@ -526,7 +527,7 @@ def _cut(
     return page_ids, titles, np.array(rows, np.int32).reshape(-1, 3).T.copy()
 
 
-def _spill(file: FileIO, ids: array | np.ndarray) -> None:
+def _spill(file: FileIO, ids: array | bytes) -> None:
     left = memoryview(ids).cast("B")
     try:
         while left:  # the file is unbuffered: a buffer that found no room would fail a second time when it is closed
@@ -593,18 +594,23 @@ def _spans(n: int, cfg: CorpusConfig, bos: bool, page_id: str) -> list[tuple[int
 
 
 def _reordered(
-    ids: Int32[np.ndarray, "tokens"], length: Int32[np.ndarray, "contexts"], order: Int64[np.ndarray, "contexts"]
+    file: FileIO, length: Int32[np.ndarray, "contexts"], order: Int64[np.ndarray, "contexts"]
 ) -> Int32[np.ndarray, "tokens"]:
-    """The contexts' tokens in a new order, a piece at a time."""
+    """The tokens of the contexts in `file`, mapped in a new order. Reading them through a map would fill memory."""
     if length.min() == length.max():
-        return ids
-    plain, ends = np.asarray(ids), np.cumsum(length, dtype=np.int64)
-    step = max(1, PIECE // int(length.max()))
-    with tempfile.TemporaryFile(buffering=0) as file:
-        for first in range(0, len(order), step):
-            _spill(file, np.concatenate([plain[ends[i] - length[i] : ends[i]] for i in order[first : first + step]]))
-            _let_go(ids)
         return np.memmap(file, np.int32, "r")
+    size = length.dtype.itemsize  # of a token id too
+    ends = np.cumsum(length, dtype=np.int64)
+    step = max(1, PIECE // int(length.max()))
+    with tempfile.TemporaryFile(buffering=0) as out:
+        for first in range(0, len(order), step):
+            some = order[first : first + step]
+            found = (
+                os.pread(file.fileno(), size * n, size * (end - n))
+                for n, end in zip(length[some], ends[some], strict=True)
+            )
+            _spill(out, b"".join(found))
+        return np.memmap(out, np.int32, "r")
 
 
 def _let_go(a: np.ndarray) -> None:
