@@ -20,8 +20,9 @@ With `n_docs` the pages taken are those n, of all that are not blank, whose sha2
 same pages whatever form the corpus has and in whatever order, in the order in which they stand there. That takes two
 passes, the first of which reads everything; a corpus with fewer pages gives them all. A hub data set is streamed twice.
 
-Memory: one batch of pages, about 100 bytes a page or context, and a digest for each of `n_docs`. Token ids go to a
-temporary file (4 bytes a token, 8 for a moment where lengths differ), which `Contexts` maps.
+Memory: one batch of pages, about 100 bytes a page or context, and a digest for each of `n_docs`; from the hub also what
+is read ahead, up to 1 GB. Token ids go to a temporary file (4 bytes a token, 8 for a moment where lengths differ),
+which `Contexts` maps.
 """
 
 from __future__ import annotations
@@ -356,6 +357,8 @@ def _loaded(path: str, where: str, split: str = "train", **options: Any) -> Iter
 
     try:
         rows = datasets.load_dataset(path, split=split, streaming=True, **options)
+        if Path(path).exists():  # by row group: a whole Parquet file is read ahead, by up to 1 GB
+            rows = rows.reshard()  # not on the hub, where each group would be requests of its own
         for number, row in enumerate(rows, 1):
             yield f"{where}, row {number}", row
     except Exception as exc:  # the hub client raises its transport's errors, which share no base class
