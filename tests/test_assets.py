@@ -215,7 +215,7 @@ def test_two_processes_make_the_asset_once(tiny):
 def source(tiny, monkeypatch):
     """enwik8's place taken by a tiny source archive, whose build would leave a file behind; the index is `serve`."""
     made = tiny / "made" / "tiny_source-1.0.tar.gz"
-    files = {"data/enwik8.gz": CONTENT, "data/enwik8.gz.txt": b"no", "../out": b"no"}
+    files = {"data/enwik8.gz.txt": b"no", "../out": b"no", "data/enwik8.gz": CONTENT}
     files["setup.py"] = f"open({str(tiny / 'was-built')!r}, 'w')".encode()
     with tarfile.open(made, "w:gz") as archive:
         for name, content in files.items():

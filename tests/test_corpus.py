@@ -4,10 +4,12 @@ import hashlib
 import json
 import logging
 import os
+import random
 import re
 import subprocess
 import sys
 import tempfile
+import time
 import tracemalloc
 import zipfile
 from functools import partial
@@ -483,6 +485,16 @@ def test_parquet_files_stream_in_name_order(tmp_path):
     assert report["bad_line_examples"] == [f"{tmp_path}/a.parquet, row 2: field 'body' is null"]
     with pytest.raises(CorpusError, match=r"a\.parquet, row 1: no field 'text'; it has 'body', 'n'"):
         list(read_pages(config("parquet", tmp_path / "a.parquet")))
+
+
+def test_a_parquet_file_is_not_read_ahead_of_the_reader(tmp_path):
+    rows = pa.table({"text": [random.Random(i).randbytes(50_000).hex() for i in range(300)]})
+    pq.write_table(rows, tmp_path / "a.parquet", row_group_size=10)  # 1 MB each, 30 MB in all
+    pages = read_pages(config("parquet", tmp_path))
+    next(pages)
+    time.sleep(1)  # what would be read ahead comes in this time
+    assert pa.total_allocated_bytes() < 8_000_000
+    assert len(list(pages)) == 299
 
 
 def test_a_damaged_parquet_file_is_named(tmp_path):
