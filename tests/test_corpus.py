@@ -490,6 +490,7 @@ def test_parquet_files_stream_in_name_order(tmp_path):
 def test_a_parquet_file_is_not_read_ahead_of_the_reader(tmp_path):
     rows = pa.table({"text": [random.Random(i).randbytes(50_000).hex() for i in range(300)]})
     pq.write_table(rows, tmp_path / "a.parquet", row_group_size=10)  # 1 MB each, 30 MB in all
+    del rows
     pages = read_pages(config("parquet", tmp_path))
     next(pages)
     time.sleep(1)  # what would be read ahead comes in this time
