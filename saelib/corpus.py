@@ -3,8 +3,9 @@
 | source        | path                                                       | page id                   |
 |---------------|------------------------------------------------------------|---------------------------|
 | embedded      | (none) the excerpt of English Wikipedia of `assets`        | MediaWiki's page number   |
-| mediawiki     | a dump, .xml or .xml.bz2, or a folder of a dump's parts;   | MediaWiki's page number   |
-|               | articles only, markup removed                              |                           |
+| enwik8        | (none) the first 10⁸ bytes of Wikipedia's dump of 2006     | MediaWiki's page number   |
+| mediawiki     | a dump, .xml, .xml.bz2 or .xml.gz, or a folder of a dump's | MediaWiki's page number   |
+|               | parts; articles only, markup removed                       |                           |
 | fever         | folder or .zip of wiki-*.jsonl, folder of Parquet, hub id  | FEVER's id, as it stands  |
 | dataset       | hub id or local folder, as name[:config[:split]]           | `id_column` or row number |
 | jsonl, parquet| a file, or a folder of them                                | `id_column` or row number |
@@ -13,25 +14,34 @@
 
 Files are read in name order. A context never crosses a page. The split is a function of the page id alone, so a page
 stays in its split whatever else is in the corpus and in whatever order (row numbers are ids only as long as the rows
-keep their order). Memory: one batch of pages, and int32 arrays of what has been taken.
+keep their order).
+
+With `n_docs` the pages taken are those n, of all that are not blank, whose sha256 of "seed:page id" is smallest: the
+same pages whatever form the corpus has and in whatever order, in the order in which they stand there. That takes two
+passes, the first of which reads everything; a corpus with fewer pages gives them all. A hub data set is streamed twice.
+
+Memory: one batch of pages, about 100 bytes a page or context, and a digest for each of `n_docs`; from the hub also what
+is read ahead, up to 1 GB. Token ids go to a temporary file (4 bytes a token, 8 for a moment where lengths differ),
+which `Contexts` maps.
 """
 
 from __future__ import annotations
 
-import bz2
 import hashlib
-import html
+import heapq
 import json
+import mmap
 import os
 import re
-import xml.etree.ElementTree as ET
+import tempfile
 import zipfile
 import zlib
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
+from io import FileIO
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -39,8 +49,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int8, Int32, Int64
 
-from saelib.assets import embedded_wiki
+from saelib import wikitext
+from saelib.assets import embedded_wiki, enwik8, made_once
 from saelib.config import CorpusConfig, stable_hash
+from saelib.wikitext import CorpusError, articles
 
 SPLITS = ("train", "val", "test")  # position = stored int8
 SPLIT_ENDS = (0.7, 0.8, 1.0)  # 70 % train, 10 % val, 20 % test
@@ -49,12 +61,9 @@ FEVER_ON_THE_HUB = {  # the hub's own Parquet conversion, <configuration>/<split
     "data_files": "wiki_pages/**/*.parquet",
     "revision": "refs/convert/parquet",
 }
-BATCH_CHARS = 1_000_000  # tokenised at once
+BATCH_CHARS = 250_000  # tokenised at once: the tokenizer takes about 100 bytes of memory a character
+PIECE = 1 << 20  # token ids written, moved or hashed at once
 EXAMPLES = 5  # bad lines named in the report
-
-
-class CorpusError(ValueError):
-    """The corpus cannot be read or holds too little; the message names file and line, or pages and tokens."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +79,12 @@ class Page:
 class Contexts:
     """Tokenised pages cut into contexts, the shortest first. Context i is `ids[offsets[i] : offsets[i + 1]]`."""
 
-    ids: Int32[np.ndarray, "tokens"]  # BOS included, where the contexts have one
+    ids: Int32[np.ndarray, "tokens"]  # BOS included, where the contexts have one; `pack` maps a file without a name
     offsets: Int64[np.ndarray, "bounds"]  # n_contexts + 1 of them
     page: Int32[np.ndarray, "contexts"]  # index into `page_ids`
     start: Int32[np.ndarray, "contexts"]  # where its first text token stands among its page's text tokens
-    page_ids: tuple[str, ...]  # pages that have a context, in reading order
-    page_titles: tuple[str, ...]
+    page_ids: Sequence[str]  # pages that have a context, in reading order
+    page_titles: Sequence[str]
     split: Int8[np.ndarray, "pages"]  # index into `SPLITS`
     bos: bool  # each context begins with BOS
     report: dict[str, Any]  # counts of what was read, skipped and kept
@@ -101,8 +110,41 @@ class Contexts:
     @cached_property
     def corpus_id(self) -> str:
         """Hash of the content: tokens, bounds, pages, split. Report and titles do not enter."""
-        arrays = (self.ids, self.offsets, self.page, self.start, self.split)
-        return stable_hash([hashlib.sha256(a.tobytes()).hexdigest() for a in arrays], self.page_ids, self.bos)
+        arrays = [_sha256(a) for a in (self.ids, self.offsets, self.page, self.start, self.split)]
+        # `stable_hash(arrays, page_ids, bos)`, without the list and the text of all page ids
+        digest = hashlib.sha256(f"[{json.dumps(arrays, separators=(',', ':'))},[".encode())
+        for number, page_id in enumerate(self.page_ids):
+            digest.update(("," * (number > 0) + json.dumps(page_id)).encode())
+        digest.update(f"],{json.dumps(self.bos)}]".encode())
+        return digest.hexdigest()[:12]
+
+
+def _sha256(a: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for first in range(0, len(a), PIECE):
+        digest.update(np.ascontiguousarray(a[first : first + PIECE]))
+        _let_go(a)
+    return digest.hexdigest()
+
+
+class Strings(Sequence):
+    """Strings in one buffer of UTF-8: millions of them as a tuple would take five times as much memory."""
+
+    def __init__(self) -> None:
+        self._utf8, self._ends = bytearray(), array("q", [0])
+
+    def append(self, text: str) -> None:
+        self._utf8 += text.encode()
+        self._ends.append(len(self._utf8))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: Any) -> Any:
+        at = range(len(self))[index]
+        if isinstance(at, range):
+            return tuple(self[i] for i in at)
+        return self._utf8[self._ends[at] : self._ends[at + 1]].decode()
 
 
 def load_contexts(cfg: CorpusConfig, tokenizer: Any) -> Contexts:
@@ -124,26 +166,51 @@ Row = tuple[str, dict[str, Any] | str | None]
 
 
 def read_pages(cfg: CorpusConfig, report: dict[str, Any] | None = None) -> Iterator[Page]:
-    """Stream the pages of a corpus: blank ones skipped, the first `n_docs` of the others.
+    """Stream the pages of a corpus as text, blank ones skipped; of `n_docs` or more the drawn ones (module docstring).
 
     Counts go into `report`: `pages_blank`, `bad_lines` with the first few, for a dump also
     `pages_redirect` and `pages_other_namespace`. Raises `CorpusError` naming file and line where a row is malformed,
     wrongly encoded or lacks its text (`on_bad_line="skip"` counts these instead), or where the source is missing.
     """
     report = {} if report is None else report
+    return _drawn(cfg, report) if cfg.n_docs else _pages(cfg, report)
+
+
+def _pages(
+    cfg: CorpusConfig, report: dict[str, Any], wanted: Callable[[str], bool] = lambda page_id: True
+) -> Iterator[Page]:
+    """One pass over the corpus. Only the wanted pages become text: removing markup is slow."""
     report.update(source=cfg.source, pages_blank=0, bad_lines=0, bad_line_examples=[])
-    return islice(_pages(READERS[cfg.source](cfg, report), cfg, report), cfg.n_docs or None)
-
-
-def _pages(rows: Iterable[Row], cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Page]:
-    for number, (where, fields) in enumerate(rows, 1):
+    for number, (where, fields) in enumerate(READERS[cfg.source](cfg, report), 1):
         page = _page(fields, cfg, str(number))
         if isinstance(page, str):
             _bad_line(f"{where}: {page}", cfg, report)
-        elif page.text.strip():
+            continue
+        if page.text.strip():
+            if not wanted(page.id):
+                continue
+            page = _as_text(page, cfg)
+        if page.text.strip():
             yield page
         else:
             report["pages_blank"] += 1
+
+
+def _drawn(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Page]:
+    """The `n_docs` pages of smallest digest in reading order: a first pass draws and counts, a second one yields."""
+    smallest: list[int] = []  # digests times -1, a heap: the largest digest is first
+
+    def enters(page_id: str) -> bool:
+        return len(smallest) < cfg.n_docs or _digest(page_id, cfg) < -smallest[0]
+
+    for page in _pages(replace(cfg, detokenize=False), report, enters):
+        (heapq.heappush if len(smallest) < cfg.n_docs else heapq.heapreplace)(smallest, -_digest(page.id, cfg))
+    if smallest:
+        yield from islice(_pages(cfg, {}, lambda page_id: _digest(page_id, cfg) <= -smallest[0]), cfg.n_docs)
+
+
+def _digest(page_id: str, cfg: CorpusConfig) -> int:
+    return int.from_bytes(hashlib.sha256(f"{cfg.seed}:{page_id}".encode()).digest(), "big")
 
 
 def _page(fields: dict[str, Any] | str | None, cfg: CorpusConfig, number: str) -> Page | str:
@@ -156,10 +223,16 @@ def _page(fields: dict[str, Any] | str | None, cfg: CorpusConfig, number: str) -
         return wrong
     text, page_id = fields[cfg.text_column], str(fields[id_column] if id_column else number)
     title = fields.get("title")
-    title = title if isinstance(title, str) else page_id
-    if cfg.source != "fever":
-        return Page(page_id, title, text)
-    return Page(page_id, fever_title(title), detokenize(text)) if cfg.detokenize else Page(page_id, title, text.strip())
+    return Page(page_id, title if isinstance(title, str) else page_id, text)
+
+
+def _as_text(page: Page, cfg: CorpusConfig) -> Page:
+    """The page without its source's markup or treebank tokens."""
+    if cfg.source == "mediawiki":
+        return replace(page, text=wikitext.clean_markup(page.text))
+    if cfg.source == "fever" and cfg.detokenize:
+        return Page(page.id, fever_title(page.title), detokenize(page.text))
+    return replace(page, text=page.text.strip()) if cfg.source == "fever" else page
 
 
 def _wrong(fields: dict[str, Any], text_column: str, id_column: str) -> str:
@@ -290,6 +363,8 @@ def _loaded(path: str, where: str, split: str = "train", **options: Any) -> Iter
 
     try:
         rows = datasets.load_dataset(path, split=split, streaming=True, **options)
+        if Path(path).exists():  # by row group: a whole Parquet file is read ahead, by up to 1 GB
+            rows = rows.reshard()  # not on the hub, where each group would be requests of its own
         for number, row in enumerate(rows, 1):
             yield f"{where}, row {number}", row
     except Exception as exc:  # the hub client raises its transport's errors, which share no base class
@@ -337,129 +412,31 @@ def _text_row(path: Path, raw: bytes, line: int, cfg: CorpusConfig, fields: dict
 
 
 def _mediawiki(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
-    return _dump(_files(cfg.path, cfg.source, "*.xml*"), cfg.text_column, report)
-
-
-def _dump(parts: Sequence[Path], text_column: str, report: dict[str, Any]) -> Iterator[Row]:
-    """Articles of a dump, markup removed; redirects and pages outside namespace 0 are counted and left out."""
-    report.update(pages_redirect=0, pages_other_namespace=0)
-    for path, page in ((part, page) for part in parts for page in _xml_pages(part)):
-        title, wikitext = page.findtext("{*}title") or "", page.findtext("{*}revision/{*}text") or ""
-        if (page.findtext("{*}ns") or "0") != "0":
-            report["pages_other_namespace"] += 1
-        elif page.find("{*}redirect") is not None or wikitext.lstrip()[:9].upper() == "#REDIRECT":
-            report["pages_redirect"] += 1
-        else:
-            yield (
-                f"{path}, page {title!r}",
-                {"id": page.findtext("{*}id"), "title": title, text_column: clean_markup(wikitext)},
-            )
-
-
-def _xml_pages(path: Path) -> Iterator[ET.Element]:
-    """`<page>` elements one at a time, each freed after use."""
-    try:
-        with bz2.open(path) if path.suffix == ".bz2" else path.open("rb") as stream:
-            events = ET.iterparse(stream, events=("start", "end"))
-            _, top = next(events)
-            for event, element in events:
-                if event == "end" and element.tag.rpartition("}")[2] == "page":
-                    yield element
-                    top.clear()
-    except (ET.ParseError, EOFError, OSError) as exc:
-        raise CorpusError(f"{path}: not a whole MediaWiki dump ({exc})") from exc
+    for where, article in articles(_files(cfg.path, cfg.source, "*.xml*"), report):
+        yield where, {cfg.text_column: article.pop("wikitext"), **article}
 
 
 def _embedded(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
-    """The embedded excerpt. Cleaning takes 8 s, so its result is kept beside it, named by a hash of this code."""
-    dump = embedded_wiki()
-    code = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-    cleaned = dump.with_name(f"enwiki-{stable_hash(code, version('mwparserfromhell'))}.jsonl")
-    if not cleaned.exists():
-        _write_cleaned(dump, cleaned)
-    with cleaned.open(encoding="utf-8") as stream:
-        report.update(json.loads(next(stream)))
+    return _cleaned(embedded_wiki(), cfg, report)
+
+
+def _enwik8(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
+    """The first 10⁸ bytes of a dump: they end in the middle of a page."""
+    return _cleaned(enwik8(), cfg, report, cut=True)
+
+
+def _cleaned(dump: Path, cfg: CorpusConfig, report: dict[str, Any], cut: bool = False) -> Iterator[Row]:
+    """Rows of a dump of `assets`. Cleaning is slow, so its result is kept beside it, named by a hash of its code."""
+    code = hashlib.sha256(Path(wikitext.__file__).read_bytes()).hexdigest()
+    path = dump.with_name(f"{dump.name[:6]}-{stable_hash(code, version('mwparserfromhell'))}.jsonl")
+    made_once(path, lambda folder: wikitext.write_cleaned(dump, folder / path.name, cut))
+    with path.open(encoding="utf-8") as stream:
         for line in stream:
             row = json.loads(line)
-            yield f"{dump}, page {row['title']!r}", {cfg.text_column: row.pop("text"), **row}
-
-
-def _write_cleaned(dump: Path, cleaned: Path) -> None:
-    """The dump's counts, then its rows, as JSONL; whole or not at all."""
-    counts: dict[str, Any] = {}
-    rows = [fields for _, fields in _dump([dump], "text", counts)]
-    temporary = cleaned.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in [counts, *rows]), encoding="utf-8")
-    os.replace(temporary, cleaned)
-
-
-HIDDEN_TAGS = {"ref", "references", "table", "gallery", "math", "chem", "timeline", "score", "imagemap", "hiero"}
-HIDDEN_TAGS |= {"syntaxhighlight", "source", "mapframe", "graph", "templatestyles", "style", "noinclude"}
-HIDDEN_LINKS = re.compile(r"\s*((?i:file|image|media|category)|[a-z]{2,3}(-[a-z]+)*)\s*:")  # and other languages
-LEFTOVERS = re.compile(  # where unbalanced markup makes the parser give up: tables, references, tags, quotes
-    r"(?ms)^\s*\{\|.*?^\s*\|\}|<ref\b[^<>]*>.*?</ref>|</?(?:ref|blockquote|div|span|small|su[bp]|[bip])\b[^<>\n]*>"
-    r"|\[\[(?:File|Image):[^\[\]]*\]\]|'{2,}|__[A-Z]+__"
-)
-HEADING = "\x00"  # begins a heading's line until empty sections are gone
-
-
-def clean_markup(wikitext: str) -> str:
-    """Wikitext -> plain text: paragraphs, list items, and the headings of sections that keep some text.
-
-    Templates, tables, references, comments, formulas, files, categories and links to other languages are removed.
-    """
-    import mwparserfromhell
-
-    text = _plain(mwparserfromhell.parse(wikitext))
-    text = LEFTOVERS.sub("", text)
-    text = re.sub(r"[^\S\n]+", " ", text)
-    text = re.sub(r" ?\([\s,;:]*\)", "", text)  # what a removed template leaves: "( ; )"
-    text = re.sub(r"\([,;:\s]+", "(", text)
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(_without_empty_sections(text.split("\n")))).strip()
-
-
-def _plain(code: Any) -> str:
-    """Visible text of parsed wikitext."""
-    from mwparserfromhell import nodes
-
-    if code is None:
-        return ""
-    parts = []
-    for node in code.nodes:
-        if isinstance(node, nodes.Text):
-            parts.append(node.value)
-        elif isinstance(node, nodes.Heading):
-            parts.append(f"{HEADING}{node.level}{_plain(node.title).strip()}")
-        elif isinstance(node, nodes.Wikilink) and not HIDDEN_LINKS.match(str(node.title)):
-            parts.append(_plain(node.text) or _plain(node.title).lstrip(":"))
-        elif isinstance(node, nodes.ExternalLink):
-            parts.append(_plain(node.title) if node.brackets else str(node.url))
-        elif isinstance(node, nodes.Tag):
-            parts.append(_tag(node))
-        elif isinstance(node, nodes.HTMLEntity):
-            parts.append(html.unescape(str(node)))
-    return "".join(parts)
-
-
-def _tag(node: Any) -> str:
-    name = str(node.tag).strip().lower()
-    return "\n" if name == "br" else "" if name in HIDDEN_TAGS else _plain(node.contents)
-
-
-def _without_empty_sections(lines: Sequence[str]) -> list[str]:
-    """Stripped lines; a heading goes when no text or deeper heading follows it before the next one."""
-    kept: list[str] = []
-    below = 0  # level of the heading that follows, 9 for text
-    for line in map(str.strip, reversed(lines)):
-        if line.startswith(HEADING):
-            level = int(line[1])
-            if below > level:
-                kept.append(line[2:])
-                below = level
-        else:
-            kept.append(line)
-            below = 9 if line else below
-    return kept[::-1]
+            if "title" in row:
+                yield f"{dump}, page {row['title']!r}", {cfg.text_column: row.pop("text"), **row}
+            else:
+                report.update(row)
 
 
 # ---- treebank tokens (FEVER's pages were tokenised by CoreNLP)
@@ -498,24 +475,25 @@ def pack(pages: Iterable[Page], tokenizer: Any, cfg: CorpusConfig, report: dict[
 
     `tokenizer` is any Hugging Face tokenizer. Contexts are sorted by length, stably, so equal lengths are adjacent.
     Raises `CorpusError`, with the pages and tokens there were, when no page holds a context or a split stays empty,
-    and when two pages that hold contexts share an id, which is what splits and statistics by page go by.
+    when two pages that hold contexts share an id, which is what splits and statistics by page go by, and when the
+    folder of temporary files has no room for 4 bytes a token (8 where lengths differ).
     """
     report = {"source": cfg.source} if report is None else report
     bos = wants_bos(tokenizer, cfg.bos)
-    kept, ids, rows = _cut(pages, tokenizer, cfg, bos, report)
-    length, page, start = (
-        np.frombuffer(rows, np.int32).reshape(-1, 3).T if rows else np.zeros((3, 0), np.int32)
-    ).copy()
-    split = np.array([SPLITS.index(split_of(p)) for p, _ in kept], np.int8)
-    _count(report, cfg, length, page, split)
-    order = np.argsort(length, kind="stable")
+    with tempfile.TemporaryFile(buffering=0) as file:
+        page_ids, titles, (length, page, start) = _cut(pages, tokenizer, cfg, bos, report, file)
+        _refuse_same_id(page_ids, cfg)
+        split = np.fromiter((SPLITS.index(split_of(p)) for p in page_ids), np.int8, len(page_ids))
+        _count(report, cfg, length, page, split)
+        order = np.argsort(length, kind="stable")
+        ids = _reordered(file, length, order)
     return Contexts(
-        ids=_reordered(np.array(ids, np.int32), length, order),
+        ids=ids,
         offsets=np.concatenate([[0], np.cumsum(length[order], dtype=np.int64)]),
         page=page[order],
         start=start[order],
-        page_ids=tuple(p for p, _ in kept),
-        page_titles=tuple(t for _, t in kept),
+        page_ids=page_ids,
+        page_titles=titles,
         split=split,
         bos=bos,
         report=report,
@@ -533,11 +511,10 @@ def wants_bos(tokenizer: Any, mode: str) -> bool:
 
 
 def _cut(
-    pages: Iterable[Page], tokenizer: Any, cfg: CorpusConfig, bos: bool, report: dict[str, Any]
-) -> tuple[list[tuple[str, str]], array, array]:
-    """(id, title) of the pages with a context, all tokens, and (length, page, start) of each context in one array."""
-    kept: list[tuple[str, str]] = []
-    seen: set[str] = set()
+    pages: Iterable[Page], tokenizer: Any, cfg: CorpusConfig, bos: bool, report: dict[str, Any], file: FileIO
+) -> tuple[Strings, Strings, Int32[np.ndarray, "3 contexts"]]:
+    """Ids and titles of the pages with a context; length, page and start of each context; its tokens go to `file`."""
+    page_ids, titles = Strings(), Strings()
     ids, rows = array("i"), array("i")
     report.update(pages=0, pages_short=0, chars=0, tokens_read=0)
     for page, tokens in _tokenised(pages, tokenizer):
@@ -548,13 +525,37 @@ def _cut(
         report["tokens_read"] += len(tokens)
         for start, end in spans:
             ids.extend([tokenizer.bos_token_id] * bos + tokens[start:end])
-            rows.extend((end - start + bos, len(kept), start))
+            rows.extend((end - start + bos, len(page_ids), start))
         if spans:
-            if page.id in seen:
-                raise CorpusError(_same_id(page.id, cfg))
-            seen.add(page.id)
-            kept.append((page.id, page.title))
-    return kept, ids, rows
+            page_ids.append(page.id)
+            titles.append(page.title)
+        if len(ids) >= PIECE:
+            _spill(file, ids)
+            ids = array("i")
+    _spill(file, ids)
+    return page_ids, titles, np.array(rows, np.int32).reshape(-1, 3).T.copy()
+
+
+def _spill(file: FileIO, ids: array | bytes) -> None:
+    left = memoryview(ids).cast("B")
+    try:
+        while left:  # the file is unbuffered: a buffer that found no room would fail a second time when it is closed
+            left = left[file.write(left) :]
+    except OSError as exc:
+        advice = "set TMPDIR to a folder on a disk with room"
+        raise CorpusError(
+            f"{tempfile.gettempdir()}: token ids cannot be kept there ({exc.strerror}); {advice}"
+        ) from exc
+
+
+def _refuse_same_id(page_ids: Sequence[str], cfg: CorpusConfig) -> None:
+    """Two pages of one id are an error. Found by sorted hashes: a set of all ids would take 100 bytes a page."""
+    hashes = np.sort(np.fromiter(map(hash, page_ids), np.int64, len(page_ids)))
+    twice = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    suspects = [p for p in page_ids if hash(p) in twice] if twice else []
+    for number, page_id in enumerate(suspects):
+        if page_id in suspects[:number]:
+            raise CorpusError(_same_id(page_id, cfg))
 
 
 def _same_id(page_id: str, cfg: CorpusConfig) -> str:
@@ -601,12 +602,30 @@ def _spans(n: int, cfg: CorpusConfig, bos: bool, page_id: str) -> list[tuple[int
     return sorted(sorted(spans, key=draw)[: cfg.contexts_per_page])
 
 
-def _reordered(ids: np.ndarray, length: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """The contexts' tokens in a new order."""
+def _reordered(
+    file: FileIO, length: Int32[np.ndarray, "contexts"], order: Int64[np.ndarray, "contexts"]
+) -> Int32[np.ndarray, "tokens"]:
+    """The tokens of the contexts in `file`, mapped in a new order. Reading them through a map would fill memory."""
     if length.min() == length.max():
-        return ids
+        return np.memmap(file, np.int32, "r")
+    size = length.dtype.itemsize  # of a token id too
     ends = np.cumsum(length, dtype=np.int64)
-    return np.concatenate([ids[ends[i] - length[i] : ends[i]] for i in order])
+    step = max(1, PIECE // int(length.max()))
+    with tempfile.TemporaryFile(buffering=0) as out:
+        for first in range(0, len(order), step):
+            some = order[first : first + step]
+            found = (
+                os.pread(file.fileno(), size * n, size * (end - n))
+                for n, end in zip(length[some], ends[some], strict=True)
+            )
+            _spill(out, b"".join(found))
+        return np.memmap(out, np.int32, "r")
+
+
+def _let_go(a: np.ndarray) -> None:
+    """What was read of a mapped file leaves this process's memory; it is read again where it is needed."""
+    if isinstance(a.base, mmap.mmap):
+        a.base.madvise(mmap.MADV_DONTNEED)
 
 
 def _count(report: dict[str, Any], cfg: CorpusConfig, length: np.ndarray, page: np.ndarray, split: np.ndarray) -> None:
@@ -631,6 +650,7 @@ def _count(report: dict[str, Any], cfg: CorpusConfig, length: np.ndarray, page: 
 
 READERS = {
     "embedded": _embedded,
+    "enwik8": _enwik8,
     "mediawiki": _mediawiki,
     "fever": _fever,
     "dataset": _dataset,
@@ -638,4 +658,4 @@ READERS = {
     "parquet": _parquet,
     "text": _text,
 }
-ID_COLUMNS = {"embedded": "id", "mediawiki": "id", "fever": "id", "text": "id"}  # elsewhere the row's number
+ID_COLUMNS = dict.fromkeys(("embedded", "enwik8", "mediawiki", "fever", "text"), "id")  # elsewhere the row's number

@@ -188,7 +188,7 @@ def test_a_refused_field_that_is_no_parameter_is_named_as_it_is(home):
         batch.check_ranges(path, {"batch_size": 300_000})
 
 
-@pytest.mark.parametrize("profile", ["smoke", "default", "full", "llama2-7b"])
+@pytest.mark.parametrize("profile", ["smoke", "default", "full", "enwik8", "llama2-7b"])
 def test_the_shipped_profiles_are_in_range(profile):
     assert batch.plan(profile)
 

@@ -12,6 +12,9 @@ import pytest
 import torch
 from test_store import make_store, make_x
 
+from saelib.config import CorpusConfig
+from saelib.corpus import read_pages
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 ROW = {"name", "arch", "loss", "step", "l0", "n_latents", "batch", "seconds_median", "ratio_to_matmuls"}
 
@@ -135,6 +138,44 @@ def test_the_work_of_linear_layers_is_twice_their_weights(monkeypatch):
     layers = LlamaForCausalLM(shape).model.layers[:2]
     weights = sum(p.numel() for p in layers.parameters() if p.ndim == 2)
     assert collect.linear_work(shape, 2) == 2 * weights
+
+
+def test_fever_pages_are_cut_from_real_ones_with_the_oddities_of_the_real_format(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    sys.modules.pop("corpus", None)
+    import corpus
+
+    text = "The (old) town, \u201cas it was\u201d, isn't far. " * 40
+    (tmp_path / "a.txt").write_text(text)
+    rows = list(corpus.fever_rows(CorpusConfig("text", str(tmp_path)), 60))
+    assert len(rows) == 60
+    assert rows[0] == {"id": "", "text": "", "lines": ""}
+    assert rows[7]["text"] == rows[7]["lines"] == ""
+    assert len({row["id"] for row in rows}) == 60
+    assert all(row["text"].endswith(" ") for row in rows if row["text"])
+    assert "-LRB- old -RRB-" in rows[1]["text"]
+    assert "東京" in rows[3]["text"]
+    sentence = rows[1]["lines"].split("\n")
+    assert [line.split("\t")[0] for line in sentence] == [str(i) for i in range(len(sentence))]
+    assert sentence[-1].endswith("\t")
+    corpus.write_forms(tmp_path / "forms", iter(rows), len(rows))
+    paths = [tmp_path / "forms" / name for name in ("folder", "zip.zip", "parquet")]
+    forms = [list(read_pages(CorpusConfig("fever", str(path)))) for path in paths]
+    assert forms[0] == forms[1] == forms[2]
+    assert len(forms[0]) == sum(bool(row["text"]) for row in rows)
+
+
+@pytest.mark.slow
+def test_corpus_measures_each_form_of_each_size(tmp_path):
+    out = tmp_path / "corpus.json"
+    _run("corpus.py", "--text", "embedded", "--sizes", 60, 240, "--json", out)
+    rows = json.loads(out.read_text())
+    assert [(row["form"], row["pages_written"], row["n_docs"]) for row in rows] == [
+        (form, size, n) for size, n in ((60, 0), (240, 0), (240, 60)) for form in ("folder", "zip", "parquet")
+    ]
+    assert all(row["agree"] and row["tokens"] > 0 and row["peak_mb"] > 50 for row in rows)
+    assert rows[-1]["pages"] == 60
+    assert rows[-1]["pages_blank"] == 1 + 5
 
 
 def test_a_variant_of_the_recipe_scales_some_values_and_replaces_others(monkeypatch):

@@ -1,13 +1,18 @@
 """Documents -> contexts: every source on small real files, the cutting against a plain re-computation, bad input."""
 
-import bz2
+import hashlib
 import json
 import logging
 import os
+import random
+import re
 import subprocess
 import sys
+import tempfile
+import time
 import tracemalloc
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -20,14 +25,15 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from saelib.config import CorpusConfig
+from saelib import corpus
+from saelib.config import CorpusConfig, stable_hash
 from saelib.corpus import (
     FEVER_ON_THE_HUB,
     SPLITS,
     CorpusError,
     Page,
+    Strings,
     _loaded,
-    clean_markup,
     detokenize,
     fever_title,
     load_contexts,
@@ -189,6 +195,75 @@ def test_the_identity_of_a_corpus_is_its_content():
     assert pack(pages[::-1], word_tokenizer(), cfg).corpus_id != same
 
 
+def test_a_corpus_is_named_as_it_was_when_its_tokens_were_kept_in_memory():
+    pages = [*pages_of_every_split(11), Page('"é', "", words(9)), Page("日本\n", "", words(7))]
+    contexts = pack(pages, word_tokenizer(), config("text", "-", ctx_len=4, min_ctx_len=3, bos="always"))
+    arrays = (contexts.ids, contexts.offsets, contexts.page, contexts.start, contexts.split)
+    hashes = [hashlib.sha256(a.tobytes()).hexdigest() for a in arrays]
+    assert contexts.corpus_id == stable_hash(hashes, tuple(contexts.page_ids), contexts.bos)
+    assert pack(pages_of_every_split(8), word_tokenizer(), config("text", "-", ctx_len=4)).corpus_id == "ca7a713c2237"
+
+
+# ---- memory
+
+
+def test_tokens_spilled_in_pieces_are_those_of_one_piece(monkeypatch):
+    pages = [Page(p.id, p.title, words(7 + 3 * i, first=i)) for i, p in enumerate(pages_of_every_split(8, each=9))]
+    cfg = config("text", "-", ctx_len=16, min_ctx_len=2)
+    whole = pack(pages, word_tokenizer(), cfg)
+    monkeypatch.setattr(corpus, "PIECE", 24)
+    monkeypatch.setattr(corpus, "BATCH_CHARS", 100)
+    pieces = pack(pages, word_tokenizer(), cfg)
+    for name in ("ids", "offsets", "page", "start", "split"):
+        assert np.array_equal(getattr(pieces, name), getattr(whole, name)), name
+    assert pieces.corpus_id == whole.corpus_id
+    assert len(np.unique(np.diff(whole.offsets))) > 5, "or nothing was sorted"
+
+
+def test_the_tokens_are_mapped_from_a_file_and_cannot_be_changed():
+    contexts = pack(pages_of_every_split(8), word_tokenizer(), config("text", "-", ctx_len=4))
+    assert isinstance(contexts.ids, np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        contexts.ids[0] = 1
+
+
+def test_a_full_disk_is_an_error_that_names_the_folder_and_the_way_out(monkeypatch):
+    monkeypatch.setattr(corpus.tempfile, "TemporaryFile", partial(Path("/dev/full").open, "wb"))
+    said = f"{tempfile.gettempdir()}: token ids cannot be kept there (No space left on device); set TMPDIR"
+    with pytest.raises(CorpusError, match=re.escape(said)):
+        pack(pages_of_every_split(8), word_tokenizer(), config("text", "-", ctx_len=4))
+
+
+def test_ten_times_the_pages_take_no_memory_for_their_tokens(monkeypatch):
+    monkeypatch.setattr(corpus, "PIECE", 4096)
+    monkeypatch.setattr(corpus, "BATCH_CHARS", 50_000)
+
+    def peak(n: int) -> tuple[int, int]:
+        cfg, tokenizer = config("text", "-", ctx_len=128, min_ctx_len=8), word_tokenizer()
+        pages = (Page(f"page {i}", f"title {i}", words(60 + i % 100)) for i in range(n))
+        tracemalloc.start()
+        contexts = pack(pages, tokenizer, cfg)
+        grown = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return grown, contexts.n_tokens
+
+    peak(200)
+    (small, few), (large, many) = peak(1_000), peak(10_000)
+    assert (large - small) / (many - few) < 2, "bytes a token, for tables of contexts and pages; ids alone are 4"
+
+
+def test_strings_are_a_sequence_of_what_was_put_in():
+    given = ["Abel", "", "日本", "a\nb"]
+    strings = Strings()
+    for text in given:
+        strings.append(text)
+    assert list(strings) == given
+    assert (len(strings), strings[-1], strings[np.int32(2)], strings[1:3]) == (4, "a\nb", "日本", ("", "日本"))
+    assert "日本" in strings
+    with pytest.raises(IndexError):
+        strings[4]
+
+
 # ---- split
 
 
@@ -263,11 +338,58 @@ def test_jsonl_rows_become_pages_with_a_named_column_and_id(tmp_path):
     assert [p.id for p in read_pages(numbered)] == ["1", "3"]
 
 
-def test_a_folder_of_jsonl_is_read_in_name_order_and_n_docs_counts_non_blank_pages(tmp_path):
+def test_a_folder_of_jsonl_is_read_in_name_order(tmp_path):
     jsonl(tmp_path / "b.jsonl", [{"text": "three"}])
     jsonl(tmp_path / "a.jsonl", [{"text": ""}, {"text": "one"}, {"text": "two"}])
     assert [p.text for p in read_pages(config("jsonl", tmp_path))] == ["one", "two", "three"]
-    assert [p.text for p in read_pages(config("jsonl", tmp_path, n_docs=2))] == ["one", "two"]
+
+
+# ---- n_docs
+
+
+def smallest_digests(ids: list[str], n: int, seed: int = 0) -> set[str]:
+    return set(sorted(ids, key=lambda i: hashlib.sha256(f"{seed}:{i}".encode()).hexdigest())[:n])
+
+
+def test_n_docs_draws_the_pages_of_smallest_digest_in_reading_order(tmp_path):
+    rows = [{"k": f"p{i}", "text": f"text {i}" if i % 4 else " "} for i in range(80)]
+    full = [r["k"] for r in rows if r["text"].strip()]
+    path = jsonl(tmp_path / "a.jsonl", rows)
+    for seed in (0, 7):
+        drawn = [p.id for p in read_pages(config("jsonl", path, id_column="k", n_docs=25, seed=seed))]
+        assert drawn == [i for i in full if i in smallest_digests(full, 25, seed)], "blank pages do not count"
+    numbered = [p.id for p in read_pages(config("jsonl", path, n_docs=25))]
+    assert set(numbered) == smallest_digests([str(i + 1) for i in range(80) if i % 4], 25), "row numbers are ids too"
+    shuffled = jsonl(tmp_path / "b.jsonl", rows[::-1])
+    assert {p.id for p in read_pages(config("jsonl", shuffled, id_column="k", n_docs=25, seed=7))} == set(drawn)
+
+
+def test_fewer_pages_than_n_docs_are_all_of_them_and_are_counted_once(tmp_path):
+    path = jsonl(tmp_path / "a.jsonl", [{"text": "one"}, {"text": ""}, {"body": 1}, {"text": "two"}])
+    report: dict = {}
+    pages = list(read_pages(config("jsonl", path, n_docs=100, on_bad_line="skip"), report))
+    assert [p.text for p in pages] == ["one", "two"]
+    assert (report["pages_blank"], report["bad_lines"], len(report["bad_line_examples"])) == (1, 1, 1)
+    jsonl(path, [])
+    assert list(read_pages(config("jsonl", path, n_docs=100))) == []
+
+
+def test_only_a_draw_reads_the_corpus_twice(tmp_path, monkeypatch):
+    path, opened = jsonl(tmp_path / "a.jsonl", [{"text": "one"}, {"text": "two"}]), []
+    read = corpus._json_lines
+    monkeypatch.setattr(corpus, "_json_lines", lambda name, stream: opened.append(name) or read(name, stream))
+    assert len(list(read_pages(config("jsonl", path)))) == 2
+    assert len(opened) == 1
+    assert len(list(read_pages(config("jsonl", path, n_docs=1)))) == 1
+    assert len(opened) == 3
+
+
+def test_a_draw_that_is_packed_reports_the_whole_corpus_and_the_drawn_pages(tmp_path):
+    rows = [{"id": p.id, "text": p.text} for p in pages_of_every_split(8, each=20)]
+    path = jsonl(tmp_path / "a.jsonl", [*rows, {"id": "y", "text": ""}])
+    contexts = load_contexts(config("jsonl", path, id_column="id", ctx_len=4, n_docs=50), word_tokenizer())
+    expected = {"pages": 50, "pages_blank": 1, "contexts": 100, "tokens_read": 400}
+    assert {k: contexts.report[k] for k in expected} == expected
 
 
 BAD_LINES = {
@@ -365,6 +487,17 @@ def test_parquet_files_stream_in_name_order(tmp_path):
         list(read_pages(config("parquet", tmp_path / "a.parquet")))
 
 
+def test_a_parquet_file_is_not_read_ahead_of_the_reader(tmp_path):
+    rows = pa.table({"text": [random.Random(i).randbytes(50_000).hex() for i in range(300)]})
+    pq.write_table(rows, tmp_path / "a.parquet", row_group_size=10)  # 1 MB each, 30 MB in all
+    del rows
+    pages = read_pages(config("parquet", tmp_path))
+    next(pages)
+    time.sleep(1)  # what would be read ahead comes in this time
+    assert pa.total_allocated_bytes() < 8_000_000
+    assert len(list(pages)) == 299
+
+
 def test_a_damaged_parquet_file_is_named(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(CorpusError, match=r"a\.parquet: cannot be read"):
@@ -429,55 +562,93 @@ def test_wrong_encoding_in_text_is_named_by_line(tmp_path):
 
 # ---- FEVER
 
+LONG = "Line upon line . " * 20_000
 FEVER_ROWS = [
-    {"id": "", "text": "", "lines": ""},
-    {"id": "Abel_-LRB-film-RRB-", "text": "Abel -LRB- 2010 -RRB- is a film . ", "lines": "0\tAbel"},
+    {"id": "", "text": "", "lines": ""},  # as the real file begins
+    {
+        "id": "Abel_-LRB-film-RRB-",
+        "text": "Abel -LRB- 2010 -RRB- is a film . It is short . ",  # ends in a space
+        "lines": "0\tAbel -LRB- 2010 -RRB- is a film .\tfilm\tFilm\n1\tIt is short .\n2\t",
+    },
     {"id": "Blank", "text": "", "lines": ""},
-    {"id": "Star-COLON-_One", "text": "It 's `` new '' , they say . ", "lines": ""},
+    {"id": "Star-COLON-_One", "text": "It 's `` new '' , they say . ", "lines": "0\tIt 's `` new '' , they say ."},
+    {"id": "Space", "text": " ", "lines": "0\t"},
+    {"id": "Tōkyō_-LRB-東京-RRB-", "text": "Tōkyō -LRB- 東京 , \u2028 \x85 مدينة -RRB- . ", "lines": "0\t"},
+    {"id": "Long", "text": LONG, "lines": f"0\t{LONG}"},
 ]
 FEVER_PAGES = [
-    Page("Abel_-LRB-film-RRB-", "Abel (film)", "Abel (2010) is a film."),
+    Page("Abel_-LRB-film-RRB-", "Abel (film)", "Abel (2010) is a film. It is short."),
     Page("Star-COLON-_One", "Star: One", 'It\'s "new", they say.'),
+    Page("Tōkyō_-LRB-東京-RRB-", "Tōkyō (東京)", "Tōkyō (東京, \u2028 \x85 مدينة)."),
+    Page("Long", "Long", "Line upon line. " * 19_999 + "Line upon line."),
 ]
 
 
 def fever_folder(folder: Path) -> Path:
+    """wiki-001.jsonl and wiki-002.jsonl, half of them in escapes and half in plain UTF-8, beside another file."""
     folder.mkdir()
-    jsonl(folder / "wiki-002.jsonl", FEVER_ROWS[2:])
+    plain = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in FEVER_ROWS[2:])
+    (folder / "wiki-002.jsonl").write_text(plain, encoding="utf-8", newline="\n")
     jsonl(folder / "wiki-001.jsonl", FEVER_ROWS[:2])
     jsonl(folder / "shared_task_dev.jsonl", [{"claim": "not a page"}])
     return folder
 
 
-def test_fever_folder_archive_and_parquet_give_the_same_pages(tmp_path):
-    folder = fever_folder(tmp_path / "wiki-pages")
-    with zipfile.ZipFile(tmp_path / "wiki-pages.zip", "w") as archive:
-        for file in folder.iterdir():
+def fever_forms(folder: Path, parquet_rows: list[dict]) -> dict[str, Path]:
+    """FEVER's pages as a folder, as the archive and as the hub's Parquet conversion, in whatever order that has."""
+    forms = {name: folder / name for name in ("wiki-pages", "wiki-pages.zip", "conversion")}
+    fever_folder(forms["wiki-pages"])
+    with zipfile.ZipFile(forms["wiki-pages.zip"], "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in forms["wiki-pages"].iterdir():
             archive.write(file, f"wiki-pages/{file.name}")
         archive.writestr("__MACOSX/wiki-pages/._wiki-001.jsonl", b"\x00\x05")
-    shards = tmp_path / "conversion" / "wiki_pages" / "wikipedia_pages"
+    shards = forms["conversion"] / "wiki_pages" / "wikipedia_pages"
     shards.mkdir(parents=True)
-    pq.write_table(pa.Table.from_pylist(FEVER_ROWS[:2]), shards / "0000.parquet")
-    pq.write_table(pa.Table.from_pylist(FEVER_ROWS[2:]), shards / "0001.parquet")
-    report: dict = {}
-    assert list(read_pages(config("fever", folder), report)) == FEVER_PAGES
-    assert report["pages_blank"] == 2
-    assert list(read_pages(config("fever", tmp_path / "wiki-pages.zip"))) == FEVER_PAGES
-    assert list(read_pages(config("fever", tmp_path / "conversion"))) == FEVER_PAGES
-    streamed = _loaded(str(tmp_path / "conversion"), "hub", columns=["id", "text"], **FEVER_ON_THE_HUB)
-    assert list(streamed) == [(f"hub, row {i}", {k: r[k] for k in ("id", "text")}) for i, r in enumerate(FEVER_ROWS, 1)]
+    pq.write_table(pa.Table.from_pylist(parquet_rows[:2]), shards / "0000.parquet")
+    pq.write_table(pa.Table.from_pylist(parquet_rows[2:]), shards / "0001.parquet")
+    return forms
+
+
+def test_fever_folder_archive_and_parquet_give_the_same_pages(tmp_path):
+    for path in fever_forms(tmp_path, FEVER_ROWS).values():
+        report: dict = {}
+        assert list(read_pages(config("fever", path), report)) == FEVER_PAGES
+        assert (report["pages_blank"], report["bad_lines"]) == (3, 0)
+    streamed = list(_loaded(str(tmp_path / "conversion"), "hub", columns=["id", "text"], **FEVER_ON_THE_HUB))
+    assert streamed == [(f"hub, row {i}", {k: r[k] for k in ("id", "text")}) for i, r in enumerate(FEVER_ROWS, 1)]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_n_docs_draws_the_same_pages_from_every_form_of_fever(tmp_path, seed):
+    forms = fever_forms(tmp_path, FEVER_ROWS[::-1])
+    drawn = {name: list(read_pages(config("fever", path, n_docs=2, seed=seed))) for name, path in forms.items()}
+    chosen = smallest_digests([p.id for p in FEVER_PAGES], 2, seed)
+    assert drawn["wiki-pages"] == drawn["wiki-pages.zip"] == [p for p in FEVER_PAGES if p.id in chosen]
+    assert drawn["conversion"] == drawn["wiki-pages"][::-1], "the pages are the same, their order is the form's"
+
+
+def test_of_the_parquet_conversion_only_id_and_text_are_read(tmp_path):
+    path = tmp_path / "wiki_pages" / "0000.parquet"
+    path.parent.mkdir()
+    table = pa.Table.from_pylist(FEVER_ROWS[1:2]).append_column("note", pa.array(["x" * 1000]))
+    pq.write_table(table, path, compression="none", use_dictionary=False)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"x" * 1000, b"\xff" * 1000))  # no longer UTF-8, which reading it would notice
+    assert list(read_pages(config("fever", tmp_path))) == FEVER_PAGES[:1]
 
 
 def test_the_treebank_option_off_leaves_text_and_title_as_they_are(tmp_path):
     pages = list(read_pages(config("fever", fever_folder(tmp_path / "w"), detokenize=False)))
-    assert pages[0] == Page("Abel_-LRB-film-RRB-", "Abel_-LRB-film-RRB-", "Abel -LRB- 2010 -RRB- is a film .")
+    assert pages[0] == Page(
+        "Abel_-LRB-film-RRB-", "Abel_-LRB-film-RRB-", "Abel -LRB- 2010 -RRB- is a film . It is short ."
+    )
     assert [p.id for p in pages] == [p.id for p in FEVER_PAGES], "the option moves no page to another split"
 
 
 def test_pages_are_streamed_so_later_files_are_not_touched(tmp_path):
     folder = fever_folder(tmp_path / "w")
     (folder / "wiki-002.jsonl").write_text("not JSON")
-    assert list(read_pages(config("fever", folder, n_docs=1))) == FEVER_PAGES[:1]
+    assert next(read_pages(config("fever", folder))) == FEVER_PAGES[0]
     with pytest.raises(CorpusError, match=r"wiki-002\.jsonl:1: not JSON"):
         list(read_pages(config("fever", folder)))
 
@@ -530,113 +701,6 @@ def test_fever_ids_become_titles():
     assert fever_title("Schindler's_List") == "Schindler's List"
 
 
-# ---- MediaWiki
-
-ARTICLE = """{{Infobox|name=[[A]]|text=gone}}
-'''Abel''' ({{IPA|x}}; born [[1970]]) is a [[painting|painter]] from [[Berlin]].<ref name=a>Gone &amp; lost</ref> He
-paints.&nbsp;Well<!-- gone -->, <small>mostly</small>.
-
-[[File:Abel.jpg|thumb|A caption, [[gone]].]]
-
-== Works ==
-* ''One''
-* [http://x.org Two]
-
-{| class="wikitable"
-| gone || table
-|}
-
-=== Empty ===
-
-== References ==
-{{reflist}}
-
-[[Category:Painters]] [[de:Abel]]
-"""
-PLAIN = "Abel (born 1970) is a painter from Berlin. He\npaints. Well, mostly.\n\nWorks\nOne\nTwo"
-
-
-def dump(path: Path, pages: list[tuple[str, str, str, str]]) -> Path:
-    """A dump of (title, namespace, id, text); `#R` as text makes a redirect element."""
-    from xml.sax.saxutils import escape
-
-    body = "".join(
-        f"<page><title>{escape(title)}</title><ns>{ns}</ns><id>{number}</id>"
-        + ('<redirect title="x"/>' if text == "#R" else "")
-        + f"<revision><id>9{number}</id><text>{escape(text)}</text></revision></page>"
-        for title, ns, number, text in pages
-    )
-    xml = f'<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/"><siteinfo/>{body}</mediawiki>'.encode()
-    path.write_bytes(bz2.compress(xml) if path.suffix == ".bz2" else xml)
-    return path
-
-
-def test_markup_is_removed_and_paragraphs_are_kept():
-    assert clean_markup(ARTICLE) == PLAIN
-
-
-def test_unbalanced_markup_leaves_no_table_or_reference_behind():
-    text = clean_markup(
-        "Before {{open.\n\n{| class=x\n| {{cell | [[W\n|}\n\nAfter<ref>note</ref> ''all\n\nEnd__NOTOC__"
-    )
-    assert "class" not in text
-    assert "note" not in text
-    assert "''" not in text
-    assert text.endswith("End")
-
-
-@pytest.mark.parametrize("name", ["d.xml", "d.xml.bz2"])
-def test_a_dump_gives_its_articles_without_redirects_and_other_namespaces(tmp_path, name):
-    pages = [
-        ("Abel", "0", "12", ARTICLE),
-        ("Old", "0", "13", "#R"),
-        ("Older", "0", "14", "#redirect [[Abel]]"),
-        ("Talk:Abel", "1", "15", "talk"),
-        ("Blank", "0", "16", "{{only a template}}"),
-        ("Cain & Abel", "0", "17", "Two."),
-    ]
-    report: dict = {}
-    read = list(read_pages(config("mediawiki", dump(tmp_path / name, pages)), report))
-    assert read == [Page("12", "Abel", PLAIN), Page("17", "Cain & Abel", "Two.")]
-    assert {k: v for k, v in report.items() if k.startswith("pages_")} == {
-        "pages_blank": 1,
-        "pages_redirect": 2,
-        "pages_other_namespace": 1,
-    }
-
-
-def test_the_parts_of_a_dump_are_read_in_name_order_and_counted_together(tmp_path):
-    dump(tmp_path / "d2.xml-p20p29.bz2", [("C", "0", "20", "Three."), ("Old", "0", "21", "#R")])
-    dump(tmp_path / "d1.xml", [("A", "0", "10", "One."), ("Older", "0", "11", "#R"), ("Talk:A", "1", "12", "talk")])
-    report: dict = {}
-    read = list(read_pages(config("mediawiki", tmp_path), report))
-    assert read == [Page("10", "A", "One."), Page("20", "C", "Three.")]
-    assert (report["pages_redirect"], report["pages_other_namespace"]) == (2, 1)
-    (tmp_path / "d3.xml").write_text("<mediawiki><page>")
-    assert list(read_pages(config("mediawiki", tmp_path, n_docs=2))) == read
-    with pytest.raises(CorpusError, match=r"d3\.xml: not a whole MediaWiki dump"):
-        list(read_pages(config("mediawiki", tmp_path)))
-
-
-def test_a_dump_is_read_in_the_memory_of_a_page(tmp_path):
-    path = dump(tmp_path / "d.xml", [(f"Talk:{i}", "1", str(i), "talk " * 5000) for i in range(300)])  # 7.5 MB
-    tracemalloc.start()
-    assert list(read_pages(config("mediawiki", path))) == []
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 2_000_000
-
-
-def test_a_truncated_dump_is_an_error_naming_it(tmp_path):
-    path = dump(tmp_path / "d.xml.bz2", [("Abel", "0", "12", "text " * 2000)])
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(CorpusError, match=r"d\.xml\.bz2: not a whole MediaWiki dump"):
-        list(read_pages(config("mediawiki", path)))
-    (tmp_path / "d.xml").write_text("<mediawiki><page>")
-    with pytest.raises(CorpusError, match=r"d\.xml: not a whole MediaWiki dump"):
-        list(read_pages(config("mediawiki", tmp_path / "d.xml")))
-
-
 # ---- the embedded excerpt
 
 
@@ -655,6 +719,16 @@ def test_the_embedded_wikipedia_gives_the_expected_articles_tokens_and_contexts(
     assert contexts.report["pages_test"] >= 20
     assert contexts.report["pages_val"] >= 10
     assert contexts.page_titles[:2] == ("Anarchism", "Autism")
+
+
+@pytest.mark.slow
+def test_enwik8_gives_its_articles_up_to_the_cut():
+    report: dict = {}
+    pages = list(read_pages(CorpusConfig(source="enwik8"), report))
+    assert (len(pages), report["pages_blank"]) == (8571, 18)
+    assert (report["pages_redirect"], report["pages_other_namespace"]) == (3649, 108), "12,346 whole pages in all"
+    assert (pages[0].title, pages[-1].title) == ("Anarchism", "James Bond")
+    assert 70e6 < sum(len(p.text) for p in pages) < 75e6
 
 
 @pytest.mark.slow
