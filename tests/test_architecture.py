@@ -16,7 +16,7 @@ PACKAGE = Path(saelib.__file__).parent
 MODULES = sorted(p for p in PACKAGE.glob("*.py") if p.stem != "__init__")
 FLOORS = [
     {"config"},  # every module may import it; with the next line DESIGN's floor 0
-    {"losses", "metrics", "kernels", "plots", "pursuit"},
+    {"losses", "metrics", "kernels", "plots", "pursuit", "costs"},
     {
         "assets",
         "sparse_plain",
@@ -26,7 +26,7 @@ FLOORS = [
     {"corpus", "lm", "store", "sae", "sparse"},
     {"collect", "resample", "evaluate", "diagnose", "causes", "intervals"},
     {"train"},
-    {"runs", "explore", "batch", "report", "__main__"},
+    {"runs", "explore", "batch", "report", "plan", "__main__"},
 ]
 SPARSE = {"sparse", "sparse_plain", "sparse_c", "sparse_triton"}
 CORE = {"sae", "losses", "metrics", "train", "lm", "kernels", "resample"} | SPARSE  # run on a bare GPU machine
