@@ -22,7 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from collect import SMOLLM2, random_model
-from harness import interleaved, machine, median, parser
+from harness import interleaved, machine, parser
 from step import trainer_at
 from summary import cell, table
 
@@ -31,7 +31,7 @@ from saelib.evaluate import tally_rows
 from saelib.lm import LM
 from saelib.plan import PUBLISHED, USABLE
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results", HERE / "SCALING.md"
 CTX, BATCH = 128, 512
 SITES, WIDTHS, ACTIVE = (4, 10, 20, 29), (2304, 4608, 9216, 18432), (16, 64)
@@ -129,12 +129,12 @@ def sae_calls(device: str) -> list[Call]:
 
 
 def measure(device: str, rounds: int) -> list[dict[str, Any]]:
-    """Every call in turn, the language model's before the SAEs'."""
+    """The least seconds of every call, run in turn, the language model's before the SAEs'."""
     about, rows = machine(device), []
     for calls in (lm_calls(device), sae_calls(device)):
         times = interleaved([call for *_, call in calls], rounds, device)
         for (kind, size, quantities, _), found in zip(calls, times, strict=True):
-            rows.append({"kind": kind, "size": size, "quantities": quantities, "seconds": median(found)})
+            rows.append({"kind": kind, "size": size, "quantities": quantities, "seconds": min(found)})
     return [row | {"machine": about} for row in rows]
 
 
@@ -281,7 +281,7 @@ def main() -> None:
         rows = measure(args.device, args.rounds)
         args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         print("\n".join(table(predicted(rows), ("kind", "size", "seconds", "predicted", "error"))))
-    if args.json in (None, RESULTS / "scaling.json"):
+    if args.json is None or args.json.resolve() == RESULTS / "scaling.json":
         PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), sections()), encoding="utf-8")
 
 

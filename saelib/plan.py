@@ -29,7 +29,7 @@ from saelib.config import ConfigError, CorpusConfig, SAEConfig, TrainConfig, dat
 from saelib.corpus import load_contexts, read_pages
 from saelib.lm import LM, choose_device, choose_dtype, resolve_site
 from saelib.sae import ENCODER_INIT_NORM, build_sae, read_json
-from saelib.store import Store
+from saelib.store import SPLITS, Store
 from saelib.train import Trainer
 
 PUBLISHED = {  # dimensions of models that cannot be asked for: gated, or not yet fetched
@@ -50,6 +50,7 @@ PARTS, TOGETHER, SHARED = 16, 8, 4  # SAEs measured at once, at most trained at 
 STATED = {"forward": 0.55, True: 0.06, False: 0.1}  # of a stated rate, as one H100 has: forwards, dense, sparse steps
 LAUNCH = 2.5e-3  # seconds a step beside its operations, there
 HOST_RATE, READ_RATE, SHUFFLE_RATE = 5e11, 1e9, 2e7  # assumed: CPU operations, bytes read, numbers sorted a second
+CPU_SHARE = 0.5  # of a product's rate there, that diagnosis and pursuit reach
 NOTEBOOK, EACH, FILES = 14.0, 0.08, 0.3  # seconds a notebook, an SAE in its tables, an SAE's files: recorded runs
 CARDS, USABLE, LIBRARIES = (24, 80, 141), 0.9, 1.5e9  # GB; share of a memory that can be filled; bytes of a process
 CAUSES, DEEP, NOISE = "05_layer_analysis", "depths", "shuffled dimensions"  # the latter two: not in results.csv
@@ -72,7 +73,7 @@ class Group(NamedTuple):
     tokens: int  # training tokens of each; 0: measured again, not trained
     batch: int
     latents: int
-    rising: float = 0.1  # share of the steps in which λ rises and the step is dense
+    dense: float  # share of the steps that are: while λ rises over a quarter of the latents is open
     gated: bool = False
     loss: bool = False  # next-token loss is measured too
 
@@ -83,7 +84,7 @@ def _sites(p: Parameters, name: str, layers: int) -> list[int]:
 
 def _own(p: Parameters, times: float = 1.0) -> dict[str, Any]:
     tokens = round(times * p["tokens"] / p["batch_size"]) * p["batch_size"]
-    return {"tokens": tokens, "batch": p["batch_size"], "latents": p["n_latents"], "rising": p["lam_warmup"]}
+    return {"tokens": tokens, "batch": p["batch_size"], "latents": p["n_latents"], "dense": p["lam_warmup"]}
 
 
 def _more(kind: str, p: Parameters) -> float:
@@ -96,7 +97,7 @@ def train_sae(p: Parameters, layers: int) -> list[Group]:
     seeds, again, tried = len(p["seeds"]), len(p["schedule_seeds"]) - 1, 4 * len(where)
     return [
         Group("sweep", len(at) * seeds * len(p["lambdas"]), at, **own, loss=True),
-        Group("original recipe", len(at) * seeds, at, **own, loss=True),
+        Group("original recipe", len(at) * seeds, at, **own | {"dense": 0.5}, loss=True),  # L0 stays in the hundreds
         Group("schedules, every rate", tried * len(p["schedule_lrs"]), where, **own),
         Group("schedules, seeds", tried * again + len(where) * (again + 1), where, **own, loss=True),
         Group("schedules, measured again", tried, where, **own | {"tokens": 0}, loss=True),
@@ -228,7 +229,7 @@ class Rates(NamedTuple):
     block: float  # a token in a block
     head: float  # a token in head and loss
     step: Callable[[int, int, bool, bool], float]  # a training step: latents, rows, gated, dense
-    cpu: float  # operations a second of a float32 product on the CPU; float64 has half
+    cpu: float  # operations a second of float32 on the CPU; float64 has half
 
 
 def stated(shape: costs.Shape, ctx_len: int, rate: float) -> Rates:
@@ -252,42 +253,43 @@ def measured(config: Any, ctx_len: int, device: torch.device, dtype: torch.dtype
     """From short runs on this machine, at the shapes asked for, with random weights."""
     d = config.get_text_config().hidden_size
     x = torch.randn(2048, min(1024, d))
-    cpu = 2 * x.numel() * x.shape[1] / _seconds(lambda: x.T @ x, device)
+    cpu = CPU_SHARE * 2 * x.numel() * x.shape[1] / _seconds(lambda: x.T @ x, device)
     said = f"at rates measured on {device}, {torch.get_num_threads()} threads"
     return Rates(said, *_forward_seconds(config, ctx_len, device, dtype), cache(partial(_step_seconds, device, d)), cpu)
 
 
 def _seconds(call: Callable[[], Any], device: torch.device, least: float = 0.4) -> float:
-    """Median of a few calls, after one that does not count."""
+    """The least of a few calls: what else runs here can only add to it."""
     times, sync = [], torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    while len(times) < 3 or sum(times) < least:
+    while len(times) < 2 or sum(times) < least:
         sync()
         start = time.perf_counter()
         call()
         sync()
         times.append(time.perf_counter() - start)
-    return float(np.median(times[1:]))
+    return min(times)
 
 
 def _forward_seconds(config: Any, ctx_len: int, device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
-    """Seconds a token of a block, and of head and loss: two blocks, on 1,024 tokens or about 2e11 operations."""
+    """Seconds a token of a block, and of head and loss: two blocks, on 1,024 tokens or about 1e11 operations."""
     with torch.device(device):
         some = type(config).from_dict(config.to_dict() | {"num_hidden_layers": 2})
         lm = LM(AutoModelForCausalLM.from_config(some, dtype=dtype))
-    fits = 2e11 / costs.forward_flops(costs.shape_of(config), 2, ctx_len)
+    fits = 1e11 / costs.forward_flops(costs.shape_of(config), 2, ctx_len)
     ids = torch.zeros(max(1, int(min(1024, fits)) // ctx_len), ctx_len, dtype=torch.long, device=device)
     stream = lm.capture(ids, [2])[2]
 
+    clean = metrics.next_token_probs(lm.continue_from(2, stream, ids))
+
     def head() -> None:
-        logits = lm.continue_from(2, stream, ids)
-        metrics.next_token_losses(logits, ids, metrics.next_token_probs(logits))
+        metrics.next_token_losses(lm.continue_from(2, stream, ids), ids, clean)
 
     return _seconds(lambda: lm.capture(ids, [2]), device, 1.5) / 2 / ids.numel(), _seconds(head, device) / ids.numel()
 
 
 def _step_seconds(device: torch.device, d: int, latents: int, rows: int, gated: bool, dense: bool) -> float:
-    """Of a random SAE on normal rows; on a CPU a large one in part, and scaled."""
-    n, b = (min(latents, 10**7 // d), min(rows, 512)) if device.type == "cpu" else (latents, rows)
+    """Of a random SAE on normal rows, a row of its history included; on a CPU a large one in part, and scaled."""
+    n, b = (min(latents, 3 * 10**6 // d), min(rows, 512)) if device.type == "cpu" else (latents, rows)
     sae, x = build_sae(SAEConfig("gated" if gated else "sae", d, n)).to(device), torch.randn(b, d, device=device)
     with torch.no_grad():  # the encoder's products are normal: a share ACTIVE / n of them is above -bias
         quantile = float(torch.special.ndtri(torch.tensor(ACTIVE / n)))
@@ -295,7 +297,8 @@ def _step_seconds(device: torch.device, d: int, latents: int, rows: int, gated: 
     how = {"loss": "full" if gated else "plain", "step": "dense" if dense else "auto"}
     trainer = Trainer(sae, TrainConfig(**how, lr=1e-9, tokens=b * 10**6, batch_size=b))
     trainer.density = ACTIVE / n
-    return _seconds(lambda: trainer.step_(x), device) * latents / n * rows / b
+    taken = trainer.cfg.log_every
+    return _seconds(lambda: [trainer.step_(x) for _ in range(taken)], device) / taken * latents / n * rows / b
 
 
 # --- the plan --------------------------------------------------------------------------------------------------------
@@ -362,8 +365,8 @@ def make_plan(
     rates = measured(config, ctx_len, device, dtype) if rate is None else stated(shape, ctx_len, rate)
     stored = str(dtype).removeprefix("torch.") if first["store_dtype"] == "auto" else first["store_dtype"]
     p = Profile(data_dir(profile), of, groups, shape, text, rates, device, dtype.itemsize, stored)
-    out = {"model": {said: shape.n_layers, "d": shape.d_model}}
-    out |= {"tokens": dict(zip(("train", "val", "test"), text.split, strict=True)) | {text.said: sum(text.split)}}
+    out = {"model": {"name": said, "blocks": shape.n_layers, "d": shape.d_model}}
+    out["tokens"] = {"known": text.said, "in all": sum(text.split)} | dict(zip(SPLITS, text.split, strict=True))
     out |= {"SAEs": {name: sum(g.count for g in made if g.tokens) for name, made in groups.items() if made}}
     out["SAEs"]["tokens trained"] = sum(g.count * g.tokens for g in p.every)
     out |= {"disk, GB": disk_of(p), "memory, GB": memory_of(p)}
@@ -395,7 +398,7 @@ def stages_of(p: Profile, name: str) -> dict[str, Any]:
 
 def _training(p: Profile, g: Group) -> np.ndarray:
     """Steps, dense while λ rises, or reading the rows where that takes longer; and an SAE's files."""
-    d, mix, steps = p.shape.d_model, np.array([g.rising, 1 - g.rising]), g.tokens // g.batch
+    d, mix, steps = p.shape.d_model, np.array([g.dense, 1 - g.dense]), g.tokens // g.batch
     work = mix @ [costs.step_flops(d, g.latents, g.batch, active, g.gated) for active in (None, ACTIVE)]
     seconds = mix @ [p.rates.step(g.latents, g.batch, g.gated, dense) for dense in (True, False)]
     reading = g.batch * costs.row_bytes(d, p.dtype) / READ_RATE / SHARED
@@ -506,12 +509,12 @@ def misfits(disk: Mapping[str, float], memory: Mapping[str, float]) -> dict[str,
 
 
 def _shown(value: Any) -> str:
-    return f"{value:,.0f}" if isinstance(value, float) and 1e3 <= value < 1e10 else f"{value:.3g}"
+    return value if isinstance(value, str) else f"{value:,.0f}" if 1e3 <= value < 1e10 else f"{value:.3g}"
 
 
 def lines(plan: Plan) -> list[str]:
     """A plan in words, a section a line."""
-    shown = {k: [f"{n} {v if isinstance(v, str) else _shown(v)}" for n, v in of.items()] for k, of in plan.items()}
+    shown = {section: [f"{name} {_shown(value)}" for name, value in of.items()] for section, of in plan.items()}
     return [f"{name}: {', '.join(values)}" for name, values in shown.items() if values]
 
 
