@@ -48,6 +48,7 @@ MORE = {  # further λ a curve takes until its L0 is bracketed, and more with ea
 ACTIVE = 48  # L0 at which a step is timed: the mean after λ has risen, in recorded runs
 PARTS, TOGETHER, SHARED = 16, 8, 4  # SAEs measured at once, at most trained at once (`runs`), on one stream on average
 STATED = {"forward": 0.55, True: 0.06, False: 0.1}  # of a stated rate, as one H100 has: forwards, dense, sparse steps
+DENSE = 4.5  # times the square root of the steps in which λ rises: steps with over a quarter open, in recorded runs
 LAUNCH = 2.5e-3  # seconds a step beside its operations, there
 HOST_RATE, READ_RATE, SHUFFLE_RATE = 5e11, 1e9, 2e7  # assumed: CPU operations, bytes read, numbers sorted a second
 CPU_SHARE = 0.5  # of a product's rate there, that diagnosis and pursuit reach
@@ -73,7 +74,7 @@ class Group(NamedTuple):
     tokens: int  # training tokens of each; 0: measured again, not trained
     batch: int
     latents: int
-    dense: float  # share of the steps that are: while λ rises over a quarter of the latents is open
+    rising: float  # share of the steps in which λ rises
     gated: bool = False
     loss: bool = False  # next-token loss is measured too
 
@@ -84,7 +85,7 @@ def _sites(p: Parameters, name: str, layers: int) -> list[int]:
 
 def _own(p: Parameters, times: float = 1.0) -> dict[str, Any]:
     tokens = round(times * p["tokens"] / p["batch_size"]) * p["batch_size"]
-    return {"tokens": tokens, "batch": p["batch_size"], "latents": p["n_latents"], "dense": p["lam_warmup"]}
+    return {"tokens": tokens, "batch": p["batch_size"], "latents": p["n_latents"], "rising": p["lam_warmup"]}
 
 
 def _more(kind: str, p: Parameters) -> float:
@@ -97,7 +98,7 @@ def train_sae(p: Parameters, layers: int) -> list[Group]:
     seeds, again, tried = len(p["seeds"]), len(p["schedule_seeds"]) - 1, 4 * len(where)
     return [
         Group("sweep", len(at) * seeds * len(p["lambdas"]), at, **own, loss=True),
-        Group("original recipe", len(at) * seeds, at, **own | {"dense": 0.5}, loss=True),  # L0 stays in the hundreds
+        Group("original recipe", len(at) * seeds, at, **own | {"rising": 3.0}, loss=True),  # L0 stays in the hundreds
         Group("schedules, every rate", tried * len(p["schedule_lrs"]), where, **own),
         Group("schedules, seeds", tried * again + len(where) * (again + 1), where, **own, loss=True),
         Group("schedules, measured again", tried, where, **own | {"tokens": 0}, loss=True),
@@ -397,8 +398,10 @@ def stages_of(p: Profile, name: str) -> dict[str, Any]:
 
 
 def _training(p: Profile, g: Group) -> np.ndarray:
-    """Steps, dense while λ rises, or reading the rows where that takes longer; and an SAE's files."""
-    d, mix, steps = p.shape.d_model, np.array([g.dense, 1 - g.dense]), g.tokens // g.batch
+    """Steps, dense at first, or reading the rows where that takes longer; and an SAE's files."""
+    d, steps = p.shape.d_model, g.tokens // g.batch
+    dense = min(1.0, DENSE * (g.rising / steps) ** 0.5)
+    mix = np.array([dense, 1 - dense])
     work = mix @ [costs.step_flops(d, g.latents, g.batch, active, g.gated) for active in (None, ACTIVE)]
     seconds = mix @ [p.rates.step(g.latents, g.batch, g.gated, dense) for dense in (True, False)]
     reading = g.batch * costs.row_bytes(d, p.dtype) / READ_RATE / SHARED
