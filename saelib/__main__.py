@@ -1,4 +1,4 @@
-"""Command line: `python -m saelib {run,collect,train,report,record,assets,refresh}`; each has `--help`.
+"""Command line: `python -m saelib {plan,run,collect,train,report,record,assets,refresh}`; each has `--help`.
 
 `collect` and `train` also run as many processes: `torchrun --nproc-per-node 8 -m saelib train --profile full`.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 import logging
 import os
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from saelib import batch, report, sweep
+from saelib import batch, plan, report, sweep
 from saelib.assets import AssetError
 from saelib.store import StoreError
 from saelib.train import TrainingDiverged
@@ -56,6 +57,14 @@ def parser() -> argparse.ArgumentParser:
     fit.add_argument("--profile", required=True)
     shared = "what they share out: whole SAEs, a batch's rows, an SAE's latents"
     fit.add_argument("--over", choices=("grid", "data", "latents"), default="grid", help=shared)
+    ahead = commands.add_parser("plan", help="say what a profile will take: tokens, disk, memory, operations, time")
+    ahead.add_argument("notebooks", nargs="*", help="name, number or path; none: all")
+    ahead.add_argument("--profile", required=True, help="a file of notebooks/profiles, without .yaml")
+    ahead.add_argument("--set", dest="settings", action="append", default=[], type=parse_setting, metavar="NAME=VALUE")
+    ahead.add_argument(
+        "--rate", type=float, metavar="FLOPS", help="operations a second of matrix products; else measured"
+    )
+    ahead.add_argument("--json", type=Path, metavar="PATH", help="write the plan there too")
     build = commands.add_parser("report", help="write data/<profile>/report from what is there")
     build.add_argument("--profile", required=True)
     keep = commands.add_parser(
@@ -87,12 +96,37 @@ def print_stages(stages: Sequence[tuple[str, float, str]]) -> None:
     log.info("load average %.1f, %.1f, %.1f on %d cores", *os.getloadavg(), os.cpu_count())
 
 
+def command_plan(args: argparse.Namespace) -> None:
+    """Print the plan, and keep it where `--json` says."""
+    made = plan.make_plan(args.profile, args.notebooks, dict(args.settings), args.rate)
+    for line in plan.lines(made) or ["nothing to plan: all of it is finished"]:
+        log.info(line)
+    if args.json:
+        batch.write_text(args.json, json.dumps(made, indent=1) + "\n")
+
+
+def plan_run(args: argparse.Namespace) -> None:
+    """Print a run's plan in a few lines; `ConfigError` where the disk is too small for it.
+
+    A run whose model or text cannot be planned with is not refused: it knows more once it has them.
+    """
+    try:
+        made = plan.make_plan(args.profile, args.notebooks, dict(args.settings), force=args.force)
+    except (OSError, ValueError) as error:
+        log.info("no plan: %s", one_line(error))
+        return
+    for line in plan.brief(made):
+        log.info(line)
+
+
 def command_run(args: argparse.Namespace) -> int:
-    """Check everything, then assets where the embedded ones are used, notebooks, report; 1 if one of these failed."""
+    """Check everything, then assets where the embedded ones are used, plan, notebooks, report; 1 if one failed."""
     settings, stages = dict(args.settings), []
     jobs = batch.plan(args.profile, args.notebooks, settings, args.grid)
     if any("embedded" in {**batch.parameters(j.source), **j.parameters}.values() for j in jobs):
         stages.append(("assets", fetch_assets(), ""))
+    if not args.grid:
+        plan_run(args)
     results = batch.run(args.profile, args.notebooks, settings, args.grid, args.force)
     stages += [(f"{r.job.name} {r.job.grid}".strip(), r.seconds, r.status) for r in results]
     failures = [r for r in results if r.status == "failed"]
@@ -125,7 +159,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.command == "run":
             return command_run(args)
-        if args.command == "collect":
+        if args.command == "plan":
+            command_plan(args)
+        elif args.command == "collect":
             sweep.collect(args.profile)
         elif args.command == "train":
             sweep.train(args.profile, args.over)

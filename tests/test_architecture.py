@@ -16,7 +16,7 @@ PACKAGE = Path(saelib.__file__).parent
 MODULES = sorted(p for p in PACKAGE.glob("*.py") if p.stem != "__init__")
 FLOORS = [
     {"config"},  # every module may import it; with the next line DESIGN's floor 0
-    {"losses", "metrics", "kernels", "plots", "pursuit", "dist"},
+    {"losses", "metrics", "kernels", "plots", "pursuit", "dist", "costs"},
     {
         "assets",
         "wikitext",
@@ -27,7 +27,7 @@ FLOORS = [
     {"corpus", "lm", "store", "sae", "sparse"},
     {"collect", "resample", "evaluate", "diagnose", "causes", "intervals"},
     {"train", "stream"},
-    {"runs", "explore", "batch", "report", "sweep", "__main__"},
+    {"runs", "explore", "batch", "report", "plan", "sweep", "__main__"},
 ]
 SPARSE = {"sparse", "sparse_plain", "sparse_c", "sparse_triton"}
 CORE = {"sae", "losses", "metrics", "train", "lm", "kernels", "dist", "resample"} | SPARSE  # run on a bare GPU machine

@@ -1,0 +1,528 @@
+"""What a profile will take before it is run: tokens, disk, memory, work and time, from a store and streaming.
+
+Counts come from the profile's parameters and the notebooks' own loops; where a search for an L0 decides, the expected
+number is taken (`MORE`). Times are counts times rates: of short measurements on this machine at the profile's own
+shapes, or shares of a stated number of operations a second. What is neither (figures, bootstraps, a kernel's start) is
+as in the recorded runs of profiles default and full. Nothing is kept: a plan is made anew each time.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from functools import cache, partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+from saelib import batch, costs, metrics
+from saelib.assets import assets_dir
+from saelib.config import ConfigError, CorpusConfig, SAEConfig, TrainConfig, data_dir
+from saelib.corpus import load_contexts, read_pages
+from saelib.lm import LM, choose_device, choose_dtype, resolve_site
+from saelib.sae import ENCODER_INIT_NORM, build_sae, read_json
+from saelib.store import SPLITS, Store
+from saelib.train import Trainer
+
+PUBLISHED = {  # dimensions of models that cannot be asked for: gated, or not yet fetched
+    "embedded": costs.Shape(576, 30, 9, 3, 1536, 49152, True),
+    "meta-llama/Llama-2-7b-hf": costs.Shape(4096, 32, 32, 32, 11008, 32000),
+}
+SHARES = np.array([0.7, 0.1, 0.2])  # of tokens in the splits, where pages are not at hand
+PAGES = {"embedded": (104, 7000), "fever": (0, 100)}  # pages, and tokens of one, assumed where no text is at hand
+SAMPLE, CHARACTERS = 500, 4.2  # pages read of a text that lies here; characters a token
+MORE = {  # further λ a curve takes until its L0 is bracketed, and more with each `refine`: means of recorded runs
+    "grid": (0.0, 0.3),  # from three λ or more
+    "length": (0.7, 0.5),  # from the two that bracket it at another length
+    "resampling": (0.33, 0.35),
+    "cause": (0.3, 0.0),
+}
+ACTIVE = 48  # L0 at which a step is timed: the mean after λ has risen, in recorded runs
+PARTS, TOGETHER, SHARED = 16, 8, 4  # SAEs measured at once, at most trained at once (`runs`), on one stream on average
+STATED = {"forward": 0.55, True: 0.06, False: 0.1}  # of a stated rate, as one H100 has: forwards, dense, sparse steps
+DENSE = 4.5  # times the square root of the steps in which λ rises: steps with over a quarter open, in recorded runs
+LAUNCH = 2.5e-3  # seconds a step beside its operations, there
+HOST_RATE, READ_RATE, SHUFFLE_RATE = 5e11, 1e9, 2e7  # assumed: CPU operations, bytes read, numbers sorted a second
+CPU_SHARE = 0.5  # of a product's rate there, that diagnosis and pursuit reach
+NOTEBOOK, EACH, FILES = 14.0, 0.08, 0.3  # seconds a notebook, an SAE in its tables, an SAE's files: recorded runs
+CARDS, USABLE, LIBRARIES = (24, 80, 141), 0.9, 1.5e9  # GB; share of a memory that can be filled; bytes of a process
+CAUSES, DEEP, NOISE = "05_layer_analysis", "depths", "shuffled dimensions"  # the latter two: not in results.csv
+CHANGE = {  # what is too large -> what to do about it
+    "store": "lower n_docs or contexts_per_page, name fewer sites, set store_dtype to int8, or stream_tokens",
+    "SAEs": "lower n_latents, or name fewer lambdas or seeds",
+    "depths": "raise depth_step",
+    "memory": "lower n_latents, batch_size or batch_tokens",
+}
+
+Parameters = Mapping[str, Any]
+
+
+class Group(NamedTuple):
+    """SAEs of one kind that a notebook trains and measures."""
+
+    what: str
+    count: float  # expected, where an L0 is looked for
+    sites: Sequence[int]  # spread evenly over them
+    tokens: int  # training tokens of each; 0: measured again, not trained
+    batch: int
+    latents: int
+    rising: float  # share of the steps in which λ rises
+    gated: bool = False
+    loss: bool = False  # next-token loss is measured too
+
+
+def _sites(p: Parameters, name: str, layers: int) -> list[int]:
+    return sorted({resolve_site(site, layers) for site in p[name]})
+
+
+def _own(p: Parameters, times: float = 1.0) -> dict[str, Any]:
+    tokens = round(times * p["tokens"] / p["batch_size"]) * p["batch_size"]
+    return {"tokens": tokens, "batch": p["batch_size"], "latents": p["n_latents"], "rising": p["lam_warmup"]}
+
+
+def _more(kind: str, p: Parameters) -> float:
+    return MORE[kind][0] + MORE[kind][1] * p.get("refine", 0)
+
+
+def train_sae(p: Parameters, layers: int) -> list[Group]:
+    """Notebook 02: the sweep, the original recipe, four schedules at every rate, then five at the best over seeds."""
+    at, where, own = _sites(p, "sites", layers), _sites(p, "schedule_sites", layers), _own(p)
+    seeds, again, tried = len(p["seeds"]), len(p["schedule_seeds"]) - 1, 4 * len(where)
+    return [
+        Group("sweep", len(at) * seeds * len(p["lambdas"]), at, **own, loss=True),
+        Group("original recipe", len(at) * seeds, at, **own | {"rising": 3.0}, loss=True),  # L0 stays in the hundreds
+        Group("schedules, every rate", tried * len(p["schedule_lrs"]), where, **own),
+        Group("schedules, seeds", tried * again + len(where) * (again + 1), where, **own, loss=True),
+        Group("schedules, measured again", tried, where, **own | {"tokens": 0}, loss=True),
+    ]
+
+
+def train_gated(p: Parameters, layers: int) -> list[Group]:
+    """Notebook 03: two Gated arms (the plain one is 02's), gates watched, three arms at other lengths."""
+    at, own, seeds = _sites(p, "sites", layers), _own(p), len(p["seeds"])
+    first = len(at) * seeds * (len(p["lambdas"]) + len(p["lambdas_two_term"]))
+    curve, lengths = 2 + _more("length", p), [times for times in p["lengths"] if times != 1]
+    return [
+        Group("Gated arms", first, at, **own, gated=True, loss=True),
+        Group("further λ", 3 * seeds * (len(at) + 1) * _more("grid", p), at, **own, gated=True, loss=True),
+        Group("gates watched", 3 * seeds, at[len(at) // 2 :][:1], **own, gated=True, loss=True),
+        *(Group(f"{t:g} x tokens", 3 * seeds * curve, at, **_own(p, t), gated=True) for t in lengths),
+    ]
+
+
+def resampling(p: Parameters, layers: int) -> list[Group]:
+    """Notebook 04: in two settings a curve for each of three arms, off and on, site and seed."""
+    at = _sites(p, "resample_sites", layers)
+    curves = 6 * len(at) * len(p["seeds"])
+    begun = {name: len(p[f"{name}_lambdas"]) + _more("resampling", p) for name in ("normal", "dying")}
+    return [Group(f"{name} setting", curves * n, at, **_own(p), gated=True) for name, n in begun.items()]
+
+
+def layer_analysis(p: Parameters, layers: int) -> list[Group]:
+    """Notebook 05: eight coalitions and five more choices at two sites, longer and wider SAEs, noise, all depths."""
+    at, seeds, split = _sites(p, "sites", layers), len(p["cause_seeds"]), len(p["split_seeds"])
+    pair, choice = at[-2:], 2 * seeds * (len(p["cause_lambdas"]) + _more("cause", p))
+    own = _own(p) | {"tokens": p["cause_tokens"], "batch": p["cause_batch"], "latents": p["cause_latents"]}
+    deep = sorted({*range(0, layers + 1, p["depth_step"]), *at})
+    return [
+        Group("coalitions and choices", 16 * seeds + 11 * choice, pair, **own),
+        Group("twice the latents", choice, pair, **own | {"latents": 2 * own["latents"]}),
+        Group("twice the tokens", choice, pair, **own | {"tokens": 2 * own["tokens"]}),
+        Group("items or selection", len(at) * split, at, **_own(p), loss=True),
+        Group("longer", len(at) * split, at, **_own(p, p["longer"])),
+        Group("wider", len(at) * split, at, **_own(p) | {"latents": round(p["wider"] * p["n_latents"])}),
+        Group(NOISE, len(at) * (len(p["shuffled_lambdas"]) + 1), at, **_own(p)),
+        Group(DEEP, len(deep) * len(p["depth_lambdas"]), deep, **_own(p) | {"tokens": p["depth_tokens"]}, loss=True),
+    ]
+
+
+GROUPS = {"02_train_sae": train_sae, "03_train_gated": train_gated, "04_resampling": resampling, CAUSES: layer_analysis}
+
+
+# --- text and model --------------------------------------------------------------------------------------------------
+
+
+class Text(NamedTuple):
+    """Tokens of a profile's text."""
+
+    split: Sequence[float]  # train, val, test
+    depths: float  # all, in the section on all depths, which takes fewer contexts of a page
+    said: str  # how they are known
+
+
+def text_of(p: Parameters, depth_contexts: int) -> Text:
+    """Exact where the store or the embedded text is there; else from a sample of local pages, or assumed.
+
+    `ConfigError` where the text is elsewhere and nothing says how many pages are taken.
+    """
+    cfg = CorpusConfig(**{f.name: p[f.name] for f in fields(CorpusConfig) if f.name in p}, seed=p["corpus_seed"])
+    folder, tokenizer = data_dir(p["profile"]), next(assets_dir().glob("smollm2-*"), None)
+    known = read_json(folder / "workspace.json") if _stored(folder) else {}
+    if known.get("corpus") == cfg.to_dict() and "stream" not in known:
+        tokens = Store.open(folder / "store", verify=False).tokens
+        page, split = tokens["page"], tokens["split"]
+    elif (cfg.source, p["model"]) == ("embedded", "embedded") and tokenizer and any(assets_dir().glob("enwiki*")):
+        found = load_contexts(cfg, AutoTokenizer.from_pretrained(tokenizer))
+        page = np.repeat(found.page, np.diff(found.offsets))
+        split = found.split[page]
+    else:
+        return _estimated(cfg, depth_contexts)
+    depths = np.minimum(np.bincount(page), depth_contexts * cfg.ctx_len).sum()
+    return Text(np.bincount(split, minlength=3).tolist(), float(depths), "counted")
+
+
+def _stored(folder: Path) -> bool:
+    return all((folder / name).exists() for name in ("workspace.json", "store/manifest.json"))
+
+
+def _kept(tokens: float, cfg: CorpusConfig, contexts: int) -> float:
+    """Tokens of a page in contexts, at most so many of these (0: all)."""
+    whole, tail = divmod(tokens, cfg.ctx_len)
+    kept = whole * cfg.ctx_len + tail * (tail >= cfg.min_ctx_len > 0)
+    return min(kept, contexts * cfg.ctx_len) if contexts else kept
+
+
+def _estimated(cfg: CorpusConfig, depth_contexts: int) -> Text:
+    pages, each = PAGES.get(cfg.source, (0, 500))
+    each, path, said = [each], Path(cfg.path).expanduser(), "assumed"
+    if cfg.path and path.exists():
+        texts = [page.text for page in islice(read_pages(replace(cfg, n_docs=0)), SAMPLE)]
+        each, said = [len(text) / CHARACTERS for text in texts], f"as the first {len(texts)} have"
+        size = sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
+        pages = round(size * len(texts) / sum(len(text.encode()) for text in texts))
+    if not (cfg.n_docs or pages):
+        raise ConfigError(f"path = {cfg.path!r} is not here, and its pages cannot be counted: set n_docs")
+    pages = cfg.n_docs or pages
+    every, some = (pages * np.mean([_kept(n, cfg, k) for n in each]) for k in (cfg.contexts_per_page, depth_contexts))
+    return Text((SHARES * every).tolist(), float(some), f"{pages:,} pages of {np.mean(each):,.0f} tokens, {said}")
+
+
+def model_of(name: str) -> tuple[Any, str]:
+    """Configuration of a model, and where it is from; `ConfigError` where it can be read nowhere."""
+    folder = Path(name).expanduser()
+    if not folder.is_dir() and name in PUBLISHED:
+        s = PUBLISHED[name]
+        sizes = {"hidden_size": s.d_model, "num_hidden_layers": s.n_layers, "num_attention_heads": s.heads}
+        sizes |= {"num_key_value_heads": s.kv_heads, "intermediate_size": s.d_ff, "vocab_size": s.vocab}
+        return LlamaConfig(**sizes, tie_word_embeddings=s.tied), f"{name} by its published dimensions"
+    try:
+        return AutoConfig.from_pretrained(folder if folder.is_dir() else name), name
+    except (OSError, ValueError) as error:
+        tell = f"no dimensions to plan with ({str(error).splitlines()[0]}); expected a local folder"
+        raise ConfigError(f"model = {name!r}: {tell}, or one of {', '.join(PUBLISHED)}") from None
+
+
+# --- rates -----------------------------------------------------------------------------------------------------------
+
+
+class Rates(NamedTuple):
+    """Seconds of the pieces on some machine."""
+
+    said: str
+    block: float  # a token in a block
+    head: float  # a token in head and loss
+    step: Callable[[int, int, bool, bool], float]  # a training step: latents, rows, gated, dense
+    cpu: float  # operations a second of float32 on the CPU; float64 has half
+
+
+def stated(shape: costs.Shape, ctx_len: int, rate: float) -> Rates:
+    """From a stated rate of matrix products, and the shares of it that one H100 reached."""
+    if not rate > 0:
+        raise ConfigError(f"rate = {rate!r}: expected operations a second, above 0, as 400e12")
+
+    def step(n: int, rows: int, gated: bool, dense: bool) -> float:
+        return (
+            costs.step_flops(shape.d_model, n, rows, None if dense else ACTIVE, gated) / rate / STATED[dense] + LAUNCH
+        )
+
+    work = [costs.forward_flops(shape, blocks, ctx_len, not blocks) for blocks in (1, 0)]
+    said = (
+        f"at {rate:.3g} operations a second, of which forwards reach {STATED['forward']:.0%}, steps {STATED[False]:.0%}"
+    )
+    return Rates(said, *(flops / rate / STATED["forward"] for flops in work), step, HOST_RATE)
+
+
+def measured(config: Any, ctx_len: int, device: torch.device, dtype: torch.dtype) -> Rates:
+    """From short runs on this machine, at the shapes asked for, with random weights."""
+    d = config.get_text_config().hidden_size
+    x = torch.randn(2048, min(1024, d))
+    cpu = CPU_SHARE * 2 * x.numel() * x.shape[1] / _seconds(lambda: x.T @ x, device)
+    said = f"at rates measured on {device}, {torch.get_num_threads()} threads"
+    return Rates(said, *_forward_seconds(config, ctx_len, device, dtype), cache(partial(_step_seconds, device, d)), cpu)
+
+
+def _seconds(call: Callable[[], Any], device: torch.device, least: float = 0.4) -> float:
+    """The least of a few calls: what else runs here can only add to it."""
+    times, sync = [], torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    while len(times) < 2 or sum(times) < least:
+        sync()
+        start = time.perf_counter()
+        call()
+        sync()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _forward_seconds(config: Any, ctx_len: int, device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
+    """Seconds a token of a block, and of head and loss: two blocks, on 1,024 tokens or about 1e11 operations."""
+    with torch.device(device):
+        some = type(config).from_dict(config.to_dict() | {"num_hidden_layers": 2})
+        lm = LM(AutoModelForCausalLM.from_config(some, dtype=dtype))
+    fits = 1e11 / costs.forward_flops(costs.shape_of(config), 2, ctx_len)
+    ids = torch.zeros(max(1, int(min(1024, fits)) // ctx_len), ctx_len, dtype=torch.long, device=device)
+    stream = lm.capture(ids, [2])[2]
+
+    clean = metrics.next_token_probs(lm.continue_from(2, stream, ids))
+
+    def head() -> None:
+        metrics.next_token_losses(lm.continue_from(2, stream, ids), ids, clean)
+
+    return _seconds(lambda: lm.capture(ids, [2]), device, 1.5) / 2 / ids.numel(), _seconds(head, device) / ids.numel()
+
+
+def _step_seconds(device: torch.device, d: int, latents: int, rows: int, gated: bool, dense: bool) -> float:
+    """Of a random SAE on normal rows, a row of its history included; on a CPU a large one in part, and scaled."""
+    n, b = (min(latents, 3 * 10**6 // d), min(rows, 512)) if device.type == "cpu" else (latents, rows)
+    sae, x = build_sae(SAEConfig("gated" if gated else "sae", d, n)).to(device), torch.randn(b, d, device=device)
+    with torch.no_grad():  # the encoder's products are normal: a share ACTIVE / n of them is above -bias
+        quantile = float(torch.special.ndtri(torch.tensor(ACTIVE / n)))
+        getattr(sae, sae.bias_names()[0]).fill_(ENCODER_INIT_NORM * quantile)
+    how = {"loss": "full" if gated else "plain", "step": "dense" if dense else "auto"}
+    trainer = Trainer(sae, TrainConfig(**how, lr=1e-9, tokens=b * 10**6, batch_size=b))
+    trainer.density = ACTIVE / n
+    taken = trainer.cfg.log_every
+    return _seconds(lambda: [trainer.step_(x) for _ in range(taken)], device) / taken * latents / n * rows / b
+
+
+# --- the plan --------------------------------------------------------------------------------------------------------
+
+
+class Profile(NamedTuple):
+    """What a plan is made from."""
+
+    folder: Path
+    of: dict[str, Parameters]  # all parameters of each notebook
+    groups: dict[str, list[Group]]  # of each notebook that is not finished
+    shape: costs.Shape
+    text: Text
+    rates: Rates
+    device: torch.device
+    width: int  # bytes of a number of the model
+    dtype: str  # of stored rows
+
+    @property
+    def first(self) -> Parameters:
+        return self.of[batch.COLLECT]
+
+    @property
+    def sites(self) -> list[int]:
+        return _sites(self.first, "sites", self.shape.n_layers)
+
+    @property
+    def every(self) -> list[Group]:
+        return [g for groups in self.groups.values() for g in groups if g.tokens]
+
+    @property
+    def deep(self) -> Sequence[int]:
+        return next((g.sites for g in self.every if g.what == DEEP), ())
+
+    def forward(self, tokens: float, blocks: float, head: bool = False) -> np.ndarray:
+        """Operations and seconds of tokens through some blocks."""
+        work = costs.forward_flops(self.shape, blocks, self.first["ctx_len"], head)
+        return tokens * np.array([work, blocks * self.rates.block + head * self.rates.head])
+
+
+Plan = Mapping[str, Mapping[str, Any]]  # section -> what -> number or words
+
+
+def make_plan(
+    profile: str, names: Sequence[str] = (), overrides: Parameters | None = None, rate: float | None = None, force=False
+) -> Plan:
+    """The plan of a profile's notebooks (`names`: of some) that are not finished; empty where none is left.
+
+    `rate` states operations a second instead of measuring. `ConfigError` for what `batch.plan` refuses, and for a model
+    or text of which too little is known here.
+    """
+    jobs = batch.plan(profile, names, overrides)
+    todo = [job.name for job in jobs if force or not batch.is_finished(job)]
+    every = {job.name: job for job in (*batch.plan(profile), *jobs)}  # model and text are 01's, whichever are asked for
+    of = {name: batch.parameters(job.source) | dict(job.parameters) for name, job in every.items()}
+    first = of.get(batch.COLLECT, {})
+    if not todo or "source" not in first:
+        return {}
+    (config, said), device = model_of(first["model"]), choose_device(first["device"])
+    shape, dtype = costs.shape_of(config), choose_dtype(first["dtype"], device)
+    groups = {name: GROUPS[name](of[name], shape.n_layers) if name in GROUPS else [] for name in todo}
+    text = text_of(first, of[CAUSES]["depth_contexts"] if CAUSES in of else 0)
+    ctx_len = first["ctx_len"]
+    rates = measured(config, ctx_len, device, dtype) if rate is None else stated(shape, ctx_len, rate)
+    stored = str(dtype).removeprefix("torch.") if first["store_dtype"] == "auto" else first["store_dtype"]
+    p = Profile(data_dir(profile), of, groups, shape, text, rates, device, dtype.itemsize, stored)
+    out = {"model": {"name": said, "blocks": shape.n_layers, "d": shape.d_model}}
+    out["tokens"] = {"known": text.said, "in all": sum(text.split)} | dict(zip(SPLITS, text.split, strict=True))
+    out |= {"SAEs": {name: sum(g.count for g in made if g.tokens) for name, made in groups.items() if made}}
+    out["SAEs"]["tokens trained"] = sum(g.count * g.tokens for g in p.every)
+    out |= {"disk, GB": disk_of(p), "memory, GB": memory_of(p)}
+    stages = {name: stages_of(p, name) for name in todo}
+    out |= {"operations": _summed(stages, 0), f"minutes {rates.said}": _summed(stages, 1)}
+    minutes = out[f"minutes {rates.said}"]["in all"]
+    out |= {f"a card of {size} GB": card_of(p, size, minutes / 60) for size in CARDS}
+    return out | {"will not fit": misfits(out["disk, GB"], out["memory, GB"])}
+
+
+def _summed(stages: Mapping[str, Mapping[str, Any]], which: int) -> dict[str, float]:
+    """Operations (0) or minutes (1) of each notebook's stages, and in all."""
+    out = {f"{name[:2]} {stage}": float(cost[which]) for name, of in stages.items() for stage, cost in of.items()}
+    return {k: v / 60**which for k, v in (out | {"in all": sum(out.values())}).items() if v}
+
+
+def stages_of(p: Profile, name: str) -> dict[str, Any]:
+    """(operations, seconds) of a notebook's stages, from a store."""
+    out, of, groups = {}, p.of[name], p.groups[name]
+    if name == batch.COLLECT:
+        out["collect"] = p.forward(_rows_stored(p), max(p.sites))
+    if groups:
+        out["train"] = sum(_training(p, g) for g in groups if g.tokens)
+        out["measure"] = sum(_measuring(p, g, of.get("ce_tokens", 0)) for g in groups)
+    if name == CAUSES:
+        out["depths"] = p.forward(p.text.depths, max(p.deep))
+    return out | {"rest": (0.0, _rest(p, name, groups))}
+
+
+def _training(p: Profile, g: Group) -> np.ndarray:
+    """Steps, dense at first, or reading the rows where that takes longer; and an SAE's files."""
+    d, steps = p.shape.d_model, g.tokens // g.batch
+    dense = min(1.0, DENSE * (g.rising / steps) ** 0.5)
+    mix = np.array([dense, 1 - dense])
+    work = mix @ [costs.step_flops(d, g.latents, g.batch, active, g.gated) for active in (None, ACTIVE)]
+    seconds = mix @ [p.rates.step(g.latents, g.batch, g.gated, dense) for dense in (True, False)]
+    reading = g.batch * costs.row_bytes(d, p.dtype) / READ_RATE / SHARED
+    live = math.ceil(g.count / TOGETHER) * g.tokens if p.first.get("stream_tokens") else 0
+    cost = g.count * np.array([steps * work, steps * max(seconds, reading) + FILES])
+    return cost + p.forward(live, max(p.sites))
+
+
+def _measuring(p: Profile, g: Group, ce_tokens: int) -> np.ndarray:
+    """Every validation and test row, at half a sparse step's time (recorded runs); the loss's tokens through the rest
+    of the model: once an SAE, once a part for the clean loss, three times for a site's reference."""
+    rows = {DEEP: p.text.depths * SHARES[1:].sum(), NOISE: 0}.get(g.what, sum(p.text.split[1:]))
+    at, reference = len(g.sites), 3 * (g.what in ("sweep", DEEP))
+    passes = g.loss * (g.count + at * (math.ceil(g.count / at / PARTS) + reference))
+    step = p.rates.step(g.latents, g.batch, g.gated, False)
+    tally = np.array([2 * p.shape.d_model * (g.latents + ACTIVE), step / g.batch / 2])
+    return g.count * rows * tally + p.forward(passes * ce_tokens, p.shape.n_layers - np.mean(g.sites), head=True)
+
+
+def _rest(p: Profile, name: str, groups: Sequence[Group]) -> float:
+    """A kernel's start, figures, tables and bootstraps; and what the notebooks compute on the CPU in any case."""
+    d, of, at, (train, val, test), work = p.shape.d_model, p.of[name], len(p.sites), p.text.split, 0.0
+    square = 2 * 2 * d * d * at  # a row's x xᵀ at each site; an operation in float64 is two
+    if name == batch.COLLECT:  # moments of all rows, two spectra, PCA, naive predictors
+        work = square * (5 * train + val + 2 * test)
+    elif name == "02_train_sae":  # PCA; one SAE with a shuffled decoder
+        work = square * (train + test) + at * 2 * d * of["n_latents"] * test
+    elif name == CAUSES:  # PCA, profile, predictors; the original recipe; sites of all depths; codes without an encoder
+        split = len(of["split_seeds"])
+        work = square * (train * (1 + split) + 2 * test) + at * 2 * d * of["n_latents"] * test
+        work += 4 * d * d * len(p.deep) * p.text.depths + at * split * _pursuit(d, of)
+    noise = sum(g.count * g.tokens for g in groups if g.what == NOISE)
+    return NOTEBOOK + EACH * sum(g.count for g in groups) + work / p.rates.cpu + noise * d / SHUFFLE_RATE
+
+
+def _pursuit(d: int, p: Parameters) -> float:
+    """Codes without an encoder for one SAE: pursuit over five dictionaries, a round a product of a row with all items;
+    items learned, each updated every 1,024 rows; lasso at 16 λ on 256 rows and at one on all, two products a step."""
+    rows, learned, wider, n = p["split_tokens"], p["learn_tokens"], p["wider"], p["n_latents"]
+    rounds = p["l0_target"] * (learned + rows * (4 + wider)) + 2 * (100 * rows + 800 * min(256, rows))
+    return 2 * d * n * (rounds + n * (learned / 512 + 2 + wider**2))
+
+
+def disk_of(p: Profile) -> dict[str, float]:
+    """GB to be written, less what lies there, and free; of a site, also in 8 bits, and of what streaming stores."""
+    d, folder, deep = p.shape.d_model, p.folder, p.folder.with_name(f"{p.folder.name}-sites")
+    rows, held = sum(p.text.split), sum(p.text.split[1:])
+    of = {name: partial(costs.store_bytes, d=d, dtype=dtype) for name, dtype in (("own", p.dtype), ("int8", "int8"))}
+    saes = sum(4 * g.count * costs.sae_weights(d, g.latents, g.gated) for g in p.every if g.what != NOISE)
+    store = 0 if _stored(folder) else of["own"](_rows_stored(p), len(p.sites)) - _size(folder / "store")
+    need = {"store": store, "SAEs": saes - _size(folder / "saes") - _size(deep / "saes")}
+    need["depths"] = of["own"](p.text.depths, len(p.deep)) - _size(deep / "store") if p.deep else 0
+    need = {part: max(0, size) for part, size in need.items()}
+    free = shutil.disk_usage(next(f for f in (folder, *folder.parents) if f.exists())).free
+    out = need | {"in all": sum(need.values()), "free": free, "a site": of["own"](rows, 1)}
+    out |= {"a site in 8 bits": of["int8"](rows, 1), "store when streaming": of["own"](held, len(p.sites))}
+    return {k: float(v) / 1e9 for k, v in out.items()}
+
+
+def _rows_stored(p: Profile) -> float:
+    """Of a site: all, or held-out ones and a sample where the training rows are streamed."""
+    sample = p.first.get("stream_contexts", 0) * p.first["ctx_len"]
+    return min(sum(p.text.split), sum(p.text.split[1:]) + (sample if p.first.get("stream_tokens") else p.text.split[0]))
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
+
+
+def memory_of(p: Profile) -> dict[str, float]:
+    """GB held at once beside the SAEs (on a GPU, else the host) and on the host, and what there is."""
+    out, gpu = {"model": p.width * costs.lm_weights(p.shape)}, p.device.type == "cuda"
+    out["forward"] = costs.forward_bytes(p.shape, p.first["batch_tokens"], p.width)
+    sizes = [min(TOGETHER, g.count) * costs.sae_weights(p.shape.d_model, g.latents, True) for g in p.every]
+    out["SAEs"] = costs.TRAINED * max(sizes, default=0)
+    out["dense step"] = max((12 * g.batch * g.latents for g in p.every), default=0)
+    out["device"] = out["model"] + max(out["forward"], out["SAEs"] + out["dense step"])
+    table = sum(p.text.split) * (45 + 4 * len(p.sites))  # ids, places, splits, an order and the next; norms
+    out["host"] = LIBRARIES + table + (0 if gpu else out["device"])
+    out["host has"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    out["device has"] = torch.cuda.get_device_properties(0).total_memory if gpu else out["host has"]
+    return {k: float(v) / 1e9 for k, v in out.items()}
+
+
+def card_of(p: Profile, size: int, hours: float) -> dict[str, float]:
+    """What a GPU of `size` GB holds, and what streaming repeats there, each call's SAEs in as few passes as fit."""
+    beside = costs.forward_bytes(p.shape, p.first["batch_tokens"], p.width) + p.width * costs.lm_weights(p.shape)
+    groups = [g for g in p.every if g.what != DEEP]
+    fit = [costs.at_once(USABLE * size * 1e9 - beside, p.shape.d_model, g.latents, g.batch) for g in groups]
+    if not min(fit, default=0):
+        return {"SAEs at once": 0}
+    again = sum(math.ceil(g.count / k) * g.tokens for g, k in zip(groups, fit, strict=True))
+    work, seconds = map(float, p.forward(again, max(p.sites)))
+    out = {"SAEs at once": min(fit), "hours from a store": hours, "hours streaming": hours + seconds / 3600}
+    return out | {"passes over the training text": again / p.text.split[0], "operations of the model": work}
+
+
+def misfits(disk: Mapping[str, float], memory: Mapping[str, float]) -> dict[str, str]:
+    """What will not fit, and the parameters that change it."""
+    out, most = {}, max(("store", "SAEs", "depths"), key=disk.__getitem__)
+    if disk["in all"] > disk["free"]:
+        out["disk"] = f"{disk['in all']:.4g} GB to write, {disk['free']:.4g} free; most is {most}: {CHANGE[most]}"
+    for where in ("device", "host"):
+        need, there = memory[where], memory[f"{where} has"]
+        if need > USABLE * there:
+            out[f"{where} memory"] = f"{need:.3g} GB, {there:.3g} there: {CHANGE['memory']}"
+    return out
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else f"{value:,.0f}" if 1e3 <= value < 1e10 else f"{value:.3g}"
+
+
+def lines(plan: Plan) -> list[str]:
+    """A plan in words, a section a line."""
+    shown = {section: [f"{name} {_shown(value)}" for name, value in of.items()] for section, of in plan.items()}
+    return [f"{name}: {', '.join(values)}" for name, values in shown.items() if values]
+
+
+def brief(plan: Plan) -> list[str]:
+    """The few lines that `run` prints first; `ConfigError` where the disk is too small for what is left to do."""
+    if "disk" in plan.get("will not fit", {}):
+        raise ConfigError(f"this profile does not fit on the disk: {plan['will not fit']['disk']}")
+    return [f"plan: {line}" for line in lines(plan) if line.startswith(("tokens", "SAEs", "disk", "minutes", "will"))]
