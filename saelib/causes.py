@@ -102,8 +102,8 @@ def code_errors(
 
 def shuffled_dims(x: Float[Tensor, "n d"], seed: int) -> Float[Tensor, "n d"]:
     """Rows whose dimensions are permuted independently: every dimension keeps its values, and nothing they share."""
-    order = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)).argsort(0)
-    return x.gather(0, order.to(x.device))
+    generator = torch.Generator(x.device).manual_seed(seed)
+    return x.gather(0, torch.rand(x.shape, generator=generator, device=x.device).argsort(0))
 
 
 class ShuffledDims:

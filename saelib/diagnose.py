@@ -2,7 +2,7 @@
 
 Everything here is a table (or an array) computed from a store in constant memory, with float64 sums. Token classes are
 those of the store; `ordinary` means ordinary at every site, so that sites are compared on the same tokens. Rows
-ordinary at one site and sinks at another count under `all` only. `device` is where the d × d sums are formed.
+ordinary at one site and sinks at another count under `all` only. The d × d sums are formed on `Store.device`.
 """
 
 from __future__ import annotations
@@ -72,11 +72,11 @@ def scatter_of(store: Store, site: int, index: np.ndarray, shift: Float64[Tensor
     return out
 
 
-def _first_mean(store: Store, site: int, index: np.ndarray, device: str = "cpu") -> Float64[Tensor, " d"]:
+def _first_mean(store: Store, site: int, index: np.ndarray) -> Float64[Tensor, " d"]:
     """Mean of the first rows of `index`: a shift that keeps one-pass sums from cancelling."""
     if not len(index):
         raise ValueError(f"site {site}: the mask leaves no rows to describe")
-    return store.rows(site, index[:BATCH]).to(device).double().mean(0)
+    return store.rows(site, index[:BATCH]).to(store.device).double().mean(0)
 
 
 def _classes(store: Store, site: int, chosen: np.ndarray, factor: float) -> dict[str, np.ndarray]:
@@ -87,9 +87,7 @@ def _classes(store: Store, site: int, chosen: np.ndarray, factor: float) -> dict
     return masks | {"other": chosen & ~np.logical_or.reduce(list(masks.values()))}
 
 
-def site_profile(
-    store: Store, split: str | None = None, factor: float = SINK_FACTOR, device: str = "cpu"
-) -> pd.DataFrame:
+def site_profile(store: Store, split: str | None = None, factor: float = SINK_FACTOR) -> pd.DataFrame:
     """One row a site and token class (all, first, sink, ordinary), over a split or (None) all rows.
 
     count              rows
@@ -105,7 +103,7 @@ def site_profile(
     rows = []
     for site in store.sites:
         masks = _classes(store, site, chosen, factor)
-        shift = _first_mean(store, site, np.flatnonzero(masks["ordinary"]), device)
+        shift = _first_mean(store, site, np.flatnonzero(masks["ordinary"]))
         sums = {name: scatter_of(store, site, np.flatnonzero(mask), shift) for name, mask in masks.items()}
         sums["all"], masks["all"] = sum(sums.values(), Scatter(shift)), chosen
         total = _mean_square(sums["all"]) * sums["all"].n
@@ -212,11 +210,11 @@ def _eigen(covariance: Float64[Tensor, "d d"]) -> tuple[Float64[Tensor, " d"], F
 
 
 def spectrum(
-    store: Store, site: int, tokens: str = "ordinary", split: str | None = "train", device: str = "cpu"
+    store: Store, site: int, tokens: str = "ordinary", split: str | None = "train"
 ) -> Float64[np.ndarray, " d"]:
     """Eigenvalues of the covariance of a site's rows, largest first: the variance along each principal direction."""
     index = np.flatnonzero(store.mask(tokens, split))
-    scatter = scatter_of(store, site, index, _first_mean(store, site, index, device))
+    scatter = scatter_of(store, site, index, _first_mean(store, site, index))
     return _eigen(scatter.covariance)[0].cpu().numpy()
 
 
@@ -226,7 +224,6 @@ def pca_fvu(
     ranks: Iterable[int] | None = None,
     tokens: str = "ordinary",
     split: str = "test",
-    device: str = "cpu",
 ) -> pd.DataFrame:
     """FVU, on a split, of rank-k PCA fitted on the training rows, for all ranks at once: site, rank, fvu.
 
@@ -234,7 +231,7 @@ def pca_fvu(
     that rank 0 has slightly more than 1. ranks None gives 0 .. d; a rank outside raises `ValueError`.
     """
     index = {name: np.flatnonzero(store.mask(tokens, name)) for name in ("train", split)}
-    shift = _first_mean(store, site, index["train"], device)
+    shift = _first_mean(store, site, index["train"])
     train, test = (scatter_of(store, site, index[name], shift) for name in ("train", split))
     vectors = _eigen(train.covariance)[1]
     about = test.about(train.mean)
@@ -259,7 +256,7 @@ def naive_predictors(store: Store, site: int, rank: int = 32, factor: float = SI
     train, ordinary = (store.mask("all", "train"), store.mask("ordinary", "train", factor))
     odd_rows, rows = np.flatnonzero(train & ~ordinary), np.flatnonzero(ordinary)
     scatter = scatter_of(store, site, rows, _first_mean(store, site, rows))
-    mean, v = scatter.mean, _eigen(scatter.covariance)[1][:, :rank]
+    mean, v = scatter.mean.cpu(), _eigen(scatter.covariance)[1][:, :rank].cpu()
     odd_mean = row_moments(store, site, odd_rows).mean if len(odd_rows) else mean
     return {
         "mean": lambda x, odd: mean.expand_as(x),

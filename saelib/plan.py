@@ -33,9 +33,12 @@ from saelib.store import SPLITS, Store
 from saelib.train import Trainer
 
 PUBLISHED = {  # dimensions of models that cannot be asked for: gated, or not yet fetched
-    "embedded": costs.Shape(576, 30, 9, 3, 1536, 49152, True),
-    "meta-llama/Llama-2-7b-hf": costs.Shape(4096, 32, 32, 32, 11008, 32000),
-}
+    "embedded": LlamaConfig(
+        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+        num_key_value_heads=3, tie_word_embeddings=True,
+    ),
+    "meta-llama/Llama-2-7b-hf": LlamaConfig(),  # the class's defaults
+}  # fmt: skip
 SHARES = np.array([0.7, 0.1, 0.2])  # of tokens in the splits, where pages are not at hand
 PAGES = {"embedded": (104, 7000), "fever": (0, 100)}  # pages, and tokens of one, assumed where no text is at hand
 SAMPLE, CHARACTERS = 500, 4.2  # pages read of a text that lies here; characters a token
@@ -209,10 +212,7 @@ def model_of(name: str) -> tuple[Any, str]:
     """Configuration of a model, and where it is from; `ConfigError` where it can be read nowhere."""
     folder = Path(name).expanduser()
     if not folder.is_dir() and name in PUBLISHED:
-        s = PUBLISHED[name]
-        sizes = {"hidden_size": s.d_model, "num_hidden_layers": s.n_layers, "num_attention_heads": s.heads}
-        sizes |= {"num_key_value_heads": s.kv_heads, "intermediate_size": s.d_ff, "vocab_size": s.vocab}
-        return LlamaConfig(**sizes, tie_word_embeddings=s.tied), f"{name} by its published dimensions"
+        return PUBLISHED[name], f"{name} by its published dimensions"
     try:
         return AutoConfig.from_pretrained(folder if folder.is_dir() else name), name
     except (OSError, ValueError) as error:
@@ -239,14 +239,11 @@ def stated(shape: costs.Shape, ctx_len: int, rate: float) -> Rates:
         raise ConfigError(f"rate = {rate!r}: expected operations a second, above 0, as 400e12")
 
     def step(n: int, rows: int, gated: bool, dense: bool) -> float:
-        return (
-            costs.step_flops(shape.d_model, n, rows, None if dense else ACTIVE, gated) / rate / STATED[dense] + LAUNCH
-        )
+        work = costs.step_flops(shape.d_model, n, rows, None if dense else ACTIVE, gated)
+        return work / rate / STATED[dense] + LAUNCH
 
     work = [costs.forward_flops(shape, blocks, ctx_len, not blocks) for blocks in (1, 0)]
-    said = (
-        f"at {rate:.3g} operations a second, of which forwards reach {STATED['forward']:.0%}, steps {STATED[False]:.0%}"
-    )
+    said = f"at {rate:.3g} operations a second ({STATED['forward']:.0%} in forwards, {STATED[False]:.0%} in steps)"
     return Rates(said, *(flops / rate / STATED["forward"] for flops in work), step, HOST_RATE)
 
 

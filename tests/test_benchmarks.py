@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -176,6 +177,30 @@ def test_corpus_measures_each_form_of_each_size(tmp_path):
     assert all(row["agree"] and row["tokens"] > 0 and row["peak_mb"] > 50 for row in rows)
     assert rows[-1]["pages"] == 60
     assert rows[-1]["pages_blank"] == 1 + 5
+
+
+def test_experiment_adds_its_parts_up_to_the_whole(tmp_path):
+    out = tmp_path / "experiment.json"
+    shape = ("--shape", "tiny", "--tokens", 8000, "--buffer", 2048, "--latents", 64, "--batch", 64, "--steps", 2)
+    _run("experiment.py", *shape, "--together", 4, "--device", "cpu", "--json", out)
+    of = {row["name"]: row for row in json.loads(out.read_text())}
+    assert of["train"]["tokens"] == of["train"]["saes"] * 2 * 64
+    assert of["stream"]["tokens"] == pytest.approx(of["stream, forwards alone"]["tokens"], abs=64)
+    collected, trained = (of[name]["tokens_per_second"] for name in ("collect", "train"))
+    assert of["whole, from a store"]["hours"] == pytest.approx((10e6 / collected + 30 * 20e6 / trained) / 3600)
+    passes = math.ceil(30 / of["stream"]["saes"])
+    assert of["whole, streamed"]["hours"] == pytest.approx(passes * 20e6 / of["stream"]["tokens_per_second"] / 3600)
+
+
+def test_ranks_tells_stores_of_one_hash_and_how_far_weights_are_apart(tmp_path):
+    _run("ranks.py", "--ranks", 2, "--json", tmp_path / "ranks.json")
+    rows = json.loads((tmp_path / "ranks.json").read_text())
+    assert [row["ranks"] for row in rows if row["name"] == "store"] == [1, 2]
+    assert len({row["sha256"] for row in rows if row["name"] == "store"}) == 1
+    apart = {(row["name"], row["dtype"]): row["weights"] for row in rows if row["name"] != "store"}
+    assert len(apart) == 4
+    for (_, dtype), found in apart.items():
+        assert 0 < found < {"float32": 1e-5, "float64": 1e-10}[dtype]
 
 
 def test_a_variant_of_the_recipe_scales_some_values_and_replaces_others(monkeypatch):
