@@ -26,7 +26,7 @@ from matplotlib.mathtext import math_to_image
 from nbconvert import HTMLExporter
 
 from saelib.assets import MODEL_LABEL
-from saelib.batch import is_finished, plan, write_text
+from saelib.batch import Job, is_finished, plan, write_text
 from saelib.config import data_dir, root
 from saelib.sae import read_json
 
@@ -348,8 +348,8 @@ def findings_table(profile: str, verdicts: Sequence[Mapping[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def finished(profile: str) -> list[str]:
-    """Names of the notebooks of a profile's finished run; FileNotFoundError where anything lacks or is left over."""
+def finished(profile: str) -> list[Job]:
+    """The notebooks of a profile's finished run; FileNotFoundError where anything lacks or is left over."""
     source, jobs = data_dir(profile), plan(profile)
     missing = [
         f"{job.name} (not executed as code, profile and package are now)" for job in jobs if not is_finished(job)
@@ -359,7 +359,7 @@ def finished(profile: str) -> list[str]:
     missing += [name for name in TABLES if not (source / name).is_file()]
     if missing or not jobs:
         raise FileNotFoundError(f"profile {profile!r} is not a finished run: {', '.join(missing) or 'no notebooks'}")
-    return [job.name for job in jobs]
+    return jobs
 
 
 def record(profile: str) -> list[Path]:
@@ -368,14 +368,12 @@ def record(profile: str) -> list[Path]:
     Replaces `notebooks/published/<profile>/` and `data/recorded/<profile>/`; the figures already lie in
     `figures/<profile>/`. Raises FileNotFoundError where the run is not exactly the notebooks, each finished.
     """
-    names, source = finished(profile), data_dir(profile)
+    jobs, source = finished(profile), data_dir(profile)
     published, kept = root() / "notebooks" / "published" / profile, data_dir("recorded") / profile
     read_verdicts(profile)  # refuses two of one finding while nothing is replaced
-    pairs = [(source / "notebooks" / f"{name}.ipynb", published / f"{name}.ipynb") for name in names]
-    told = [Path("verdicts", f"{name}.{kind}") for name in names for kind in ("json", "txt")]
-    numbers = tuple(f"{name.split('_')[0]}_" for name in names)
-    told += [p.relative_to(source) for p in sorted(source.glob("diagnostics/*.csv")) if p.name.startswith(numbers)]
-    pairs += [(source / path, kept / path) for path in [*told, *map(Path, TABLES)] if (source / path).is_file()]
+    pairs = [(job.output, published / job.output.name) for job in jobs]
+    told = [*sorted(path for job in jobs for path in job.claims), *(source / name for name in TABLES)]
+    pairs += [(path, kept / path.relative_to(source)) for path in told]
     for folder in (published, kept):
         with _replaced(folder) as temporary:
             for old, new in pairs:
