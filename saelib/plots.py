@@ -82,7 +82,6 @@ METRIC_LABELS = {
 
 def style() -> AbstractContextManager:
     """The look of every figure, as a context: nothing global changes outside it."""
-    looks = sns.axes_style("ticks") | sns.plotting_context("notebook")
     sizes = dict.fromkeys(("font.size", "axes.labelsize", "axes.titlesize", "legend.fontsize"), 10)
     sizes |= {"xtick.labelsize": 9.5, "ytick.labelsize": 9.5, "lines.linewidth": 1.6, "lines.markersize": 5.5}
     lines = {"axes.grid": True, "grid.color": "#E6E6E6", "grid.linewidth": 0.7, "axes.linewidth": 0.8}
@@ -93,7 +92,7 @@ def style() -> AbstractContextManager:
         "axes.spines.right": False,
         "legend.frameon": False,
     }
-    return mpl.rc_context(looks | sizes | lines | ticks | rest)
+    return mpl.rc_context(sns.axes_style("ticks") | sizes | lines | ticks | rest)
 
 
 def site_color(site: int | np.integer, n_layers: int) -> tuple[float, float, float, float]:
