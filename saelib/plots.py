@@ -159,7 +159,7 @@ def _grid(
 
 
 def _panels(
-    table: pd.DataFrame, by: str, head: Callable[[Any], str] = str, **kwargs: Any
+    table: pd.DataFrame, by: str, head: Callable[[Any], str] = str, *, ylabel: str = "", **kwargs: Any
 ) -> tuple[Figure, list[tuple[Axes, Any, pd.DataFrame]]]:
     """One panel a value of a column, numbers rising, words as they come: (axes, value, the value's rows)."""
     values = sorted(table[by].unique()) if pd.api.types.is_numeric_dtype(table[by]) else dict.fromkeys(table[by])
@@ -167,6 +167,7 @@ def _panels(
     panels = [(ax, v, table[table[by] == v]) for ax, v in zip(axes.flat, values, strict=False)]
     for ax, value, _ in panels:
         ax.set_title(head(value), loc="left")
+    panels[0][0].set_ylabel(ylabel)
     return fig, panels
 
 
@@ -223,7 +224,7 @@ def _log(ax: Axes, *names: str) -> None:
         subs = [(1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)][int(np.searchsorted([0.9, 1.7, 3.2], decades))]
         locator = ticker.MaxNLocator(5) if decades < 0.45 else ticker.LogLocator(subs=subs, numticks=12)
         axis.set_major_locator(locator)
-        axis.set_major_formatter(ticker.FuncFormatter(_number))
+        axis.set_major_formatter(_number)
         axis.set_minor_locator(ticker.NullLocator())
 
 
@@ -251,13 +252,13 @@ def _dodge(sites: Sequence[int]) -> float:
 
 def _percent(ax: Axes, **limits: float | int) -> None:
     """The y axis holds fractions and shows per cent."""
-    ax.yaxis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{100 * v:.4g}"))
+    ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.4g}")
     ax.set_ylim(**limits)
 
 
 def _thousands(ax: Axes) -> None:
     ax.xaxis.set_major_locator(ticker.MaxNLocator(4))
-    ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{v / 1000:,.4g}k" if v else "0"))
+    ax.xaxis.set_major_formatter(lambda v, _: f"{v / 1000:,.4g}k" if v else "0")
     ax.set_xlabel("training tokens")
 
 
@@ -310,7 +311,7 @@ def norm_profile(table: pd.DataFrame, *, title: str, note: str = "") -> Figure:
 @_takes("site", "position", "median", "q10", "q90", "variant")
 def norm_by_position(table: pd.DataFrame, *, title: str, note: str = "") -> Figure:
     """Norm against position in the context, one panel a site; variants 'as collected' and 'BOS prepended'."""
-    fig, panels = _panels(table, "site", "site {:g}".format, sharey=True)
+    fig, panels = _panels(table, "site", "site {:g}".format, ylabel="norm ‖x‖ (model units)", sharey=True)
     for ax, _, rows in panels:
         for name, look in looks_of(table["variant"]).items():
             one = rows[rows["variant"] == name].sort_values("position")
@@ -318,9 +319,8 @@ def norm_by_position(table: pd.DataFrame, *, title: str, note: str = "") -> Figu
             ax.fill_between(one["position"], one["q10"], one["q90"], color=look.color, alpha=0.2, lw=0)
             ax.plot(one["position"], one["median"], color=look.color, ls=dashes, label=look.label)
         ax.set_xscale("symlog", linthresh=1)  # position 0 has its own place, later ones are logarithmic
-        ax.xaxis.set_major_formatter(ticker.FuncFormatter(_number))
+        ax.xaxis.set_major_formatter(_number)
         ax.set(xlabel="position in the context", xlim=(-0.15, None))
-    panels[0][0].set_ylabel("norm ‖x‖ (model units)")
     _log(panels[0][0], "y")
     return _finish(fig, title, f"Lines: median; bands: 10 % to 90 % of the contexts. {note}")
 
@@ -369,7 +369,7 @@ def mean_offset_and_dims(table: pd.DataFrame, *, title: str, note: str = "") -> 
 @_takes("site", "rank", "cumulative", "variant")
 def spectra(table: pd.DataFrame, *, title: str, note: str = "", n_layers: int | None = None) -> Figure:
     """Cumulative share of variance against rank (log x), one line a site, one panel a variant (all, ordinary)."""
-    fig, panels = _panels(table, "variant", _label, width=3.6, sharey=True)
+    fig, panels = _panels(table, "variant", _label, ylabel="cumulative share of variance (%)", width=3.6, sharey=True)
     looks = looks_of(sorted(table["site"].unique()), n_layers)
     named = {list(looks)[i] for i in np.linspace(0, len(looks) - 1, min(8, len(looks))).round().astype(int)}
     for ax, _, rows in panels:
@@ -379,7 +379,6 @@ def spectra(table: pd.DataFrame, *, title: str, note: str = "", n_layers: int | 
         ax.set_xlabel("rank (principal components)")
         _log(ax, "x")
     _percent(panels[0][0], bottom=0, top=1.03)
-    panels[0][0].set_ylabel("cumulative share of variance (%)")
     return _finish(fig, title, note)
 
 
@@ -426,7 +425,7 @@ def _baselines(ax: Axes, y: str, pca: pd.DataFrame | None, floor: float) -> None
 
 
 def _against_l0(table: pd.DataFrame, y: str, pca: pd.DataFrame | None = None, highlight: Any = None) -> Figure:
-    fig, panels = _panels(table, "site", "site {:g}".format, sharey=True, sharex=True)
+    fig, panels = _panels(table, "site", "site {:g}".format, ylabel=METRIC_LABELS[y], sharey=True, sharex=True)
     for ax, site, rows in panels:
         for arm, look in looks_of(table["arm"]).items():
             _curve(ax, rows[rows["arm"] == arm], y, look)
@@ -436,7 +435,6 @@ def _against_l0(table: pd.DataFrame, y: str, pca: pd.DataFrame | None = None, hi
             ax.plot(*at, "o", ms=15, mfc="none", mec=INK, mew=1.8, ls="none", label="chosen", zorder=5)
         ax.set_xlabel(METRIC_LABELS["l0"])
     _log(panels[0][0], "x", "y") if y == "fvu" else _log(panels[0][0], "x")
-    panels[0][0].set_ylabel(METRIC_LABELS[y])
     return fig
 
 
@@ -529,7 +527,7 @@ def _metric_axis(ax: Axes, metric: str) -> None:
     if metric == "dead_fraction":
         _percent(ax, bottom=0)
     elif metric == "lr":
-        ax.yaxis.set_major_formatter(ticker.FuncFormatter(_number))
+        ax.yaxis.set_major_formatter(_number)
         ax.set_ylim(bottom=0)
     else:
         _log(ax, "y")
@@ -615,7 +613,7 @@ def _dead_panel(ax: Axes, rows: pd.DataFrame, arms: Iterable[str]) -> None:
 def survivors(table: pd.DataFrame, *, title: str, note: str = "") -> Figure:
     """How many resampled latents are alive later: one panel an arm, a pair of bars a resampling event."""
     looks, events = looks_of(table["arm"]), sorted(table["event"].unique())
-    fig, panels = _panels(table, "arm", _label, width=2.8, sharey=True)
+    fig, panels = _panels(table, "arm", _label, ylabel="latents", width=2.8, sharey=True)
     for ax, arm, rows in panels:
         sums = rows.groupby("event")[["revived", "alive_later"]].sum()
         at, color = np.searchsorted(events, sums.index), looks[arm].color
@@ -627,7 +625,6 @@ def survivors(table: pd.DataFrame, *, title: str, note: str = "") -> Figure:
         ax.set(xlabel="resampling event", xlim=(-0.6, len(events) - 0.4))
         ax.grid(visible=False, axis="x")
         ax.margins(y=0.12)
-    panels[0][0].set_ylabel("latents")
     panels[0][0].yaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
     return _finish(fig, title, f"Outline: resampled; filled, with its share: alive later. {note}")
 
@@ -685,7 +682,7 @@ def interval_points(
     groups, looks = list(dict.fromkeys(table["group"])), looks_of(table["hue"], n_layers)
     height = max(1.6, 0.25 + len(groups) * (0.2 + 0.2 * len(looks)))
     width = 3.2 if table["panel"].nunique() > 1 else 5.4
-    fig, panels = _panels(table, "panel", width=width, height=height, sharey=True, sharex=share_x)
+    fig, panels = _panels(table, "panel", ylabel=group_label, width=width, height=height, sharey=True, sharex=share_x)
     for ax, panel, rows in panels:
         if reference:
             ax.axvline(reference[0], color=FAINT, lw=1.2, ls=":", label=reference[1], zorder=1)
@@ -696,10 +693,10 @@ def interval_points(
         ax.set_xlabel(value_label)
         ax.grid(visible=False, axis="y")
     panels[0][0].set_yticks(range(len(groups)), [_label(g) for g in groups])
-    panels[0][0].set(ylim=(len(groups) - 0.5, -0.5), ylabel=group_label)
+    panels[0][0].set_ylim(len(groups) - 0.5, -0.5)
     for ax, _, _ in panels:
         ax.xaxis.set_major_locator(ticker.MaxNLocator(4))
-        ax.xaxis.set_major_formatter(ticker.FuncFormatter(_number))
+        ax.xaxis.set_major_formatter(_number)
         if log:
             _log(ax, "x")
     caption = _caption(table, interval, note)
@@ -731,14 +728,13 @@ def layer_reconstruction(table: pd.DataFrame, *, title: str, interval: str = "",
     Optional lo, hi, and l0, which then stands under each site. Classes without enough tokens are gaps.
     """
     sites, looks = _sites(table), looks_of(table["class"])
-    fig, panels = _panels(table, "recipe", width=3.9, height=3.3, sharey=True)
+    fig, panels = _panels(table, "recipe", ylabel=METRIC_LABELS["fvu"], width=3.9, height=3.3, sharey=True)
     for ax, _, rows in panels:
         for name, look in looks.items():
             _by_site(ax, rows[rows["class"] == name], "fvu", look, sites)
         ax.axhline(1, color=LOOKS["mean"].color, ls=":", label="mean predictor", zorder=1)
         _site_axis(ax, sites, _l0_labels(rows, sites))
     _log(panels[0][0], "y")
-    panels[0][0].set_ylabel(METRIC_LABELS["fvu"])
     return _finish(fig, title, _caption(table, interval, note))
 
 
@@ -756,7 +752,7 @@ def layer_matched(table: pd.DataFrame, *, title: str, interval: str = "", note: 
 
     Optional lo, hi, pca_fvu. A missing fvu is 'unreachable': a cross at the top of the panel.
     """
-    fig, panels = _panels(table, "l0_target", "L0 = {:g}".format, height=3.3, sharey=True)
+    fig, panels = _panels(table, "l0_target", "L0 = {:g}".format, ylabel=METRIC_LABELS["fvu"], height=3.3, sharey=True)
     sites, arms = _sites(table), looks_of(table["arm"])
     step = _dodge(sites)
     for ax, _, rows in panels:
@@ -773,7 +769,6 @@ def layer_matched(table: pd.DataFrame, *, title: str, interval: str = "", note: 
             ax.plot(pca.index, pca.to_numpy(), color=LOOKS["pca"].color, label=LOOKS["pca"].label, zorder=1.5)
         _site_axis(ax, sites)
     _log(panels[0][0], "y")
-    panels[0][0].set_ylabel(METRIC_LABELS["fvu"])
     return _finish(fig, title, _caption(table, interval, note))
 
 
