@@ -82,18 +82,16 @@ def index_latents(sae: Any, store: Store, split: str = "test", limit: int = MAX_
     sae.check_store(store.d_model, store.sites)
     index = _rows_to_read(store, split, limit)
     rows, latents, values = [], [], []
-    for start in range(0, len(index), 2048):
-        part = index[start : start + 2048]
+    for part in np.split(index, range(2048, len(index), 2048)):  # one empty part where there are no rows
         f = sae.encode_raw(store.rows(sae.config.site, part))  # [batch, n_latents]
         row, latent = f.nonzero(as_tuple=True)
         rows.append(part[row.numpy()])
         latents.append(latent.numpy())
         values.append(f[row, latent].numpy())
-    latent = np.concatenate([*latents, np.zeros(0, np.int64)])
+    latent = np.concatenate(latents)
     order = np.argsort(latent, kind="stable")
     starts = np.searchsorted(latent[order], np.arange(sae.config.n_latents + 1))
-    joined = np.concatenate([*rows, np.zeros(0, np.int64)]), np.concatenate([*values, np.zeros(0, np.float32)])
-    return LatentIndex(joined[0][order], joined[1][order], starts, len(index))
+    return LatentIndex(np.concatenate(rows)[order], np.concatenate(values)[order], starts, len(index))
 
 
 def moderate_latents(density: Float64[np.ndarray, " n_latents"], n: int = 24) -> list[int]:
@@ -228,7 +226,7 @@ class Panel:
         self, results: pd.DataFrame, runs_dir: Path, store: Store, tokenizer: Any, sites: Any, headless: bool
     ) -> None:
         self.runs_dir, self.store, self.tokenizer, self.headless = Path(runs_dir), store, tokenizer, headless
-        self.results = _prepared(results, self.runs_dir, store.sites if sites is None else sites)
+        self.results = _prepared(results, self.runs_dir, list(store.sites if sites is None else sites))
         self._opened = lru_cache(maxsize=3)(self._open)
         self._filling = False
         self._build()
@@ -236,25 +234,21 @@ class Panel:
         self._on_site()
 
     def _build(self) -> None:
-        wide = {"layout": widgets.Layout(width="320px"), "style": {"description_width": "90px"}}
-        self.site = widgets.Dropdown(description="site", **wide)
-        self.arm = widgets.Dropdown(description="architecture", **wide)
-        self.run = widgets.Dropdown(description="λ", **wide)
-        self.suggested = widgets.Dropdown(description="latents", **wide)
-        self.feature = widgets.BoundedIntText(description="or number", **wide)
+        self.site = self._control(widgets.Dropdown, "site", self._on_site)
+        self.arm = self._control(widgets.Dropdown, "architecture", self._on_arm)
+        self.run = self._control(widgets.Dropdown, "λ", self._on_run)
+        self.suggested = self._control(widgets.Dropdown, "latents", self._on_suggested)
+        self.feature = self._control(widgets.BoundedIntText, "or number", self._on_feature)
         self.curve, self.metrics, self.contexts = widgets.Image(format="png"), widgets.HTML(), widgets.HTML()
         self.messages = widgets.Output()  # errors of a choice appear here
         rows = [(self.site, self.arm, self.run), (self.curve, self.metrics), (self.suggested, self.feature)]
         self.widget = widgets.VBox([*map(widgets.HBox, rows), self.contexts, self.messages])
         self.curve.layout.width = "620px"
-        for control, action in (
-            (self.site, self._on_site),
-            (self.arm, self._on_arm),
-            (self.run, self._on_run),
-            (self.suggested, self._on_suggested),
-            (self.feature, self._on_feature),
-        ):
-            control.observe(self._handler(action), names="value")
+
+    def _control(self, kind: type[widgets.Widget], description: str, action: Any) -> Any:
+        control = kind(description=description, layout={"width": "320px"}, style={"description_width": "90px"})
+        control.observe(self._handler(action), names="value")
+        return control
 
     def _handler(self, action: Any) -> Any:
         """Run an action on the user's change, not on our own; what it raises is shown in the panel."""
@@ -286,7 +280,8 @@ class Panel:
     def _on_arm(self) -> None:
         runs = self._rows()
         runs = runs[(runs["arm"] == self.arm.value) & runs["there"]].sort_values(["lambda", "run_id"])
-        options = [(f"{r['lambda']:g}   (L0 {r['l0']:.3g}{_seed(r)})", r["run_id"]) for _, r in runs.iterrows()]
+        listed = runs[["lambda", "l0", "seed", "run_id"]].itertuples(index=False, name=None)
+        options = [(f"{lam:g}   (L0 {l0:.3g}, seed {seed:g})", run) for lam, l0, seed, run in listed]
         usual = (np.log(runs["l0"].clip(lower=plots.L0_FLOOR)) - np.log(USUAL_L0)).abs()
         self._fill(self.run, options, runs.loc[usual.idxmin(), "run_id"])
         self._on_run()
@@ -316,9 +311,8 @@ class Panel:
         top = top_contexts(sae, self.store, self.feature.value, index=index)
         share = f"fires on {100 * index.density[self.feature.value]:.3g} % of {index.n_rows:,} ordinary test tokens"
         body = contexts_html(top, self.tokenizer) if len(top) else ""
-        self.contexts.value = (
-            _page(f"<b>Latent {self.feature.value}</b> {share}. {CONTEXTS_NOTE if body else ''}") + body
-        )
+        head = _page(f"<b>Latent {self.feature.value}</b> {share}. {CONTEXTS_NOTE if body else ''}")
+        self.contexts.value = head + body
 
     def _rows(self) -> pd.DataFrame:
         return self.results[self.results["site"] == self.site.value]
@@ -343,21 +337,13 @@ class Panel:
         display(HTML(self.metrics.value + self.contexts.value))
 
 
-def _seed(run: pd.Series) -> str:
-    return f", seed {run['seed']:g}" if "seed" in run.index and pd.notna(run["seed"]) else ""
-
-
-def _prepared(results: pd.DataFrame, runs_dir: Path, sites: Any) -> pd.DataFrame:
+def _prepared(results: pd.DataFrame, runs_dir: Path, sites: list[int]) -> pd.DataFrame:
     """Rows at the sites with their arm, and whether the SAE's folder is there; `ValueError` where none is left."""
-    table = results.assign(
-        arm=results["loss"], there=[(runs_dir / r / "config.json").exists() for r in results["run_id"]]
-    )
-    table = table[table["site"].isin(list(sites))]
+    there = [(runs_dir / run / "config.json").exists() for run in results["run_id"]]
+    table = results.assign(arm=results["loss"], there=there)[results["site"].isin(sites)]
     usable = table[table["there"]][["site", "arm"]].drop_duplicates()
     if usable.empty:
-        raise ValueError(
-            f"explore: none of the {len(results)} runs at sites {list(sites)} has its folder in {runs_dir}"
-        )
+        raise ValueError(f"explore: none of the {len(results)} runs at sites {sites} has its folder in {runs_dir}")
     return table.merge(usable, on=["site", "arm"]).dropna(subset=["l0", "fvu"]).reset_index(drop=True)
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import io
 import math
-import os
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -79,25 +78,21 @@ METRIC_LABELS = {
     "adam_v": "Adam's √v",
     "shrinkage": "shrinkage γ (1 = none)",
 }
-LAMBDA_LABEL = "L1 coefficient λ (normalised units)"
 
 
 def style() -> AbstractContextManager:
     """The look of every figure, as a context: nothing global changes outside it."""
-    looks = sns.axes_style("ticks") | sns.plotting_context("notebook")
     sizes = dict.fromkeys(("font.size", "axes.labelsize", "axes.titlesize", "legend.fontsize"), 10)
     sizes |= {"xtick.labelsize": 9.5, "ytick.labelsize": 9.5, "lines.linewidth": 1.6, "lines.markersize": 5.5}
     lines = {"axes.grid": True, "grid.color": "#E6E6E6", "grid.linewidth": 0.7, "axes.linewidth": 0.8}
     ticks = {f"{a}tick.{k}": v for a in "xy" for k, v in (("major.size", 3.5), ("major.width", 0.8), ("minor.size", 0))}
     rest = {
-        "font.family": "sans-serif",
         "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib, so the bytes do not depend on installed fonts
         "axes.spines.top": False,
         "axes.spines.right": False,
         "legend.frameon": False,
-        "axes.axisbelow": True,
     }
-    return mpl.rc_context(looks | sizes | lines | ticks | rest)
+    return mpl.rc_context(sns.axes_style("ticks") | sizes | lines | ticks | rest)
 
 
 def site_color(site: int | np.integer, n_layers: int) -> tuple[float, float, float, float]:
@@ -115,6 +110,10 @@ def looks_of(values: Iterable[Any], n_layers: int | None = None) -> dict[Any, Lo
         other = Look(str(value), OTHER_COLORS[free % len(OTHER_COLORS)], OTHER_MARKERS[free % len(OTHER_MARKERS)])
         found[value] = Look(f"site {value}", site_color(value, deepest)) if _is_site(value) else LOOKS.get(value, other)
     return found
+
+
+def _label(value: Any) -> str:
+    return LOOKS[value].label if value in LOOKS else str(value)
 
 
 def _is_site(value: Any) -> bool:
@@ -143,11 +142,13 @@ def _takes(*columns: str) -> Callable[[Callable[..., Figure]], Callable[..., Fig
     return wrap
 
 
-def _grid(columns: int, rows: int = 1, *, width: float = 3.2, height: float = 3.0, **kwargs: Any) -> tuple[Figure, Any]:
-    """Figure, and its panels [rows, columns], with room for a legend at the right; a single long row wraps at four."""
+def _grid(
+    columns: int, rows: int = 1, *, width: float = 3.2, height: float = 3.0, wrap: int = 4, **kwargs: Any
+) -> tuple[Figure, Any]:
+    """Figure, and its panels [rows, columns], with room for a legend at the right; a single row wraps at `wrap`."""
     n = rows * columns
-    if rows == 1 and columns > 4:
-        rows, columns = math.ceil(n / 4), 4
+    if rows == 1 and columns > wrap:
+        rows, columns = math.ceil(n / wrap), wrap
     fig = Figure(figsize=(max(columns * width + 1.9, 6.4), rows * height + 0.9), layout="constrained", dpi=DPI)
     axes = fig.subplots(rows, columns, squeeze=False, **kwargs)
     for ax in axes.flat[n:]:
@@ -157,14 +158,24 @@ def _grid(columns: int, rows: int = 1, *, width: float = 3.2, height: float = 3.
     return fig, axes
 
 
-def _site_panels(table: pd.DataFrame, **kwargs: Any) -> tuple[Figure, list[tuple[Axes, int, pd.DataFrame]]]:
-    """One panel a site: (axes, site, the site's rows)."""
-    sites = _sites(table)
-    fig, axes = _grid(len(sites), **kwargs)
-    panels = [(ax, s, table[table["site"] == s]) for ax, s in zip(axes.flat, sites, strict=False)]
-    for ax, site, _ in panels:
-        ax.set_title(f"site {site}", loc="left")
+def _panels(
+    table: pd.DataFrame, by: str, head: Callable[[Any], str] = str, *, ylabel: str = "", **kwargs: Any
+) -> tuple[Figure, list[tuple[Axes, Any, pd.DataFrame]]]:
+    """One panel a value of a column, numbers rising, words as they come: (axes, value, the value's rows)."""
+    values = sorted(table[by].unique()) if pd.api.types.is_numeric_dtype(table[by]) else dict.fromkeys(table[by])
+    fig, axes = _grid(len(values), **kwargs)
+    panels = [(ax, v, table[table[by] == v]) for ax, v in zip(axes.flat, values, strict=False)]
+    for ax, value, _ in panels:
+        ax.set_title(head(value), loc="left")
+    panels[0][0].set_ylabel(ylabel)
     return fig, panels
+
+
+def _site_rows(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Heading and rows of each site; without a column `site` all rows, and no heading."""
+    if "site" not in table:
+        return {"": table}
+    return {f"site {s}": table[table["site"] == s] for s in _sites(table)}
 
 
 def _wrap(fig: Figure, text: str, points: float | int) -> str:
@@ -205,7 +216,7 @@ def _number(value: float | int, _position: int | None = None) -> str:
 
 
 def _log(ax: Axes, *names: str) -> None:
-    """Logarithmic axes with plain numbers; call when everything is drawn."""
+    """Logarithmic axes with plain numbers, those that share them too; call when everything is drawn."""
     for name in names:
         ax.set(**{f"{name}scale": "log"})
         axis = ax.xaxis if name == "x" else ax.yaxis
@@ -213,7 +224,7 @@ def _log(ax: Axes, *names: str) -> None:
         subs = [(1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)][int(np.searchsorted([0.9, 1.7, 3.2], decades))]
         locator = ticker.MaxNLocator(5) if decades < 0.45 else ticker.LogLocator(subs=subs, numticks=12)
         axis.set_major_locator(locator)
-        axis.set_major_formatter(ticker.FuncFormatter(_number))
+        axis.set_major_formatter(_number)
         axis.set_minor_locator(ticker.NullLocator())
 
 
@@ -241,32 +252,30 @@ def _dodge(sites: Sequence[int]) -> float:
 
 def _percent(ax: Axes, **limits: float | int) -> None:
     """The y axis holds fractions and shows per cent."""
-    ax.yaxis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{100 * v:.4g}"))
+    ax.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.4g}")
     ax.set_ylim(**limits)
 
 
 def _thousands(ax: Axes) -> None:
     ax.xaxis.set_major_locator(ticker.MaxNLocator(4))
-    ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{v / 1000:,.4g}k" if v else "0"))
+    ax.xaxis.set_major_formatter(lambda v, _: f"{v / 1000:,.4g}k" if v else "0")
     ax.set_xlabel("training tokens")
 
 
-def _bars(ax: Axes, at: Any, rows: pd.DataFrame, columns: tuple[str, str], color: Any, **kwargs: Any) -> None:
-    """Interval bars from a low to a high column, where both are known."""
-    if not set(columns) <= set(rows.columns):
-        return
-    known = rows[list(columns)].notna().all(axis=1).to_numpy()
-    at, low, high = np.asarray(at)[known], *rows.loc[known, list(columns)].to_numpy().T
-    draw = ax.hlines if kwargs.pop("horizontal", False) else ax.vlines
-    draw(at, low, high, **({"color": color, "lw": 1.3, "alpha": 0.7} | kwargs))
+def _bars(draw: Callable[..., Any], at: Any, rows: pd.DataFrame, color: Any, lw: float | int = 1.3) -> None:
+    """Interval bars, drawn with `ax.vlines` or `ax.hlines`, from column lo to column hi, where both are known."""
+    if {"lo", "hi"} <= set(rows.columns):
+        known = rows[["lo", "hi"]].notna().all(axis=1).to_numpy()
+        draw(np.asarray(at)[known], rows["lo"][known], rows["hi"][known], color=color, lw=lw, alpha=0.7)
 
 
 def _by_site(ax: Axes, rows: pd.DataFrame, y: str, look: Look, sites: Sequence[int], shift: float = 0.0) -> None:
-    """One line over all sites of the figure; a missing one is a gap."""
+    """One line over all sites of the figure, with its bars; a missing site is a gap."""
     if rows["site"].duplicated().any():
         raise ValueError(f"several rows of {look.label!r} at one site: aggregate them first")
     values, ms = rows.set_index("site")[y].reindex(sites).to_numpy(), 5.5 if len(sites) <= 8 else 3.5
     ax.plot(np.add(sites, shift), values, color=look.color, marker=look.marker, ms=ms, label=look.label)
+    _bars(ax.vlines, rows["site"] + shift, rows, look.color)
 
 
 def _seeded(ax: Axes, rows: pd.DataFrame, x: str, y: str, look: Look, **kwargs: Any) -> None:
@@ -280,11 +289,6 @@ def _seeded(ax: Axes, rows: pd.DataFrame, x: str, y: str, look: Look, **kwargs: 
     ax.plot(mean.index, mean.to_numpy(), color=look.color, label=look.label, **kwargs)
 
 
-def _resample_style(value: Any) -> tuple[str, str]:
-    """Line style and words of the resampling arm: True / "on" solid, False / "off" dashed."""
-    return ("-", "resampling") if value in (True, "on") else ("--", "no resampling")
-
-
 # 01: the activations
 
 
@@ -293,12 +297,11 @@ def norm_profile(table: pd.DataFrame, *, title: str, note: str = "") -> Figure:
     """Norm of the residual stream against depth, by token class (first, sink, ordinary); log y."""
     fig, axes = _grid(1, width=6.2, height=3.4)
     ax = axes[0, 0]
+    table = table.rename(columns={"q10": "lo", "q90": "hi"})
     sites = _sites(table)
     step = _dodge(sites)
     for i, (name, look) in enumerate(looks_of(table["class"]).items()):
-        rows = table[table["class"] == name]
-        _by_site(ax, rows, "median", look, sites, shift=(i - 1) * step)
-        _bars(ax, rows["site"] + (i - 1) * step, rows, ("q10", "q90"), look.color)
+        _by_site(ax, table[table["class"] == name], "median", look, sites, shift=(i - 1) * step)
     ax.set_ylabel("norm ‖x‖ (model units)")
     _site_axis(ax, sites)
     _log(ax, "y")
@@ -308,7 +311,7 @@ def norm_profile(table: pd.DataFrame, *, title: str, note: str = "") -> Figure:
 @_takes("site", "position", "median", "q10", "q90", "variant")
 def norm_by_position(table: pd.DataFrame, *, title: str, note: str = "") -> Figure:
     """Norm against position in the context, one panel a site; variants 'as collected' and 'BOS prepended'."""
-    fig, panels = _site_panels(table, sharey=True)
+    fig, panels = _panels(table, "site", "site {:g}".format, ylabel="norm ‖x‖ (model units)", sharey=True)
     for ax, _, rows in panels:
         for name, look in looks_of(table["variant"]).items():
             one = rows[rows["variant"] == name].sort_values("position")
@@ -316,11 +319,9 @@ def norm_by_position(table: pd.DataFrame, *, title: str, note: str = "") -> Figu
             ax.fill_between(one["position"], one["q10"], one["q90"], color=look.color, alpha=0.2, lw=0)
             ax.plot(one["position"], one["median"], color=look.color, ls=dashes, label=look.label)
         ax.set_xscale("symlog", linthresh=1)  # position 0 has its own place, later ones are logarithmic
-        ax.xaxis.set_major_formatter(ticker.FuncFormatter(_number))
+        ax.xaxis.set_major_formatter(_number)
         ax.set(xlabel="position in the context", xlim=(-0.15, None))
-    panels[0][0].set_ylabel("norm ‖x‖ (model units)")
-    for ax, _, _ in panels:
-        _log(ax, "y")
+    _log(panels[0][0], "y")
     return _finish(fig, title, f"Lines: median; bands: 10 % to 90 % of the contexts. {note}")
 
 
@@ -368,19 +369,16 @@ def mean_offset_and_dims(table: pd.DataFrame, *, title: str, note: str = "") -> 
 @_takes("site", "rank", "cumulative", "variant")
 def spectra(table: pd.DataFrame, *, title: str, note: str = "", n_layers: int | None = None) -> Figure:
     """Cumulative share of variance against rank (log x), one line a site, one panel a variant (all, ordinary)."""
-    variants = [v for v in ("all", "ordinary") if v in set(table["variant"])]
-    fig, axes = _grid(len(variants), width=3.6, sharey=True)
+    fig, panels = _panels(table, "variant", _label, ylabel="cumulative share of variance (%)", width=3.6, sharey=True)
     looks = looks_of(sorted(table["site"].unique()), n_layers)
     named = {list(looks)[i] for i in np.linspace(0, len(looks) - 1, min(8, len(looks))).round().astype(int)}
-    for ax, variant in zip(axes.flat, variants, strict=True):
+    for ax, _, rows in panels:
         for site, look in looks.items():
-            rows = table[(table["variant"] == variant) & (table["site"] == site)].sort_values("rank")
-            ax.plot(rows["rank"], rows["cumulative"], color=look.color, label=look.label if site in named else None)
-        ax.set_title(LOOKS[variant].label, loc="left")
+            one = rows[rows["site"] == site].sort_values("rank")
+            ax.plot(one["rank"], one["cumulative"], color=look.color, label=look.label if site in named else None)
         ax.set_xlabel("rank (principal components)")
         _log(ax, "x")
-    _percent(axes[0, 0], bottom=0, top=1.03)
-    axes[0, 0].set_ylabel("cumulative share of variance (%)")
+    _percent(panels[0][0], bottom=0, top=1.03)
     return _finish(fig, title, note)
 
 
@@ -410,7 +408,7 @@ def _curve(ax: Axes, rows: pd.DataFrame, y: str, look: Look) -> None:
     ax.plot(centre["l0"], centre[y], color=look.color, marker=look.marker, label=look.label)
     if len(rows) > len(centre):
         ax.plot(rows["l0"], rows[y], look.marker, color=look.color, ms=3.2, alpha=0.5)
-    _bars(ax, centre["l0"], centre, ("lo", "hi"), look.color)
+    _bars(ax.vlines, centre["l0"], centre, look.color)
     gone = centre[centre["l0"] <= L0_FLOOR]
     if len(gone):
         label = f"collapsed: L0 ≤ {L0_FLOOR}"
@@ -427,7 +425,7 @@ def _baselines(ax: Axes, y: str, pca: pd.DataFrame | None, floor: float) -> None
 
 
 def _against_l0(table: pd.DataFrame, y: str, pca: pd.DataFrame | None = None, highlight: Any = None) -> Figure:
-    fig, panels = _site_panels(table, sharey=True, sharex=True)
+    fig, panels = _panels(table, "site", "site {:g}".format, ylabel=METRIC_LABELS[y], sharey=True, sharex=True)
     for ax, site, rows in panels:
         for arm, look in looks_of(table["arm"]).items():
             _curve(ax, rows[rows["arm"] == arm], y, look)
@@ -436,9 +434,7 @@ def _against_l0(table: pd.DataFrame, y: str, pca: pd.DataFrame | None = None, hi
             at = max(rows.loc[highlight, "l0"], L0_FLOOR), rows.loc[highlight, y]
             ax.plot(*at, "o", ms=15, mfc="none", mec=INK, mew=1.8, ls="none", label="chosen", zorder=5)
         ax.set_xlabel(METRIC_LABELS["l0"])
-    for ax, _, _ in panels:
-        _log(ax, "x", "y") if y == "fvu" else _log(ax, "x")
-    panels[0][0].set_ylabel(METRIC_LABELS[y])
+    _log(panels[0][0], "x", "y") if y == "fvu" else _log(panels[0][0], "x")
     return fig
 
 
@@ -477,20 +473,20 @@ def trade_off_by_lambda(table: pd.DataFrame, *, title: str, note: str = "", n_la
 
     With a column `panel`, whose words say in what units λ is, one column of panels each. Optional lo, hi of FVU.
     """
-    by, units = ("panel", "L1 coefficient λ") if "panel" in table else ("arm", LAMBDA_LABEL)
-    heads = {v: LOOKS[v].label if v in LOOKS else str(v) for v in dict.fromkeys(table[by])}
+    by, units = ("panel", "L1 coefficient λ") if "panel" in table else ("arm", "L1 coefficient λ (normalised units)")
+    heads = list(dict.fromkeys(table[by]))
     fig, axes = _grid(len(heads), rows=2, height=2.6, sharex="col" if by == "panel" else True, sharey="row")
     sites = looks_of(sorted(table["site"].unique()), n_layers)
-    for column, (head, words) in zip(axes.T, heads.items(), strict=True):
+    for column, head in zip(axes.T, heads, strict=True):
         for ax, y in zip(column, ("fvu", "l0"), strict=True):
             for site, look in sites.items():
                 rows = table[(table[by] == head) & (table["site"] == site)].dropna(subset=[y])
                 mean = rows.assign(l0=rows["l0"].clip(lower=L0_FLOOR)).groupby("lambda")[y].apply(_geometric)
                 ax.plot(mean.index, mean.to_numpy(), color=look.color, marker=look.marker, label=look.label)
                 if y == "fvu":
-                    _bars(ax, rows["lambda"], rows, ("lo", "hi"), look.color)
+                    _bars(ax.vlines, rows["lambda"], rows, look.color)
         column[0].axhline(1, color=LOOKS["mean"].color, ls=":", label="mean predictor (FVU = 1)", zorder=1)
-        column[0].set_title(words, loc="left")
+        column[0].set_title(_label(head), loc="left")
         column[1].set_xlabel(units, size=9.5)
     for ax in axes.flat:
         _log(ax, "x", "y")
@@ -512,21 +508,17 @@ def learning_curves(table: pd.DataFrame, *, title: str, note: str = "", metrics:
     shown = [m for m in metrics or ("loss", "fvu", "l0", "dead_fraction", "lr") if m in table.columns]
     if not shown:
         raise ValueError("learning_curves: no metric column to draw; it knows loss, fvu, l0, dead_fraction, lr")
-    sites = _sites(table) if "site" in table else [None]
-    fig, axes = _grid(len(sites), rows=len(shown), height=2.1, width=3.2 if len(sites) > 1 else 5.6, sharex=True)
-    for column, site in zip(axes.T[: len(sites)], sites, strict=True):
-        rows = table if site is None else table[table["site"] == site]
+    parts = _site_rows(table)
+    fig, axes = _grid(len(parts), rows=len(shown), height=2.1, width=3.2 if len(parts) > 1 else 5.6, sharex=True)
+    for column, (head, rows) in zip(axes.T, parts.items(), strict=True):
         for ax, metric in zip(column, shown, strict=False):
             for label, look in looks_of(table["label"]).items():
                 _seeded(ax, rows[rows["label"] == label], "tokens", metric, look)
             _metric_axis(ax, metric)
         _thousands(column[-1])
-        if site is not None:
-            column[0].set_title(f"site {site}", loc="left")
+        column[0].set_title(head, loc="left")
     for ax, metric in zip(axes[:, 0], shown, strict=False):
-        ax.set_ylabel(
-            METRIC_LABELS[metric].removesuffix(")").split(" (")[0] + (" (%)" if metric == "dead_fraction" else "")
-        )
+        ax.set_ylabel(METRIC_LABELS[metric].split(" (")[0] + (" (%)" if metric == "dead_fraction" else ""))
     many = "seed" in table and table["seed"].nunique() > 1
     return _finish(fig, title, (f"Thin lines: seeds; thick: their mean. {note}" if many else note).strip())
 
@@ -535,7 +527,7 @@ def _metric_axis(ax: Axes, metric: str) -> None:
     if metric == "dead_fraction":
         _percent(ax, bottom=0)
     elif metric == "lr":
-        ax.yaxis.set_major_formatter(ticker.FuncFormatter(_number))
+        ax.yaxis.set_major_formatter(_number)
         ax.set_ylim(bottom=0)
     else:
         _log(ax, "y")
@@ -554,18 +546,17 @@ def gate_over_training(table: pd.DataFrame, *, title: str, note: str = "") -> Fi
     """Open fraction, persistence (with its chance level), Gini and b_gate over training.
 
     Columns as above with b_gate_q10, b_gate_median, b_gate_q90; four panels, or with a column `site` of several
-    values one column of four panels a site. Optional `resample` sets the line style, `seed` averages.
+    values one column of four panels a site. Optional `seed` averages.
     """
-    sites = _sites(table) if "site" in table else [None]
-    shape = (len(sites), 4) if len(sites) > 1 else (2, 2)
-    fig, axes = _grid(*shape, height=2.4, width=3.4, sharex=True)
-    for i, site in enumerate(sites):
-        rows = table if site is None else table[table["site"] == site]
-        column = axes[:, i] if len(sites) > 1 else axes.flat
+    parts = _site_rows(table)
+    several = len(parts) > 1
+    fig, axes = _grid(*(len(parts), 4) if several else (2, 2), height=2.4, width=3.4, sharex=True)
+    columns = axes.T if several else [axes.ravel()]
+    for column, (head, rows) in zip(columns, parts.items(), strict=True):
         for ax, y in zip(column, GATE_PANELS, strict=True):
             _gate_panel(ax, rows, y, table["arm"])
-            ax.set_title(f"site {site}" if len(sites) > 1 and y == "open_fraction" else "", loc="left")
-    for ax, words in zip(axes[:, 0] if len(sites) > 1 else axes.flat, GATE_PANELS.values(), strict=True):
+        column[0].set_title(head if several else "", loc="left")
+    for ax, words in zip(columns[0], GATE_PANELS.values(), strict=True):
         ax.set_ylabel(words, size=9.5)
     for ax in axes[-1]:
         _thousands(ax)
@@ -575,25 +566,18 @@ def gate_over_training(table: pd.DataFrame, *, title: str, note: str = "") -> Fi
 def _gate_panel(ax: Axes, rows: pd.DataFrame, y: str, arms: Iterable[str]) -> None:
     """One quantity of the gate over training, for every arm."""
     for arm, look in looks_of(arms).items():
-        for value, one in rows[rows["arm"] == arm].groupby(_resample_column(rows), sort=False):
-            dashes, words = _resample_style(value)
-            label = look.label if "resample" not in rows else f"{look.label}, {words}"
-            _seeded(ax, one, "tokens", y, look._replace(label=label), ls=dashes)
-            if y == "persistence":
-                mean = one.groupby("tokens")["persistence_chance"].mean()
-                ax.plot(mean.index, mean.to_numpy(), color=look.color, ls=":")
-            if y == "b_gate_median":
-                band = one.groupby("tokens")[["b_gate_q10", "b_gate_q90"]].mean()
-                ax.fill_between(band.index, band["b_gate_q10"], band["b_gate_q90"], color=look.color, alpha=0.18, lw=0)
+        one = rows[rows["arm"] == arm]
+        _seeded(ax, one, "tokens", y, look)
+        if y == "persistence":
+            mean = one.groupby("tokens")["persistence_chance"].mean()
+            ax.plot(mean.index, mean.to_numpy(), color=look.color, ls=":")
+        if y == "b_gate_median":
+            band = one.groupby("tokens")[["b_gate_q10", "b_gate_q90"]].mean()
+            ax.fill_between(band.index, band["b_gate_q10"], band["b_gate_q90"], color=look.color, alpha=0.18, lw=0)
     if y in ("open_fraction", "persistence"):
         _percent(ax, bottom=0)
     elif y == "gini":
         ax.set_ylim(0, 1.02)
-
-
-def _resample_column(rows: pd.DataFrame) -> Any:
-    """What to group by: the column `resample`, or one group where there is none."""
-    return rows["resample"] if "resample" in rows else pd.Series(True, index=rows.index)
 
 
 @_takes("tokens", "arm", "resample", "setting", "dead_fraction")
@@ -602,14 +586,12 @@ def dead_over_time(table: pd.DataFrame, *, title: str, note: str = "") -> Figure
 
     Colour is the arm, line style resampling; a true `resample_event` marks where latents were resampled.
     """
-    settings = list(dict.fromkeys(table["setting"]))
-    sites = _sites(table) if "site" in table else [None]
-    fig, axes = _grid(len(settings), rows=len(sites), height=2.6, width=3.6, sharex=True, sharey=True)
-    for line, site in zip(axes, sites, strict=False):
+    settings, parts = list(dict.fromkeys(table["setting"])), _site_rows(table)
+    fig, axes = _grid(len(settings), rows=len(parts), height=2.6, width=3.6, sharex=True, sharey=True)
+    for line, (head, rows) in zip(axes, parts.items(), strict=False):
         for ax, setting in zip(line, settings, strict=False):
-            rows = table[table["setting"] == setting]
-            _dead_panel(ax, rows if site is None else rows[rows["site"] == site], table["arm"])
-            ax.set_title(setting if site is None else f"{setting}, site {site}", loc="left")
+            _dead_panel(ax, rows[rows["setting"] == setting], table["arm"])
+            ax.set_title(f"{setting}, {head}" if head else setting, loc="left")
         line[0].set_ylabel(METRIC_LABELS["dead_fraction"])
     for ax in axes[-1]:
         _thousands(ax)
@@ -620,7 +602,7 @@ def dead_over_time(table: pd.DataFrame, *, title: str, note: str = "") -> Figure
 def _dead_panel(ax: Axes, rows: pd.DataFrame, arms: Iterable[str]) -> None:
     for arm, look in looks_of(arms).items():
         for value, one in rows[rows["arm"] == arm].groupby("resample", sort=False):
-            dashes, words = _resample_style(value)
+            dashes, words = ("-", "resampling") if value in (True, "on") else ("--", "no resampling")
             _seeded(ax, one, "tokens", "dead_fraction", look._replace(label=f"{look.label}, {words}"), ls=dashes)
     if "resample_event" in rows:
         for i, tokens in enumerate(sorted(rows.loc[rows["resample_event"].astype(bool), "tokens"].unique())):
@@ -630,29 +612,21 @@ def _dead_panel(ax: Axes, rows: pd.DataFrame, arms: Iterable[str]) -> None:
 @_takes("arm", "event", "revived", "alive_later")
 def survivors(table: pd.DataFrame, *, title: str, note: str = "") -> Figure:
     """How many resampled latents are alive later: one panel an arm, a pair of bars a resampling event."""
-    looks = looks_of(table["arm"])
-    fig, axes = _grid(len(looks), width=2.8, sharey=True)
-    events = sorted(table["event"].unique())
-    for ax, (arm, look) in zip(axes.flat, looks.items(), strict=False):
-        sums = table[table["arm"] == arm].groupby("event")[["revived", "alive_later"]].sum()
-        for i, event in enumerate(events):
-            if event in sums.index:
-                _survivor_bar(ax, i, *sums.loc[event], color=look.color)
+    looks, events = looks_of(table["arm"]), sorted(table["event"].unique())
+    fig, panels = _panels(table, "arm", _label, ylabel="latents", width=2.8, sharey=True)
+    for ax, arm, rows in panels:
+        sums = rows.groupby("event")[["revived", "alive_later"]].sum()
+        at, color = np.searchsorted(events, sums.index), looks[arm].color
+        ax.bar(at, sums["alive_later"], 0.7, color=color, lw=0, alpha=0.8)
+        outlines = ax.bar(at, sums["revived"], 0.7, color="none", edgecolor=color, lw=1.4)
+        words = [f"{100 * alive / revived:.0f} %" if revived else "none\ndead" for revived, alive in sums.to_numpy()]
+        ax.bar_label(outlines, words, padding=3, size=9)
         ax.set_xticks(range(len(events)), [f"{e:,}" for e in events])
         ax.set(xlabel="resampling event", xlim=(-0.6, len(events) - 0.4))
-        ax.set_title(look.label, loc="left")
         ax.grid(visible=False, axis="x")
         ax.margins(y=0.12)
-    axes[0, 0].set_ylabel("latents")
-    axes[0, 0].yaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
+    panels[0][0].yaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
     return _finish(fig, title, f"Outline: resampled; filled, with its share: alive later. {note}")
-
-
-def _survivor_bar(ax: Axes, at: int, revived: Any, alive: Any, color: Any) -> None:
-    ax.bar(at, alive, 0.7, color=color, lw=0, alpha=0.8)
-    ax.bar(at, revived, 0.7, color="none", edgecolor=color, lw=1.4)
-    words = f"{100 * alive / revived:.0f} %" if revived else "none\ndead"
-    ax.annotate(words, (at, revived), (0, 3), textcoords="offset points", ha="center", va="bottom", size=9)
 
 
 def feature_density(densities: Mapping[str, np.ndarray], *, title: str, note: str = "") -> Figure:
@@ -690,7 +664,6 @@ def interval_points(
     value_label: str,
     interval: str = "",
     note: str = "",
-    group_label: str = "",
     log: bool = False,
     share_x: bool = True,
     reference: tuple[float | int, str] | None = None,
@@ -702,39 +675,39 @@ def interval_points(
     'not applicable') stands where the value is missing. seeds: group, hue, value (and panel), small open points.
     A whole number as hue is a site. reference: (value, words) of a vertical line.
     """
-    panels = list(dict.fromkeys(table["panel"])) if "panel" in table else [None]
+    seeds = table.iloc[:0] if seeds is None else seeds
+    if "panel" not in table:
+        table, seeds = table.assign(panel=""), seeds.assign(panel="")
     groups, looks = list(dict.fromkeys(table["group"])), looks_of(table["hue"], n_layers)
     height = max(1.6, 0.25 + len(groups) * (0.2 + 0.2 * len(looks)))
-    fig, axes = _grid(len(panels), width=3.2 if len(panels) > 1 else 5.4, height=height, sharey=True, sharex=share_x)
-    for ax, panel in zip(axes.flat, panels, strict=False):
+    width = 3.2 if table["panel"].nunique() > 1 else 5.4
+    fig, panels = _panels(table, "panel", width=width, height=height, sharey=True, sharex=share_x)
+    for ax, panel, rows in panels:
         if reference:
             ax.axvline(reference[0], color=FAINT, lw=1.2, ls=":", label=reference[1], zorder=1)
-        here = [t if t is None or panel is None else t[t["panel"] == panel] for t in (table, seeds)]
+        small = seeds[seeds["panel"] == panel]
         for i, (hue, look) in enumerate(looks.items()):
             shift = 0.64 * ((i + 0.5) / len(looks) - 0.5)
-            _dots(ax, *(None if t is None else t[t["hue"] == hue] for t in here), groups, shift, look)
-        ax.set(xlabel=value_label, title=None)
-        ax.set_title("" if panel is None else str(panel), loc="left")
+            _dots(ax, rows[rows["hue"] == hue], small[small["hue"] == hue], groups, shift, look)
+        ax.set_xlabel(value_label)
         ax.grid(visible=False, axis="y")
-    axes[0, 0].set_yticks(range(len(groups)), [LOOKS[g].label if g in LOOKS else str(g) for g in groups])
-    axes[0, 0].set(ylim=(len(groups) - 0.5, -0.5), ylabel=group_label)
-    for ax in axes.flat[: len(panels)]:
+    panels[0][0].set_yticks(range(len(groups)), [_label(g) for g in groups])
+    panels[0][0].set_ylim(len(groups) - 0.5, -0.5)
+    for ax, _, _ in panels:
         ax.xaxis.set_major_locator(ticker.MaxNLocator(4))
-        ax.xaxis.set_major_formatter(ticker.FuncFormatter(_number))
+        ax.xaxis.set_major_formatter(_number)
         if log:
             _log(ax, "x")
     caption = _caption(table, interval, note)
-    return _finish(fig, title, f"Small open points: seeds. {caption}" if seeds is not None else caption)
+    return _finish(fig, title, f"Small open points: seeds. {caption}" if len(seeds) else caption)
 
 
-def _dots(
-    ax: Axes, rows: pd.DataFrame, seeds: pd.DataFrame | None, groups: list[Any], shift: float, look: Look
-) -> None:
+def _dots(ax: Axes, rows: pd.DataFrame, seeds: pd.DataFrame, groups: list[Any], shift: float, look: Look) -> None:
     """One hue's dots, intervals, seeds, and words where a value is missing."""
     at = rows["group"].map(groups.index).astype(float) + shift  # a hue may have no rows in this panel
     ax.plot(rows["value"], at, look.marker, color=look.color, ms=7, ls="none", label=look.label, zorder=3)
-    _bars(ax, at, rows, ("lo", "hi"), look.color, horizontal=True, lw=2.2)
-    if seeds is not None and len(seeds):
+    _bars(ax.hlines, at, rows, look.color, lw=2.2)
+    if len(seeds):
         height = seeds["group"].map(groups.index).astype(float) + shift + 0.08  # below the dot
         ax.plot(seeds["value"], height, "o", ms=4, mfc="white", mec=look.color, mew=0.9, ls="none", zorder=4)
     for y, (_, row) in zip(at, rows.iterrows(), strict=True):
@@ -753,20 +726,14 @@ def layer_reconstruction(table: pd.DataFrame, *, title: str, interval: str = "",
 
     Optional lo, hi, and l0, which then stands under each site. Classes without enough tokens are gaps.
     """
-    recipes, sites = list(dict.fromkeys(table["recipe"])), _sites(table)
-    fig, axes = _grid(len(recipes), width=3.9, height=3.3, sharey=True)
-    for ax, recipe in zip(axes.flat, recipes, strict=False):
-        rows = table[table["recipe"] == recipe]
-        for name, look in looks_of(table["class"]).items():
-            one = rows[rows["class"] == name]
-            _by_site(ax, one, "fvu", look, sites)
-            _bars(ax, one["site"], one, ("lo", "hi"), look.color)
+    sites, looks = _sites(table), looks_of(table["class"])
+    fig, panels = _panels(table, "recipe", ylabel=METRIC_LABELS["fvu"], width=3.9, height=3.3, sharey=True)
+    for ax, _, rows in panels:
+        for name, look in looks.items():
+            _by_site(ax, rows[rows["class"] == name], "fvu", look, sites)
         ax.axhline(1, color=LOOKS["mean"].color, ls=":", label="mean predictor", zorder=1)
-        ax.set_title(str(recipe), loc="left")
         _site_axis(ax, sites, _l0_labels(rows, sites))
-    for ax in axes.flat[: len(recipes)]:
-        _log(ax, "y")
-    axes[0, 0].set_ylabel(METRIC_LABELS["fvu"])
+    _log(panels[0][0], "y")
     return _finish(fig, title, _caption(table, interval, note))
 
 
@@ -784,35 +751,23 @@ def layer_matched(table: pd.DataFrame, *, title: str, interval: str = "", note: 
 
     Optional lo, hi, pca_fvu. A missing fvu is 'unreachable': a cross at the top of the panel.
     """
-    targets = sorted(table["l0_target"].unique())
-    fig, axes = _grid(len(targets), height=3.3, sharey=True)
+    fig, panels = _panels(table, "l0_target", "L0 = {:g}".format, ylabel=METRIC_LABELS["fvu"], height=3.3, sharey=True)
     sites, arms = _sites(table), looks_of(table["arm"])
     step = _dodge(sites)
-    for ax, target in zip(axes.flat, targets, strict=False):
-        rows = table[table["l0_target"] == target]
+    for ax, _, rows in panels:
         for i, (arm, look) in enumerate(arms.items()):
             shift = (i - (len(arms) - 1) / 2) * step
-            one = rows[rows["arm"] == arm].sort_values("site")
+            one = rows[rows["arm"] == arm]
             _by_site(ax, one, "fvu", look, sites, shift=shift)
-            _bars(ax, one["site"] + shift, one, ("lo", "hi"), look.color)
             gone = one.loc[one["fvu"].isna(), "site"] + shift
             if len(gone):
-                cross = {
-                    "color": look.color,
-                    "ms": 8,
-                    "mec": "white",
-                    "ls": "none",
-                    "label": f"unreachable: {look.label}",
-                }
-                ax.plot(gone, [0.97] * len(gone), "X", transform=ax.get_xaxis_transform(), zorder=4, **cross)
+                at_top = {"transform": ax.get_xaxis_transform(), "label": f"unreachable: {look.label}", "zorder": 4}
+                ax.plot(gone, [0.97] * len(gone), "X", color=look.color, ms=8, mec="white", ls="none", **at_top)
         if "pca_fvu" in rows:
             pca = rows.groupby("site")["pca_fvu"].first()
             ax.plot(pca.index, pca.to_numpy(), color=LOOKS["pca"].color, label=LOOKS["pca"].label, zorder=1.5)
-        ax.set_title(f"L0 = {target:g}", loc="left")
         _site_axis(ax, sites)
-    for ax in axes.flat[: len(targets)]:
-        _log(ax, "y")
-    axes[0, 0].set_ylabel(METRIC_LABELS["fvu"])
+    _log(panels[0][0], "y")
     return _finish(fig, title, _caption(table, interval, note))
 
 
@@ -823,20 +778,14 @@ def by_depth(table: pd.DataFrame, *, title: str, log: Iterable[str] = (), interv
     Columns panel (its words head the panel), series (an arm, a token class, or any name), site, value; optional lo, hi.
     `log` names the panels with a logarithmic axis; the other axes start at 0.
     """
-    panels, sites = list(dict.fromkeys(table["panel"])), _sites(table)
-    fig, axes = _grid(3, rows=math.ceil(len(panels) / 3), height=2.4)
-    for ax, panel in zip(axes.flat, panels, strict=False):
-        rows = table[table["panel"] == panel]
-        for name, look in looks_of(table["series"]).items():
-            one = rows[rows["series"] == name]
-            if len(one):
-                _by_site(ax, one, "value", look, sites)
-                _bars(ax, one["site"], one, ("lo", "hi"), look.color)
-        ax.set_title(str(panel), loc="left", size=9.5)
+    sites, looks = _sites(table), looks_of(table["series"])
+    fig, panels = _panels(table, "panel", height=2.4, wrap=3)
+    for ax, panel, rows in panels:
+        for name, one in rows.groupby("series", sort=False):
+            _by_site(ax, one, "value", looks[name], sites)
+        ax.set_title(panel, loc="left", size=9.5)
         _site_axis(ax, sites)
         _log(ax, "y") if panel in log else ax.set_ylim(0, 1.05 * ax.get_ylim()[1])
-    for ax in axes.flat[len(panels) :]:
-        ax.set_axis_off()
     return _finish(fig, title, _caption(table, interval, note))
 
 
@@ -866,7 +815,7 @@ def save_figure(fig: Figure, name: str, profile: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(to_png(fig))
-    os.replace(temporary, path)
+    temporary.replace(path)
     plt.close(fig)  # figures of this module are not pyplot's; a caller's own may be
     return path
 

@@ -7,14 +7,14 @@ A notebook hands over its verdicts with `record_verdicts`; the index only shows 
 from __future__ import annotations
 
 import base64
-import csv
 import html
 import io
 import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from matplotlib.mathtext import math_to_image
 from nbconvert import HTMLExporter
 
 from saelib.assets import MODEL_LABEL
-from saelib.batch import is_finished, plan, write_text
+from saelib.batch import Job, is_finished, plan, write_text
 from saelib.config import data_dir, root
 from saelib.sae import read_json
 
@@ -175,7 +175,9 @@ def notebook_html(path: Path) -> str:
 
 # --- index -----------------------------------------------------------------------------------------------------------
 
-INDEX = """<!DOCTYPE html>
+INDEX = """{% macro figure(name, caption) %}<figure><img src="figures/{{ name }}" alt="{{ name }}">
+<figcaption>{{ caption }}</figcaption></figure>
+{% endmacro %}<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Sparse autoencoders by depth: profile {{ profile }}</title>
 <style>
@@ -192,9 +194,7 @@ figure { margin: 1.5rem 0; } img { max-width: 100%; } figcaption { font-size: 0.
 notebooks repeat a published early experiment (Park, 2024) and test its four findings. {{ abstract }} Every number was
 computed in the notebook it is linked to, on held-out pages.</p>
 <p>Profile <b>{{ profile }}</b>{% for name, value in facts %}; {{ name }}: {{ value }}{% endfor %}.</p>
-{% for name, caption in key %}<figure><img src="figures/{{ name }}" alt="{{ name }}">
-<figcaption>{{ caption }}</figcaption></figure>
-{% endfor %}
+{% for name, caption in key %}{{ figure(name, caption) }}{% endfor %}
 <h2>Verdicts</h2>
 {% if verdicts %}<table><tr><th>Finding</th><th>Claim</th><th>Verdict</th><th>Effect</th><th>Computed in</th></tr>
 {% for v in verdicts %}<tr><td title="{{ findings.get(v.finding[:2], '') }}">{{ v.finding }}</td><td>{{ v.claim }}</td>
@@ -204,15 +204,11 @@ computed in the notebook it is linked to, on held-out pages.</p>
 <h3>The findings as reported</h3>
 <ul>{% for name, text in findings.items() %}<li>{{ name }}: {{ text }}</li>{% endfor %}</ul>
 {% if figures %}<h2>Other figures behind verdicts</h2>{% endif %}
-{% for name, caption in figures %}<figure><img src="figures/{{ name }}" alt="{{ name }}">
-<figcaption>{{ caption }}</figcaption></figure>
-{% endfor %}
+{% for name, caption in figures %}{{ figure(name, caption) }}{% endfor %}
 <h2>Notebooks</h2>
 <ul>{% for page, text in pages %}<li><a href="{{ page }}">{{ text }}</a></li>{% endfor %}</ul>
 {% if more %}<h2>Further figures</h2>
-{% for name in more %}<figure><img src="figures/{{ name }}" alt="{{ name }}">
-<figcaption>{{ name }}</figcaption></figure>
-{% endfor %}{% endif %}
+{% for name in more %}{{ figure(name, name) }}{% endfor %}{% endif %}
 {% if stages %}<h2>Time</h2>
 <p>Indented: work inside the notebooks, part of their time and not beside it.</p>
 <table><tr><th>Stage</th><th>Runs</th><th>Seconds</th></tr>{% for stage, runs, seconds in stages %}
@@ -222,60 +218,64 @@ computed in the notebook it is linked to, on held-out pages.</p>
 """
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+def _table(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path) if path.is_file() else pd.DataFrame()
 
 
-def _span(rows: Sequence[Mapping[str, str]], column: str) -> str:
-    values = sorted({float(r[column]) for r in rows if r.get(column)})
-    return " to ".join(f"{v:,.0f}" for v in dict.fromkeys((values[0], values[-1]))) if values else "unknown"
+def _span(values: pd.Series) -> str:
+    return " to ".join(f"{v:,.0f}" for v in dict.fromkeys((values.min(), values.max())))
 
 
 def facts(profile: str) -> list[tuple[str, str]]:
     """What the results table says of the run's size: model, sites, SAEs, pages and tokens."""
-    rows = _rows(data_dir(profile) / "results.csv")
-    if not rows:
+    rows = _table(data_dir(profile) / "results.csv")
+    if rows.empty:
         return []
-    models = {MODEL_LABEL if m.startswith(EMBEDDED) else m for m in (r.get("model_id", "") for r in rows) if m}
-    sites = {r["site"] for r in rows if r.get("site")}
+    models = {MODEL_LABEL if m.startswith(EMBEDDED) else m for m in rows["model_id"]}
     return [
         ("model", ", ".join(sorted(models))),
-        ("sites", ", ".join(sorted(sites, key=float))),
+        ("sites", ", ".join(map(str, sorted(rows["site"].unique())))),
         ("trained SAEs", str(len(rows))),
-        ("training tokens an SAE", _span(rows, "tokens_trained")),
-        ("test pages", _span(rows, "n_test_pages")),
-        ("test tokens", _span(rows, "n_test_tokens")),
+        ("training tokens an SAE", _span(rows["tokens_trained"])),
+        ("test pages", _span(rows["n_test_pages"])),
+        ("test tokens", _span(rows["n_test_tokens"])),
     ]
 
 
 def stage_times(profile: str) -> list[tuple[str, int, float]]:
     """(stage, rows, summed seconds) of timings.csv, in order of first appearance, whole notebooks before parts."""
-    total: dict[str, tuple[int, float]] = {}
-    for row in _rows(data_dir(profile) / "timings.csv"):
-        runs, seconds = total.get(row["stage"], (0, 0.0))
-        total[row["stage"]] = (runs + 1, seconds + float(row["seconds"]))
-    return [(s, *total[s]) for s in sorted(total, key=lambda s: not s.startswith("notebook:"))]
+    rows = _table(data_dir(profile) / "timings.csv")
+    if rows.empty:
+        return []
+    total = rows.groupby("stage", sort=False)["seconds"].agg(["size", "sum"])
+    return sorted(total.itertuples(name=None), key=lambda row: not row[0].startswith("notebook:"))
 
 
 def executed(profile: str) -> dict[str, Path]:
     """Page name -> executed notebook, grid points included; the failed copy of a notebook goes before an older one."""
     found = {}
-    for path in sorted(data_dir(profile).glob("notebooks/*.ipynb")) + sorted(
-        data_dir(profile).glob("grid/*/notebooks/*.ipynb")
-    ):
+    folder = data_dir(profile)
+    for path in [*sorted(folder.glob("notebooks/*.ipynb")), *sorted(folder.glob("grid/*/notebooks/*.ipynb"))]:
         name, _, state = path.stem.partition(".")
         grid = path.parts[-3] + "_" if path.parts[-4] == "grid" else ""
         if not state or state == "failed":
             found[f"{grid}{name}.html"] = path
-    return dict(sorted(found.items(), key=lambda item: (item[1].parts[-4] == "grid", item[0])))
+    return found
 
 
 def caption(verdict: Mapping[str, str]) -> str:
     """What a verdict says under its figure; the claim in quotation marks, since the verdict may be against it."""
     return f'{verdict["finding"]}, {verdict["verdict"]}: "{verdict["claim"]}" {verdict["effect"]}'
+
+
+@contextmanager
+def _replaced(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which then takes the place of another: where filling fails the other stays as it is."""
+    new = folder.with_name(f".{folder.name}")
+    shutil.rmtree(new, ignore_errors=True)
+    yield new
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(new, folder)
 
 
 def _copy_figures(profile: str, verdicts: Sequence[Mapping[str, str]], folder: Path) -> tuple[list, list, list]:
@@ -298,20 +298,17 @@ def build_report(profile: str) -> Path:
     notebooks, verdicts = executed(profile), read_verdicts(profile)
     if not notebooks:
         raise FileNotFoundError(f"no executed notebook under {data_dir(profile)}: run the profile first")
-    folder, temp = data_dir(profile) / "report", data_dir(profile) / ".report"
-    shutil.rmtree(temp, ignore_errors=True)
-    key, others, more = _copy_figures(profile, verdicts, temp / "figures")
-    for page, path in notebooks.items():
-        write_text(temp / page, notebook_html(path))
-    index = jinja2.Environment(autoescape=True).from_string(INDEX)
+    folder = data_dir(profile) / "report"
     context = {"profile": profile, "facts": facts(profile), "verdicts": verdicts, "findings": FINDINGS}
-    context |= {"key": key, "figures": others, "more": more, "stages": stage_times(profile)}
-    context["abstract"] = read_abstract(profile)
+    context |= {"abstract": read_abstract(profile), "stages": stage_times(profile)}
     context["failed"] = [p.removesuffix(".html") for p, path in notebooks.items() if ".failed" in path.name]
     context["pages"] = [(p, p.removesuffix(".html")) for p in notebooks]
-    write_text(temp / "index.html", index.render(context))
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temp, folder)
+    with _replaced(folder) as new:
+        context["key"], context["figures"], context["more"] = _copy_figures(profile, verdicts, new / "figures")
+        for page, path in notebooks.items():
+            write_text(new / page, notebook_html(path))
+        index = jinja2.Environment(autoescape=True).from_string(INDEX)
+        write_text(new / "index.html", index.render(context))
     return folder / "index.html"
 
 
@@ -351,8 +348,8 @@ def findings_table(profile: str, verdicts: Sequence[Mapping[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def finished(profile: str) -> list[str]:
-    """Names of the notebooks of a profile's finished run; FileNotFoundError where anything lacks or is left over."""
+def finished(profile: str) -> list[Job]:
+    """The notebooks of a profile's finished run; FileNotFoundError where anything lacks or is left over."""
     source, jobs = data_dir(profile), plan(profile)
     missing = [
         f"{job.name} (not executed as code, profile and package are now)" for job in jobs if not is_finished(job)
@@ -362,17 +359,7 @@ def finished(profile: str) -> list[str]:
     missing += [name for name in TABLES if not (source / name).is_file()]
     if missing or not jobs:
         raise FileNotFoundError(f"profile {profile!r} is not a finished run: {', '.join(missing) or 'no notebooks'}")
-    return [job.name for job in jobs]
-
-
-def _replace_folder(folder: Path, files: Mapping[Path, Path]) -> None:
-    """Put copies of text files, by their name within it, in a folder's place: all of them, or it stays as it is."""
-    temporary = folder.with_name(f".{folder.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    for name, old in files.items():
-        write_text(temporary / name, old.read_text(encoding="utf-8"))
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    return jobs
 
 
 def record(profile: str) -> list[Path]:
@@ -381,20 +368,18 @@ def record(profile: str) -> list[Path]:
     Replaces `notebooks/published/<profile>/` and `data/recorded/<profile>/`; the figures already lie in
     `figures/<profile>/`. Raises FileNotFoundError where the run is not exactly the notebooks, each finished.
     """
-    names, source = finished(profile), data_dir(profile)
-    published, kept, readme = (
-        root() / "notebooks" / "published" / profile,
-        data_dir("recorded") / profile,
-        root() / "README.md",
-    )
+    jobs, source = finished(profile), data_dir(profile)
+    published, kept = root() / "notebooks" / "published" / profile, data_dir("recorded") / profile
     read_verdicts(profile)  # refuses two of one finding while nothing is replaced
-    pairs = [(source / "notebooks" / f"{name}.ipynb", published / f"{name}.ipynb") for name in names]
-    told = [Path("verdicts", f"{name}.{kind}") for name in names for kind in ("json", "txt")]
-    numbers = tuple(f"{name.split('_')[0]}_" for name in names)
-    told += [p.relative_to(source) for p in sorted(source.glob("diagnostics/*.csv")) if p.name.startswith(numbers)]
-    pairs += [(source / path, kept / path) for path in [*told, *map(Path, TABLES)] if (source / path).is_file()]
+    pairs = [(job.output, published / job.output.name) for job in jobs]
+    told = [*sorted(path for job in jobs for path in job.claims), *(source / name for name in TABLES)]
+    pairs += [(path, kept / path.relative_to(source)) for path in told]
     for folder in (published, kept):
-        _replace_folder(folder, {new.relative_to(folder): old for old, new in pairs if new.is_relative_to(folder)})
+        with _replaced(folder) as temporary:
+            for old, new in pairs:
+                if new.is_relative_to(folder):
+                    write_text(temporary / new.relative_to(folder), old.read_text(encoding="utf-8"))
+    readme = root() / "README.md"
     text = readme.read_text(encoding="utf-8")
     write_text(readme, _with_findings(text, profile, findings(profile)))
     return [new for _, new in pairs]

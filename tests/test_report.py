@@ -176,8 +176,9 @@ def test_an_abstract_without_its_numbers_is_refused(home, text):
 
 def test_the_embedded_model_goes_by_its_label_and_sites_by_their_number(home):
     (home / "data" / "smoke").mkdir(parents=True)
-    rows = [f"{report.EMBEDDED}@0123,{site}" for site in (15, 2, 29)] + ["other@4567,2"]
-    (home / "data" / "smoke" / "results.csv").write_text("\n".join(["model_id,site", *rows, ""]))
+    rows = [f"{report.EMBEDDED}@0123,{site},9,9,9" for site in (15, 2, 29)] + ["other@4567,2,9,9,9"]
+    columns = "model_id,site,tokens_trained,n_test_pages,n_test_tokens"
+    (home / "data" / "smoke" / "results.csv").write_text("\n".join([columns, *rows, ""]))
     facts = dict(report.facts("smoke"))
     assert facts["model"] == f"{MODEL_LABEL}, other@4567"
     assert facts["sites"] == "2, 15, 29"
