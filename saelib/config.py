@@ -10,12 +10,13 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+# types as messages name them
 IN_WORDS = {float: "a finite number", int: "a whole number", str: "a string", bool: "true or false"}
 SINK_FACTOR = 5.0  # a token is a sink when its norm exceeds this many medians of its site (DESIGN: token classes)
 
@@ -52,6 +53,13 @@ def _accepted(hint: Any) -> str:
     return IN_WORDS[hint]
 
 
+def refuse_unknown(names: Iterable[str], known: Collection[str], what: str) -> None:
+    """Raise `ConfigError` for the first of the names that is not known; `what` says of which kind it is, and where."""
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"{what} {name!r}; accepted: {', '.join(known)}")
+
+
 class Checked:
     """Base of every configuration: type checks at construction, (de)serialisation, and a stable hash."""
 
@@ -82,10 +90,7 @@ class Checked:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Any:
         """Build from a mapping; an unknown key raises `ConfigError` naming it and the accepted keys."""
-        known = [f.name for f in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise ConfigError(f"{cls.__name__}: unknown key {key!r}; accepted: {', '.join(known)}")
+        refuse_unknown(values, [f.name for f in fields(cls)], f"{cls.__name__}: unknown key")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
