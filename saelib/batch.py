@@ -164,8 +164,6 @@ def _fit(value: Any, default: Any) -> Any:
         return float(value)
     if isinstance(default, (list, tuple)) and isinstance(value, (list, tuple)):
         return [_fit_any(v, default) for v in value]
-    if isinstance(default, dict) and isinstance(value, dict):
-        return {k: _fit_any(v, list(default.values())) for k, v in value.items()}
     if type(value) is not type(default):
         raise TypeError
     return value
@@ -187,7 +185,7 @@ def expected(default: Any) -> str:
     words = {**IN_WORDS, float: "a number (in YAML 3.0e-4, not 3e-4)"}
     if isinstance(default, (list, tuple)):
         return "a list of " + (" or ".join(sorted({expected(v) for v in default})) or "values")
-    return words.get(type(default), "a mapping" if isinstance(default, dict) else type(default).__name__)
+    return words.get(type(default), type(default).__name__)
 
 
 def check_parameters(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
