@@ -289,10 +289,8 @@ def _convert(gguf: Path, folder: Path) -> None:
 
 def _without_quantisation(quantised):
     """The same model, no longer marked quantised: `save_pretrained` refuses one that is."""
-    config = type(quantised.config).from_dict(
-        {k: v for k, v in quantised.config.to_dict().items() if k != "quantization_config"}
-    )
-    model = type(quantised)(config)
+    values = {k: v for k, v in quantised.config.to_dict().items() if k != "quantization_config"}
+    model = type(quantised)(type(quantised.config).from_dict(values))
     model.load_state_dict(quantised.state_dict())
     return model
 

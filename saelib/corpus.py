@@ -57,10 +57,8 @@ from saelib.wikitext import CorpusError, articles
 SPLITS = ("train", "val", "test")  # position = stored int8
 SPLIT_ENDS = (0.7, 0.8, 1.0)  # 70 % train, 10 % val, 20 % test
 SPLIT_SALT = 43  # fixed: a salt with which the few pages of the embedded excerpt come close to these shares
-FEVER_ON_THE_HUB = {  # the hub's own Parquet conversion, <configuration>/<split>/0000.parquet on a branch of its own
-    "data_files": "wiki_pages/**/*.parquet",
-    "revision": "refs/convert/parquet",
-}
+# the hub's own Parquet conversion, <configuration>/<split>/0000.parquet on a branch of its own
+FEVER_ON_THE_HUB = {"data_files": "wiki_pages/**/*.parquet", "revision": "refs/convert/parquet"}
 BATCH_CHARS = 250_000  # tokenised at once: the tokenizer takes about 100 bytes of memory a character
 PIECE = 1 << 20  # token ids written, moved or hashed at once
 EXAMPLES = 5  # bad lines named in the report
@@ -587,11 +585,8 @@ def _reordered(
     with tempfile.TemporaryFile(buffering=0) as out:
         for first in range(0, len(order), step):
             some = order[first : first + step]
-            found = (
-                os.pread(file.fileno(), size * n, size * (end - n))
-                for n, end in zip(length[some], ends[some], strict=True)
-            )
-            _spill(out, b"".join(found))
+            bounds = zip(size * length[some], size * ends[some], strict=True)
+            _spill(out, b"".join(os.pread(file.fileno(), n, end - n) for n, end in bounds))
         return np.memmap(out, np.int32, "r")
 
 
