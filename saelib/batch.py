@@ -276,10 +276,8 @@ def load_profile(name: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
 def spread(values: Mapping[str, Any], paths: Sequence[Path], what: str) -> dict[Path, dict[str, Any]]:
     """Give every notebook those of `values` it has a parameter for; a name that none has raises `ConfigError`."""
     names = {p: parameters(p) for p in paths}
-    for key in values:
-        if not any(key in accepted for accepted in names.values()):
-            known = sorted(set().union(*names.values()))
-            raise ConfigError(f"{what}: unknown parameter {key!r}; no notebook has it; accepted: {', '.join(known)}")
+    known = sorted(set().union(*names.values()))
+    refuse_unknown(values, known, f"{what}: no notebook has the parameter")
     return {p: {k: v for k, v in values.items() if k in accepted} for p, accepted in names.items()}
 
 

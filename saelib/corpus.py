@@ -184,10 +184,9 @@ def _pages(
         if isinstance(page, str):
             _bad_line(f"{where}: {page}", cfg, report)
             continue
-        if page.text.strip():
-            if not wanted(page.id):
-                continue
-            page = _as_text(page, cfg)
+        if page.text.strip() and not wanted(page.id):
+            continue
+        page = _as_text(page, cfg)
         if page.text.strip():
             yield page
         else:
