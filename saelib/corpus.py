@@ -42,7 +42,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from io import FileIO
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -57,10 +57,8 @@ from saelib.wikitext import CorpusError, articles
 SPLITS = ("train", "val", "test")  # position = stored int8
 SPLIT_ENDS = (0.7, 0.8, 1.0)  # 70 % train, 10 % val, 20 % test
 SPLIT_SALT = 43  # fixed: a salt with which the few pages of the embedded excerpt come close to these shares
-FEVER_ON_THE_HUB = {  # the hub's own Parquet conversion, <configuration>/<split>/0000.parquet on a branch of its own
-    "data_files": "wiki_pages/**/*.parquet",
-    "revision": "refs/convert/parquet",
-}
+# the hub's own Parquet conversion, <configuration>/<split>/0000.parquet on a branch of its own
+FEVER_ON_THE_HUB = {"data_files": "wiki_pages/**/*.parquet", "revision": "refs/convert/parquet"}
 BATCH_CHARS = 250_000  # tokenised at once: the tokenizer takes about 100 bytes of memory a character
 PIECE = 1 << 20  # token ids written, moved or hashed at once
 EXAMPLES = 5  # bad lines named in the report
@@ -186,10 +184,9 @@ def _pages(
         if isinstance(page, str):
             _bad_line(f"{where}: {page}", cfg, report)
             continue
-        if page.text.strip():
-            if not wanted(page.id):
-                continue
-            page = _as_text(page, cfg)
+        if page.text.strip() and not wanted(page.id):
+            continue
+        page = _as_text(page, cfg)
         if page.text.strip():
             yield page
         else:
@@ -209,8 +206,9 @@ def _drawn(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Page]:
         yield from islice(_pages(cfg, {}, lambda page_id: _digest(page_id, cfg) <= -smallest[0]), cfg.n_docs)
 
 
-def _digest(page_id: str, cfg: CorpusConfig) -> int:
-    return int.from_bytes(hashlib.sha256(f"{cfg.seed}:{page_id}".encode()).digest(), "big")
+def _digest(name: str, cfg: CorpusConfig) -> int:
+    """What draws of pages and of their contexts go by."""
+    return int.from_bytes(hashlib.sha256(f"{cfg.seed}:{name}".encode()).digest(), "big")
 
 
 def _page(fields: dict[str, Any] | str | None, cfg: CorpusConfig, number: str) -> Page | str:
@@ -392,15 +390,10 @@ def _text(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
 
 def _blocks(stream: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
     """(first line, bytes) of each run of lines that are not blank."""
-    block: list[bytes] = []
-    for number, raw in enumerate(stream, 1):
-        if raw.strip():
-            block.append(raw)
-        elif block:
-            yield number - len(block), b"".join(block)
-            block = []
-    if block:
-        yield number - len(block) + 1, b"".join(block)
+    for filled, lines in groupby(enumerate(stream, 1), lambda line: bool(line[1].strip())):
+        if filled:
+            number, first = next(lines)
+            yield number, first + b"".join(raw for _, raw in lines)
 
 
 def _text_row(path: Path, raw: bytes, line: int, cfg: CorpusConfig, fields: dict[str, str]) -> Row:
@@ -416,17 +409,10 @@ def _mediawiki(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
         yield where, {cfg.text_column: article.pop("wikitext"), **article}
 
 
-def _embedded(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
-    return _cleaned(embedded_wiki(), cfg, report)
-
-
-def _enwik8(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
-    """The first 10⁸ bytes of a dump: they end in the middle of a page."""
-    return _cleaned(enwik8(), cfg, report, cut=True)
-
-
-def _cleaned(dump: Path, cfg: CorpusConfig, report: dict[str, Any], cut: bool = False) -> Iterator[Row]:
+def _cleaned(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
     """Rows of a dump of `assets`. Cleaning is slow, so its result is kept beside it, named by a hash of its code."""
+    cut = cfg.source == "enwik8"  # the first 10⁸ bytes of a dump: they end in the middle of a page
+    dump = enwik8() if cut else embedded_wiki()
     code = hashlib.sha256(Path(wikitext.__file__).read_bytes()).hexdigest()
     path = dump.with_name(f"{dump.name[:6]}-{stable_hash(code, version('mwparserfromhell'))}.jsonl")
     made_once(path, lambda folder: wikitext.write_cleaned(dump, folder / path.name, cut))
@@ -487,17 +473,8 @@ def pack(pages: Iterable[Page], tokenizer: Any, cfg: CorpusConfig, report: dict[
         _count(report, cfg, length, page, split)
         order = np.argsort(length, kind="stable")
         ids = _reordered(file, length, order)
-    return Contexts(
-        ids=ids,
-        offsets=np.concatenate([[0], np.cumsum(length[order], dtype=np.int64)]),
-        page=page[order],
-        start=start[order],
-        page_ids=page_ids,
-        page_titles=titles,
-        split=split,
-        bos=bos,
-        report=report,
-    )
+    offsets = np.concatenate([[0], np.cumsum(length[order], dtype=np.int64)])
+    return Contexts(ids, offsets, page[order], start[order], page_ids, titles, split, bos, report)
 
 
 def wants_bos(tokenizer: Any, mode: str) -> bool:
@@ -542,10 +519,8 @@ def _spill(file: FileIO, ids: array | bytes) -> None:
         while left:  # the file is unbuffered: a buffer that found no room would fail a second time when it is closed
             left = left[file.write(left) :]
     except OSError as exc:
-        advice = "set TMPDIR to a folder on a disk with room"
-        raise CorpusError(
-            f"{tempfile.gettempdir()}: token ids cannot be kept there ({exc.strerror}); {advice}"
-        ) from exc
+        why = f"token ids cannot be kept there ({exc.strerror}); set TMPDIR to a folder on a disk with room"
+        raise CorpusError(f"{tempfile.gettempdir()}: {why}") from exc
 
 
 def _refuse_same_id(page_ids: Sequence[str], cfg: CorpusConfig) -> None:
@@ -553,19 +528,17 @@ def _refuse_same_id(page_ids: Sequence[str], cfg: CorpusConfig) -> None:
     hashes = np.sort(np.fromiter(map(hash, page_ids), np.int64, len(page_ids)))
     twice = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
     suspects = [p for p in page_ids if hash(p) in twice] if twice else []
-    for number, page_id in enumerate(suspects):
-        if page_id in suspects[:number]:
-            raise CorpusError(_same_id(page_id, cfg))
+    again = [p for number, p in enumerate(suspects) if p in suspects[:number]]
+    if again:
+        way_out = "remove the copy, or give an id_column that tells them apart"
+        if cfg.id_column:
+            way_out = f"give another id_column than {cfg.id_column!r}, or none"
+        said = f"two pages have the id {again[0]!r}, by which pages are split and counted"
+        raise CorpusError(f"{_named(cfg)}: {said}; {way_out}")
 
 
-def _same_id(page_id: str, cfg: CorpusConfig) -> str:
-    what = f"corpus {cfg.source} {cfg.path}".rstrip()
-    way_out = (
-        f"give another id_column than {cfg.id_column!r}, or none"
-        if cfg.id_column
-        else "remove the copy, or give an id_column that tells them apart"
-    )
-    return f"{what}: two pages have the id {page_id!r}, by which pages are split and counted; {way_out}"
+def _named(cfg: CorpusConfig) -> str:
+    return f"corpus {cfg.source} {cfg.path}".rstrip()
 
 
 def _tokenised(pages: Iterable[Page], tokenizer: Any) -> Iterator[tuple[Page, list[int]]]:
@@ -595,11 +568,8 @@ def _spans(n: int, cfg: CorpusConfig, bos: bool, page_id: str) -> list[tuple[int
     spans = [(s, min(s + room, n)) for s in range(0, n, room) if n - s >= shortest]
     if not cfg.contexts_per_page or len(spans) <= cfg.contexts_per_page:
         return spans
-
-    def draw(span: tuple[int, int]) -> bytes:
-        return hashlib.sha256(f"{cfg.seed}:{page_id}:{span[0]}".encode()).digest()
-
-    return sorted(sorted(spans, key=draw)[: cfg.contexts_per_page])
+    shuffled = sorted(spans, key=lambda span: _digest(f"{page_id}:{span[0]}", cfg))
+    return sorted(shuffled[: cfg.contexts_per_page])
 
 
 def _reordered(
@@ -614,11 +584,8 @@ def _reordered(
     with tempfile.TemporaryFile(buffering=0) as out:
         for first in range(0, len(order), step):
             some = order[first : first + step]
-            found = (
-                os.pread(file.fileno(), size * n, size * (end - n))
-                for n, end in zip(length[some], ends[some], strict=True)
-            )
-            _spill(out, b"".join(found))
+            bounds = zip(size * length[some], size * ends[some], strict=True)
+            _spill(out, b"".join(os.pread(file.fileno(), n, end - n) for n, end in bounds))
         return np.memmap(out, np.int32, "r")
 
 
@@ -637,7 +604,7 @@ def _count(report: dict[str, Any], cfg: CorpusConfig, length: np.ndarray, page: 
     have = f"{report['pages']} pages and {report['tokens_read']} tokens"
     if report.get("bad_lines"):
         have += f" ({report['bad_lines']} bad lines skipped)"
-    what = f"corpus {cfg.source} {cfg.path}".rstrip()
+    what = _named(cfg)
     if not len(length):
         raise CorpusError(f"{what}: {have}, but no page fills one context of {cfg.min_ctx_len or cfg.ctx_len} tokens")
     empty = [name for name in SPLITS if not report[f"pages_{name}"]]
@@ -649,8 +616,8 @@ def _count(report: dict[str, Any], cfg: CorpusConfig, length: np.ndarray, page: 
 
 
 READERS = {
-    "embedded": _embedded,
-    "enwik8": _enwik8,
+    "embedded": _cleaned,
+    "enwik8": _cleaned,
     "mediawiki": _mediawiki,
     "fever": _fever,
     "dataset": _dataset,

@@ -208,7 +208,7 @@ def test_a_profile_gives_each_notebook_the_common_keys_it_has_and_then_its_own(h
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("common: {nn: 1}", "common: unknown parameter 'nn'; no notebook has it"),
+        ("common: {nn: 1}", "common: no notebook has the parameter 'nn'; accepted: clip, lambdas"),
         ("common: {lr: 3e-4}", "lr = '3e-4'"),
         ("notebooks: {01_a: {zz: 1}}", "01_a: unknown parameter 'zz'"),
         ("notebooks: {09_z: {lr: 1}}", "unknown notebook '09_z'"),
