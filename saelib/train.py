@@ -85,13 +85,6 @@ def geometric_median(x: Tensor) -> Tensor:
     return median
 
 
-def initial_b_dec(x: Tensor, how: str) -> Tensor:
-    """Where the decoder bias starts: zero, or the mean or geometric median of normalised rows. -> [d_in]."""
-    if how == "geometric_median":
-        return geometric_median(x)
-    return x.mean(0) if how == "mean" else torch.zeros_like(x[0])
-
-
 def make_scheduler(optimizer: torch.optim.Optimizer, cfg: TrainConfig) -> torch.optim.lr_scheduler.LRScheduler:
     """`transformers.get_scheduler` by name; `n_cycles` divides what follows the warm-up."""
     name = {"constant": "constant_with_warmup"}.get(cfg.schedule, cfg.schedule)
@@ -150,7 +143,8 @@ class Trainer:
         self.scheduler.step()
         self.sae.unit_norm_decoder_()
         self.step += 1
-        self._count(stats, len(x))
+        self.idle.add_(len(x)).masked_fill_(stats.fired, 0)
+        self.gate_idle.add_(len(x)).masked_fill_(stats.opened, 0)
         self._accumulate(stats, x)
         self._check_finite(stats, x)
         if self._log_due():
@@ -184,10 +178,6 @@ class Trainer:
             return "bfloat16"
         screened = self._screen_here and self.takes_sparse_step() and self.density < SCREEN_BELOW
         return "screen" if screened else "exact"
-
-    def _count(self, stats: kernels.StepStats, rows: int) -> None:
-        self.idle.add_(rows).masked_fill_(stats.fired, 0)
-        self.gate_idle.add_(rows).masked_fill_(stats.opened, 0)
 
     def _accumulate(self, stats: kernels.StepStats, x: Tensor) -> None:
         new = {k: getattr(stats, k).double() for k in ("mse", "l1", "aux", "l0")}
@@ -237,10 +227,6 @@ class Trainer:
         bias = self.split.join(getattr(self.sae, self.sae.bias_names()[0]).detach()).cpu().clone()
         gates = self.split.join(self.sae.gate_open(self.probe).T).T.cpu()
         self.history.snapshots.append(Snapshot(self.step, self.tokens, rate, gates, bias))
-
-    def resample_due(self) -> bool:
-        """Whether dead latents are to be resampled after the step just taken."""
-        return self.step in self.cfg.resample_steps
 
     def resample_(self, x: Tensor) -> None:
         """Resample what is dead now, drawing from normalised rows x [rows, d_in]."""
@@ -292,11 +278,8 @@ class Trainer:
         for i, s in enumerate(self.history.snapshots):
             tensors |= {f"s.{i}.{k}": getattr(s, k) for k in ("fire_rate", "open", "b_gate")}
         state = {"step": self.step, "train": self.cfg.to_dict(), "sae": self.sae.config.to_dict()}
-        state |= {
-            "density": self.density,
-            "table": self.history.table,
-            "events": [asdict(e) for e in self.history.events],
-        }
+        state |= {"density": self.density, "table": self.history.table}
+        state |= {"events": [asdict(e) for e in self.history.events]}
         state |= {"snapshots": [[s.step, s.tokens] for s in self.history.snapshots]}
         state |= {"scheduler": {k: v for k, v in self.scheduler.state_dict().items() if k != "lr_lambdas"}}
         temporary = path.with_name(path.name + ".tmp")
@@ -487,7 +470,7 @@ def _advance(
     """One step, and what is due after it."""
     cfg = trainer.cfg
     trainer.step_(x)
-    if trainer.resample_due():
+    if trainer.step in cfg.resample_steps:
         trainer.resample_(_random_rows(trainer.sae, stream, cfg.resample_rows, trainer.generator, trainer.tokens))
     if on_log and trainer.step % cfg.log_every == 0:
         on_log(trainer.history.table[-1])
@@ -533,6 +516,7 @@ def _random_rows(sae: SAE | GatedSAE, stream: RowSource, n: int, generator: torc
 
 @torch.no_grad()
 def _initialise_b_dec_(sae: SAE | GatedSAE, stream: RowSource, cfg: TrainConfig) -> None:
+    """Where the decoder bias starts: zero, or the mean or geometric median of normalised rows."""
     if cfg.b_dec_init != "zero":
         rows = _random_rows(sae, stream, B_DEC_ROWS, torch.Generator().manual_seed(cfg.seed), cursor=0)
-        sae.b_dec.copy_(initial_b_dec(rows, cfg.b_dec_init))
+        sae.b_dec.copy_(geometric_median(rows) if cfg.b_dec_init == "geometric_median" else rows.mean(0))
