@@ -416,26 +416,22 @@ def _training(
     first = _same_stream(runs)
     trainers = [_started(run, stream) for run in runs]
     results: list[History | TrainingDiverged] = [trainer.history for trainer in trainers]
-    going = {i: trainer for i, trainer in enumerate(trainers) if trainer.step < trainer.cfg.steps}
-    for start, batches in _blocks(stream, first, [trainer.step for trainer in going.values()], runs, ahead):
+    going = dict(enumerate(trainers))
+    for start, batches in _blocks(stream, first, min(trainer.step for trainer in trainers), runs, ahead):
         yield start * runs[0].cfg.batch_size
         for i, trainer in list(going.items()):
             todo = [x for number, x in enumerate(batches, start) if trainer.step <= number < trainer.cfg.steps]
             try:
                 for x in todo:
                     _advance(trainer, x, stream, runs[i].checkpoint, checkpoint_every, on_log and partial(on_log, i))
+                if trainer.step == trainer.cfg.steps:
+                    trainer.finish()
+                    del going[i]
             except TrainingDiverged as error:
                 results[i] = error
-            if results[i] is not trainer.history or trainer.step == trainer.cfg.steps:
                 del going[i]
         if not going:
             break
-    for i, trainer in enumerate(trainers):
-        if results[i] is trainer.history:
-            try:
-                trainer.finish()
-            except TrainingDiverged as error:
-                results[i] = error
     return results
 
 
@@ -480,17 +476,14 @@ def _advance(
 
 
 def _blocks(
-    stream: RowSource, sae: SAE | GatedSAE, steps: Sequence[int], runs: Sequence[Run], ahead: int
+    stream: RowSource, sae: SAE | GatedSAE, number: int, runs: Sequence[Run], ahead: int
 ) -> Iterator[tuple[int, list[Tensor]]]:
-    """(number of the first batch, normalised batches) from the least of `steps` on; the next block is read meanwhile.
+    """(number of the first batch, normalised batches) from batch `number` on; the next block is read meanwhile.
 
     A run's step s takes batch s, whatever it was trained beside. Several batches at a time, so that the weights of one
     SAE stay in the cache for more than one step.
     """
-    if not steps:
-        return
-    cfg, device = runs[0].cfg, sae.W_dec.device
-    number, stop = min(steps), max(run.cfg.steps for run in runs)
+    cfg, device, stop = runs[0].cfg, sae.W_dec.device, max(run.cfg.steps for run in runs)
     rows = BLOCK_BYTES // (sae.config.d_in * 4)
     size = max(1, min(rows, ahead or rows) // cfg.batch_size)
     stream.seek(number * cfg.batch_size)
