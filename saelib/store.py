@@ -429,11 +429,8 @@ class Store:
 
     def rows(self, site: int, index: Integer[np.ndarray, " n"]) -> Float32[Tensor, "n d_model"]:
         """Rows `index` of a site, in any order, repeats allowed; `IndexError` for a row the store does not have."""
-        order = np.argsort(index, kind="stable")
-        found = self.stored_rows(site, index[order])
-        back = torch.empty(len(index), dtype=torch.long)
-        back[torch.from_numpy(order)] = torch.arange(len(index))
-        return found[back].float()
+        ascending, back = np.unique(index, return_inverse=True)
+        return self.stored_rows(site, ascending)[torch.from_numpy(back)].float()
 
     def stored_rows(self, site: int, index: Integer[np.ndarray, " n"]) -> Shaped[Tensor, "n d_model"]:
         """Rows `index`, in ascending order, in the dtype they are stored in, of int8 as float32.
@@ -530,23 +527,17 @@ class ShuffledRows:
         """Go to where `cursor` rows have been consumed."""
         self.cursor = cursor
 
-    def _permutation(self, epoch: int) -> Integer[np.ndarray, " n"]:
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.index)
-        return self._order
-
     def next_rows(self) -> Integer[np.ndarray, " batch"]:
         """Row numbers of the next batch, ascending; moves the cursor."""
         parts, left = [], self.batch_size
         while left:
             epoch, start = divmod(self.cursor, len(self.index))
-            parts.append(self._permutation(epoch)[start : start + left])
+            if epoch != self._epoch:
+                self._epoch, self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.index)
+            parts.append(self._order[start : start + left])
             self.cursor += len(parts[-1])
             left -= len(parts[-1])
         return np.sort(np.concatenate(parts))
-
-    def __iter__(self) -> ShuffledRows:
-        return self
 
     def __next__(self) -> tuple[Shaped[Tensor, "batch d_model"], Integer[np.ndarray, " batch"]]:
         rows = self.next_rows()
