@@ -159,15 +159,12 @@ def _page_sums(store: Store, contexts: Sequence[int], values: np.ndarray) -> dic
     return sums
 
 
-def site_reference(
-    lm: LM, store: Store, site: int, cfg: EvalConfig | None = None, cache: Path | None = None
-) -> SiteReference:
+def site_reference(lm: LM, store: Store, site: int, cfg: EvalConfig, cache: Path | None = None) -> SiteReference:
     """Losses of the stored stream, of zero- and of mean-ablation at `site`, once for all SAEs.
 
     `cache` is a JSON file, written atomically, that names the store, model, dtype, site and configuration it belongs
     to: with others it is computed anew and overwritten; a file that is no reference raises `ValueError`.
     """
-    cfg = cfg or EvalConfig()
     _check_model(lm, store)
     key = _key(lm, store, site, cfg)
     if cache is not None and cache.exists():
@@ -296,7 +293,7 @@ def evaluate(
     site: int,
     lm: LM | None,
     ref: SiteReference | None,
-    cfg: EvalConfig | None = None,
+    cfg: EvalConfig,
 ) -> dict[str, dict[str, Any]]:
     """Every metric column of the results table for each SAE of one site, on test pages.
 
@@ -306,7 +303,6 @@ def evaluate(
     "pages" holds each page's sums for page bootstraps: n, sse, sst, l0 over ordinary rows, and ce_n (targets), ce_id,
     ce_sae, ce_zero, ce_mean over the reference's contexts (0 without any).
     """
-    cfg = cfg or EvalConfig()
     if cfg.ce_tokens:
         _check_reference(ref, store, site, lm, cfg)
     for name, sae in saes.items():
