@@ -1,9 +1,9 @@
 """One training loop for one or many SAEs: Adam, schedules by `transformers`' names, λ warm-up, resampling.
 
-`Trainer` holds everything a run is (weights, moments, schedule, random state, dead counters, history); `train_many`
-reads and normalises each batch once and gives it to every trainer, and `train_groups` lets several streams go on side
-by side. Each SAE ends bit-identical to one trained alone, and a run continued from a checkpoint to one that was never
-interrupted.
+`Trainer` holds everything a run is (weights, moments, schedule, random state, dead counters, history); `train_groups`
+reads and normalises each batch of a stream once, gives it to every trainer of the stream's group, and lets several
+streams go on side by side. Each SAE ends bit-identical to one trained alone, and a run continued from a checkpoint to
+one that was never interrupted.
 """
 
 from __future__ import annotations
@@ -357,26 +357,12 @@ def train(
     checkpoint_every: int = 200,
     on_log: Callable[[dict[str, Any]], None] | None = None,
 ) -> History:
-    """Train one SAE; raises `TrainingDiverged`. on_log gets each new row of the history. See `Run`, `train_many`."""
+    """Train one SAE; raises `TrainingDiverged`. on_log gets each new row of the history. See `Run`, `train_groups`."""
     log = on_log and (lambda _, row: on_log(row))
-    (result,) = train_many([Run(sae, cfg, probe, checkpoint)], stream, checkpoint_every, log)
+    (result,) = train_groups([([Run(sae, cfg, probe, checkpoint)], stream)], checkpoint_every, log)
     if isinstance(result, TrainingDiverged):
         raise result
     return result
-
-
-def train_many(
-    runs: Sequence[Run],
-    stream: RowSource,
-    checkpoint_every: int = 200,
-    on_log: Callable[[int, dict[str, Any]], None] | None = None,
-) -> list[History | TrainingDiverged]:
-    """Train SAEs of one normaliser and batch size on one stream; a history each, or why that run was given up.
-
-    on_log gets the run's number and each new row of its history. Checkpoints are rewritten about every
-    `checkpoint_every` steps (rounded to `log_every`).
-    """
-    return train_groups([(runs, stream)], checkpoint_every, on_log) if runs else []
 
 
 def train_groups(
@@ -385,7 +371,11 @@ def train_groups(
     on_log: Callable[[int, dict[str, Any]], None] | None = None,
     ahead: int = 0,
 ) -> list[History | TrainingDiverged]:
-    """`train_many` of several groups (runs, stream) side by side; the results, and `on_log`'s numbers, in their order.
+    """Train groups (runs, stream) of SAEs, each of one normaliser and batch size on one stream, side by side.
+
+    Returns a history a run, in the groups' order, or why it was given up; on_log gets the run's number in that order
+    and each new row of its history. Checkpoints are rewritten about every `checkpoint_every` steps (rounded to
+    `log_every`).
 
     The group furthest behind goes on by a block of batches, so that streams of several sites of a language model can
     take their rows from the same forwards. A block has at most `ahead` rows (0: as many as are good for the cache),
@@ -441,7 +431,7 @@ def _same_stream(runs: Sequence[Run]) -> SAE | GatedSAE:
     for run in runs[1:]:
         same = torch.equal(run.sae.mean, first.sae.mean) and torch.equal(run.sae.scale, first.sae.scale)
         if not same or run.cfg.batch_size != first.cfg.batch_size:
-            raise ConfigError("train_many: SAEs on one stream need the same normaliser and the same batch_size")
+            raise ConfigError("SAEs on one stream need the same normaliser and the same batch_size")
     return first.sae
 
 
