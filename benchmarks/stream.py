@@ -28,7 +28,7 @@ from saelib.corpus import Contexts
 from saelib.lm import LM
 from saelib.sae import build_sae
 from saelib.store import ShuffledRows, Store, StoreWriter
-from saelib.train import Run, train_many
+from saelib.train import Run, train_groups
 
 COLUMNS = ("name", "seconds_median", "rows_per_second", "ratio_to_alone", "bit_equal")
 LAMBDAS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
@@ -102,13 +102,13 @@ def compared(name: str, args, stream: Callable, before: Callable[[], None] = lam
     def together() -> None:
         before()
         kept["together"] = runs(args, args.device)
-        train_many(kept["together"], stream())
+        train_groups([(kept["together"], stream())])
 
     def alone() -> None:
         kept["alone"] = runs(args, args.device)
         for run in kept["alone"]:
             before()
-            train_many([run], stream())
+            train_groups([([run], stream())])
 
     times = interleaved([alone, together], args.rounds, args.device, warmup=0)
     pairs = zip(kept["alone"], kept["together"], strict=True)

@@ -15,6 +15,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,7 +49,9 @@ class SiteReference:
     config: dict[str, Any]  # the EvalConfig
     contexts: list[int]  # context numbers, in the order they are run
     n_replaced: int  # positions in the mask
-    pages: list[dict[str, Any]]  # page_id, n (targets) and the sums ce_id, ce_zero, ce_mean in nats
+    # page_id, n (targets) and the sums in nats: ce_id, and with the masked positions replaced ce_zero (by zero) and
+    # ce_mean (by the mean of the ordinary training rows)
+    pages: list[dict[str, Any]]
 
     @property
     def n_targets(self) -> int:
@@ -59,16 +62,6 @@ class SiteReference:
     def ce_id(self) -> float:
         """Loss a target, in nats, of the stored stream continued unchanged."""
         return _mean_loss(self.pages, "ce_id", "n")
-
-    @property
-    def ce_zero(self) -> float:
-        """Loss a target with zero at the masked positions."""
-        return _mean_loss(self.pages, "ce_zero", "n")
-
-    @property
-    def ce_mean(self) -> float:
-        """Loss a target with the mean of the ordinary training rows at the masked positions."""
-        return _mean_loss(self.pages, "ce_mean", "n")
 
 
 def _mean_loss(pages: Sequence[Mapping[str, Any]], name: str, n: str) -> float:
@@ -101,18 +94,10 @@ def _length(store: Store, context: int) -> int:
 
 def _batches(store: Store, contexts: Sequence[int], batch_tokens: int) -> Iterator[np.ndarray]:
     """Row numbers [batch, tokens] of contexts of equal length, at most `batch_tokens` rows (at least one context)."""
-    lengths = [_length(store, context) for context in contexts]
-    start = 0
-    while start < len(contexts):
-        stop = start + 1
-        while (
-            stop < len(contexts)
-            and lengths[stop] == lengths[start]
-            and (stop + 1 - start) * lengths[start] <= batch_tokens
-        ):
-            stop += 1
-        yield np.stack([np.arange(r.start, r.stop) for r in map(store.context_rows, contexts[start:stop])])
-        start = stop
+    for length, same in groupby(contexts, lambda context: _length(store, context)):
+        rows = np.stack([np.arange(r.start, r.stop) for r in map(store.context_rows, same)])
+        size = max(1, batch_tokens // length)
+        yield from (rows[i : i + size] for i in range(0, len(rows), size))
 
 
 class ReplacedLosses(NamedTuple):
@@ -134,10 +119,8 @@ def replaced_losses(
     stored, on the language model's device.
     """
     ordinary = store.mask("ordinary")
-    parts = [
-        _batch_losses(lm, store, site, rows, ordinary[rows], replacements)
-        for rows in _batches(store, contexts, batch_tokens)
-    ]
+    batches = _batches(store, contexts, batch_tokens)
+    parts = [_batch_losses(lm, store, site, rows, ordinary[rows], replacements) for rows in batches]
     ce, kl = ({k: np.concatenate([getattr(p, name)[k] for p in parts]) for k in replacements} for name in ("ce", "kl"))
     targets, clean = (np.concatenate([getattr(p, name) for p in parts]) for name in ("targets", "clean"))
     return ReplacedLosses(targets, clean, ce, kl)
@@ -176,15 +159,12 @@ def _page_sums(store: Store, contexts: Sequence[int], values: np.ndarray) -> dic
     return sums
 
 
-def site_reference(
-    lm: LM, store: Store, site: int, cfg: EvalConfig | None = None, cache: Path | None = None
-) -> SiteReference:
+def site_reference(lm: LM, store: Store, site: int, cfg: EvalConfig, cache: Path | None = None) -> SiteReference:
     """Losses of the stored stream, of zero- and of mean-ablation at `site`, once for all SAEs.
 
     `cache` is a JSON file, written atomically, that names the store, model, dtype, site and configuration it belongs
     to: with others it is computed anew and overwritten; a file that is no reference raises `ValueError`.
     """
-    cfg = cfg or EvalConfig()
     _check_model(lm, store)
     key = _key(lm, store, site, cfg)
     if cache is not None and cache.exists():
@@ -313,7 +293,7 @@ def evaluate(
     site: int,
     lm: LM | None,
     ref: SiteReference | None,
-    cfg: EvalConfig | None = None,
+    cfg: EvalConfig,
 ) -> dict[str, dict[str, Any]]:
     """Every metric column of the results table for each SAE of one site, on test pages.
 
@@ -323,7 +303,6 @@ def evaluate(
     "pages" holds each page's sums for page bootstraps: n, sse, sst, l0 over ordinary rows, and ce_n (targets), ce_id,
     ce_sae, ce_zero, ce_mean over the reference's contexts (0 without any).
     """
-    cfg = cfg or EvalConfig()
     if cfg.ce_tokens:
         _check_reference(ref, store, site, lm, cfg)
     for name, sae in saes.items():

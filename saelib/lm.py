@@ -64,14 +64,7 @@ class LM:
         self._in_tuples = self._probe()
 
     @classmethod
-    def load(
-        cls,
-        name: str,
-        dtype: str = "auto",
-        device: str = "auto",
-        gguf_file: str = "",
-        attn_implementation: str = "sdpa",
-    ) -> LM:
+    def load(cls, name: str, dtype: str = "auto", device: str = "auto", gguf_file: str = "") -> LM:
         """Load a hub id, a local folder or a `.gguf` file (also: folder or hub id with `gguf_file`).
 
         A folder is read without network. `device` "auto" is CUDA where there is one; `dtype` "auto" is bfloat16 on
@@ -83,7 +76,7 @@ class LM:
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, **options)
             model, report = AutoModelForCausalLM.from_pretrained(
-                source, dtype=what, attn_implementation=attn_implementation, output_loading_info=True, **options
+                source, dtype=what, attn_implementation="sdpa", output_loading_info=True, **options
             )
         except (OSError, ValueError, SafetensorError) as error:
             cause = hub_error if hub_error and isinstance(error, OSError) else error
@@ -246,11 +239,8 @@ def resolve_site(name: SiteName, n_layers: int) -> int:
 
 def find_blocks(model: nn.Module, n_layers: int) -> nn.ModuleList:
     """The outermost `nn.ModuleList` of that length; ValueError when there is none, or more than one."""
-    found = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == n_layers
-    }
+    lists = {k: v for k, v in model.named_modules() if isinstance(v, nn.ModuleList)}
+    found = {k: v for k, v in lists.items() if len(v) == n_layers}
     depth = min((name.count(".") for name in found), default=0)
     outer = [name for name in found if name.count(".") == depth]
     if len(outer) != 1:

@@ -23,6 +23,8 @@ from torch import Tensor
 
 MIN_ABLATION_NATS = 0.1  # loss recovered is a ratio to what ablation costs; below this it is noise
 LOGIT_ROWS = 64  # positions whose float32 logits are held at once: they stay in the processor's cache
+LAMBDA_BOUNDS = (1e-4, 1e4)  # no λ outside is proposed
+LAMBDA_STEP, LAMBDA_BEYOND = 4.0, 1.2  # factors in λ: the longest step past a curve's end, and how far past the target
 NEGLIGIBLE = 1e-12  # a denominator this small beside the sum it was subtracted from is rounding, not a number
 
 # 97.5 % quantiles of Student's t for 1 .. 30 degrees of freedom
@@ -240,49 +242,42 @@ def interpolate_matched_l0(l0: Iterable, y: Iterable, target: float | int, log_y
     return float(np.exp(value) if log_y else value)
 
 
-def propose_lambda(
-    pairs: Iterable,
-    target: float | int,
-    max_ratio: float | int = 2.0,
-    bounds: tuple[float | int, float | int] = (1e-4, 1e4),
-    step: float | int = 4.0,
-) -> float | None:
+def propose_lambda(pairs: Iterable, target: float | int, max_ratio: float | int = 2.0) -> float | None:
     """The next λ to train so that L0 = target lies between two trained points; None where there is none to try.
 
     pairs of (λ > 0, L0). Where the target is bracketed: the middle, in log λ, of the two points nearest in L0, or None
     when their L0, both above 0, are within a factor `max_ratio` (with inf, always) or their λ within 1 %. Where it is
-    not: outwards from the end of the curve, by `_outwards`, held to `bounds`, or None when that bound was tried.
+    not: outwards from the end of the curve, by `_outwards`, held to `LAMBDA_BOUNDS`, or None when that bound was tried.
     """
     pairs = sorted((float(lam), float(l0)) for lam, l0 in pairs if lam > 0 and math.isfinite(l0))
     if not pairs:
         raise ValueError("propose_lambda needs at least one pair of λ > 0 and a finite L0")
     above = min(((l0, -lam) for lam, l0 in pairs if l0 >= target), default=None)  # of equal L0 the λ nearest the gap
     below = max(((l0, -lam) for lam, l0 in pairs if l0 <= target), default=None)
+    lowest, highest = LAMBDA_BOUNDS
     if above is None:  # too sparse everywhere
         least = pairs[0][0]
-        return max(least / _outwards(pairs, target, step), float(bounds[0])) if least > bounds[0] else None
+        return max(least / _outwards(pairs, target), lowest) if least > lowest else None
     if below is None:
         greatest = pairs[-1][0]
-        return min(greatest * _outwards(pairs[::-1], target, step), float(bounds[1])) if greatest < bounds[1] else None
+        return min(greatest * _outwards(pairs[::-1], target), highest) if greatest < highest else None
     close = below[0] > 0 and above[0] <= max_ratio * below[0]
     low, high = sorted((-above[1], -below[1]))
     return None if close or high <= 1.01 * low else math.sqrt(low * high)
 
 
-def _outwards(
-    pairs: Sequence[tuple[float, float]], target: float | int, step: float | int, beyond: float = 1.2
-) -> float:
+def _outwards(pairs: Sequence[tuple[float, float]], target: float | int) -> float:
     """The factor in λ by which to go past the end `pairs[0]` of a curve of (λ, L0).
 
-    To where the line through the last two points, log L0 over log λ, has `target`, and by `beyond` further; at most
-    `step`, which is also the answer where there is no such line.
+    To where the line through the last two points, log L0 over log λ, has `target`, and by `LAMBDA_BEYOND` further; at
+    most `LAMBDA_STEP`, which is also the answer where there is no such line.
     """
     (lam, l0), (lam_1, l0_1) = pairs[0], pairs[min(1, len(pairs) - 1)]
     if lam == lam_1 or min(l0, l0_1) <= 0 or (l0 - l0_1) * (lam - lam_1) >= 0:
-        return step
+        return LAMBDA_STEP
     slope = math.log(l0 / l0_1) / math.log(lam / lam_1)
-    away = min(abs(math.log(target / l0) / slope), math.log(step))  # a slope near 0 leads beyond any float
-    return min(beyond * math.exp(away), step)
+    away = min(abs(math.log(target / l0) / slope), math.log(LAMBDA_STEP))  # a slope near 0 leads beyond any float
+    return min(LAMBDA_BEYOND * math.exp(away), LAMBDA_STEP)
 
 
 def page_replicates(num: Iterable, den: Iterable, n: int = 1000, seed: int = 0) -> np.ndarray:

@@ -105,11 +105,10 @@ def make_spec(arm: str, site: int, d_in: int, **settings: Any) -> Spec:
     arch, loss = ARMS[arm]
     values = {"arch": arch, "loss": loss, "site": site, "d_in": d_in, **settings}
     sae_names, train_names = ({f.name for f in fields(c)} for c in (SAEConfig, TrainConfig))
+    accepted = sorted(sae_names | train_names)
     for name in values:
-        if name not in sae_names | train_names:
-            raise ConfigError(
-                f"{name} = {values[name]!r}: unknown; accepted: {', '.join(sorted(sae_names | train_names))}"
-            )
+        if name not in accepted:
+            raise ConfigError(f"{name} = {values[name]!r}: unknown; accepted: {', '.join(accepted)}")
     return Spec(
         SAEConfig.from_dict({k: v for k, v in values.items() if k in sae_names}),
         TrainConfig.from_dict({k: v for k, v in values.items() if k in train_names}),
@@ -229,10 +228,9 @@ class Workspace:
     @cached_property
     def lm(self) -> LM:
         """The language model, loaded when first needed."""
-        name = self.identity["model"]
         if headless():
             transformers_logging.disable_progress_bar()
-        return LM.load(resolve_model(name), dtype=self.identity["dtype"], device=self.device_name)
+        return LM.load(resolve_model(self.identity["model"]), dtype=self.identity["dtype"], device=self.device_name)
 
     @cached_property
     def contexts(self) -> Contexts:
@@ -256,7 +254,6 @@ class Workspace:
     def reference(self, site: int) -> SiteReference:
         """Clean and ablated losses of a site, computed once."""
         cache = self.folder / "eval" / f"site_{site:02d}.json"
-        cache.parent.mkdir(parents=True, exist_ok=True)
         return site_reference(self.lm, self.store, site, self.evaluation, cache)
 
     @cached_property
@@ -278,16 +275,16 @@ class Workspace:
         """Name of a spec's run on these activations."""
         return run_id(spec.sae, spec.train, self.rows_id, code_version())
 
-    def run_folder(self, spec: Spec) -> Path:
-        """Where a spec's SAE, history and metrics lie."""
-        return self._folder(self.run_id(spec))
+    def run_folder(self, run: Spec | str) -> Path:
+        """Where the SAE, history and metrics of a spec, or of the run of that name, lie."""
+        return self.folder / "saes" / (run if isinstance(run, str) else self.run_id(run))
 
     def train(self, specs: Sequence[Spec], notebook: str) -> pd.DataFrame:
         """Train and measure what is missing; returns one row a spec, in order, with column `arm` beside `COLUMNS`."""
         for spec in specs:
             self._check(spec)
         unique = {self.run_id(spec): spec for spec in specs}
-        waiting = {run: spec for run, spec in unique.items() if not (self._folder(run) / "config.json").exists()}
+        waiting = {run: spec for run, spec in unique.items() if not (self.run_folder(run) / "config.json").exists()}
         self.ranks.agree("list of runs", [list(unique), list(waiting)])  # all have listed them before any is done
         waves = self._waves(waiting)
         mine = waves[self.ranks.rank :: self.ranks.size] if self.over == "grid" else waves
@@ -299,11 +296,11 @@ class Workspace:
                 bar.update(sum(map(len, wave)))
         vars(self).pop("live", None)  # its buffers
         self.ranks.wait()
-        trained = {run: spec for run, spec in unique.items() if (self._folder(run) / "config.json").exists()}
+        trained = {run: spec for run, spec in unique.items() if (self.run_folder(run) / "config.json").exists()}
         self._measure_shared({run: spec for run, spec in trained.items() if not self._measured(run)})
         if len(trained) < len(unique):
             lost = {run: diverged.get(run, "given up by another rank") for run in unique if run not in trained}
-            raise TrainingDiverged("; ".join(f"{self._folder(run)}: {error}" for run, error in lost.items()))
+            raise TrainingDiverged("; ".join(f"{self.run_folder(run)}: {error}" for run, error in lost.items()))
         rows = [self._row(self.run_id(spec)) | {"arm": spec.arm} for spec in specs]
         return pd.DataFrame(rows, columns=[*COLUMNS, "arm"]).astype(NUMBERS)
 
@@ -343,8 +340,7 @@ class Workspace:
 
     def pages(self, run: Spec | str) -> pd.DataFrame:
         """Sums of each test page, for bootstraps: page_id, n, sse, sst, l0, ce_n, ce_id, ce_sae, ce_zero, ce_mean."""
-        folder = self._folder(run) if isinstance(run, str) else self.run_folder(run)
-        return pd.DataFrame(read_json(folder / "metrics.json")["pages"])
+        return pd.DataFrame(read_json(self.run_folder(run) / "metrics.json")["pages"])
 
     def write_results(self) -> Path:
         """Rebuild `results.csv` from the `metrics.json` of this store's runs, sorted by run_id."""
@@ -355,14 +351,11 @@ class Workspace:
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
-            writer.writerows({k: "" if v is None else v for k, v in row.items()} for row in found if row)
+            writer.writerows(row for row in found if row)
         os.replace(temporary, path)
         return path
 
     # -- inside ----------------------------------------------------------------------------------------------------
-
-    def _folder(self, run: str) -> Path:
-        return self.folder / "saes" / run
 
     def _check(self, spec: Spec) -> None:
         if spec.sae.site not in self.store.sites:
@@ -382,16 +375,16 @@ class Workspace:
 
     def _row(self, run: str) -> dict[str, Any] | None:
         """The results row of a finished run; None where it is not measured yet."""
-        return self._stored(run).get("row")
+        return self._stored(run, "metrics.json").get("row")
 
-    def _stored(self, run: str) -> dict[str, Any]:
-        """`metrics.json` of a run; empty where there is none."""
-        path = self._folder(run) / "metrics.json"
+    def _stored(self, run: str, name: str) -> dict[str, Any]:
+        """A JSON file of a run; empty where there is none."""
+        path = self.run_folder(run) / name
         return read_json(path) if path.exists() else {}
 
     def _measured(self, run: str) -> bool:
         """Whether a run is measured, and as this workspace measures."""
-        made, wanted = self._stored(run).get("evaluation"), self._measures()
+        made, wanted = self._stored(run, "metrics.json").get("evaluation"), self._measures()
         if made and not self.evaluation.ce_tokens:  # what has a loss too is measured
             made = made | {"ce_tokens": 0}
         return made == wanted
@@ -402,8 +395,7 @@ class Workspace:
 
     def _current(self, run: str) -> bool:
         """Whether a run was trained on this store (on another, other rows are ordinary) and by this code."""
-        path = self._folder(run) / "train.json"
-        made = read_json(path) if path.exists() else {}
+        made = self._stored(run, "train.json")
         return made.get("store") == self.rows_id and made.get("code_version") == code_version()
 
     def normalizer(self, site: int, mode: str, tokens: str) -> tuple[torch.Tensor, float]:
@@ -483,7 +475,7 @@ class Workspace:
 
     def _prepared(self, run: str, spec: Spec, notebook: str) -> Run:
         """A fresh SAE with its normaliser; what it is going to be lies in `train.json`."""
-        (sae_cfg, cfg), folder, split = spec, self._folder(run), self._split(spec)
+        (sae_cfg, cfg), folder, split = spec, self.run_folder(run), self._split(spec)
         folder.mkdir(parents=True, exist_ok=True)
         if not split.ranks.rank and not (folder / "train.json").exists():
             made = {"notebook": notebook, "train": cfg.to_dict(), "sae": sae_cfg.to_dict(), "store": self.rows_id}
@@ -491,23 +483,15 @@ class Workspace:
         sae = build_sae(sae_cfg, torch.Generator().manual_seed(cfg.seed), split.own)
         sae.set_normalizer_(*self.normalizer(sae_cfg.site, sae_cfg.normalize, cfg.tokens_mask))
         probe = self._probe(sae_cfg.site) if cfg.snapshots else None
-        return Run(sae.to(self._device()), cfg, probe, folder / CHECKPOINT, split)
-
-    def _save(self, run: str, trained: Run, history: History, state: dict[str, torch.Tensor]) -> None:
-        folder = self._folder(run)
-        self._save_history(folder, history)
-        trained.sae.save(folder, state=state)
-        _drop_checkpoints(folder)
-
-    def _device(self) -> torch.device:
-        return choose_device(self.device_name)
+        return Run(sae.to(choose_device(self.device_name)), cfg, probe, folder / CHECKPOINT, split)
 
     def _probe(self, site: int) -> torch.Tensor:
         rows = np.flatnonzero(self.store.mask("ordinary", "val"))
         chosen = np.random.default_rng(0).choice(rows, min(PROBE_ROWS, len(rows)), replace=False)
         return self.store.rows(site, np.sort(chosen))
 
-    def _save_history(self, folder: Path, history: History) -> None:
+    def _save(self, run: str, trained: Run, history: History, state: dict[str, torch.Tensor]) -> None:
+        folder = self.run_folder(run)
         pd.DataFrame(history.table).to_csv(folder / "history.csv", index=False)
         write_json(folder / "events.json", [asdict(event) for event in history.events])
         if history.snapshots:
@@ -515,6 +499,8 @@ class Workspace:
             tensors = {k: torch.stack([getattr(s, k) for s in snaps]) for k in ("fire_rate", "open", "b_gate")}
             tensors |= {k: torch.tensor([getattr(s, k) for s in snaps]) for k in ("step", "tokens")}
             save_file(tensors, folder / "snapshots.safetensors")
+        trained.sae.save(folder, state=state)
+        _drop_checkpoints(folder)
 
     def _measure_shared(self, specs: dict[str, Spec]) -> None:
         """Measure runs, each by one rank, and write the table."""
@@ -531,49 +517,44 @@ class Workspace:
 
     def _measure(self, specs: dict[str, Spec]) -> None:
         """Evaluate runs site by site, a few SAEs at once, and write their `metrics.json`."""
-        by_site: dict[int, list[str]] = defaultdict(list)
-        for run, spec in specs.items():
-            by_site[spec.sae.site].append(run)
+        by_site = _grouped(specs, lambda run: specs[run].sae.site)
         with tqdm(total=len(specs), desc="measuring", disable=headless() or self.ranks.rank > 0) as bar:
-            for site, runs in sorted(by_site.items()):
+            for runs in by_site:
                 for part in _parts(runs, 16):
-                    self._measure_part(site, part, specs)
+                    self._measure_part(part, specs)
                     bar.update(len(part))
 
-    def _measure_part(self, site: int, runs: list[str], specs: dict[str, Spec]) -> None:
-        start = time.monotonic()
-        saes = {run: load_sae(self._folder(run)).to(self._device()) for run in runs}
+    def _measure_part(self, runs: list[str], specs: dict[str, Spec]) -> None:
+        start, site = time.monotonic(), specs[runs[0]].sae.site
+        saes = {run: load_sae(self.run_folder(run)).to(choose_device(self.device_name)) for run in runs}
         reference = self.reference(site) if self.evaluation.ce_tokens else None
         for run, found in evaluate(saes, self.store, site, self.lm, reference, self.evaluation).items():
             pages = found.pop("pages")
             row = self._describe(run, specs[run]) | found
-            ordered = {column: row.get(column) for column in COLUMNS}
-            _drop_checkpoints(self._folder(run))  # where a kill came between SAE and its removal
-            measured = {"evaluation": self._measures(), "row": ordered, "pages": pages}
-            write_json(self._folder(run) / "metrics.json", measured)
+            _drop_checkpoints(self.run_folder(run))  # where a kill came between SAE and its removal
+            measured = {"evaluation": self._measures(), "row": {c: row.get(c) for c in COLUMNS}, "pages": pages}
+            write_json(self.run_folder(run) / "metrics.json", measured)
         seconds = (time.monotonic() - start) / len(runs)
         for run in runs:
             log_time(self.folder, "evaluate", seconds, run, reference.n_targets if reference else 0)
 
     def _describe(self, run: str, spec: Spec) -> dict[str, Any]:
-        """The columns that say what a run is."""
-        sae, cfg, store = spec.sae, spec.train, self.store
-        made = read_json(self._folder(run) / "train.json")
-        site, last = sae.site, self.lm.n_layers
+        """What a run is: its columns that are not measured, among all fields of its configurations."""
+        cfg, site = spec.train, spec.sae.site
+        made = read_json(self.run_folder(run) / "train.json")
         return {
+            **spec.sae.to_dict(),
+            **cfg.to_dict(),
             "run_id": run,
             "notebook": made["notebook"],
-            "model_id": store.model_id,
-            "corpus_id": self.identity.get("corpus_id", store.corpus_id),
+            "model_id": self.store.model_id,
+            "corpus_id": self.identity.get("corpus_id", self.store.corpus_id),
             "code_version": made["code_version"],
-            "layer_name": f"input of block {site}" if site < last else f"output of block {site - 1}",
+            "layer_name": f"input of block {site}" if site < self.n_layers else f"output of block {site - 1}",
             "lambda": cfg.lam,
             "resample": "none" if not cfg.resample_at else " ".join(f"{share:g}" for share in cfg.resample_at),
             "ctx_len": self.identity["corpus"]["ctx_len"],
             "tokens_trained": cfg.steps * cfg.batch_size,
-            **{k: getattr(sae, k) for k in ("arch", "site", "normalize", "l1_mode", "n_latents")},
-            **{k: getattr(cfg, k) for k in ("loss", "tokens_mask", "schedule", "lr", "batch_size", "warmup", "seed")},
-            "b_dec_init": cfg.b_dec_init,
         }
 
 

@@ -102,13 +102,6 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _read_progress(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Identity and recorded shards of an unfinished store; a last line cut short by a kill is dropped."""
-    lines = path.read_text().split("\n")[:-1]
-    identity, *shards = [_json(line, f"{path} line {n}") for n, line in enumerate(lines, 1)]
-    return identity, shards
-
-
 def _refuse_difference(folder: Path, have: Mapping[str, Any], want: Mapping[str, Any]) -> None:
     for field, value in want.items():
         if isinstance(value, dict):
@@ -235,8 +228,7 @@ class StoreWriter:
         """Take over what is recorded, present and sound; from here on the store counts as unfinished."""
         shards = []
         if (self.path / PROGRESS).is_file():
-            have, shards = _read_progress(self.path / PROGRESS)
-            _refuse_difference(self.path, have, self.identity)
+            shards = self._recorded(self.path / PROGRESS)
         elif (self.path / MANIFEST).is_file():
             manifest = _read_manifest(self.path)
             _refuse_difference(self.path, manifest, self.identity)
@@ -255,18 +247,20 @@ class StoreWriter:
 
     def join(self, rank: int) -> None:
         """Write some of what is missing beside the writer that holds the lock and has entered."""
-        have, shards = _read_progress(self.path / PROGRESS)
-        _refuse_difference(self.path, have, self.identity)
-        self._done = {entry["shard"]: entry for entry in shards}
+        self._done = {entry["shard"]: entry for entry in self._recorded(self.path / PROGRESS)}
         self._progress = self.path / f"progress.rank_{rank}.jsonl"
         _write(self._progress, (json.dumps(self.identity, sort_keys=True) + "\n").encode())
 
-    def _beside(self) -> Iterator[dict[str, Any]]:
+    def _recorded(self, path: Path) -> list[dict[str, Any]]:
+        """Shards in a record of this very store, unfinished; a last line cut short by a kill is dropped."""
+        lines = path.read_text().split("\n")[:-1]
+        identity, *shards = [_json(line, f"{path} line {n}") for n, line in enumerate(lines, 1)]
+        _refuse_difference(self.path, identity, self.identity)
+        return shards
+
+    def _beside(self) -> list[dict[str, Any]]:
         """Shards recorded by other ranks."""
-        for path in sorted(self.path.glob(BESIDE)):
-            have, shards = _read_progress(path)
-            _refuse_difference(self.path, have, self.identity)
-            yield from shards
+        return [entry for path in sorted(self.path.glob(BESIDE)) for entry in self._recorded(path)]
 
     def _forget_beside(self) -> None:
         for path in self.path.glob(BESIDE):
@@ -276,11 +270,6 @@ class StoreWriter:
     def missing(self) -> list[int]:
         """Shards still to write, in order."""
         return [shard for shard in range(len(self.plan)) if shard not in self._done]
-
-    @property
-    def first_missing(self) -> int | None:
-        """The shard to go on with; None where all are there."""
-        return next(iter(self.missing), None)
 
     def n_rows(self, shard: int) -> int:
         first, stop = self.plan[shard]
@@ -329,7 +318,7 @@ class StoreWriter:
         """Write token table and manifest once all shards are there; afterwards the store is finished."""
         self._done |= {entry["shard"]: entry for entry in self._beside()}
         if self.missing:
-            raise StoreError(f"{self.path}: shard {self.first_missing} of {len(self.plan)} is not written yet")
+            raise StoreError(f"{self.path}: shard {self.missing[0]} of {len(self.plan)} is not written yet")
         manifest = {**self.identity, "files": self._write_tokens()}
         manifest["shards"] = [self._done[i] for i in range(len(self.plan))]
         store = Store(self.path, manifest, verify=False)
@@ -440,11 +429,8 @@ class Store:
 
     def rows(self, site: int, index: Integer[np.ndarray, " n"]) -> Float32[Tensor, "n d_model"]:
         """Rows `index` of a site, in any order, repeats allowed; `IndexError` for a row the store does not have."""
-        order = np.argsort(index, kind="stable")
-        found = self.stored_rows(site, index[order])
-        back = torch.empty(len(index), dtype=torch.long)
-        back[torch.from_numpy(order)] = torch.arange(len(index))
-        return found[back].float()
+        ascending, back = np.unique(index, return_inverse=True)
+        return self.stored_rows(site, ascending)[torch.from_numpy(back)].float()
 
     def stored_rows(self, site: int, index: Integer[np.ndarray, " n"]) -> Shaped[Tensor, "n d_model"]:
         """Rows `index`, in ascending order, in the dtype they are stored in, of int8 as float32.
@@ -525,51 +511,33 @@ class ShuffledRows:
     `cursor`, the rows consumed, is the whole state: the stream from a cursor is the same however it was reached.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        site: int,
-        index: Integer[np.ndarray, " n"],
-        batch_size: int,
-        seed: int,
-        cursor: int = 0,
-    ) -> None:
+    def __init__(self, store: Store, site: int, index: Integer[np.ndarray, " n"], batch_size: int, seed: int) -> None:
         if not len(index):
             raise ValueError(f"site {site}: no rows to draw batches from")
         self.store, self.site, self.index = store, site, index
-        self.batch_size, self.seed, self.cursor = batch_size, seed, cursor
+        self.batch_size, self.seed, self.cursor = batch_size, seed, 0
         self._epoch, self._order = -1, index
-
-    def rows(self, index: Integer[np.ndarray, " n"]) -> Float32[Tensor, "n d_model"]:
-        """Rows of this stream's site by number, outside the order."""
-        return self.store.rows(self.site, index)
 
     def sample(self, n: int, generator: torch.Generator, cursor: int) -> Float32[Tensor, "n d_model"]:
         """Up to n rows drawn from all of the stream, wherever it stands."""
         chosen = torch.randperm(len(self.index), generator=generator)[:n].sort().values
-        return self.rows(self.index[chosen.numpy()])
+        return self.store.rows(self.site, self.index[chosen.numpy()])
 
     def seek(self, cursor: int) -> None:
         """Go to where `cursor` rows have been consumed."""
         self.cursor = cursor
-
-    def _permutation(self, epoch: int) -> Integer[np.ndarray, " n"]:
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.index)
-        return self._order
 
     def next_rows(self) -> Integer[np.ndarray, " batch"]:
         """Row numbers of the next batch, ascending; moves the cursor."""
         parts, left = [], self.batch_size
         while left:
             epoch, start = divmod(self.cursor, len(self.index))
-            parts.append(self._permutation(epoch)[start : start + left])
+            if epoch != self._epoch:
+                self._epoch, self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.index)
+            parts.append(self._order[start : start + left])
             self.cursor += len(parts[-1])
             left -= len(parts[-1])
         return np.sort(np.concatenate(parts))
-
-    def __iter__(self) -> ShuffledRows:
-        return self
 
     def __next__(self) -> tuple[Shaped[Tensor, "batch d_model"], Integer[np.ndarray, " batch"]]:
         rows = self.next_rows()

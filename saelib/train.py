@@ -1,9 +1,9 @@
 """One training loop for one or many SAEs: Adam, schedules by `transformers`' names, λ warm-up, resampling.
 
-`Trainer` holds everything a run is (weights, moments, schedule, random state, dead counters, history); `train_many`
-reads and normalises each batch once and gives it to every trainer, and `train_groups` lets several streams go on side
-by side. Each SAE ends bit-identical to one trained alone, and a run continued from a checkpoint to one that was never
-interrupted.
+`Trainer` holds everything a run is (weights, moments, schedule, random state, dead counters, history); `train_groups`
+reads and normalises each batch of a stream once, gives it to every trainer of the stream's group, and lets several
+streams go on side by side. Each SAE ends bit-identical to one trained alone, and a run continued from a checkpoint to
+one that was never interrupted.
 """
 
 from __future__ import annotations
@@ -85,13 +85,6 @@ def geometric_median(x: Tensor) -> Tensor:
     return median
 
 
-def initial_b_dec(x: Tensor, how: str) -> Tensor:
-    """Where the decoder bias starts: zero, or the mean or geometric median of normalised rows. -> [d_in]."""
-    if how == "geometric_median":
-        return geometric_median(x)
-    return x.mean(0) if how == "mean" else torch.zeros_like(x[0])
-
-
 def make_scheduler(optimizer: torch.optim.Optimizer, cfg: TrainConfig) -> torch.optim.lr_scheduler.LRScheduler:
     """`transformers.get_scheduler` by name; `n_cycles` divides what follows the warm-up."""
     name = {"constant": "constant_with_warmup"}.get(cfg.schedule, cfg.schedule)
@@ -150,7 +143,8 @@ class Trainer:
         self.scheduler.step()
         self.sae.unit_norm_decoder_()
         self.step += 1
-        self._count(stats, len(x))
+        self.idle.add_(len(x)).masked_fill_(stats.fired, 0)
+        self.gate_idle.add_(len(x)).masked_fill_(stats.opened, 0)
         self._accumulate(stats, x)
         self._check_finite(stats, x)
         if self._log_due():
@@ -184,10 +178,6 @@ class Trainer:
             return "bfloat16"
         screened = self._screen_here and self.takes_sparse_step() and self.density < SCREEN_BELOW
         return "screen" if screened else "exact"
-
-    def _count(self, stats: kernels.StepStats, rows: int) -> None:
-        self.idle.add_(rows).masked_fill_(stats.fired, 0)
-        self.gate_idle.add_(rows).masked_fill_(stats.opened, 0)
 
     def _accumulate(self, stats: kernels.StepStats, x: Tensor) -> None:
         new = {k: getattr(stats, k).double() for k in ("mse", "l1", "aux", "l0")}
@@ -237,10 +227,6 @@ class Trainer:
         bias = self.split.join(getattr(self.sae, self.sae.bias_names()[0]).detach()).cpu().clone()
         gates = self.split.join(self.sae.gate_open(self.probe).T).T.cpu()
         self.history.snapshots.append(Snapshot(self.step, self.tokens, rate, gates, bias))
-
-    def resample_due(self) -> bool:
-        """Whether dead latents are to be resampled after the step just taken."""
-        return self.step in self.cfg.resample_steps
 
     def resample_(self, x: Tensor) -> None:
         """Resample what is dead now, drawing from normalised rows x [rows, d_in]."""
@@ -292,11 +278,8 @@ class Trainer:
         for i, s in enumerate(self.history.snapshots):
             tensors |= {f"s.{i}.{k}": getattr(s, k) for k in ("fire_rate", "open", "b_gate")}
         state = {"step": self.step, "train": self.cfg.to_dict(), "sae": self.sae.config.to_dict()}
-        state |= {
-            "density": self.density,
-            "table": self.history.table,
-            "events": [asdict(e) for e in self.history.events],
-        }
+        state |= {"density": self.density, "table": self.history.table}
+        state |= {"events": [asdict(e) for e in self.history.events]}
         state |= {"snapshots": [[s.step, s.tokens] for s in self.history.snapshots]}
         state |= {"scheduler": {k: v for k, v in self.scheduler.state_dict().items() if k != "lr_lambdas"}}
         temporary = path.with_name(path.name + ".tmp")
@@ -374,26 +357,12 @@ def train(
     checkpoint_every: int = 200,
     on_log: Callable[[dict[str, Any]], None] | None = None,
 ) -> History:
-    """Train one SAE; raises `TrainingDiverged`. on_log gets each new row of the history. See `Run`, `train_many`."""
+    """Train one SAE; raises `TrainingDiverged`. on_log gets each new row of the history. See `Run`, `train_groups`."""
     log = on_log and (lambda _, row: on_log(row))
-    (result,) = train_many([Run(sae, cfg, probe, checkpoint)], stream, checkpoint_every, log)
+    (result,) = train_groups([([Run(sae, cfg, probe, checkpoint)], stream)], checkpoint_every, log)
     if isinstance(result, TrainingDiverged):
         raise result
     return result
-
-
-def train_many(
-    runs: Sequence[Run],
-    stream: RowSource,
-    checkpoint_every: int = 200,
-    on_log: Callable[[int, dict[str, Any]], None] | None = None,
-) -> list[History | TrainingDiverged]:
-    """Train SAEs of one normaliser and batch size on one stream; a history each, or why that run was given up.
-
-    on_log gets the run's number and each new row of its history. Checkpoints are rewritten about every
-    `checkpoint_every` steps (rounded to `log_every`).
-    """
-    return train_groups([(runs, stream)], checkpoint_every, on_log) if runs else []
 
 
 def train_groups(
@@ -402,7 +371,11 @@ def train_groups(
     on_log: Callable[[int, dict[str, Any]], None] | None = None,
     ahead: int = 0,
 ) -> list[History | TrainingDiverged]:
-    """`train_many` of several groups (runs, stream) side by side; the results, and `on_log`'s numbers, in their order.
+    """Train groups (runs, stream) of SAEs, each of one normaliser and batch size on one stream, side by side.
+
+    Returns a history a run, in the groups' order, or why it was given up; on_log gets the run's number in that order
+    and each new row of its history. Checkpoints are rewritten about every `checkpoint_every` steps (rounded to
+    `log_every`).
 
     The group furthest behind goes on by a block of batches, so that streams of several sites of a language model can
     take their rows from the same forwards. A block has at most `ahead` rows (0: as many as are good for the cache),
@@ -433,26 +406,22 @@ def _training(
     first = _same_stream(runs)
     trainers = [_started(run, stream) for run in runs]
     results: list[History | TrainingDiverged] = [trainer.history for trainer in trainers]
-    going = {i: trainer for i, trainer in enumerate(trainers) if trainer.step < trainer.cfg.steps}
-    for start, batches in _blocks(stream, first, [trainer.step for trainer in going.values()], runs, ahead):
+    going = dict(enumerate(trainers))
+    for start, batches in _blocks(stream, first, min(trainer.step for trainer in trainers), runs, ahead):
         yield start * runs[0].cfg.batch_size
         for i, trainer in list(going.items()):
             todo = [x for number, x in enumerate(batches, start) if trainer.step <= number < trainer.cfg.steps]
             try:
                 for x in todo:
                     _advance(trainer, x, stream, runs[i].checkpoint, checkpoint_every, on_log and partial(on_log, i))
+                if trainer.step == trainer.cfg.steps:
+                    trainer.finish()
+                    del going[i]
             except TrainingDiverged as error:
                 results[i] = error
-            if results[i] is not trainer.history or trainer.step == trainer.cfg.steps:
                 del going[i]
         if not going:
             break
-    for i, trainer in enumerate(trainers):
-        if results[i] is trainer.history:
-            try:
-                trainer.finish()
-            except TrainingDiverged as error:
-                results[i] = error
     return results
 
 
@@ -462,7 +431,7 @@ def _same_stream(runs: Sequence[Run]) -> SAE | GatedSAE:
     for run in runs[1:]:
         same = torch.equal(run.sae.mean, first.sae.mean) and torch.equal(run.sae.scale, first.sae.scale)
         if not same or run.cfg.batch_size != first.cfg.batch_size:
-            raise ConfigError("train_many: SAEs on one stream need the same normaliser and the same batch_size")
+            raise ConfigError("SAEs on one stream need the same normaliser and the same batch_size")
     return first.sae
 
 
@@ -487,7 +456,7 @@ def _advance(
     """One step, and what is due after it."""
     cfg = trainer.cfg
     trainer.step_(x)
-    if trainer.resample_due():
+    if trainer.step in cfg.resample_steps:
         trainer.resample_(_random_rows(trainer.sae, stream, cfg.resample_rows, trainer.generator, trainer.tokens))
     if on_log and trainer.step % cfg.log_every == 0:
         on_log(trainer.history.table[-1])
@@ -497,17 +466,14 @@ def _advance(
 
 
 def _blocks(
-    stream: RowSource, sae: SAE | GatedSAE, steps: Sequence[int], runs: Sequence[Run], ahead: int
+    stream: RowSource, sae: SAE | GatedSAE, number: int, runs: Sequence[Run], ahead: int
 ) -> Iterator[tuple[int, list[Tensor]]]:
-    """(number of the first batch, normalised batches) from the least of `steps` on; the next block is read meanwhile.
+    """(number of the first batch, normalised batches) from batch `number` on; the next block is read meanwhile.
 
     A run's step s takes batch s, whatever it was trained beside. Several batches at a time, so that the weights of one
     SAE stay in the cache for more than one step.
     """
-    if not steps:
-        return
-    cfg, device = runs[0].cfg, sae.W_dec.device
-    number, stop = min(steps), max(run.cfg.steps for run in runs)
+    cfg, device, stop = runs[0].cfg, sae.W_dec.device, max(run.cfg.steps for run in runs)
     rows = BLOCK_BYTES // (sae.config.d_in * 4)
     size = max(1, min(rows, ahead or rows) // cfg.batch_size)
     stream.seek(number * cfg.batch_size)
@@ -533,6 +499,7 @@ def _random_rows(sae: SAE | GatedSAE, stream: RowSource, n: int, generator: torc
 
 @torch.no_grad()
 def _initialise_b_dec_(sae: SAE | GatedSAE, stream: RowSource, cfg: TrainConfig) -> None:
+    """Where the decoder bias starts: zero, or the mean or geometric median of normalised rows."""
     if cfg.b_dec_init != "zero":
         rows = _random_rows(sae, stream, B_DEC_ROWS, torch.Generator().manual_seed(cfg.seed), cursor=0)
-        sae.b_dec.copy_(initial_b_dec(rows, cfg.b_dec_init))
+        sae.b_dec.copy_(geometric_median(rows) if cfg.b_dec_init == "geometric_median" else rows.mean(0))

@@ -16,7 +16,7 @@ from saelib import sae as sae_module
 from saelib.config import ConfigError, SAEConfig, TrainConfig
 from saelib.dist import ALONE, ONE, Split
 from saelib.sae import build_sae
-from saelib.train import Run, train_many
+from saelib.train import Run, train_groups
 
 D, N, SILENT = 8, 50, 20  # 50 latents: neither 4 ranks nor 2 blocks of 16 divide them
 BASE = {"tokens": 3200, "batch_size": 32, "lam": 0.05, "lr": 2e-3, "dead_window": 640, "seed": 3}  # 100 steps
@@ -54,7 +54,7 @@ def trained(cfg, split: Split = ALONE, dtype=torch.float32, checkpoint=None, on_
     step = {"step": "auto"} if dtype == torch.float64 and cfg.step == "sparse" else {}
     cfg = TrainConfig.from_dict(cfg.to_dict() | step)
     run = Run(sae, cfg, rows(50, 1).to(dtype), checkpoint, split)
-    (history,) = train_many([run], MemoryStream(rows().to(dtype), cfg.batch_size), 20, on_log)
+    (history,) = train_groups([([run], MemoryStream(rows().to(dtype), cfg.batch_size))], 20, on_log)
     return sae, history
 
 

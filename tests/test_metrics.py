@@ -236,9 +236,10 @@ def test_next_lambda_bisects_in_the_logarithm_and_stops_when_close():
 def test_next_lambda_goes_outwards_until_the_bound():
     assert metrics.propose_lambda([(1, 10)], 30) == pytest.approx(1 / 4)  # one point has no slope
     assert metrics.propose_lambda([(2, 50)], 30) == pytest.approx(8)
-    assert metrics.propose_lambda([(2, 50)], 30, bounds=(0.1, 5)) == pytest.approx(5)
-    assert metrics.propose_lambda([(5, 50)], 30, bounds=(0.1, 5)) is None
-    assert metrics.propose_lambda([(0.1, 5)], 30, bounds=(0.1, 5)) is None
+    assert metrics.propose_lambda([(4000, 50)], 30) == pytest.approx(1e4)
+    assert metrics.propose_lambda([(1e4, 50)], 30) is None
+    assert metrics.propose_lambda([(3e-4, 5)], 30) == pytest.approx(1e-4)
+    assert metrics.propose_lambda([(1e-4, 5)], 30) is None
     with pytest.raises(ValueError, match="at least one"):
         metrics.propose_lambda([(0, 5)], 30)
 

@@ -196,9 +196,9 @@ def test_an_interrupted_store_resumes_at_the_first_missing_shard_with_equal_byte
     with (tmp_path / "s" / "progress.jsonl").open("a") as progress:
         progress.write('{"shard": 2, "ro')  # what a kill in mid-write leaves
     with writer_of(tmp_path / "s") as writer:
-        assert writer.first_missing == 2
+        assert writer.missing[0] == 2
         write(writer, x)
-        assert writer.first_missing is None
+        assert not writer.missing
         writer.finish()
     assert all_bytes(tmp_path / "s") == all_bytes(whole.path)
 
@@ -356,7 +356,7 @@ def test_a_value_that_is_not_finite_is_refused_with_site_context_and_position(tm
         write(writer, x, [0])
         with pytest.raises(StoreError, match=r"site 3, context 2 \(page 'p1'\), position 2: .* not finite"):
             write(writer, x, [1])
-        assert writer.first_missing == 1
+        assert writer.missing[0] == 1
 
 
 def test_a_value_too_large_for_the_stored_dtype_is_refused(tmp_path):
@@ -599,7 +599,8 @@ def test_the_cursor_is_the_whole_state(tmp_path):
     cursor = stream.cursor
     assert cursor == 42
     expected = [next(stream) for _ in range(8)]
-    resumed = ShuffledRows(store, 3, index, batch_size=7, seed=5, cursor=cursor)
+    resumed = ShuffledRows(store, 3, index, batch_size=7, seed=5)
+    resumed.seek(cursor)
     stream.seek(cursor)
     for x, rows in expected:
         for again in (resumed, stream):

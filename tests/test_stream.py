@@ -24,7 +24,7 @@ from saelib.runs import Workspace
 from saelib.sae import build_sae
 from saelib.store import StoreError
 from saelib.stream import HELD, LiveBlocks, LiveRows, StreamError, stored_contexts
-from saelib.train import Run, train_groups, train_many
+from saelib.train import Run, train_groups
 
 D, SITES, BATCH = 16, (1, 2, 4), 8
 COLLECT = CollectConfig(batch_tokens=24, shard_tokens=64)
@@ -267,7 +267,7 @@ def alone(sampled):
     histories = []
     for runs, stream in groups:
         for run in runs:
-            histories += train_many([run], LiveRows(live(sampled), stream.site, "ordinary", stream.batch_size))
+            histories += train_groups([([run], LiveRows(live(sampled), stream.site, "ordinary", stream.batch_size))])
     assert any(event.revived for history in histories for event in history.events)
     return groups, histories
 

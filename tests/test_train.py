@@ -17,7 +17,6 @@ from saelib.train import (
     make_scheduler,
     train,
     train_groups,
-    train_many,
 )
 
 D, N = 8, 32
@@ -129,9 +128,11 @@ def _same(a, b):
 def test_many_on_one_stream_are_bit_identical_to_each_alone(table, monkeypatch, block_bytes):
     monkeypatch.setattr("saelib.train.BLOCK_BYTES", block_bytes)
     together, logged = _runs(table, TOGETHER), []
-    histories = train_many(together, MemoryStream(table, 32), on_log=lambda i, row: logged.append((i, row["step"])))
+    histories = train_groups(
+        [(together, MemoryStream(table, 32))], on_log=lambda i, row: logged.append((i, row["step"]))
+    )
     for i, (run, history, alone) in enumerate(zip(together, histories, _runs(table, TOGETHER), strict=True)):
-        (expected,) = train_many([alone], MemoryStream(table, 32))
+        (expected,) = train_groups([([alone], MemoryStream(table, 32))])
         assert _same(run.sae, alone.sae), run.cfg
         assert (history.table, history.events) == (expected.table, expected.events)
         assert [step for j, step in logged if j == i] == [
@@ -142,7 +143,7 @@ def test_many_on_one_stream_are_bit_identical_to_each_alone(table, monkeypatch, 
 
 def test_each_batch_is_read_once_for_all(table):
     stream = MemoryStream(table, 32)
-    train_many(_runs(table, TOGETHER), stream)
+    train_groups([(_runs(table, TOGETHER), stream)])
     assert stream.cursor == max(cfg.steps for cfg in TOGETHER) * 32
 
 
@@ -163,7 +164,7 @@ def test_groups_on_streams_of_their_own_go_on_side_by_side_and_end_as_each_alone
     expected = []
     for i, x in enumerate(tables):
         alone = _runs(x, TOGETHER[i::2])
-        expected += train_many(alone, MemoryStream(x, 32))
+        expected += train_groups([(alone, MemoryStream(x, 32))])
         assert all(_same(run.sae, single.sae) for run, single in zip(groups[i][0], alone, strict=True))
     assert [result.table for result in results] == [result.table for result in expected]
     at, spread = dict.fromkeys((2000, 1500), 0), 0
@@ -175,7 +176,7 @@ def test_groups_on_streams_of_their_own_go_on_side_by_side_and_end_as_each_alone
 
 def test_runs_resumed_from_unequal_steps_end_bit_identical(table, tmp_path):
     whole = _runs(table, TOGETHER[:3])
-    train_many(whole, MemoryStream(table, 32))
+    train_groups([(whole, MemoryStream(table, 32))])
 
     class Killed(Exception):
         pass
@@ -185,10 +186,10 @@ def test_runs_resumed_from_unequal_steps_end_bit_identical(table, tmp_path):
             raise Killed
 
     with pytest.raises(Killed):
-        train_many(_runs(table, TOGETHER[:3], tmp_path), MemoryStream(table, 32), 20, kill)
+        train_groups([(_runs(table, TOGETHER[:3], tmp_path), MemoryStream(table, 32))], 20, kill)
     (tmp_path / "2.safetensors").unlink(missing_ok=True)
     again = _runs(table, TOGETHER[:3], tmp_path)
-    histories = train_many(again, MemoryStream(table, 32), 20)
+    histories = train_groups([(again, MemoryStream(table, 32))], 20)
     assert [history.resumed_at for history in histories][1:] == [80, 0]
     assert histories[0].resumed_at > 80  # it had the whole block, the second was killed inside it
     assert all(_same(a.sae, b.sae) for a, b in zip(whole, again, strict=True))
@@ -197,10 +198,10 @@ def test_runs_resumed_from_unequal_steps_end_bit_identical(table, tmp_path):
 def test_one_that_diverges_leaves_the_others_alone(table):
     cfgs = [_cfg(), _cfg(lr=1e30), _cfg(loss="full")]
     runs, alone = _runs(table, cfgs), _runs(table, cfgs)
-    first, second, third = train_many(runs, MemoryStream(table, 32))
+    first, second, third = train_groups([(runs, MemoryStream(table, 32))])
     assert isinstance(second, TrainingDiverged)
     for run, single, history in ((runs[0], alone[0], first), (runs[2], alone[2], third)):
-        train_many([single], MemoryStream(table, 32))
+        train_groups([([single], MemoryStream(table, 32))])
         assert _same(run.sae, single.sae)
         assert history.table[-1]["step"] == run.cfg.steps
 
@@ -211,7 +212,7 @@ def test_saes_that_cannot_share_a_stream_are_refused(table, change):
     if change == "normaliser":
         runs[1].sae.set_normalizer_(torch.ones(D), 1.0)
     with pytest.raises(ConfigError, match="the same normaliser and the same batch_size"):
-        train_many(runs, MemoryStream(table, 32))
+        train_groups([(runs, MemoryStream(table, 32))])
 
 
 def test_checkpoint_of_another_run_is_refused(table, tmp_path):
@@ -341,12 +342,12 @@ def test_a_weight_that_is_not_finite_in_a_latent_that_never_fires_stops_the_run(
         with pytest.raises(TrainingDiverged, match=r"b_enc not finite after step 0 of 200 \(.*'lam': 0\.05"):
             call()
     assert not list(tmp_path.iterdir())
-    (result,) = train_many(_runs(table, [_cfg(lr=1e38)]), MemoryStream(table, 32))
+    (result,) = train_groups([(_runs(table, [_cfg(lr=1e38)]), MemoryStream(table, 32))])
     assert isinstance(result, TrainingDiverged)
 
 
 def test_no_runs_are_no_results(table):
-    assert train_many([], MemoryStream(table, 32)) == []
+    assert train_groups([]) == []
 
 
 def test_where_the_loss_is_looked_at_now_and_then_the_last_step_is_looked_at_too():
