@@ -81,7 +81,7 @@ class _Rows:
     """Rows in memory, in a store's place."""
 
     def __init__(self, x: torch.Tensor) -> None:
-        self.x = x
+        self.x, self.device = x, torch.device("cpu")
 
     def rows(self, _: int, index: np.ndarray) -> torch.Tensor:
         return self.x[index]

@@ -44,36 +44,32 @@ def parse_setting(text: str) -> tuple[str, Any]:
 def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
     top = argparse.ArgumentParser(prog="python -m saelib", description="Batch driver of the SAE workbook.")
+    profile, settings, notebooks = (argparse.ArgumentParser(add_help=False) for _ in range(3))
+    profile.add_argument("--profile", required=True, help="a file of notebooks/profiles, without .yaml")
+    name, value = "settings", "NAME=VALUE"
+    settings.add_argument("--set", dest=name, action="append", default=[], type=parse_setting, metavar=value)
+    notebooks.add_argument("notebooks", nargs="*", help="name, number or path; none: all")
     commands = top.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="execute a profile's notebooks, skip finished ones, write the report")
-    run.add_argument("notebooks", nargs="*", help="name, number or path; none: all")
-    run.add_argument("--profile", required=True, help="a file of notebooks/profiles, without .yaml")
-    run.add_argument("--set", dest="settings", action="append", default=[], type=parse_setting, metavar="NAME=VALUE")
+
+    def command(name: str, what: str, *takes: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=what, parents=takes)
+
+    every = (profile, settings, notebooks)
+    ahead = command("plan", "say what a profile will take: tokens, disk, memory, operations, time", *every)
+    stated = "operations a second of matrix products; else measured"
+    ahead.add_argument("--rate", type=float, metavar="FLOPS", help=stated)
+    ahead.add_argument("--json", type=Path, metavar="PATH", help="write the plan there too")
+    run = command("run", "execute a profile's notebooks, skip finished ones, write the report", *every)
     run.add_argument("--grid", type=Path, metavar="FILE.yaml", help="name -> list; every combination is run")
     run.add_argument("--force", action="store_true", help="execute finished notebooks again")
-    gather = commands.add_parser("collect", help="collect a profile's activations; under torchrun by all its processes")
-    gather.add_argument("--profile", required=True)
-    fit = commands.add_parser("train", help="train the SAEs that 02 and 03 begin with; under torchrun by all processes")
-    fit.add_argument("--profile", required=True)
+    command("collect", "collect a profile's activations; under torchrun by all its processes", profile, settings)
+    fit = command("train", "train what 02 and 03 begin with; under torchrun by all processes", profile, settings)
     shared = "what they share out: whole SAEs, a batch's rows, an SAE's latents"
     fit.add_argument("--over", choices=("grid", "data", "latents"), default="grid", help=shared)
-    ahead = commands.add_parser("plan", help="say what a profile will take: tokens, disk, memory, operations, time")
-    ahead.add_argument("notebooks", nargs="*", help="name, number or path; none: all")
-    ahead.add_argument("--profile", required=True, help="a file of notebooks/profiles, without .yaml")
-    ahead.add_argument("--set", dest="settings", action="append", default=[], type=parse_setting, metavar="NAME=VALUE")
-    ahead.add_argument(
-        "--rate", type=float, metavar="FLOPS", help="operations a second of matrix products; else measured"
-    )
-    ahead.add_argument("--json", type=Path, metavar="PATH", help="write the plan there too")
-    build = commands.add_parser("report", help="write data/<profile>/report from what is there")
-    build.add_argument("--profile", required=True)
-    keep = commands.add_parser(
-        "record", help="keep a finished run in the repository: notebooks, tables, README's findings"
-    )
-    keep.add_argument("--profile", required=True)
-    commands.add_parser("assets", help="fetch and convert the embedded model and text")
-    again = commands.add_parser("refresh", help="execute the source notebooks at smoke size and replace them in place")
-    again.add_argument("notebooks", nargs="*")
+    command("report", "write data/<profile>/report from what is there", profile)
+    command("record", "keep a finished run in the repository: notebooks, tables, README's findings", profile)
+    command("assets", "fetch and convert the embedded model and text")
+    command("refresh", "execute the source notebooks at smoke size and replace them in place", notebooks)
     return top
 
 
@@ -123,7 +119,7 @@ def command_run(args: argparse.Namespace) -> int:
     """Check everything, then assets where the embedded ones are used, plan, notebooks, report; 1 if one failed."""
     settings, stages = dict(args.settings), []
     jobs = batch.plan(args.profile, args.notebooks, settings, args.grid)
-    if any("embedded" in {**batch.parameters(j.source), **j.parameters}.values() for j in jobs):
+    if any("embedded" in job.values.values() for job in jobs):
         stages.append(("assets", fetch_assets(), ""))
     if not args.grid:
         plan_run(args)
@@ -162,9 +158,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "plan":
             command_plan(args)
         elif args.command == "collect":
-            sweep.collect(args.profile)
+            sweep.collect(args.profile, dict(args.settings))
         elif args.command == "train":
-            sweep.train(args.profile, args.over)
+            sweep.train(args.profile, args.over, dict(args.settings))
         elif args.command == "report":
             log.info("report: %s", report.build_report(args.profile))
         elif args.command == "record":

@@ -80,6 +80,11 @@ class Job:
         return self.source.stem
 
     @property
+    def values(self) -> dict[str, Any]:
+        """All parameters: the notebook's own where none is given."""
+        return {**parameters(self.source), **self.parameters}
+
+    @property
     def output(self) -> Path:
         return self.folder / f"{self.name}.ipynb"
 
@@ -336,8 +341,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 def package_hash(package: Path = Path(__file__).parent) -> str:
-    """Hash of this package's sources, Python and C."""
-    files = sorted(p for p in package.iterdir() if p.suffix in (".py", ".c"))
+    """Hash of this package's sources: Python, C, and the look of figures."""
+    files = sorted(p for p in package.iterdir() if p.suffix in (".py", ".c", ".mplstyle"))
     return stable_hash([(p.name, p.read_text(encoding="utf-8")) for p in files])
 
 

@@ -116,7 +116,7 @@ class ShuffledDims:
     def __next__(self) -> tuple[Tensor, np.ndarray]:
         at = self.stream.cursor
         x, rows = next(self.stream)
-        return shuffled_dims(x, self.seed + at), rows
+        return shuffled_dims(x.to(self.stream.device), self.seed + at), rows
 
     def seek(self, cursor: int) -> None:
         """Continue at the row with this number."""

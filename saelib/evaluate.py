@@ -226,7 +226,11 @@ def tally_rows(
     group: np.ndarray | None = None,
     shift: Tensor | None = None,
 ) -> Tally:
-    """One pass over the rows `index` of a site for all SAEs; `group` [len(index)] int64 says whose page a row is."""
+    """One pass over the rows `index` of a site for all SAEs; `group` [len(index)] int64 says whose page a row is.
+
+    An SAE is measured on its own device, one that lies on the CPU as a copy on the store's.
+    """
+    saes = {k: sae if sae.mean.device.type != "cpu" else deepcopy(sae).to(store.device) for k, sae in saes.items()}
     shift = _shift(store, site, index) if shift is None else shift
     x_sums = RowSums(shift, 1 if group is None else int(group.max(initial=0)) + 1)
     tally = Tally(x_sums, {name: Reconstruction(x_sums, sae.config.n_latents) for name, sae in saes.items()})

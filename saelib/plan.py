@@ -30,6 +30,7 @@ from saelib.corpus import load_contexts, read_pages
 from saelib.lm import LM, choose_device, choose_dtype, resolve_site
 from saelib.sae import ENCODER_INIT_NORM, build_sae, read_json
 from saelib.store import SPLITS, Store
+from saelib.sweep import filled
 from saelib.train import Trainer
 
 PUBLISHED = {  # dimensions of models that cannot be asked for: gated, or not yet fetched
@@ -57,6 +58,7 @@ HOST_RATE, READ_RATE, SHUFFLE_RATE = 5e11, 1e9, 2e7  # assumed: CPU operations, 
 CPU_SHARE = 0.5  # of a product's rate there, that diagnosis and pursuit reach
 NOTEBOOK, EACH, FILES = 14.0, 0.08, 0.3  # seconds a notebook, an SAE in its tables, an SAE's files: recorded runs
 CARDS, USABLE, LIBRARIES = (24, 80, 141), 0.9, 1.5e9  # GB; share of a memory that can be filled; bytes of a process
+WEIGHTS = "*.safetensors"
 CAUSES, DEEP, NOISE = "05_layer_analysis", "depths", "shuffled dimensions"  # the latter two: not in results.csv
 CHANGE = {  # what is too large -> what to do about it
     "store": "lower n_docs or contexts_per_page, name fewer sites, set store_dtype to int8, or stream_tokens",
@@ -166,7 +168,7 @@ def text_of(p: Parameters, depth_contexts: int) -> Text:
 
     `ConfigError` where the text is elsewhere and nothing says how many pages are taken.
     """
-    cfg = CorpusConfig(**{f.name: p[f.name] for f in fields(CorpusConfig) if f.name in p}, seed=p["corpus_seed"])
+    cfg = filled(CorpusConfig, p, seed=p["corpus_seed"])
     folder, tokenizer = data_dir(p["profile"]), next(assets_dir().glob("smollm2-*"), None)
     known = read_json(folder / "workspace.json") if _stored(folder) else {}
     if known.get("corpus") == cfg.to_dict() and "stream" not in known:
@@ -199,13 +201,17 @@ def _estimated(cfg: CorpusConfig, depth_contexts: int) -> Text:
     if cfg.path and path.exists():
         texts = [page.text for page in islice(read_pages(replace(cfg, n_docs=0)), SAMPLE)]
         each, said = [len(text) / CHARACTERS for text in texts], f"as the first {len(texts)} have"
-        size = sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
-        pages = round(size * len(texts) / sum(len(text.encode()) for text in texts))
-    if not (cfg.n_docs or pages):
-        raise ConfigError(f"path = {cfg.path!r} is not here, and its pages cannot be counted: set n_docs")
+        pages = round(_size(path) * len(texts) / sum(len(text.encode()) for text in texts))
     pages = cfg.n_docs or pages
+    if not pages:
+        raise ConfigError(f"path = {cfg.path!r} is not here, and its pages cannot be counted: set n_docs")
     every, some = (pages * np.mean([_kept(n, cfg, k) for n in each]) for k in (cfg.contexts_per_page, depth_contexts))
     return Text((SHARES * every).tolist(), float(some), f"{pages:,} pages of {np.mean(each):,.0f} tokens, {said}")
+
+
+def _size(path: Path, files: str = "*") -> int:
+    """Bytes of a file, or of a folder's files of such names."""
+    return sum(file.stat().st_size for file in (path, *path.rglob(files)) if file.is_file())
 
 
 def model_of(name: str) -> tuple[Any, str]:
@@ -350,8 +356,7 @@ def make_plan(
     """
     jobs = batch.plan(profile, names, overrides)
     todo = [job.name for job in jobs if force or not batch.is_finished(job)]
-    every = {job.name: job for job in (*batch.plan(profile), *jobs)}  # model and text are 01's, whichever are asked for
-    of = {name: batch.parameters(job.source) | dict(job.parameters) for name, job in every.items()}
+    of = {job.name: job.values for job in (*batch.plan(profile), *jobs)}  # model and text are 01's, whichever are asked
     first = of.get(batch.COLLECT, {})
     if not todo or "source" not in first:
         return {}
@@ -448,9 +453,9 @@ def disk_of(p: Profile) -> dict[str, float]:
     rows, held = sum(p.text.split), sum(p.text.split[1:])
     of = {name: partial(costs.store_bytes, d=d, dtype=dtype) for name, dtype in (("own", p.dtype), ("int8", "int8"))}
     saes = sum(4 * g.count * costs.sae_weights(d, g.latents, g.gated) for g in p.every if g.what != NOISE)
-    store = 0 if _stored(folder) else of["own"](_rows_stored(p), len(p.sites)) - _size(folder / "store")
-    need = {"store": store, "SAEs": saes - _size(folder / "saes") - _size(deep / "saes")}
-    need["depths"] = of["own"](p.text.depths, len(p.deep)) - _size(deep / "store") if p.deep else 0
+    store = 0 if _stored(folder) else of["own"](_rows_stored(p), len(p.sites)) - _size(folder / "store", WEIGHTS)
+    need = {"store": store, "SAEs": saes - sum(_size(at / "saes", WEIGHTS) for at in (folder, deep))}
+    need["depths"] = of["own"](p.text.depths, len(p.deep)) - _size(deep / "store", WEIGHTS) if p.deep else 0
     need = {part: max(0, size) for part, size in need.items()}
     free = shutil.disk_usage(next(f for f in (folder, *folder.parents) if f.exists())).free
     out = need | {"in all": sum(need.values()), "free": free, "a site": of["own"](rows, 1)}
@@ -462,10 +467,6 @@ def _rows_stored(p: Profile) -> float:
     """Of a site: all, or held-out ones and a sample where the training rows are streamed."""
     sample = p.first.get("stream_contexts", 0) * p.first["ctx_len"]
     return min(sum(p.text.split), sum(p.text.split[1:]) + (sample if p.first.get("stream_tokens") else p.text.split[0]))
-
-
-def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
 
 
 def memory_of(p: Profile) -> dict[str, float]:

@@ -32,6 +32,7 @@ from matplotlib.figure import Figure
 
 from saelib.config import root
 
+STYLE = Path(__file__).with_name("plots.mplstyle")
 DPI = 150
 L0_FLOOR = 0.5  # codes sparser than this have collapsed: log axes end here, and such runs are drawn at the edge
 INK, FAINT = "#333333", "#777777"
@@ -82,17 +83,7 @@ METRIC_LABELS = {
 
 def style() -> AbstractContextManager:
     """The look of every figure, as a context: nothing global changes outside it."""
-    sizes = dict.fromkeys(("font.size", "axes.labelsize", "axes.titlesize", "legend.fontsize"), 10)
-    sizes |= {"xtick.labelsize": 9.5, "ytick.labelsize": 9.5, "lines.linewidth": 1.6, "lines.markersize": 5.5}
-    lines = {"axes.grid": True, "grid.color": "#E6E6E6", "grid.linewidth": 0.7, "axes.linewidth": 0.8}
-    ticks = {f"{a}tick.{k}": v for a in "xy" for k, v in (("major.size", 3.5), ("major.width", 0.8), ("minor.size", 0))}
-    rest = {
-        "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib, so the bytes do not depend on installed fonts
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "legend.frameon": False,
-    }
-    return mpl.rc_context(sns.axes_style("ticks") | sizes | lines | ticks | rest)
+    return mpl.rc_context(sns.axes_style("ticks") | mpl.rc_params_from_file(STYLE, use_default_template=False))
 
 
 def site_color(site: int | np.integer, n_layers: int) -> tuple[float, float, float, float]:

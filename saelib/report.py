@@ -175,47 +175,7 @@ def notebook_html(path: Path) -> str:
 
 # --- index -----------------------------------------------------------------------------------------------------------
 
-INDEX = """{% macro figure(name, caption) %}<figure><img src="figures/{{ name }}" alt="{{ name }}">
-<figcaption>{{ caption }}</figcaption></figure>
-{% endmacro %}<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Sparse autoencoders by depth: profile {{ profile }}</title>
-<style>
-body { font: 16px/1.5 Georgia, serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; width: 100%; font-size: 0.9em; margin: 1rem 0; }
-th, td { text-align: left; vertical-align: top; padding: 0.3rem 0.6rem; border-bottom: 1px solid #ccc; }
-figure { margin: 1.5rem 0; } img { max-width: 100%; } figcaption { font-size: 0.9em; color: #444; }
-.verdict { white-space: nowrap; font-weight: bold; } .failed { color: #a00; } td.within { padding-left: 2rem; }
-</style></head><body>
-<h1>Sparse autoencoders on a language model, by depth</h1>
-{% for name in failed %}<p class="failed">{{ name }} failed; its page shows how far it came.</p>{% endfor %}
-<h2>Abstract</h2>
-<p>Can a sparse dictionary rebuild what the model represents at a depth, how sparsely, and if not, why not? These
-notebooks repeat a published early experiment (Park, 2024) and test its four findings. {{ abstract }} Every number was
-computed in the notebook it is linked to, on held-out pages.</p>
-<p>Profile <b>{{ profile }}</b>{% for name, value in facts %}; {{ name }}: {{ value }}{% endfor %}.</p>
-{% for name, caption in key %}{{ figure(name, caption) }}{% endfor %}
-<h2>Verdicts</h2>
-{% if verdicts %}<table><tr><th>Finding</th><th>Claim</th><th>Verdict</th><th>Effect</th><th>Computed in</th></tr>
-{% for v in verdicts %}<tr><td title="{{ findings.get(v.finding[:2], '') }}">{{ v.finding }}</td><td>{{ v.claim }}</td>
-<td class="verdict">{{ v.verdict }}</td><td>{{ v.effect }}</td>
-<td><a href="{{ v.notebook }}.html#{{ v.cell | replace(' ', '-') }}">{{ v.notebook }}: {{ v.cell }}</a></td></tr>
-{% endfor %}</table>{% else %}<p>None recorded yet.</p>{% endif %}
-<h3>The findings as reported</h3>
-<ul>{% for name, text in findings.items() %}<li>{{ name }}: {{ text }}</li>{% endfor %}</ul>
-{% if figures %}<h2>Other figures behind verdicts</h2>{% endif %}
-{% for name, caption in figures %}{{ figure(name, caption) }}{% endfor %}
-<h2>Notebooks</h2>
-<ul>{% for page, text in pages %}<li><a href="{{ page }}">{{ text }}</a></li>{% endfor %}</ul>
-{% if more %}<h2>Further figures</h2>
-{% for name in more %}{{ figure(name, name) }}{% endfor %}{% endif %}
-{% if stages %}<h2>Time</h2>
-<p>Indented: work inside the notebooks, part of their time and not beside it.</p>
-<table><tr><th>Stage</th><th>Runs</th><th>Seconds</th></tr>{% for stage, runs, seconds in stages %}
-<tr><td{% if not stage.startswith("notebook:") %} class="within"{% endif %}>{{ stage }}</td>
-<td>{{ runs }}</td><td>{{ "%.1f" | format(seconds) }}</td></tr>{% endfor %}</table>{% endif %}
-</body></html>
-"""
+INDEX = Path(__file__).with_name("report.html.j2")
 
 
 def _table(path: Path) -> pd.DataFrame:
@@ -307,7 +267,7 @@ def build_report(profile: str) -> Path:
         context["key"], context["figures"], context["more"] = _copy_figures(profile, verdicts, new / "figures")
         for page, path in notebooks.items():
             write_text(new / page, notebook_html(path))
-        index = jinja2.Environment(autoescape=True).from_string(INDEX)
+        index = jinja2.Environment(autoescape=True).from_string(INDEX.read_text(encoding="utf-8"))
         write_text(new / "index.html", index.render(context))
     return folder / "index.html"
 

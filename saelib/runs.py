@@ -37,7 +37,7 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
-from saelib import __version__, intervals, metrics
+from saelib import __version__, costs, intervals, metrics
 from saelib.assets import resolve_model
 from saelib.collect import collect
 from saelib.config import (
@@ -147,8 +147,7 @@ class Workspace:
         self.evaluation = evaluation or EvalConfig()
         self.folder = data_dir(profile)
         self.checkpoint_every = 200  # steps
-        # SAEs trained at once: weights, gradients and moments of all are held
-        self.together = 1 if over == "latents" else 8
+        self.together = 1 if over == "latents" else 8  # SAEs trained at once, on a GPU fewer where no more fit
         self._normalizers: dict[tuple[int, str, str], tuple[torch.Tensor, float]] = {}
 
     def measuring(self, evaluation: EvalConfig) -> Workspace:
@@ -184,6 +183,7 @@ class Workspace:
         finished = (self.folder / "store" / "manifest.json").exists()
         resumed = (self.folder / "store").exists()
         self.store = collect(lm, contexts, resolved, self.folder / "store", cfg, not headless(), self.ranks)
+        self.store.device = lm.device
         if not finished and not self.ranks.rank:
             log_time(self.folder, "collect", time.monotonic() - start, tokens=self.store.n_rows, resumed=resumed)
         if streaming:
@@ -223,7 +223,9 @@ class Workspace:
                 f"{self.folder / 'store'} holds no finished store: run notebook 01_collect with profile "
                 f"{self.profile!r} first"
             )
-        return Store.open(self.folder / "store")
+        store = Store.open(self.folder / "store")
+        store.device = choose_device(self.device_name)
+        return store
 
     @cached_property
     def lm(self) -> LM:
@@ -427,13 +429,13 @@ class Workspace:
         return Split(rows=self.ranks) if self.over == "data" else Split(ONE, self.ranks, spec.sae.n_latents)
 
     def _waves(self, specs: dict[str, Spec]) -> list[list[list[str]]]:
-        """Groups of runs that share a stream and its normaliser, at most `together` SAEs at once.
+        """Groups of runs that share a stream and its normaliser, at most `_at_once` SAEs at a time.
 
         Live, groups of all sites are trained side by side, so that one pass of the model feeds them all; those of
         another token mask have other rows in a block, and their turn later.
         """
         live, ranks = "stream" in self.identity, self.ranks.size if self.over == "grid" else 1
-        together = min(self.together, -(-len(specs) // ranks))  # so that no rank is left without
+        together = min(self.ranks.first(self._at_once(specs)), -(-len(specs) // ranks))  # no rank is left without
 
         def key(run: str) -> tuple[Any, ...]:
             sae, cfg = specs[run]
@@ -444,6 +446,17 @@ class Workspace:
             return [[part] for group in _grouped(specs, key) for part in _parts(group, together)]
         masks = _grouped(specs, lambda run: specs[run].train.tokens_mask)
         return [_grouped(part, key) for runs in masks for part in _parts(runs, together)]
+
+    def _at_once(self, specs: dict[str, Spec]) -> int:
+        """SAEs to train at once: `together`, or on a GPU as many as its free memory holds, but one in any case."""
+        device = choose_device(self.device_name)
+        if device.type == "cpu" or not specs:
+            return self.together
+        buffers = self.live.nbytes if "stream" in self.identity and self.live.device == device else 0
+        torch.cuda.empty_cache()
+        free = 0.9 * torch.cuda.mem_get_info(device)[0] - buffers
+        fit = min(costs.at_once(free, s.sae.d_in, s.sae.n_latents, s.train.batch_size) for s in specs.values())
+        return max(1, min(self.together, fit))
 
     def _train_wave(
         self, wave: list[list[str]], specs: dict[str, Spec], notebook: str, bar: Any

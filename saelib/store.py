@@ -357,6 +357,7 @@ class Store:
         self.sites: tuple[int, ...] = tuple(manifest["sites"])
         self.d_model: int = manifest["d_model"]
         self.n_rows: int = manifest["n_rows"]
+        self.device = torch.device("cpu")  # where sums over rows are formed, and SAEs that lie on the CPU are measured
         self._starts = np.cumsum([0, *(shard["rows"] for shard in manifest["shards"])])
         self._mapped: dict[tuple[int, int], dict[str, Tensor]] = {}
         for name, entry in manifest["files"].items():
@@ -517,6 +518,11 @@ class ShuffledRows:
         self.store, self.site, self.index = store, site, index
         self.batch_size, self.seed, self.cursor = batch_size, seed, 0
         self._epoch, self._order = -1, index
+
+    @property
+    def device(self) -> torch.device:
+        """Where what is made of the rows belongs."""
+        return self.store.device
 
     def sample(self, n: int, generator: torch.Generator, cursor: int) -> Float32[Tensor, "n d_model"]:
         """Up to n rows drawn from all of the stream, wherever it stands."""

@@ -188,6 +188,11 @@ class LiveRows:
         require_buffer(blocks.cfg, AHEAD * batch_size, f"{AHEAD} batches of {batch_size} rows")
         self.blocks, self.site, self.tokens, self.batch_size, self.cursor = blocks, site, tokens, batch_size, 0
 
+    @property
+    def device(self) -> torch.device:
+        """Where the rows lie."""
+        return self.blocks.device
+
     def seek(self, cursor: int) -> None:
         """Go to where `cursor` rows have been consumed."""
         self.cursor = cursor

@@ -12,7 +12,7 @@ from dataclasses import fields
 from typing import Any, Literal
 
 from saelib import batch
-from saelib.config import CollectConfig, CorpusConfig, EvalConfig
+from saelib.config import CollectConfig, CorpusConfig, EvalConfig, StreamConfig
 from saelib.dist import started
 from saelib.runs import ARMS, Spec, Workspace
 
@@ -21,12 +21,9 @@ RECIPE = ("n_latents", "tokens", "batch_size", "lr", "schedule", "warmup", "lam_
 log = logging.getLogger("saelib")
 
 
-def settings(profile: str, notebook: str) -> dict[str, Any]:
-    """Every parameter of a notebook under a profile, checked as `run` checks it."""
-    (path,) = batch.sources([notebook])
-    values = {**batch.parameters(path), **batch.resolve_profile(profile)[path]}
-    batch.check_ranges(path, values)
-    return values
+def settings(profile: str, overrides: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
+    """Every parameter of each notebook under a profile, checked as `run` checks it."""
+    return {job.name: job.values for job in batch.plan(profile, (), overrides)}
 
 
 def filled(config: type, values: Mapping[str, Any], **named: Any) -> Any:
@@ -47,23 +44,27 @@ def sweep(workspace: Workspace, notebook: str, values: Mapping[str, Any]) -> lis
     return [workspace.spec(arm, site, lam=lam, seed=s, **recipe) for arm, site, s, lam in cells]
 
 
-def collect(profile: str) -> None:
+def collect(profile: str, overrides: Mapping[str, Any] | None = None) -> None:
     """Collect a profile's activations: the store of notebook 01, its shards shared out among the ranks."""
-    values = settings(profile, "01_collect")
+    values = settings(profile, overrides)["01_collect"]
     corpus = filled(CorpusConfig, values, seed=values["corpus_seed"])
     config = filled(CollectConfig, values, dtype=values["store_dtype"])
+    live = [values[name] for name in ("stream_tokens", "stream_contexts", "stream_held_out")]
+    streaming = StreamConfig(*live) if live[0] else None
     with started(values["device"]) as ranks:
         workspace = Workspace(profile, values["device"], ranks=ranks)
-        store = workspace.collect(values["model"], corpus, values["sites"], config, values["dtype"])
+        store = workspace.collect(values["model"], corpus, values["sites"], config, values["dtype"], streaming)
         log.info("%s: %d rows a site, store %s", store.path, store.n_rows, store.store_id)
 
 
-def train(profile: str, over: Literal["grid", "data", "latents"] = "grid") -> None:
+def train(
+    profile: str, over: Literal["grid", "data", "latents"] = "grid", overrides: Mapping[str, Any] | None = None
+) -> None:
     """Train and measure the SAEs that notebooks 02 and 03 begin with; `over`: see `runs.Workspace`."""
-    each = {notebook: settings(profile, notebook) for notebook in ("02_train_sae", "03_train_gated")}
-    with started(each["02_train_sae"]["device"]) as ranks:
-        workspace = Workspace(profile, each["02_train_sae"]["device"], ranks=ranks, over=over)
-        for notebook, values in each.items():
-            measured = workspace.measuring(EvalConfig(ce_tokens=values["ce_tokens"]))
-            rows = measured.train(sweep(measured, notebook, values), notebook)
+    every = settings(profile, overrides)
+    with started(every["02_train_sae"]["device"]) as ranks:
+        workspace = Workspace(profile, every["02_train_sae"]["device"], ranks=ranks, over=over)
+        for notebook in ("02_train_sae", "03_train_gated"):
+            measured = workspace.measuring(EvalConfig(ce_tokens=every[notebook]["ce_tokens"]))
+            rows = measured.train(sweep(measured, notebook, every[notebook]), notebook)
             log.info("%s: %d SAEs trained and measured", notebook, len(rows))

@@ -21,7 +21,7 @@ from test_store import all_bytes
 from saelib import sweep
 from saelib.__main__ import main
 from saelib.batch import code_cells, sources
-from saelib.config import data_dir
+from saelib.config import ConfigError, StreamConfig, data_dir
 from saelib.runs import Workspace
 
 HERE = Path(__file__).parent
@@ -98,14 +98,14 @@ def run_cells(notebook):
     for number, cell in enumerate(code_cells(nbformat.read(path, as_version=4))):
         exec(cell["source"], names)
         if number == 0:  # the parameters
-            names |= sweep.settings("alone", notebook) | {"profile": "alone"}
+            names |= sweep.settings("alone")[notebook] | {"profile": "alone"}
 
 
 @pytest.mark.parametrize("notebook", ["02_train_sae", "03_train_gated"])
 def test_the_sweep_is_what_the_notebook_s_first_cells_train(alone, at_home, notebook):
     (specs, asking), _ = asked("train", lambda: run_cells(notebook))
     workspace = Workspace("alone", "cpu")
-    made = sweep.sweep(workspace, notebook, sweep.settings("alone", notebook))
+    made = sweep.sweep(workspace, notebook, sweep.settings("alone")[notebook])
     assert asking == notebook
     assert {workspace.run_id(spec) for spec in made} == {workspace.run_id(spec) for spec in specs}
     assert len(made) == len(specs) == {"02_train_sae": 4, "03_train_gated": 12}[notebook]
@@ -115,8 +115,16 @@ def test_the_sweep_is_what_the_notebook_s_first_cells_train(alone, at_home, note
 def test_what_is_collected_is_what_notebook_01_asks_for(at_home):
     wanted = asked("collect", lambda: run_cells("01_collect"))
     assert asked("collect", lambda: sweep.collect("alone")) == wanted
-    _, corpus, _, config, dtype = wanted[0]
-    assert (corpus.seed, config.dtype, dtype) == (1, "bfloat16", "float32")
+    _, corpus, _, config, dtype, live = wanted[0]
+    assert (corpus.seed, config.dtype, dtype, live) == (1, "bfloat16", "float32", None)
+
+
+def test_settings_of_the_command_line_reach_collection_and_may_stream(at_home):
+    found = asked("collect", lambda: sweep.collect("alone", {"stream_tokens": 2048, "n_latents": 24, "bos": "never"}))
+    assert found[0][-1] == StreamConfig(buffer_tokens=2048)
+    assert found[0][1].bos == "never"
+    with pytest.raises(ConfigError, match="'n_latent'"):
+        sweep.collect("alone", {"n_latent": 24})
 
 
 def test_torchrun_collects_the_same_store_and_the_notebook_launcher_trains_the_same_saes(alone, at_home):
