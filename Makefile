@@ -8,7 +8,7 @@ PYTHON ?= $(shell for p in python3.11 python3; do if $$p -c '$(IS_311)' 2>/dev/n
 
 BIN := .venv/bin
 STAMP := .venv/.stamp
-LINTED := saelib tests notebooks benchmarks
+LINTED := saelib tests notebooks benchmarks tools
 # The notebooks are compared as a fresh clone would run them: an empty data folder but for the assets, removed afterwards.
 FRESH := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && mkdir "$$home/data" \
 	&& ln -s "$(CURDIR)/data/assets" "$$home/data/assets" && ln -s "$(CURDIR)/notebooks" "$$home/notebooks" \
@@ -30,7 +30,7 @@ report: venv ## write data/PROFILE/report again from what is there
 	$(BIN)/python -m saelib report --profile $(PROFILE)
 
 record: venv ## keep the finished run of PROFILE in the repository: notebooks, tables, README's findings
-	$(BIN)/python -m saelib record --profile $(PROFILE)
+	$(BIN)/python tools/record.py $(PROFILE)
 
 test: lint unit nbval ## lint, unit tests, and every notebook executed and compared with its committed outputs
 	@echo "make test: lint, unit tests and $(words $(wildcard notebooks/*.ipynb)) notebooks passed"
@@ -49,7 +49,7 @@ nbval: venv assets ## the notebooks alone, one process each, in order, from an e
 	if [ -n "$$failed" ]; then echo "notebooks that failed:$$failed"; exit 1; fi
 
 refresh: venv assets ## execute the source notebooks at smoke size and replace them in place, each only on success
-	@$(FRESH); $(BIN)/python -m saelib refresh $(NOTEBOOKS)
+	@$(FRESH); $(BIN)/python tools/refresh.py $(NOTEBOOKS)
 
 lab: venv ## JupyterLab on the notebooks, with its ordinary token
 	$(BIN)/jupyter lab --notebook-dir=notebooks $(ARGS)
@@ -72,7 +72,7 @@ $(STAMP): requirements.txt
 
 clean: ## remove the environment and caches; data/ and figures/ stay
 	rm -rf .venv .ruff_cache .pytest_cache .hypothesis saelib.egg-info
-	find saelib tests notebooks benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find saelib tests notebooks benchmarks tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-data: ## remove data/PROFILE and what goes with it: only with PROFILE given on the command line
 ifeq ($(origin PROFILE),command line)

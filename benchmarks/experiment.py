@@ -1,7 +1,7 @@
 """The original experiment at its real shape with random weights: how long each part takes, and so the whole.
 
-    python benchmarks/experiment.py [--json PATH]                                      # on one GPU of 80 GB or more
-    python benchmarks/experiment.py --shape tiny --tokens 4096 --steps 4 --latents 64 --batch 64   # anywhere, in seconds
+    python benchmarks/experiment.py [--json PATH]      # on one GPU of 80 GB or more
+    python benchmarks/experiment.py --shape tiny --tokens 8000 --steps 4 --latents 64 --batch 64 --buffer 2048   # a CPU
 
 Random weights of Llama-2-7B's shape read pages of FEVER's lengths. `collect` writes a store of three sites, as notebook
 01 does. `train` fits, on each site's rows, five λ each of the plain and the Gated SAE on one stream: 30 SAEs, of which

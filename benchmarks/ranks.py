@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
-from dist_child import DTYPES, KINDS, MODES, rows, told_history, trained
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parent))
+from dist_child import DTYPES, KINDS, MODES, one_thread, rows, told_history, trained
 from harness import machine, parser, report
 from test_collect import CFG, SITES, collect, make_contexts, make_lm
 from test_dist import fvu, relative, run_ranks
@@ -64,7 +64,8 @@ def main() -> None:
     about = machine("cpu")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        collect(make_lm(), make_contexts(), SITES, folder / "store1", CFG, progress=False)
+        with one_thread():
+            collect(make_lm(), make_contexts(), SITES, folder / "store1", CFG, progress=False)
         table = [{"name": "store", "ranks": 1, "sha256": content(folder / "store1")}]
         for ranks in args.ranks:
             run_ranks("everything", ranks, folder)

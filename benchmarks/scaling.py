@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from collect import SMOLLM2, random_model
+from collect import LLAMA2_7B, SMOLLM2, random_model
 from harness import interleaved, machine, parser
 from step import trainer_at
 from summary import cell, table
@@ -29,7 +29,7 @@ from summary import cell, table
 from saelib import costs, metrics
 from saelib.evaluate import tally_rows
 from saelib.lm import LM
-from saelib.plan import PUBLISHED, USABLE
+from saelib.plan import USABLE
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results", HERE / "SCALING.md"
@@ -190,7 +190,7 @@ def h100() -> dict[str, float]:
     d, n, b, k = 4096, one["n_latents"], one["batch"], one["l0"]
     encoder, codes, moved, _ = step_quantities(d, n, b, k)
     collected = next(row for row in recorded("collect_h100") if row["name"] == "saelib")
-    flops = costs.forward_flops(PUBLISHED["meta-llama/Llama-2-7b-hf"], max(collected["sites"]), CTX)
+    flops = costs.forward_flops(costs.shape_of(LLAMA2_7B), max(collected["sites"]), CTX)
     return {
         "forward": collected["tokens_per_second"] * flops,
         "encoder": encoder / seconds["encoder, entries found (screen)"],
@@ -220,7 +220,7 @@ def extrapolated(tokens: float, n: int, ranks: int, how: str, batch: int = 8192,
     Data-parallel: each rank takes its share of the batch and holds all weights. Split by latents: each takes the whole
     batch and holds its share of the weights.
     """
-    rate, shape = h100(), PUBLISHED["meta-llama/Llama-2-7b-hf"]
+    rate, shape = h100(), costs.shape_of(LLAMA2_7B)
     split, d = how == "split by latents", shape.d_model
     encoder, codes, moved, _ = step_quantities(d, n, batch, active)
     link = LINKS["NVLink" if ranks <= 8 else "between nodes"]

@@ -1,4 +1,4 @@
-"""Command line: `python -m saelib {plan,run,collect,train,report,record,assets,refresh}`; each has `--help`.
+"""Command line: `python -m saelib {plan,run,collect,train,report,assets}`; each has `--help`.
 
 `collect` and `train` also run as many processes: `torchrun --nproc-per-node 8 -m saelib train --profile full`.
 """
@@ -44,17 +44,16 @@ def parse_setting(text: str) -> tuple[str, Any]:
 def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
     top = argparse.ArgumentParser(prog="python -m saelib", description="Batch driver of the SAE workbook.")
-    profile, settings, notebooks = (argparse.ArgumentParser(add_help=False) for _ in range(3))
+    profile, values, notebooks = (argparse.ArgumentParser(add_help=False) for _ in range(3))
     profile.add_argument("--profile", required=True, help="a file of notebooks/profiles, without .yaml")
-    name, value = "settings", "NAME=VALUE"
-    settings.add_argument("--set", dest=name, action="append", default=[], type=parse_setting, metavar=value)
+    values.add_argument("--set", dest="settings", action="append", default=[], type=parse_setting, metavar="NAME=VALUE")
     notebooks.add_argument("notebooks", nargs="*", help="name, number or path; none: all")
     commands = top.add_subparsers(dest="command", required=True)
 
     def command(name: str, what: str, *takes: argparse.ArgumentParser) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=what, parents=takes)
 
-    every = (profile, settings, notebooks)
+    every = (profile, values, notebooks)
     ahead = command("plan", "say what a profile will take: tokens, disk, memory, operations, time", *every)
     stated = "operations a second of matrix products; else measured"
     ahead.add_argument("--rate", type=float, metavar="FLOPS", help=stated)
@@ -62,14 +61,12 @@ def parser() -> argparse.ArgumentParser:
     run = command("run", "execute a profile's notebooks, skip finished ones, write the report", *every)
     run.add_argument("--grid", type=Path, metavar="FILE.yaml", help="name -> list; every combination is run")
     run.add_argument("--force", action="store_true", help="execute finished notebooks again")
-    command("collect", "collect a profile's activations; under torchrun by all its processes", profile, settings)
-    fit = command("train", "train what 02 and 03 begin with; under torchrun by all processes", profile, settings)
+    command("collect", "collect a profile's activations; under torchrun by all its processes", profile, values)
+    fit = command("train", "train what 02 and 03 begin with; under torchrun by all processes", profile, values)
     shared = "what they share out: whole SAEs, a batch's rows, an SAE's latents"
     fit.add_argument("--over", choices=("grid", "data", "latents"), default="grid", help=shared)
     command("report", "write data/<profile>/report from what is there", profile)
-    command("record", "keep a finished run in the repository: notebooks, tables, README's findings", profile)
     command("assets", "fetch and convert the embedded model and text")
-    command("refresh", "execute the source notebooks at smoke size and replace them in place", notebooks)
     return top
 
 
@@ -163,12 +160,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             sweep.train(args.profile, args.over, dict(args.settings))
         elif args.command == "report":
             log.info("report: %s", report.build_report(args.profile))
-        elif args.command == "record":
-            log.info("recorded %d files of profile %s", len(report.record(args.profile)), args.profile)
-        elif args.command == "assets":
-            fetch_assets()
         else:
-            log.info("refreshed: %s", ", ".join(p.name for p in batch.refresh(args.notebooks)))
+            fetch_assets()
     except (AssetError, FileNotFoundError, StoreError, TrainingDiverged, ValueError) as error:  # or a `ConfigError`
         log.error("error: %s", one_line(error))
         return 2

@@ -29,6 +29,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from saelib.config import root
 
+EMBEDDED = "smollm2-135m-instruct-q4_1"  # the embedded model's folder, with which its id begins
 MODEL_LABEL = "SmolLM2-135M-Instruct, dequantised from Q4_1"
 REQUIREMENTS = Path(__file__).with_name("embedded_assets.txt")
 RECORD = "sha256.json"  # in the model's folder: file -> [sha256, bytes, time of change]
@@ -117,7 +118,7 @@ def embedded_model() -> Path:
     The first call downloads 93 MB and converts them, in about 30 s. Raises `AssetError` when it cannot be had, or
     when a file of the folder is not the one that was made.
     """
-    folder = assets_dir() / "smollm2-135m-instruct-q4_1"
+    folder = assets_dir() / EMBEDDED
     say = f"Downloading {MODEL_LABEL}, and converting it to {folder} (once, 93 MB and about 30 s)"
     made_once(folder, lambda tmp: _convert_apart(_extract(GGUF, tmp), tmp / "model"), say)
     with _lock():

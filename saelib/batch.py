@@ -468,16 +468,3 @@ def run(
             no_store.add(job.grid)
         log.info("=== %s %s %.1f s %s", job.name, results[-1].status, results[-1].seconds, results[-1].error)
     return results
-
-
-def refresh(names: Sequence[str] = ()) -> list[Path]:
-    """Re-execute notebooks with their own literals (the smoke size) and replace each in place, only on success."""
-    paths = sources(names)
-    for path in paths:
-        temp = path.with_name(f".{path.name}")
-        try:
-            execute(path, temp, {})
-            os.replace(temp, path)
-        finally:
-            temp.unlink(missing_ok=True)
-    return paths

@@ -185,15 +185,13 @@ def _per_dim(store: Store, site: int, index: np.ndarray) -> dict[str, Float64[Te
     return {"var": square / len(index) - (total / len(index)).square(), "max_abs": biggest}
 
 
-def massive_tokens(
-    store: Store, site: int, k: int = 20, tokenizer: Any = None, include_first: bool = False
-) -> pd.DataFrame:
+def massive_tokens(store: Store, site: int, k: int = 20, tokenizer: Any = None) -> pd.DataFrame:
     """The k tokens of largest norm, largest first, with page title, position, class and norm over the site's median.
 
-    Position 0 is left out unless `include_first`; `token` is the decoded text, empty without a tokenizer.
+    Position 0 is left out; `token` is the decoded text, empty without a tokenizer.
     """
     norm, position = store.norm(site), store.tokens["position"]
-    candidates = np.flatnonzero((position > 0) | include_first)
+    candidates = np.flatnonzero(position > 0)
     rows = candidates[np.argsort(-norm[candidates], kind="stable")[:k]]
     ids = store.tokens["token_id"][rows]
     columns = {"site": site, "row": rows, "title": [store.page_titles[p] for p in store.tokens["page"][rows]]}

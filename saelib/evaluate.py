@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
@@ -137,17 +138,13 @@ def _batch_losses(
     logits = lm.continue_from(site, stream, ids)
     p = metrics.next_token_probs(logits) if replacements else None
     clean, entropy = metrics.next_token_losses(logits, ids, p)
-    out = ReplacedLosses(np.full(len(rows), rows.shape[1] - 1), _numpy(clean), {}, {})
+    out = ReplacedLosses(np.full(len(rows), rows.shape[1] - 1), clean.cpu().numpy(), {}, {})
     for name, replacement in replacements.items():
         patched = stream.clone()
         patched[at] = replacement(stored[at]).to(patched)
         ce, cross_entropy = metrics.next_token_losses(lm.continue_from(site, patched, ids), ids, p)
-        out.ce[name], out.kl[name] = _numpy(ce), _numpy(cross_entropy - entropy)
+        out.ce[name], out.kl[name] = ce.cpu().numpy(), (cross_entropy - entropy).cpu().numpy()
     return out
-
-
-def _numpy(x: Tensor) -> np.ndarray:
-    return x.cpu().numpy()
 
 
 def _page_sums(store: Store, contexts: Sequence[int], values: np.ndarray) -> dict[str, int | float]:
@@ -230,7 +227,8 @@ def tally_rows(
 
     An SAE is measured on its own device, one that lies on the CPU as a copy on the store's.
     """
-    saes = {k: sae if sae.mean.device.type != "cpu" else deepcopy(sae).to(store.device) for k, sae in saes.items()}
+    if store.device.type != "cpu":
+        saes = {name: sae if sae.mean.is_cuda else deepcopy(sae).to(store.device) for name, sae in saes.items()}
     shift = _shift(store, site, index) if shift is None else shift
     x_sums = RowSums(shift, 1 if group is None else int(group.max(initial=0)) + 1)
     tally = Tally(x_sums, {name: Reconstruction(x_sums, sae.config.n_latents) for name, sae in saes.items()})
@@ -313,7 +311,7 @@ def evaluate(
         _check_sae(name, sae, store, site)
     losses = None
     if cfg.ce_tokens:
-        patches = {name: _patch(sae) for name, sae in saes.items()}
+        patches = {name: lambda rows, sae=sae: sae.reconstruct(rows.to(sae.mean.device)) for name, sae in saes.items()}
         losses = replaced_losses(lm, store, site, ref.contexts, cfg.batch_tokens, patches)
     rows = _TestRows.of(store, site)
     tallies = rows.tally(saes, store, site)
@@ -340,10 +338,6 @@ def _check_reference(ref: SiteReference | None, store: Store, site: int, lm: LM 
     for name, value in _key(lm, store, site, cfg).items():
         if getattr(ref, name) != value:
             raise ValueError(f"the reference's {name} is {getattr(ref, name)!r}, the evaluation's is {value!r}")
-
-
-def _patch(sae: SAE | GatedSAE) -> Replacement:
-    return lambda rows: sae.reconstruct(rows.to(sae.mean.device))
 
 
 class _TestRows(NamedTuple):

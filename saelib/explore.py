@@ -287,7 +287,7 @@ class Panel:
         self._on_run()
 
     def _on_run(self) -> None:
-        run = self._chosen()
+        run = self.results[self.results["run_id"] == self.run.value].iloc[0]
         self.curve.value = plots.to_png(self._figure(run))
         self.metrics.value = metrics_html(run)
         self.contexts.value = _page("encoding test tokens …")
@@ -316,9 +316,6 @@ class Panel:
 
     def _rows(self) -> pd.DataFrame:
         return self.results[self.results["site"] == self.site.value]
-
-    def _chosen(self) -> pd.Series:
-        return self.results[self.results["run_id"] == self.run.value].iloc[0]
 
     def _figure(self, run: pd.Series) -> Any:
         label = plots.looks_of([run["arm"]])[run["arm"]].label

@@ -143,10 +143,6 @@ class LM:
         with self._entered_at(start, stream.detach().to(self.device, self.dtype)):
             return self._forward(ids)
 
-    def run_full(self, input_ids: Tensor) -> Tensor:
-        """The model's own logits [batch, time, vocab]; an inference tensor: read only."""
-        return self._forward(self._checked_ids(input_ids))
-
     @torch.inference_mode()
     def _forward(self, ids: Tensor) -> Tensor:
         # No attention mask: contexts are unpadded, and without one the causal kernel can be used.

@@ -13,7 +13,8 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from contextlib import chdir
+from dataclasses import replace
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
@@ -24,8 +25,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 from saelib import batch, costs, metrics
-from saelib.assets import assets_dir
-from saelib.config import ConfigError, CorpusConfig, SAEConfig, TrainConfig, data_dir
+from saelib.assets import resolve_model
+from saelib.config import ConfigError, CorpusConfig, SAEConfig, TrainConfig, data_dir, root
 from saelib.corpus import load_contexts, read_pages
 from saelib.lm import LM, choose_device, choose_dtype, resolve_site
 from saelib.sae import ENCODER_INIT_NORM, build_sae, read_json
@@ -33,15 +34,9 @@ from saelib.store import SPLITS, Store
 from saelib.sweep import filled
 from saelib.train import Trainer
 
-PUBLISHED = {  # dimensions of models that cannot be asked for: gated, or not yet fetched
-    "embedded": LlamaConfig(
-        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
-        num_key_value_heads=3, tie_word_embeddings=True,
-    ),
-    "meta-llama/Llama-2-7b-hf": LlamaConfig(),  # the class's defaults
-}  # fmt: skip
+LLAMA = "meta-llama/Llama-2-7b-hf"  # gated: planned by its published dimensions, which are `LlamaConfig`'s defaults
 SHARES = np.array([0.7, 0.1, 0.2])  # of tokens in the splits, where pages are not at hand
-PAGES = {"embedded": (104, 7000), "fever": (0, 100)}  # pages, and tokens of one, assumed where no text is at hand
+PAGE = {"fever": 100}  # tokens of a page, else 500, assumed where no text is at hand
 SAMPLE, CHARACTERS = 500, 4.2  # pages read of a text that lies here; characters a token
 MORE = {  # further λ a curve takes until its L0 is bracketed, and more with each `refine`: means of recorded runs
     "grid": (0.0, 0.3),  # from three λ or more
@@ -169,13 +164,13 @@ def text_of(p: Parameters, depth_contexts: int) -> Text:
     `ConfigError` where the text is elsewhere and nothing says how many pages are taken.
     """
     cfg = filled(CorpusConfig, p, seed=p["corpus_seed"])
-    folder, tokenizer = data_dir(p["profile"]), next(assets_dir().glob("smollm2-*"), None)
+    folder = data_dir(p["profile"])
     known = read_json(folder / "workspace.json") if _stored(folder) else {}
     if known.get("corpus") == cfg.to_dict() and "stream" not in known:
         tokens = Store.open(folder / "store", verify=False).tokens
         page, split = tokens["page"], tokens["split"]
-    elif (cfg.source, p["model"]) == ("embedded", "embedded") and tokenizer and any(assets_dir().glob("enwiki*")):
-        found = load_contexts(cfg, AutoTokenizer.from_pretrained(tokenizer))
+    elif (cfg.source, p["model"]) == ("embedded", "embedded"):
+        found = load_contexts(cfg, AutoTokenizer.from_pretrained(resolve_model("embedded")))
         page = np.repeat(found.page, np.diff(found.offsets))
         split = found.split[page]
     else:
@@ -196,8 +191,7 @@ def _kept(tokens: float, cfg: CorpusConfig, contexts: int) -> float:
 
 
 def _estimated(cfg: CorpusConfig, depth_contexts: int) -> Text:
-    pages, each = PAGES.get(cfg.source, (0, 500))
-    each, path, said = [each], Path(cfg.path).expanduser(), "assumed"
+    pages, each, path, said = 0, [PAGE.get(cfg.source, 500)], Path(cfg.path).expanduser(), "assumed"
     if cfg.path and path.exists():
         texts = [page.text for page in islice(read_pages(replace(cfg, n_docs=0)), SAMPLE)]
         each, said = [len(text) / CHARACTERS for text in texts], f"as the first {len(texts)} have"
@@ -216,14 +210,14 @@ def _size(path: Path, files: str = "*") -> int:
 
 def model_of(name: str) -> tuple[Any, str]:
     """Configuration of a model, and where it is from; `ConfigError` where it can be read nowhere."""
-    folder = Path(name).expanduser()
-    if not folder.is_dir() and name in PUBLISHED:
-        return PUBLISHED[name], f"{name} by its published dimensions"
+    folder = Path(resolve_model(name)).expanduser()
+    if name == LLAMA:
+        return LlamaConfig(), f"{name} by its published dimensions"
     try:
         return AutoConfig.from_pretrained(folder if folder.is_dir() else name), name
     except (OSError, ValueError) as error:
-        tell = f"no dimensions to plan with ({str(error).splitlines()[0]}); expected a local folder"
-        raise ConfigError(f"model = {name!r}: {tell}, or one of {', '.join(PUBLISHED)}") from None
+        tell = f"no dimensions to plan with ({str(error).splitlines()[0]}); expected a local folder or {LLAMA}"
+        raise ConfigError(f"model = {name!r}: {tell}") from None
 
 
 # --- rates -----------------------------------------------------------------------------------------------------------
@@ -282,13 +276,10 @@ def _forward_seconds(config: Any, ctx_len: int, device: torch.device, dtype: tor
     fits = 1e11 / costs.forward_flops(costs.shape_of(config), 2, ctx_len)
     ids = torch.zeros(max(1, int(min(1024, fits)) // ctx_len), ctx_len, dtype=torch.long, device=device)
     stream = lm.capture(ids, [2])[2]
-
-    clean = metrics.next_token_probs(lm.continue_from(2, stream, ids))
-
-    def head() -> None:
-        metrics.next_token_losses(lm.continue_from(2, stream, ids), ids, clean)
-
-    return _seconds(lambda: lm.capture(ids, [2]), device, 1.5) / 2 / ids.numel(), _seconds(head, device) / ids.numel()
+    clean, n = metrics.next_token_probs(lm.continue_from(2, stream, ids)), ids.numel()
+    blocks = _seconds(lambda: lm.capture(ids, [2]), device, 1.5)
+    head = _seconds(lambda: metrics.next_token_losses(lm.continue_from(2, stream, ids), ids, clean), device)
+    return blocks / 2 / n, head / n
 
 
 def _step_seconds(device: torch.device, d: int, latents: int, rows: int, gated: bool, dense: bool) -> float:
@@ -313,7 +304,9 @@ class Profile(NamedTuple):
 
     folder: Path
     of: dict[str, Parameters]  # all parameters of each notebook
-    groups: dict[str, list[Group]]  # of each notebook that is not finished
+    first: Parameters  # those of notebook 01
+    sites: Sequence[int]
+    every: Sequence[Group]  # trained by notebooks that are not finished
     shape: costs.Shape
     text: Text
     rates: Rates
@@ -322,19 +315,8 @@ class Profile(NamedTuple):
     dtype: str  # of stored rows
 
     @property
-    def first(self) -> Parameters:
-        return self.of[batch.COLLECT]
-
-    @property
-    def sites(self) -> list[int]:
-        return _sites(self.first, "sites", self.shape.n_layers)
-
-    @property
-    def every(self) -> list[Group]:
-        return [g for groups in self.groups.values() for g in groups if g.tokens]
-
-    @property
     def deep(self) -> Sequence[int]:
+        """Sites of all depths, where these are still to be collected."""
         return next((g.sites for g in self.every if g.what == DEEP), ())
 
     def forward(self, tokens: float, blocks: float, head: bool = False) -> np.ndarray:
@@ -360,20 +342,22 @@ def make_plan(
     first = of.get(batch.COLLECT, {})
     if not todo or "source" not in first:
         return {}
-    (config, said), device = model_of(first["model"]), choose_device(first["device"])
-    shape, dtype = costs.shape_of(config), choose_dtype(first["dtype"], device)
-    groups = {name: GROUPS[name](of[name], shape.n_layers) if name in GROUPS else [] for name in todo}
-    text = text_of(first, of[CAUSES]["depth_contexts"] if CAUSES in of else 0)
-    ctx_len = first["ctx_len"]
+    with chdir(root() / "notebooks"):  # where relative paths of models and texts begin
+        (config, said), device = model_of(first["model"]), choose_device(first["device"])
+        text = text_of(first, of[CAUSES]["depth_contexts"] if CAUSES in of else 0)
+    shape, dtype, ctx_len = costs.shape_of(config), choose_dtype(first["dtype"], device), first["ctx_len"]
     rates = measured(config, ctx_len, device, dtype) if rate is None else stated(shape, ctx_len, rate)
     stored = str(dtype).removeprefix("torch.") if first["store_dtype"] == "auto" else first["store_dtype"]
-    p = Profile(data_dir(profile), of, groups, shape, text, rates, device, dtype.itemsize, stored)
+    groups = {name: GROUPS[name](of[name], shape.n_layers) for name in todo if name in GROUPS}
+    every = [g for made in groups.values() for g in made if g.tokens]
+    sites = _sites(first, "sites", shape.n_layers)
+    p = Profile(data_dir(profile), of, first, sites, every, shape, text, rates, device, dtype.itemsize, stored)
     out = {"model": {"name": said, "blocks": shape.n_layers, "d": shape.d_model}}
     out["tokens"] = {"known": text.said, "in all": sum(text.split)} | dict(zip(SPLITS, text.split, strict=True))
-    out |= {"SAEs": {name: sum(g.count for g in made if g.tokens) for name, made in groups.items() if made}}
-    out["SAEs"]["tokens trained"] = sum(g.count * g.tokens for g in p.every)
+    out["SAEs"] = {name: sum(g.count for g in made if g.tokens) for name, made in groups.items()}
+    out["SAEs"]["tokens trained"] = sum(g.count * g.tokens for g in every)
     out |= {"disk, GB": disk_of(p), "memory, GB": memory_of(p)}
-    stages = {name: stages_of(p, name) for name in todo}
+    stages = {name: stages_of(p, name, groups.get(name, ())) for name in todo}
     out |= {"operations": _summed(stages, 0), f"minutes {rates.said}": _summed(stages, 1)}
     minutes = out[f"minutes {rates.said}"]["in all"]
     out |= {f"a card of {size} GB": card_of(p, size, minutes / 60) for size in CARDS}
@@ -386,9 +370,9 @@ def _summed(stages: Mapping[str, Mapping[str, Any]], which: int) -> dict[str, fl
     return {k: v / 60**which for k, v in (out | {"in all": sum(out.values())}).items() if v}
 
 
-def stages_of(p: Profile, name: str) -> dict[str, Any]:
+def stages_of(p: Profile, name: str, groups: Sequence[Group]) -> dict[str, Any]:
     """(operations, seconds) of a notebook's stages, from a store."""
-    out, of, groups = {}, p.of[name], p.groups[name]
+    out, of = {}, p.of[name]
     if name == batch.COLLECT:
         out["collect"] = p.forward(_rows_stored(p), max(p.sites))
     if groups:
@@ -407,7 +391,7 @@ def _training(p: Profile, g: Group) -> np.ndarray:
     work = mix @ [costs.step_flops(d, g.latents, g.batch, active, g.gated) for active in (None, ACTIVE)]
     seconds = mix @ [p.rates.step(g.latents, g.batch, g.gated, dense) for dense in (True, False)]
     reading = g.batch * costs.row_bytes(d, p.dtype) / READ_RATE / SHARED
-    live = math.ceil(g.count / TOGETHER) * g.tokens if p.first.get("stream_tokens") else 0
+    live = math.ceil(g.count / TOGETHER) * g.tokens if p.first["stream_tokens"] else 0
     cost = g.count * np.array([steps * work, steps * max(seconds, reading) + FILES])
     return cost + p.forward(live, max(p.sites))
 
@@ -465,8 +449,8 @@ def disk_of(p: Profile) -> dict[str, float]:
 
 def _rows_stored(p: Profile) -> float:
     """Of a site: all, or held-out ones and a sample where the training rows are streamed."""
-    sample = p.first.get("stream_contexts", 0) * p.first["ctx_len"]
-    return min(sum(p.text.split), sum(p.text.split[1:]) + (sample if p.first.get("stream_tokens") else p.text.split[0]))
+    sample = p.first["stream_contexts"] * p.first["ctx_len"]
+    return min(sum(p.text.split), sum(p.text.split[1:]) + (sample if p.first["stream_tokens"] else p.text.split[0]))
 
 
 def memory_of(p: Profile) -> dict[str, float]:

@@ -49,6 +49,7 @@ from saelib.config import (
     StreamConfig,
     TrainConfig,
     data_dir,
+    refuse_unknown,
     run_id,
     stable_hash,
 )
@@ -105,10 +106,7 @@ def make_spec(arm: str, site: int, d_in: int, **settings: Any) -> Spec:
     arch, loss = ARMS[arm]
     values = {"arch": arch, "loss": loss, "site": site, "d_in": d_in, **settings}
     sae_names, train_names = ({f.name for f in fields(c)} for c in (SAEConfig, TrainConfig))
-    accepted = sorted(sae_names | train_names)
-    for name in values:
-        if name not in accepted:
-            raise ConfigError(f"{name} = {values[name]!r}: unknown; accepted: {', '.join(accepted)}")
+    refuse_unknown(values, sorted(sae_names | train_names), "unknown field")
     return Spec(
         SAEConfig.from_dict({k: v for k, v in values.items() if k in sae_names}),
         TrainConfig.from_dict({k: v for k, v in values.items() if k in train_names}),

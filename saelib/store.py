@@ -515,14 +515,9 @@ class ShuffledRows:
     def __init__(self, store: Store, site: int, index: Integer[np.ndarray, " n"], batch_size: int, seed: int) -> None:
         if not len(index):
             raise ValueError(f"site {site}: no rows to draw batches from")
-        self.store, self.site, self.index = store, site, index
+        self.store, self.site, self.index, self.device = store, site, index, store.device
         self.batch_size, self.seed, self.cursor = batch_size, seed, 0
         self._epoch, self._order = -1, index
-
-    @property
-    def device(self) -> torch.device:
-        """Where what is made of the rows belongs."""
-        return self.store.device
 
     def sample(self, n: int, generator: torch.Generator, cursor: int) -> Float32[Tensor, "n d_model"]:
         """Up to n rows drawn from all of the stream, wherever it stands."""

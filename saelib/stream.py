@@ -186,12 +186,8 @@ class LiveRows:
 
     def __init__(self, blocks: LiveBlocks, site: int, tokens: str, batch_size: int) -> None:
         require_buffer(blocks.cfg, AHEAD * batch_size, f"{AHEAD} batches of {batch_size} rows")
-        self.blocks, self.site, self.tokens, self.batch_size, self.cursor = blocks, site, tokens, batch_size, 0
-
-    @property
-    def device(self) -> torch.device:
-        """Where the rows lie."""
-        return self.blocks.device
+        self.blocks, self.site, self.tokens, self.device = blocks, site, tokens, blocks.device
+        self.batch_size, self.cursor = batch_size, 0
 
     def seek(self, cursor: int) -> None:
         """Go to where `cursor` rows have been consumed."""

@@ -1,18 +1,20 @@
 """A profile's collection and its two sweeps by many processes, as the commands `collect` and `train` do them.
 
-What they make is what the notebooks ask for first, under the same names, so that `run` finds it there. Both functions
-are called by every rank: by `torchrun -m saelib`, by accelerate's `notebook_launcher`, or by one process alone.
+What they make is what the notebooks ask for first, under the same names, so that `run` finds it there; relative paths
+begin in the notebooks' folder, as theirs do. Both functions are called by every rank: by `torchrun -m saelib`, by
+accelerate's `notebook_launcher`, or by one process alone.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import chdir
 from dataclasses import fields
 from typing import Any, Literal
 
 from saelib import batch
-from saelib.config import CollectConfig, CorpusConfig, EvalConfig, StreamConfig
+from saelib.config import CollectConfig, CorpusConfig, EvalConfig, StreamConfig, root
 from saelib.dist import started
 from saelib.runs import ARMS, Spec, Workspace
 
@@ -51,7 +53,7 @@ def collect(profile: str, overrides: Mapping[str, Any] | None = None) -> None:
     config = filled(CollectConfig, values, dtype=values["store_dtype"])
     live = [values[name] for name in ("stream_tokens", "stream_contexts", "stream_held_out")]
     streaming = StreamConfig(*live) if live[0] else None
-    with started(values["device"]) as ranks:
+    with chdir(root() / "notebooks"), started(values["device"]) as ranks:
         workspace = Workspace(profile, values["device"], ranks=ranks)
         store = workspace.collect(values["model"], corpus, values["sites"], config, values["dtype"], streaming)
         log.info("%s: %d rows a site, store %s", store.path, store.n_rows, store.store_id)
@@ -62,7 +64,7 @@ def train(
 ) -> None:
     """Train and measure the SAEs that notebooks 02 and 03 begin with; `over`: see `runs.Workspace`."""
     every = settings(profile, overrides)
-    with started(every["02_train_sae"]["device"]) as ranks:
+    with chdir(root() / "notebooks"), started(every["02_train_sae"]["device"]) as ranks:
         workspace = Workspace(profile, every["02_train_sae"]["device"], ranks=ranks, over=over)
         for notebook in ("02_train_sae", "03_train_gated"):
             measured = workspace.measuring(EvalConfig(ce_tokens=every[notebook]["ce_tokens"]))

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,15 @@ def killed_and_restarted(folder):
                 os.kill(os.getpid(), signal.SIGKILL)
 
         undisturbed(ranks, folder, die)
+
+
+@contextmanager
+def one_thread():
+    """As each of several ranks has it: sums of another number of threads differ in their last bits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def place(rank, size, port):

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -14,6 +15,9 @@ from saelib import batch
 from saelib.__main__ import main, parse_setting
 from saelib.assets import AssetError
 from saelib.config import ConfigError
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+import refresh
 
 PARAMETERS = """profile: str = "smoke"  # set by the driver
 lr: float = 1e-3  # learning rate
@@ -476,13 +480,13 @@ def test_a_grid_run_leaves_one_notebook_a_point_and_goes_on_after_a_failure(work
 
 def test_refresh_replaces_in_place_without_clocks_paths_or_injected_cells(workbook):
     path = workbook / "notebooks" / "01_a.ipynb"
-    batch.refresh(["01"])
+    refresh.refresh(["01"])
     first = path.read_bytes()
     nb = nbformat.reads(first.decode(), as_version=4)
     assert [c.execution_count for c in nb.cells if c.cell_type == "code"] == [1, 2]
     assert stdout_of(path) == "0.001 smoke 1 notebooks\n"
     assert "papermill" not in first.decode()
-    batch.refresh(["01"])
+    refresh.refresh(["01"])
     assert path.read_bytes() == first  # byte for byte
 
 
@@ -490,6 +494,6 @@ def test_refresh_leaves_the_source_alone_when_it_fails(home):
     path = write_notebook(home, "01_a", code="raise SystemError('no')")
     before = path.read_bytes()
     with pytest.raises(Exception, match="SystemError"):
-        batch.refresh()
+        refresh.refresh()
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.glob("*.ipynb")] == ["01_a.ipynb"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import dist_child
 import pytest
 import torch
-from dist_child import DTYPES, MODES, rows, told_history, trained
+from dist_child import DTYPES, MODES, one_thread, rows, told_history, trained
 from safetensors.torch import load_file
 from test_collect import CFG, SITES, collect, make_contexts, make_lm
 from test_store import all_bytes
@@ -50,7 +50,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     """The store of one process."""
-    return collect(make_lm(), make_contexts(), SITES, tmp_path_factory.mktemp("one") / "s", CFG, progress=False)
+    with one_thread():
+        return collect(make_lm(), make_contexts(), SITES, tmp_path_factory.mktemp("one") / "s", CFG, progress=False)
 
 
 def relative(a, b):
@@ -72,7 +73,8 @@ def test_a_killed_rank_loses_one_shard_and_the_next_run_takes_over_what_it_recor
     assert len((tmp_path / "lost" / "progress.rank_1.jsonl").read_text().splitlines()) == 2  # identity, a shard
     recorded = [tmp_path / "lost" / f"site_{site:02d}" / "shard_00001.safetensors" for site in store.sites]
     stamps = [path.stat().st_mtime_ns for path in recorded]
-    collect(make_lm(), make_contexts(), SITES, tmp_path / "lost", CFG, progress=False)
+    with one_thread():
+        collect(make_lm(), make_contexts(), SITES, tmp_path / "lost", CFG, progress=False)
     assert all_bytes(tmp_path / "lost") == all_bytes(store.path)
     assert [path.stat().st_mtime_ns for path in recorded] == stamps  # not written again
 

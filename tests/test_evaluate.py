@@ -11,6 +11,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from test_lm import run_full
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from saelib import evaluate, metrics
@@ -51,7 +52,7 @@ def own_text(lm, n, length, generator):
     """Contexts the model samples itself, with the sink token strewn in."""
     ids = torch.randint(200, (n, 1), generator=generator)
     for _ in range(length - 1):
-        drawn = torch.multinomial(lm.run_full(ids)[:, -1].float().softmax(-1), 1, generator=generator)
+        drawn = torch.multinomial(run_full(lm, ids)[:, -1].float().softmax(-1), 1, generator=generator)
         drawn[torch.rand(n, 1, generator=generator) < 0.06] = SINK_TOKEN
         ids = torch.cat([ids, drawn], 1)
     return ids

@@ -13,9 +13,10 @@ import pandas as pd
 import pytest
 import torch
 from nbformat.v4 import new_code_cell, new_notebook
-from transformers import AutoConfig, LlamaConfig
+from test_costs import SMOLLM2
+from transformers import LlamaConfig
 
-from saelib import assets, batch, costs, plan
+from saelib import batch, costs, plan
 from saelib.__main__ import main
 from saelib.config import ConfigError, CorpusConfig
 
@@ -28,8 +29,7 @@ Usage = namedtuple("Usage", "total used free")
 def groups_of(profile: str) -> dict[str, list[plan.Group]]:
     """What the planner expects of every notebook of a shipped profile, on SmolLM2's blocks."""
     jobs = {job.name: job for job in batch.plan(profile)}
-    every = {name: batch.parameters(job.source) | dict(job.parameters) for name, job in jobs.items()}
-    return {name: make(every[name], 30) for name, make in plan.GROUPS.items()}
+    return {name: make(jobs[name].values, 30) for name, make in plan.GROUPS.items()}
 
 
 @pytest.fixture
@@ -52,11 +52,8 @@ def small(home, tmp_path):
 # --- counts ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("profile", ["default", "full"])
-@pytest.mark.parametrize("notebook", plan.GROUPS)
-def test_counts_and_training_tokens_are_those_of_the_recorded_run_within_5_percent(profile, notebook):
-    if (profile, notebook) == ("default", "04_resampling"):
-        pytest.skip("the recorded table holds two runs of 04, begun from other λ")
+def counted(profile: str, notebook: str) -> tuple[tuple[float, float], tuple[int, int]]:
+    """(SAEs, training tokens) of a notebook as planned and as recorded, but for those that no table lists."""
     groups = [g for g in groups_of(profile)[notebook] if g.tokens and g.what not in (plan.DEEP, plan.NOISE)]
     found = pd.read_csv(RECORDED / profile / "results.csv")
     found = found[found["notebook"] == notebook]
@@ -64,8 +61,17 @@ def test_counts_and_training_tokens_are_those_of_the_recorded_run_within_5_perce
         (g.batch, n) for g in groups for n in range(g.tokens - g.tokens % g.batch - g.batch, g.tokens + g.batch + 1)
     }
     found = found[[key in mine for key in zip(found["batch_size"], found["tokens_trained"], strict=True)]]
-    assert sum(g.count for g in groups) == pytest.approx(len(found), rel=0.05)
-    assert sum(g.count * g.tokens for g in groups) == pytest.approx(found["tokens_trained"].sum(), rel=0.05)
+    planned = sum(g.count for g in groups), sum(g.count * g.tokens for g in groups)
+    return planned, (len(found), found["tokens_trained"].sum())
+
+
+@pytest.mark.parametrize("profile", ["default", "full"])
+def test_counts_and_training_tokens_are_those_of_the_recorded_run(profile):
+    each = [counted(profile, notebook) for notebook in plan.GROUPS]
+    for planned, found in each:  # a search for an L0 has an expected length: a notebook of few curves may be off
+        assert planned == pytest.approx(found, rel=0.2)
+    planned, found = (np.sum([pair[i] for pair in each], axis=0) for i in (0, 1))
+    assert planned == pytest.approx(found, rel=0.05)
 
 
 @pytest.mark.parametrize("profile", ["default", "full"])
@@ -76,7 +82,7 @@ def test_notebook_02_searches_for_nothing_so_its_count_is_exact(profile):
 
 def test_more_seeds_and_sites_are_more_saes_and_refine_adds_to_searches():
     jobs = {job.name: job for job in batch.plan("smoke")}
-    p = batch.parameters(jobs["03_train_gated"].source)
+    p = jobs["03_train_gated"].values
     count = lambda **more: sum(g.count for g in plan.train_gated(p | more, 30))  # noqa: E731
     assert count(seeds=[0, 1, 2]) == pytest.approx(3 * count(seeds=[0]))
     assert count(refine=2) > count(refine=0)
@@ -125,18 +131,11 @@ def test_llama_2_needs_no_network_and_says_that_it_was_not_opened():
     assert "published dimensions" in said
 
 
-def test_the_embedded_model_has_its_published_dimensions():
-    folder = next(assets.assets_dir().glob("smollm2-*"), None)
-    if folder is None:
-        pytest.skip("the embedded model is not fetched")
-    assert costs.shape_of(AutoConfig.from_pretrained(folder)) == plan.PUBLISHED["embedded"]
-
-
 # --- rates -----------------------------------------------------------------------------------------------------------
 
 
 def test_twice_the_stated_rate_halves_a_forward_and_a_step_but_for_its_launches():
-    slow, fast = (plan.stated(plan.PUBLISHED["embedded"], 128, rate) for rate in (1e12, 2e12))
+    slow, fast = (plan.stated(SMOLLM2, 128, rate) for rate in (1e12, 2e12))
     assert fast.block == pytest.approx(slow.block / 2)
     steps = [r.step(2304, 512, False, False) - plan.LAUNCH for r in (slow, fast)]
     assert steps[1] == pytest.approx(steps[0] / 2)
@@ -246,12 +245,11 @@ def test_streaming_stores_held_out_pages_alone(small):
 
 
 def test_a_smaller_card_streams_with_more_passes(small):
-    groups = {"02_train_sae": [plan.Group("sweep", 60, (2, 16, 31), 20_000_000, 4096, 32768, 0.1)]}
-    shape = plan.PUBLISHED["meta-llama/Llama-2-7b-hf"]
-    rates = plan.stated(shape, 128, 400e12)
-    of = {batch.COLLECT: {"sites": [2, 16, 31], "ctx_len": 128, "batch_tokens": 16384}}
-    text = plan.Text([7e6, 1e6, 2e6], 0, "")
-    p = plan.Profile(small, of, groups, shape, text, rates, torch.device("cpu"), 2, "bfloat16")
+    every = [plan.Group("sweep", 60, (2, 16, 31), 20_000_000, 4096, 32768, 0.1)]
+    shape, first = costs.shape_of(LlamaConfig()), {"ctx_len": 128, "batch_tokens": 16384}
+    rates, text = plan.stated(shape, 128, 400e12), plan.Text([7e6, 1e6, 2e6], 0, "")
+    about = (torch.device("cpu"), 2, "bfloat16")
+    p = plan.Profile(small, {}, first, (2, 16, 31), every, shape, text, rates, *about)
     cards = {size: plan.card_of(p, size, 1.0) for size in (16, 24, 80)}
     assert cards[16] == {"SAEs at once": 0}
     assert cards[24]["SAEs at once"] < cards[80]["SAEs at once"]

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -12,6 +13,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 from saelib import batch, report
 from saelib.assets import MODEL_LABEL
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+import record
 
 TEXT = "# Claim\n\nThe loss $L = \\Vert x - \\hat{x}\\Vert^2$; it costs $5 or $6. Code `$a$`, unknown $\\nosuch{x}$."
 
@@ -215,7 +219,7 @@ def finished(home: Path, figure: str) -> Path:
         write_executed(home, job.name)
         job.record.write_text(json.dumps({"key": batch.job_key(job)}))
     report.record_verdicts("smoke", "02_x", [verdict(figure)])
-    for name in report.TABLES:
+    for name in record.TABLES:
         (home / "data" / "smoke" / name).write_text("run_id\n")
     (home / "README.md").write_text(README)
     return home
@@ -230,7 +234,7 @@ def test_recording_keeps_notebooks_tables_and_the_findings_in_the_readme(finishe
     report.record_table("smoke", "02_gaps", pd.DataFrame({"gap": [0.1]}))
     report.record_abstract("smoke", "02_x", "It falls.")
     report.record_table("smoke", "09_gone", pd.DataFrame({"gap": [0.1]}))
-    report.record("smoke")
+    record.record("smoke")
     assert sorted(p.name for p in published.iterdir()) == ["02_x.ipynb", "03_z.ipynb"]
     assert (published / "02_x.ipynb").read_text() == (
         finished / "data" / "smoke" / "notebooks" / "02_x.ipynb"
@@ -243,7 +247,7 @@ def test_recording_keeps_notebooks_tables_and_the_findings_in_the_readme(finishe
     assert text.startswith(f"# Title\n\n{OTHER}<!-- findings: smoke -->\nIt falls.\n\n| | as reported")
     assert text.endswith("<!-- /findings: smoke -->\n\nRest.\n")
     assert "old" not in text
-    assert report.findings_table("smoke", report.read_verdicts("recorded/smoke")) in text
+    assert record.findings_table("smoke", report.read_verdicts("recorded/smoke")) in text
     assert f"**{verdict(figure)['verdict']}**" in text
     assert "notebooks/published/smoke/02_x.ipynb" in text
 
@@ -266,7 +270,7 @@ def test_a_run_that_is_not_whole_is_not_recorded_and_what_was_recorded_stays(fin
     kept.write_text("earlier\n")
     spoil(finished, finished / "data" / "smoke" / "notebooks")
     with pytest.raises(FileNotFoundError, match=f"'smoke' is not a finished run: .*{re.escape(named)}"):
-        report.record("smoke")
+        record.record("smoke")
     assert (finished / "README.md").read_text() == README
     assert kept.read_text() == "earlier\n"
 
@@ -277,13 +281,13 @@ def test_a_recording_that_breaks_off_leaves_the_notebooks_recorded_before(finish
     old.write_text("earlier")
     (finished / "data" / "smoke" / "notebooks" / "03_z.ipynb").write_bytes(b"\xff")
     with pytest.raises(UnicodeDecodeError):
-        report.record("smoke")
+        record.record("smoke")
     assert old.read_text() == "earlier"
 
 
 def test_a_profile_without_a_place_in_the_readme_leaves_it_as_it_is(finished):
     (finished / "README.md").write_text(OTHER)
-    report.record("smoke")
+    record.record("smoke")
     assert (finished / "README.md").read_text() == OTHER
 
 
@@ -314,7 +318,7 @@ def test_a_recorded_table_is_read_back_and_a_missing_one_names_its_notebook(home
 def test_the_readme_states_what_was_recorded_and_nothing_else(profile):
     repository = Path(__file__).resolve().parents[1]
     readme = (repository / "README.md").read_text(encoding="utf-8")
-    start, end = report.markers(profile)
+    start, end = record.markers(profile)
     between = readme.partition(start)[2].partition(end)[0].strip()
     assert re.findall(r"@[A-Z_]+@", readme) == []  # a number still to be filled in
     recorded = repository / "data" / "recorded" / profile / "verdicts"
@@ -323,4 +327,4 @@ def test_the_readme_states_what_was_recorded_and_nothing_else(profile):
         return
     verdicts = report.read_verdicts(f"recorded/{profile}")
     assert {v["finding"][:2] for v in verdicts} >= {"F1", "F2", "F3", "F4"}
-    assert between == report.findings(profile)
+    assert between == record.findings(profile)

@@ -414,7 +414,7 @@ def test_without_a_store_the_notebook_to_run_is_named(home):
     ("settings", "message"),
     [
         ({"arm": "topk"}, "arm = 'topk': expected one of plain, two_term, full"),
-        ({"lamda": 3.0}, "lamda = 3.0: unknown"),
+        ({"lamda": 3.0}, "unknown field 'lamda'; accepted: arch"),
         ({"lam": -1.0}, r"lam = -1.0"),
     ],
 )

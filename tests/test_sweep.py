@@ -58,7 +58,7 @@ def at_home(home, monkeypatch):
 @pytest.fixture(scope="module")
 def alone(home):
     """What one process makes by the two commands."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, dist_child.one_thread():
         patch.setenv("SAELIB_HOME", str(home))
         assert main(["collect", "--profile", "alone"]) == 0
         assert main(["train", "--profile", "alone"]) == 0
