@@ -45,12 +45,13 @@ MORE = {  # further λ a curve takes until its L0 is bracketed, and more with ea
     "cause": (0.3, 0.0),
 }
 ACTIVE = 48  # L0 at which a step is timed: the mean after λ has risen, in recorded runs
-PARTS, TOGETHER, SHARED = 16, 8, 4  # SAEs measured at once, at most trained at once (`runs`), on one stream on average
-STATED = {"forward": 0.55, True: 0.06, False: 0.1}  # of a stated rate, as one H100 has: forwards, dense, sparse steps
+PARTS, TOGETHER = 16, 8  # SAEs measured at once, and at most trained at once (`runs`)
+STATED = {"forward": 0.55, True: 0.06, False: 0.1, "sums": 0.02}  # of a stated rate, as one H100 has: forwards, dense
+# and sparse steps; assumed: sums in float64
 DENSE = 4.5  # times the square root of the steps in which λ rises: steps with over a quarter open, in recorded runs
 LAUNCH = 2.5e-3  # seconds a step beside its operations, there
-HOST_RATE, READ_RATE, SHUFFLE_RATE = 5e11, 1e9, 2e7  # assumed: CPU operations, bytes read, numbers sorted a second
-CPU_SHARE = 0.5  # of a product's rate there, that diagnosis and pursuit reach
+HOST_RATE, SORTED = 5e11, {"cpu": 2e7, "cuda": 1e9}  # operations of a host, numbers sorted a second: assumed
+SHARE = 0.5  # of a product's rate, that diagnosis and pursuit reach: recorded runs
 NOTEBOOK, EACH, FILES = 14.0, 0.08, 0.3  # seconds a notebook, an SAE in its tables, an SAE's files: recorded runs
 CARDS, USABLE, LIBRARIES = (24, 80, 141), 0.9, 1.5e9  # GB; share of a memory that can be filled; bytes of a process
 WEIGHTS = "*.safetensors"
@@ -230,7 +231,9 @@ class Rates(NamedTuple):
     block: float  # a token in a block
     head: float  # a token in head and loss
     step: Callable[[int, int, bool, bool], float]  # a training step: latents, rows, gated, dense
-    cpu: float  # operations a second of float32 on the CPU; float64 has half
+    sums: float  # operations a second of sums over rows, in float64, each of which counts twice
+    host: float  # operations a second of float32 on the CPU
+    sort: float  # numbers sorted a second
 
 
 def stated(shape: costs.Shape, ctx_len: int, rate: float) -> Rates:
@@ -244,16 +247,19 @@ def stated(shape: costs.Shape, ctx_len: int, rate: float) -> Rates:
 
     work = [costs.forward_flops(shape, blocks, ctx_len, not blocks) for blocks in (1, 0)]
     said = f"at {rate:.3g} operations a second ({STATED['forward']:.0%} in forwards, {STATED[False]:.0%} in steps)"
-    return Rates(said, *(flops / rate / STATED["forward"] for flops in work), step, HOST_RATE)
+    forward = [flops / rate / STATED["forward"] for flops in work]
+    return Rates(said, *forward, step, STATED["sums"] * rate, HOST_RATE, SORTED["cuda"])
 
 
 def measured(config: Any, ctx_len: int, device: torch.device, dtype: torch.dtype) -> Rates:
     """From short runs on this machine, at the shapes asked for, with random weights."""
-    d = config.get_text_config().hidden_size
+    d, cpu = config.get_text_config().hidden_size, torch.device("cpu")
     x = torch.randn(2048, min(1024, d))
-    cpu = CPU_SHARE * 2 * x.numel() * x.shape[1] / _seconds(lambda: x.T @ x, device)
+    y, work = x.to(device).double(), SHARE * 2 * x.numel() * x.shape[1]
+    sums, host = 2 * work / _seconds(lambda: y.T @ y, device), work / _seconds(lambda: x.T @ x, cpu)
     said = f"at rates measured on {device}, {torch.get_num_threads()} threads"
-    return Rates(said, *_forward_seconds(config, ctx_len, device, dtype), cache(partial(_step_seconds, device, d)), cpu)
+    forward, step = _forward_seconds(config, ctx_len, device, dtype), cache(partial(_step_seconds, device, d))
+    return Rates(said, *forward, step, sums, host, SORTED[device.type])
 
 
 def _seconds(call: Callable[[], Any], device: torch.device, least: float = 0.4) -> float:
@@ -384,15 +390,14 @@ def stages_of(p: Profile, name: str, groups: Sequence[Group]) -> dict[str, Any]:
 
 
 def _training(p: Profile, g: Group) -> np.ndarray:
-    """Steps, dense at first, or reading the rows where that takes longer; and an SAE's files."""
+    """Steps, dense at first; an SAE's files; and the forwards of streamed rows."""
     d, steps = p.shape.d_model, g.tokens // g.batch
     dense = min(1.0, DENSE * (g.rising / steps) ** 0.5)
     mix = np.array([dense, 1 - dense])
     work = mix @ [costs.step_flops(d, g.latents, g.batch, active, g.gated) for active in (None, ACTIVE)]
     seconds = mix @ [p.rates.step(g.latents, g.batch, g.gated, dense) for dense in (True, False)]
-    reading = g.batch * costs.row_bytes(d, p.dtype) / READ_RATE / SHARED
     live = math.ceil(g.count / TOGETHER) * g.tokens if p.first["stream_tokens"] else 0
-    cost = g.count * np.array([steps * work, steps * max(seconds, reading) + FILES])
+    cost = g.count * np.array([steps * work, steps * seconds + FILES])
     return cost + p.forward(live, max(p.sites))
 
 
@@ -408,8 +413,8 @@ def _measuring(p: Profile, g: Group, ce_tokens: int) -> np.ndarray:
 
 
 def _rest(p: Profile, name: str, groups: Sequence[Group]) -> float:
-    """A kernel's start, figures, tables and bootstraps; and what the notebooks compute on the CPU in any case."""
-    d, of, at, (train, val, test), work = p.shape.d_model, p.of[name], len(p.sites), p.text.split, 0.0
+    """A kernel's start, figures, tables and bootstraps; sums over rows; and pursuit, on the CPU in any case."""
+    d, of, at, (train, val, test), work, host = p.shape.d_model, p.of[name], len(p.sites), p.text.split, 0.0, 0.0
     square = 2 * 2 * d * d * at  # a row's x xᵀ at each site; an operation in float64 is two
     if name == batch.COLLECT:  # moments of all rows, two spectra, PCA, naive predictors
         work = square * (5 * train + val + 2 * test)
@@ -418,9 +423,11 @@ def _rest(p: Profile, name: str, groups: Sequence[Group]) -> float:
     elif name == CAUSES:  # PCA, profile, predictors; the original recipe; sites of all depths; codes without an encoder
         split = len(of["split_seeds"])
         work = square * (train * (1 + split) + 2 * test) + at * 2 * d * of["n_latents"] * test
-        work += 4 * d * d * len(p.deep) * p.text.depths + at * split * _pursuit(d, of)
+        work += 4 * d * d * len(p.deep) * p.text.depths
+        host = at * split * _pursuit(d, of)
     noise = sum(g.count * g.tokens for g in groups if g.what == NOISE)
-    return NOTEBOOK + EACH * sum(g.count for g in groups) + work / p.rates.cpu + noise * d / SHUFFLE_RATE
+    computed = work / p.rates.sums + host / p.rates.host + noise * d / p.rates.sort
+    return NOTEBOOK + EACH * sum(g.count for g in groups) + computed
 
 
 def _pursuit(d: int, p: Parameters) -> float:

@@ -347,19 +347,9 @@ class Run(NamedTuple):
     split: Split = ALONE
 
 
-def train(
-    sae: SAE | GatedSAE,
-    stream: RowSource,
-    cfg: TrainConfig,
-    *,
-    probe: Tensor | None = None,
-    checkpoint: Path | None = None,
-    checkpoint_every: int = 200,
-    on_log: Callable[[dict[str, Any]], None] | None = None,
-) -> History:
-    """Train one SAE; raises `TrainingDiverged`. on_log gets each new row of the history. See `Run`, `train_groups`."""
-    log = on_log and (lambda _, row: on_log(row))
-    (result,) = train_groups([([Run(sae, cfg, probe, checkpoint)], stream)], checkpoint_every, log)
+def train(sae: SAE | GatedSAE, stream: RowSource, cfg: TrainConfig) -> History:
+    """Train one SAE in place; raises `TrainingDiverged`. Checkpoints, gate snapshots, several SAEs: `train_groups`."""
+    (result,) = train_groups([([Run(sae, cfg)], stream)])
     if isinstance(result, TrainingDiverged):
         raise result
     return result

@@ -1,6 +1,17 @@
-"""A stream of rows without a disk, for tests."""
+"""A stream of rows without a disk, and one SAE trained with all that `Run` has, for tests."""
 
 import torch
+
+from saelib.train import Run, TrainingDiverged, train_groups
+
+
+def train_one(sae, stream, cfg, *, probe=None, checkpoint=None, checkpoint_every=200, on_log=None):
+    """The history of one run, which may have gate snapshots and a checkpoint; raises `TrainingDiverged`."""
+    log = on_log and (lambda _, row: on_log(row))
+    (result,) = train_groups([([Run(sae, cfg, probe, checkpoint)], stream)], checkpoint_every, log)
+    if isinstance(result, TrainingDiverged):
+        raise result
+    return result
 
 
 class MemoryStream:

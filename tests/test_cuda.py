@@ -6,7 +6,7 @@ Random tiny models, so that nothing but torch, triton, transformers and pytest i
 import numpy as np
 import pytest
 import torch
-from memory import MemoryStream
+from memory import MemoryStream, train_one
 from test_collect import CFG, SITES, make_lm
 from test_evaluate import CFG as EVAL
 from test_evaluate import SITE, tiny_llama, write_store
@@ -20,7 +20,7 @@ from saelib.diagnose import pca_fvu, site_profile
 from saelib.lm import LM, choose_dtype
 from saelib.pursuit import fista_at_l1, nn_omp
 from saelib.sae import build_sae
-from saelib.train import Trainer, train
+from saelib.train import Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
@@ -112,7 +112,7 @@ def test_training_ends_where_the_cpu_ends(loss):
     fvu = {}
     for device in (CPU, GPU):
         sae, x = _sae(loss, device), _rows()
-        history = train(
+        history = train_one(
             sae, MemoryStream(x, 64), _cfg(loss, resample_at=(0.3,), dead_window=500, snapshots=2), probe=x[:9]
         )
         x_hat = sae.requires_grad_(False).reconstruct(x.to(device)).cpu()
@@ -126,7 +126,7 @@ def test_rows_that_are_on_the_gpu_already_train_the_same_sae():
     """As they come from a language model there."""
     saes = [_sae("plain", GPU) for _ in range(2)]
     for sae, x in zip(saes, (_rows(), _rows().to(GPU)), strict=True):
-        train(sae, MemoryStream(x, 64), _cfg("plain", tokens=64 * 20))
+        train_one(sae, MemoryStream(x, 64), _cfg("plain", tokens=64 * 20))
     assert torch.equal(saes[0].W_dec, saes[1].W_dec)
 
 
@@ -142,11 +142,11 @@ def test_a_run_continued_on_the_gpu_is_the_uninterrupted_one(loss, tmp_path):
             raise Killed
 
     whole = _sae(loss, GPU)
-    train(whole, MemoryStream(x, 64), cfg)
+    train_one(whole, MemoryStream(x, 64), cfg)
     with pytest.raises(Killed):
-        train(_sae(loss, GPU), MemoryStream(x, 64), cfg, checkpoint=file, checkpoint_every=50, on_log=kill)
+        train_one(_sae(loss, GPU), MemoryStream(x, 64), cfg, checkpoint=file, checkpoint_every=50, on_log=kill)
     again = _sae(loss, GPU)
-    assert train(again, MemoryStream(x, 64), cfg, checkpoint=file).resumed_at
+    assert train_one(again, MemoryStream(x, 64), cfg, checkpoint=file).resumed_at
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from memory import MemoryStream
+from memory import MemoryStream, train_one
 from safetensors.torch import save_file
 
 from saelib.config import ConfigError, SAEConfig, TrainConfig
@@ -15,7 +15,6 @@ from saelib.train import (
     TrainingDiverged,
     geometric_median,
     make_scheduler,
-    train,
     train_groups,
 )
 
@@ -42,7 +41,7 @@ def _run(table, cfg, folder=None, silent=0, **kwargs):
     sae = build_sae(SAEConfig(arch=arch, d_in=D, n_latents=N), torch.Generator().manual_seed(cfg.seed))
     with torch.no_grad():
         getattr(sae, sae.bias_names()[0])[:silent] = -1e3
-    history = train(sae, MemoryStream(table, cfg.batch_size), cfg, checkpoint=folder, **kwargs)
+    history = train_one(sae, MemoryStream(table, cfg.batch_size), cfg, checkpoint=folder, **kwargs)
     return sae, history
 
 
@@ -325,7 +324,7 @@ def test_a_non_finite_loss_stops_names_step_and_config_and_keeps_the_last_checkp
 
     sae, path = build_sae(SAEConfig(d_in=D, n_latents=N)), tmp_path / "checkpoint.safetensors"
     with pytest.raises(TrainingDiverged, match=r"step 61 of 200.*'lam': 0\.05"):
-        train(sae, Poisoned(table, 32), _cfg(), checkpoint=path, checkpoint_every=50)
+        train_one(sae, Poisoned(table, 32), _cfg(), checkpoint=path, checkpoint_every=50)
     again = Trainer(build_sae(SAEConfig(d_in=D, n_latents=N)), _cfg())
     again.load_checkpoint(path)
     assert again.step == 50
@@ -383,7 +382,7 @@ def test_b_dec_starts_at_the_mean_or_the_geometric_median():
     assert geometric_median(x).norm() < 1
     stream = MemoryStream(torch.randn(500, D) + 5, 32)
     sae = build_sae(SAEConfig(d_in=D, n_latents=N))
-    train(sae, stream, _cfg(tokens=32, lr=1e-8, b_dec_init="mean"))
+    train_one(sae, stream, _cfg(tokens=32, lr=1e-8, b_dec_init="mean"))
     torch.testing.assert_close(sae.b_dec.detach(), stream.x.mean(0), atol=1e-4, rtol=0)
 
 
