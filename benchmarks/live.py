@@ -4,7 +4,7 @@
     python benchmarks/live.py --part memory --json PATH [--documents 2000 20000]
 
 quality: SAEs of a profile's recipe, one λ an architecture, each trained on a store of its text and on live rows of it,
-in folders of their own (`data/<profile>-live-store`, `data/<profile>-live`). FVU and L0 over ordinary test tokens, mean
+in folders of their own (`data/<profile>-live-store`, `data/<profile>-live-<buffer>`). FVU and L0 over ordinary test tokens, mean
 and extremes over seeds. `within`: the means of the FVU differ by no more than the seeds of one of the two do. What is
 trained already is not trained again, and rows of an earlier call stay in the file.
 
@@ -33,23 +33,35 @@ from saelib.corpus import read_pages
 from saelib.lm import choose_device
 from saelib.runs import ARMS, Workspace
 
-QUALITY = ("name", "site", "lambda", "seeds", "fvu_store", "fvu_store_lo", "fvu_store_hi", "fvu_live", "fvu_live_lo")
+QUALITY = (
+    "name",
+    "site",
+    "buffer",
+    "lambda",
+    "seeds",
+    "fvu_store",
+    "fvu_store_lo",
+    "fvu_store_hi",
+    "fvu_live",
+    "fvu_live_lo",
+)
 QUALITY += ("fvu_live_hi", "l0_store", "l0_live", "within")
 MEMORY = ("name", "corpus_tokens", "tokens_trained", "peak_mb", "ratio_to_first")
-KEYS = ("name", "site")  # of a row
+KEYS = ("name", "site", "buffer")  # of a row
 WORDS = 110  # of a document: one context
 
 
 def workspaces(profile: str, streaming: StreamConfig) -> dict[str, Workspace]:
-    """The same model, text and sites, stored and live."""
+    """The same model, text and sites, stored ("store") and live."""
     source, given = next((path, v) for path, v in batch.resolve_profile(profile).items() if "collect" in path.stem)
     values = batch.parameters(source) | given
     named = {f.name for f in fields(CorpusConfig)} - {"seed"}
     corpus = CorpusConfig(**{k: v for k, v in values.items() if k in named}, seed=values["corpus_seed"])
     settings = CollectConfig(batch_tokens=values["batch_tokens"], shard_tokens=values["shard_tokens"])
     found = {}
-    for name, live in (("live-store", None), ("live", streaming)):
-        found[name] = Workspace(f"{profile}-{name}", evaluation=EvalConfig(ce_tokens=0))
+    for name, live in (("store", None), ("live", streaming)):
+        folder = f"{profile}-live-{live.buffer_tokens if live else name}"
+        found[name] = Workspace(folder, evaluation=EvalConfig(ce_tokens=0))
         found[name].collect(values["model"], corpus, values["sites"], settings, values["dtype"], live)
     return found
 
@@ -69,11 +81,10 @@ def compared(
         spread, mean = {}, {}
         for name, table in tables.items():
             mine = table[(table["arm"] == arm) & (table["site"] == site)]
-            short = "live" if name == "live" else "store"
-            fvu, mean[short] = mine["fvu"], float(mine["fvu"].mean())
-            spread[short] = float(fvu.max() - fvu.min())
-            row |= {f"fvu_{short}": mean[short], f"fvu_{short}_lo": float(fvu.min())}
-            row |= {f"fvu_{short}_hi": float(fvu.max()), f"l0_{short}": float(mine["l0"].mean())}
+            fvu, mean[name] = mine["fvu"], float(mine["fvu"].mean())
+            spread[name] = float(fvu.max() - fvu.min())
+            row |= {f"fvu_{name}": mean[name], f"fvu_{name}_lo": float(fvu.min())}
+            row |= {f"fvu_{name}_hi": float(fvu.max()), f"l0_{name}": float(mine["l0"].mean())}
         rows.append(row | {"within": bool(abs(mean["live"] - mean["store"]) <= max(spread.values()))})
     return rows
 
@@ -86,7 +97,8 @@ def quality(args: Any) -> list[dict[str, Any]]:
         ws.together = args.together
     sites = [found["live"].site(int(s) if s.lstrip("-").isdigit() else s) for s in args.sites]
     cells = [(arm, site) for site in sites for arm in args.arms]
-    return compared(cells, found, args.seeds, recipe | {"lam": args.lam, "lam_full": args.lam_full})
+    rows = compared(cells, found, args.seeds, recipe | {"lam": args.lam, "lam_full": args.lam_full})
+    return [row | {"buffer": args.buffer} for row in rows]
 
 
 def write_documents(path: Path, n: int) -> None:
@@ -144,8 +156,8 @@ def main() -> None:
     options.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     options.add_argument("--lam", type=float, default=1.3, help="of the plain SAE")
     options.add_argument("--lam-full", type=float, default=2.08)
-    options.add_argument("--buffer", type=int, default=32_768, help="tokens of the shuffle buffer")
-    options.add_argument("--sample", type=int, default=256, help="training contexts that are stored")
+    options.add_argument("--buffer", type=int, default=131_072, help="tokens of the shuffle buffer")
+    options.add_argument("--sample", type=int, default=1024, help="training contexts that are stored")
     options.add_argument("--together", type=int, default=9)
     options.add_argument("--documents", nargs="+", type=int, default=[2000, 20_000])
     options.add_argument("--tokens", type=int, default=32_768, help="training tokens of the memory part")

@@ -36,7 +36,7 @@ from saelib.train import Trainer
 
 LLAMA = "meta-llama/Llama-2-7b-hf"  # gated: planned by its published dimensions, which are `LlamaConfig`'s defaults
 SHARES = np.array([0.7, 0.1, 0.2])  # of tokens in the splits, where pages are not at hand
-PAGE = {"fever": 100}  # tokens of a page, else 500, assumed where no text is at hand
+PAGES = {"fever": (0, 100), "enwik8": (8571, 1832)}  # pages, and tokens of one: assumed where no text is at hand
 SAMPLE, CHARACTERS = 500, 4.2  # pages read of a text that lies here; characters a token
 MORE = {  # further λ a curve takes until its L0 is bracketed, and more with each `refine`: means of recorded runs
     "grid": (0.0, 0.3),  # from three λ or more
@@ -192,7 +192,8 @@ def _kept(tokens: float, cfg: CorpusConfig, contexts: int) -> float:
 
 
 def _estimated(cfg: CorpusConfig, depth_contexts: int) -> Text:
-    pages, each, path, said = 0, [PAGE.get(cfg.source, 500)], Path(cfg.path).expanduser(), "assumed"
+    (pages, each), path, said = PAGES.get(cfg.source, (0, 500)), Path(cfg.path).expanduser(), "assumed"
+    each = [each]
     if cfg.path and path.exists():
         texts = [page.text for page in islice(read_pages(replace(cfg, n_docs=0)), SAMPLE)]
         each, said = [len(text) / CHARACTERS for text in texts], f"as the first {len(texts)} have"
@@ -365,8 +366,8 @@ def make_plan(
     out |= {"disk, GB": disk_of(p), "memory, GB": memory_of(p)}
     stages = {name: stages_of(p, name, groups.get(name, ())) for name in todo}
     out |= {"operations": _summed(stages, 0), f"minutes {rates.said}": _summed(stages, 1)}
-    minutes = out[f"minutes {rates.said}"]["in all"]
-    out |= {f"a card of {size} GB": card_of(p, size, minutes / 60) for size in CARDS}
+    stored = sum(float(cost[1]) for of in stages.values() for stage, cost in of.items() if stage != "stream")
+    out |= {f"a card of {size} GB": card_of(p, size, stored / 3600) for size in CARDS}
     return out | {"will not fit": misfits(out["disk, GB"], out["memory, GB"])}
 
 
@@ -377,12 +378,14 @@ def _summed(stages: Mapping[str, Mapping[str, Any]], which: int) -> dict[str, fl
 
 
 def stages_of(p: Profile, name: str, groups: Sequence[Group]) -> dict[str, Any]:
-    """(operations, seconds) of a notebook's stages, from a store."""
+    """(operations, seconds) of a notebook's stages."""
     out, of = {}, p.of[name]
     if name == batch.COLLECT:
         out["collect"] = p.forward(_rows_stored(p), max(p.sites))
     if groups:
         out["train"] = sum(_training(p, g) for g in groups if g.tokens)
+        streamed = [math.ceil(g.count / TOGETHER) * g.tokens for g in groups if g.what != DEEP]
+        out["stream"] = p.forward(sum(streamed) * bool(p.first["stream_tokens"]), max(p.sites))
         out["measure"] = sum(_measuring(p, g, of.get("ce_tokens", 0)) for g in groups)
     if name == CAUSES:
         out["depths"] = p.forward(p.text.depths, max(p.deep))
@@ -390,15 +393,13 @@ def stages_of(p: Profile, name: str, groups: Sequence[Group]) -> dict[str, Any]:
 
 
 def _training(p: Profile, g: Group) -> np.ndarray:
-    """Steps, dense at first; an SAE's files; and the forwards of streamed rows."""
+    """Steps, dense at first, and an SAE's files."""
     d, steps = p.shape.d_model, g.tokens // g.batch
     dense = min(1.0, DENSE * (g.rising / steps) ** 0.5)
     mix = np.array([dense, 1 - dense])
     work = mix @ [costs.step_flops(d, g.latents, g.batch, active, g.gated) for active in (None, ACTIVE)]
     seconds = mix @ [p.rates.step(g.latents, g.batch, g.gated, dense) for dense in (True, False)]
-    live = math.ceil(g.count / TOGETHER) * g.tokens if p.first["stream_tokens"] else 0
-    cost = g.count * np.array([steps * work, steps * seconds + FILES])
-    return cost + p.forward(live, max(p.sites))
+    return g.count * np.array([steps * work, steps * seconds + FILES])
 
 
 def _measuring(p: Profile, g: Group, ce_tokens: int) -> np.ndarray:

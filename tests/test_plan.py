@@ -1,6 +1,7 @@
 """The planner: counts against recorded runs, what is refused before a run, and that nothing is measured in vain."""
 
 import json
+import math
 import re
 import shutil
 from collections import namedtuple
@@ -173,8 +174,11 @@ def test_a_large_step_is_measured_in_part_on_a_cpu_and_scaled(monkeypatch):
 # --- the plan --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("profile", ["smoke", "default", "full", "llama2-7b"])
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", ["smoke", "default", "full", "enwik8", "llama2-7b"])
 def test_every_shipped_profile_can_be_planned_without_network(profile, home, caplog):
+    (home / "data").mkdir(exist_ok=True)
+    (home / "data" / "assets").symlink_to(ROOT / "data" / "assets")
     shutil.copytree(ROOT / "notebooks", home / "notebooks", dirs_exist_ok=True)
     caplog.set_level("INFO", "saelib")
     assert main(["plan", "--profile", profile, "--rate", "400e12", "--json", str(home / "plan.json")]) == 0
@@ -279,3 +283,18 @@ def test_a_model_that_cannot_be_planned_with_does_not_stop_a_run(small, caplog):
 def test_a_setting_for_one_notebook_reaches_its_plan(small):
     one, two = (plan.make_plan("p", (), {"contexts_per_page": n}, 1e12)["tokens"]["train"] for n in (1, 2))
     assert two == pytest.approx(2 * one)
+
+
+def test_streaming_adds_the_forwards_of_its_passes_to_what_a_store_would_take(home):
+    shutil.copytree(ROOT / "notebooks", home / "notebooks", dirs_exist_ok=True)
+    stored, live = (plan.make_plan("llama2-7b", ["01", "02"], {"stream_tokens": n}, 400e12) for n in (0, 65536))
+    tokens = sum(
+        math.ceil(g.count / plan.TOGETHER) * g.tokens
+        for g in plan.train_sae(batch.plan("llama2-7b", ["02"])[0].values, 32)
+    )
+    forward = costs.forward_flops(costs.shape_of(LlamaConfig()), 31, 128)  # of a token, to site -2
+    assert live["operations"]["02 stream"] == pytest.approx(tokens * forward)
+    assert "02 stream" not in stored["operations"]
+    hours = [made["a card of 80 GB"]["hours from a store"] for made in (stored, live)]
+    assert 0 < hours[0] - hours[1] < 0.2  # but for the rows that are not stored
+    assert live["minutes at 4e+14 operations a second (55% in forwards, 10% in steps)"]["in all"] > 60 * hours[1]
