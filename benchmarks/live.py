@@ -4,9 +4,9 @@
     python benchmarks/live.py --part memory --json PATH [--documents 2000 20000]
 
 quality: SAEs of a profile's recipe, one λ an architecture, each trained on a store of its text and on live rows of it,
-in folders of their own (`data/<profile>-live-store`, `data/<profile>-live-<buffer>`). FVU and L0 over ordinary test tokens, mean
-and extremes over seeds. `within`: the means of the FVU differ by no more than the seeds of one of the two do. What is
-trained already is not trained again, and rows of an earlier call stay in the file.
+in folders of their own (`data/<profile>-live-store`, `data/<profile>-live-<buffer>`). FVU and L0 over ordinary test
+tokens, mean and extremes over seeds. `within`: the means of the FVU differ by no more than the seeds of one of the two
+do. What is trained already is not trained again, and rows of an earlier call stay in the file.
 
 memory: the peak resident memory of a process that cuts a text into contexts, stores a sample of fixed size and trains
 on live rows, by the number of documents (pieces of the embedded text, each its own), at equal training tokens.

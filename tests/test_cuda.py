@@ -14,12 +14,14 @@ from test_sparse import D, N, _rows
 from test_store import make_contexts
 
 from saelib import evaluate, sparse, sparse_plain, sparse_triton
+from saelib.causes import shuffled_dims
 from saelib.collect import collect
-from saelib.config import SAEConfig, TrainConfig
-from saelib.diagnose import pca_fvu, site_profile
+from saelib.config import CollectConfig, SAEConfig, StreamConfig, TrainConfig
+from saelib.diagnose import pca_fvu, site_profile, spectrum
 from saelib.lm import LM, choose_dtype
 from saelib.pursuit import fista_at_l1, nn_omp
 from saelib.sae import build_sae
+from saelib.stream import LiveBlocks, LiveRows
 from saelib.train import Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
@@ -186,12 +188,54 @@ def test_every_metric_is_the_cpus(tmp_path):
                 assert columns[1][loss][name] == pytest.approx(want, rel=1e-3, abs=1e-4), (loss, name)
 
 
-def test_diagnosis_is_the_cpus(tmp_path):
+def test_diagnosis_and_measuring_on_the_stores_device_are_the_cpus(tmp_path):
     store = write_store(tiny_llama(), tmp_path / "store")
-    for table, column in ((lambda on: pca_fvu(store, SITE, device=on), "fvu"),
-                          (lambda on: site_profile(store, device=on), "participation")):  # fmt: skip
-        cpu, gpu = (table(device)[column].to_numpy() for device in ("cpu", "cuda"))
-        np.testing.assert_allclose(gpu, cpu, rtol=1e-4, atol=1e-6)
+    sae, found = _sae("full", CPU, store.d_model, 64, SITE).requires_grad_(False), []
+    for store.device in (CPU, GPU):
+        measured = evaluate.quick_metrics(sae, store, SITE)
+        assert sae.mean.device == CPU
+        columns = [pca_fvu(store, SITE)["fvu"], site_profile(store)["participation"], spectrum(store, SITE)]
+        found.append([np.asarray(column) for column in (*columns, [measured["fvu"], measured["l0"]])])
+    for of_cpu, of_gpu in zip(*found, strict=True):
+        np.testing.assert_allclose(of_gpu, of_cpu, rtol=1e-3, atol=1e-6)
+
+
+def test_dimensions_are_shuffled_where_the_rows_are():
+    x = _rows()[:200].to(GPU)
+    shuffled = shuffled_dims(x, 0)
+    assert shuffled.device.type == "cuda"
+    assert torch.equal(shuffled.sort(0).values, x.sort(0).values)
+    assert not torch.equal(shuffled, x)
+
+
+def test_live_rows_on_the_gpu_are_the_cpus(tmp_path):
+    lms = {CPU: make_lm(), GPU: LM(make_lm().model.to(GPU), name="tiny")}
+    store = collect(lms[CPU], make_contexts(), SITES, tmp_path / "store", CFG, progress=False)
+    batches = []
+    for lm in lms.values():
+        stream = LiveRows(LiveBlocks(lm, make_contexts(), store, StreamConfig(64)), store.sites[0], "all", 4)
+        batches.append([next(stream) for _ in range(5)])
+        assert stream.device.type == lm.device.type
+    for (x, rows), (y, others) in zip(*batches, strict=True):
+        np.testing.assert_array_equal(rows, others)
+        torch.testing.assert_close(y.cpu(), x, rtol=1e-4, atol=1e-5)
+
+
+def test_an_8_bit_store_of_the_gpus_rows_is_near_the_cpus(tmp_path):
+    cfg, stores = CollectConfig(CFG.batch_tokens, CFG.shard_tokens, "int8"), []
+    for device in (CPU, GPU):
+        lm = LM(make_lm().model.to(device), name="tiny")
+        stores.append(collect(lm, make_contexts(), SITES, tmp_path / device.type, cfg, progress=False))
+    for site in stores[0].sites:
+        x, y = (store.rows(site, np.arange(store.n_rows)) for store in stores)
+        assert float((x - y).abs().max()) <= float(x.abs().max()) / 50
+
+
+def test_a_profile_is_planned_by_this_gpus_rates():
+    plan, config = pytest.importorskip("saelib.plan"), make_lm().model.config
+    rates = plan.measured(config, 32, GPU, torch.bfloat16)
+    assert "measured on cuda" in rates.said
+    assert min(rates.block, rates.head, rates.sums, rates.host, rates.step(128, 64, True, False)) > 0
 
 
 def test_pursuit_finds_the_cpus_codes():

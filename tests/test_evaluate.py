@@ -11,7 +11,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_lm import run_full
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from saelib import evaluate, metrics
@@ -29,6 +28,12 @@ COLUMNS = (
     *("shrinkage", "shrinkage_raw", "ce_id", "ce_sae", "ce_zero", "ce_mean", "delta_ce", "kl", "loss_recovered"),
     *("loss_recovered_mean", "n_test_pages", "n_test_tokens", "fvu_val", "l0_val", "note", "pages"),
 )
+
+
+def run_full(lm, ids):
+    """The model's own logits [batch, time, vocab]."""
+    with torch.inference_mode():
+        return lm.model(input_ids=ids, use_cache=False).logits
 
 
 def tiny_llama(seed=0, dtype=torch.float32):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from test_evaluate import run_full
 from tokenizers import Tokenizer, models
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM
@@ -55,12 +56,6 @@ def _lm(layout="llama", attention="eager", dtype=torch.float32, seed=0):
 
 def _ids(batch=3, length=TIME, seed=0):
     return torch.randint(0, VOCAB, (batch, length), generator=torch.Generator().manual_seed(seed))
-
-
-def run_full(lm, ids):
-    """The model's own logits [batch, time, vocab]."""
-    with torch.inference_mode():
-        return lm.model(input_ids=ids, use_cache=False).logits
 
 
 def _reference(lm, ids):

@@ -17,7 +17,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from saelib import runs
+from saelib import costs, runs
 from saelib.config import CollectConfig, ConfigError, CorpusConfig, EvalConfig
 from saelib.runs import (
     COLUMNS,
@@ -473,3 +473,15 @@ def test_code_that_trains_is_part_of_a_run_but_its_comments_are_not(ws, monkeypa
     assert before not in set(ws.results()["run_id"])
     monkeypatch.undo()
     modules_hash.cache_clear()
+
+
+def test_on_a_gpu_no_more_saes_train_at_once_than_its_free_memory_holds(home, monkeypatch):
+    monkeypatch.setattr(runs, "choose_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    ws, specs = Workspace("p"), {str(i): make_spec("plain", 1, 576, n_latents=9216, lam=1.0 + i) for i in range(12)}
+    ws.identity = {}
+    one = costs.TRAINED * costs.sae_weights(576, 9216, gated=True)
+    for many, expected in ((0.5, 1), (3.5, 3), (50, 8)):
+        free = (many * one + 12 * 9216 * specs["0"].train.batch_size) / 0.9
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, free))
+        assert max(len(group) for wave in ws._waves(specs) for group in wave) == expected
