@@ -4,7 +4,7 @@
     python benchmarks/live.py --part memory --json PATH [--documents 2000 20000]
 
 quality: SAEs of a profile's recipe, one λ an architecture, each trained on a store of its text and on live rows of it,
-in folders of their own (`data/<profile>-live-store`, `data/<profile>-live-<buffer>`). FVU and L0 over ordinary test
+in folders of their own (`data/<profile>-live-store`, `…-live-<buffer>-<seed>`). FVU and L0 over ordinary test
 tokens, mean and extremes over seeds. `within`: the means of the FVU differ by no more than the seeds of one of the two
 do. What is trained already is not trained again, and rows of an earlier call stay in the file.
 
@@ -19,9 +19,10 @@ import resource
 import shutil
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent))
 from harness import machine, parser, report
@@ -32,6 +33,7 @@ from saelib.config import CollectConfig, CorpusConfig, EvalConfig, StreamConfig,
 from saelib.corpus import read_pages
 from saelib.lm import choose_device
 from saelib.runs import ARMS, Workspace
+from saelib.sweep import filled
 
 QUALITY = (
     "name",
@@ -51,53 +53,51 @@ KEYS = ("name", "site", "buffer")  # of a row
 WORDS = 110  # of a document: one context
 
 
-def workspaces(profile: str, streaming: StreamConfig) -> dict[str, Workspace]:
-    """The same model, text and sites, stored ("store") and live."""
+def workspace(profile: str, streaming: StreamConfig | None, together: int) -> Workspace:
+    """A profile's model, text and sites, stored or live."""
     source, given = next((path, v) for path, v in batch.resolve_profile(profile).items() if "collect" in path.stem)
     values = batch.parameters(source) | given
-    named = {f.name for f in fields(CorpusConfig)} - {"seed"}
-    corpus = CorpusConfig(**{k: v for k, v in values.items() if k in named}, seed=values["corpus_seed"])
-    settings = CollectConfig(batch_tokens=values["batch_tokens"], shard_tokens=values["shard_tokens"])
-    found = {}
-    for name, live in (("store", None), ("live", streaming)):
-        folder = f"{profile}-live-{live.buffer_tokens if live else name}"
-        found[name] = Workspace(folder, evaluation=EvalConfig(ce_tokens=0))
-        found[name].collect(values["model"], corpus, values["sites"], settings, values["dtype"], live)
-    return found
+    corpus = filled(CorpusConfig, values, seed=values["corpus_seed"])
+    folder = f"{streaming.buffer_tokens}-{streaming.seed}" if streaming else "store"
+    ws = Workspace(f"{profile}-live-{folder}", evaluation=EvalConfig(ce_tokens=0))
+    ws.together = together
+    ws.collect(values["model"], corpus, values["sites"], filled(CollectConfig, values), values["dtype"], streaming)
+    return ws
 
 
 def compared(
-    cells: list[tuple[str, int]], found: dict[str, Workspace], seeds: list[int], recipe: dict[str, Any]
+    cells: list[tuple[str, int]], live: list[Workspace], store: Workspace, seeds: list[int], recipe: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """A row for each (arm, site)."""
-    lams = {"plain": recipe.pop("lam"), "full": recipe.pop("lam_full")}
-    tables = {}
-    for name, ws in found.items():
-        specs = [ws.spec(a, s, lam=lams[a], seed=k, **recipe) for a, s in cells for k in seeds]
-        tables[name] = ws.train(specs, "live")
+    """A row for each (arm, site). A store gives each seed an order of its own, so live rows have one workspace a seed."""
+    lams, tables = {"plain": recipe.pop("lam"), "full": recipe.pop("lam_full")}, {}
+    for name, spaces in (("store", [store] * len(seeds)), ("live", live)):
+        made = [
+            ws.train([ws.spec(a, s, lam=lams[a], seed=k, **recipe) for a, s in cells], "live")
+            for ws, k in zip(spaces, seeds, strict=True)
+        ]
+        tables[name] = pd.concat(made)
     rows = []
     for arm, site in cells:
         row: dict[str, Any] = {"name": arm, "site": site, "lambda": lams[arm], "seeds": len(seeds)}
-        spread, mean = {}, {}
         for name, table in tables.items():
             mine = table[(table["arm"] == arm) & (table["site"] == site)]
-            fvu, mean[name] = mine["fvu"], float(mine["fvu"].mean())
-            spread[name] = float(fvu.max() - fvu.min())
-            row |= {f"fvu_{name}": mean[name], f"fvu_{name}_lo": float(fvu.min())}
-            row |= {f"fvu_{name}_hi": float(fvu.max()), f"l0_{name}": float(mine["l0"].mean())}
-        rows.append(row | {"within": bool(abs(mean["live"] - mean["store"]) <= max(spread.values()))})
+            fvu = {"": mine["fvu"].mean(), "_lo": mine["fvu"].min(), "_hi": mine["fvu"].max()}
+            row |= {f"fvu_{name}{part}": float(value) for part, value in fvu.items()}
+            row[f"l0_{name}"] = float(mine["l0"].mean())
+        spread = max(row[f"fvu_{name}_hi"] - row[f"fvu_{name}_lo"] for name in tables)
+        rows.append(row | {"within": abs(row["fvu_live"] - row["fvu_store"]) <= spread})
     return rows
 
 
 def quality(args: Any) -> list[dict[str, Any]]:
     recipe = recipe_of(args.profile)
     del recipe["ce_tokens"]
-    found = workspaces(args.profile, StreamConfig(args.buffer, args.sample))
-    for ws in found.values():
-        ws.together = args.together
-    sites = [found["live"].site(int(s) if s.lstrip("-").isdigit() else s) for s in args.sites]
+    store = workspace(args.profile, None, args.together)
+    streaming = [StreamConfig(args.buffer, args.sample, seed=seed) for seed in args.seeds]
+    live = [workspace(args.profile, cfg, args.together) for cfg in streaming]
+    sites = [store.site(int(s) if s.lstrip("-").isdigit() else s) for s in args.sites]
     cells = [(arm, site) for site in sites for arm in args.arms]
-    rows = compared(cells, found, args.seeds, recipe | {"lam": args.lam, "lam_full": args.lam_full})
+    rows = compared(cells, live, store, args.seeds, recipe | {"lam": args.lam, "lam_full": args.lam_full})
     return [row | {"buffer": args.buffer} for row in rows]
 
 
