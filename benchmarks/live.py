@@ -68,7 +68,7 @@ def workspace(profile: str, streaming: StreamConfig | None, together: int) -> Wo
 def compared(
     cells: list[tuple[str, int]], live: list[Workspace], store: Workspace, seeds: list[int], recipe: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """A row for each (arm, site). A store gives each seed an order of its own, so live rows have one workspace a seed."""
+    """A row for each (arm, site); `live` has a workspace a seed, since a store gives each seed an order of its own."""
     lams, tables = {"plain": recipe.pop("lam"), "full": recipe.pop("lam_full")}, {}
     for name, spaces in (("store", [store] * len(seeds)), ("live", live)):
         made = [
