@@ -20,7 +20,7 @@ FRESH := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && mkdir "$$home/data
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | while IFS='	' read -r t d; do printf 'make %-11s %s\n' "$$t" "$$d"; done
-	@printf '\nPROFILE=smoke|default|full|llama2-7b (now %s), NOTEBOOKS="02 03", ARGS="--set lr=3e-4 --force"\n' '$(PROFILE)'
+	@printf '\nPROFILE=smoke|default|full|enwik8|llama2-7b (now %s), NOTEBOOKS="02 03", ARGS="--set lr=3e-4 --force"\n' '$(PROFILE)'
 	@printf 'TORCH_INDEX=<url>  extra package index for a CPU or CUDA build of torch, used when the environment is made\n'
 
 workbook: venv ## run the notebooks of PROFILE, write data/PROFILE/{notebooks,results.csv,report}; finished work is skipped
