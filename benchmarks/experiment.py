@@ -31,7 +31,6 @@ from saelib.collect import collect
 from saelib.config import CollectConfig, SAEConfig, StreamConfig, TrainConfig
 from saelib.corpus import Contexts
 from saelib.lm import LM
-from saelib.runs import ARMS
 from saelib.sae import ENCODER_INIT_NORM, build_sae
 from saelib.store import ShuffledRows, Store, row_moments
 from saelib.stream import LiveBlocks, LiveRows
@@ -43,6 +42,7 @@ TINY = LlamaConfig(
 )  # fmt: skip
 SHAPES = {"llama2-7b": LLAMA2_7B, "smollm2": SMOLLM2, "tiny": TINY}
 COLUMNS = ("name", "seconds", "tokens", "tokens_per_second", "share_of_matmul", "saes", "gb", "hours")
+ARMS = {"plain": ("sae", "plain"), "full": ("gated", "full")}
 SITES, ACTIVE, BLOCKS = (2, "middle", -2), 64, 3
 WHOLE, TRAINED, SAES = 10_000_000, 20_000_000, 30  # tokens of the text; of an SAE's training; SAEs
 
@@ -152,7 +152,8 @@ def peak(device: str) -> float | None:
 
 
 def main() -> None:
-    options = parser(__doc__.splitlines()[0])
+    options = parser(__doc__.splitlines()[0], timed=False)
+    options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options.add_argument("--shape", choices=sorted(SHAPES), default="llama2-7b")
     options.add_argument("--tokens", type=int, default=524_288, help="of the text that is collected")
     options.add_argument("--batch-tokens", type=int, default=16_384)

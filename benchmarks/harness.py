@@ -66,14 +66,14 @@ def median(times: Sequence[float]) -> float:
 
 
 def report(rows: list[dict[str, Any]], columns: Sequence[str], about: dict[str, Any], path: Path | None) -> None:
-    """Print the rows as a table; write them all, with the machine, as JSON."""
+    """Print the rows as a table; write them all, with the machine (or each with its own), as JSON."""
     print(", ".join(f"{k} {v}" for k, v in about.items()))
     cells = [[_cell(row.get(c)) for c in columns] for row in rows]
     widths = [max(len(c), *(len(line[i]) for line in cells)) for i, c in enumerate(columns)]
     for line in (columns, *cells):
         print("  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip())
     if path:
-        path.write_text(json.dumps([row | {"machine": about} for row in rows], indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps([{"machine": about} | row for row in rows], indent=1) + "\n", encoding="utf-8")
 
 
 def _cell(value: Any) -> str:

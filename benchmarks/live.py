@@ -61,7 +61,8 @@ def workspace(profile: str, streaming: StreamConfig | None, together: int) -> Wo
     folder = f"{streaming.buffer_tokens}-{streaming.seed}" if streaming else "store"
     ws = Workspace(f"{profile}-live-{folder}", evaluation=EvalConfig(ce_tokens=0))
     ws.together = together
-    ws.collect(values["model"], corpus, values["sites"], filled(CollectConfig, values), values["dtype"], streaming)
+    config = filled(CollectConfig, values, dtype=values["store_dtype"])
+    ws.collect(values["model"], corpus, values["sites"], config, values["dtype"], streaming)
     return ws
 
 
@@ -140,11 +141,11 @@ def memory(args: Any) -> list[dict[str, Any]]:
 
 
 def merged(path: Path | None, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of the file, those of this call in the place of earlier ones."""
+    """The rows of the file, each with its own machine, those of this call in the place of earlier ones."""
     known = json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else []
     new = {tuple(row.get(k) for k in KEYS) for row in rows}
-    kept = [{k: v for k, v in row.items() if k != "machine"} for row in known]
-    return [row for row in kept if tuple(row.get(k) for k in KEYS) not in new] + rows
+    kept = [row for row in known if tuple(row.get(k) for k in KEYS) not in new]
+    return kept + [row | {"machine": machine(choose_device("auto").type)} for row in rows]
 
 
 def main() -> None:
@@ -160,14 +161,14 @@ def main() -> None:
     options.add_argument("--sample", type=int, default=1024, help="training contexts that are stored")
     options.add_argument("--together", type=int, default=9)
     options.add_argument("--documents", nargs="+", type=int, default=[2000, 20_000])
-    options.add_argument("--tokens", type=int, default=32_768, help="training tokens of the memory part")
+    options.add_argument("--tokens", type=int, default=16_384, help="training tokens of the memory part")
     options.add_argument("--child", default="", help="the memory part's own use")
     args = options.parse_args()
     if args.child:
         trained_in_a_child(args.child, args.tokens)
         return
     rows = merged(args.json, quality(args) if args.part == "quality" else memory(args))
-    report(rows, QUALITY if args.part == "quality" else MEMORY, machine(choose_device("auto").type), args.json)
+    report(rows, QUALITY if args.part == "quality" else MEMORY, {}, args.json)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def lm_calls(device: str) -> list[Call]:
     """Collection to several depths, and the loss continued from them, on 1,024 tokens of SmolLM2's shape."""
     torch.manual_seed(0)
     lm, shape = LM(random_model(SMOLLM2, device)), costs.shape_of(SMOLLM2)
-    ids = torch.randint(shape.vocab, (8, CTX))
+    ids = torch.randint(shape.vocab, (8, CTX)).to(device)
     stream, n = lm.capture(ids, [0])[0], ids.numel()
 
     def loss(site: int) -> None:

@@ -72,6 +72,10 @@ TABLES = {  # file: heading and columns
         "Live rows against a store at equal λ and training tokens, profile default: FVU on test pages over three seeds",
         LIVE,
     ),
+    "ranks": (
+        "Several processes against one: hash of the store, and after 100 steps the largest ‖ΔW‖ / ‖W‖ and change of FVU",
+        ("name", "ranks", "dtype", "weights", "fvu", "revived", "sha256"),
+    ),
     "live_memory": (
         "Peak memory of training on live rows as documents grow, training tokens fixed",
         ("name", "corpus_tokens", "tokens_trained", "peak_mb", "ratio_to_first"),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import json
 import logging
 import os
 import sys
@@ -21,6 +20,7 @@ import yaml
 from saelib import batch, plan, report, sweep
 from saelib.assets import AssetError
 from saelib.store import StoreError
+from saelib.stream import StreamError
 from saelib.train import TrainingDiverged
 
 PAPERMILL_NOISE = ("Executing ", "Ending ", "Input Notebook", "Output Notebook", "Working directory")
@@ -57,7 +57,6 @@ def parser() -> argparse.ArgumentParser:
     ahead = command("plan", "say what a profile will take: tokens, disk, memory, operations, time", *every)
     stated = "operations a second of matrix products; else measured"
     ahead.add_argument("--rate", type=float, metavar="FLOPS", help=stated)
-    ahead.add_argument("--json", type=Path, metavar="PATH", help="write the plan there too")
     run = command("run", "execute a profile's notebooks, skip finished ones, write the report", *every)
     run.add_argument("--grid", type=Path, metavar="FILE.yaml", help="name -> list; every combination is run")
     run.add_argument("--force", action="store_true", help="execute finished notebooks again")
@@ -90,12 +89,10 @@ def print_stages(stages: Sequence[tuple[str, float, str]]) -> None:
 
 
 def command_plan(args: argparse.Namespace) -> None:
-    """Print the plan, and keep it where `--json` says."""
+    """Print the plan."""
     made = plan.make_plan(args.profile, args.notebooks, dict(args.settings), args.rate)
     for line in plan.lines(made) or ["nothing to plan: all of it is finished"]:
         log.info(line)
-    if args.json:
-        batch.write_text(args.json, json.dumps(made, indent=1) + "\n")
 
 
 def plan_run(args: argparse.Namespace) -> None:
@@ -105,7 +102,7 @@ def plan_run(args: argparse.Namespace) -> None:
     """
     try:
         made = plan.make_plan(args.profile, args.notebooks, dict(args.settings), force=args.force)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of whatever library: it is a forecast, and the run will say what is wrong itself
         log.info("no plan: %s", one_line(error))
         return
     for line in plan.brief(made):
@@ -162,7 +159,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             log.info("report: %s", report.build_report(args.profile))
         else:
             fetch_assets()
-    except (AssetError, FileNotFoundError, StoreError, TrainingDiverged, ValueError) as error:  # or a `ConfigError`
+    except (
+        AssetError,
+        FileNotFoundError,
+        StoreError,
+        StreamError,
+        TrainingDiverged,
+        ValueError,
+    ) as error:  # or a `ConfigError`
         log.error("error: %s", one_line(error))
         return 2
     return 0

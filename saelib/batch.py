@@ -43,6 +43,7 @@ from saelib.config import (
     stable_hash,
 )
 from saelib.runs import log_time
+from saelib.stream import AHEAD
 
 INJECTED = "injected-parameters"  # papermill's tag on the cell it adds
 RESERVED = "profile"  # set by the profile's file name, in every notebook that has it
@@ -56,6 +57,7 @@ GOES_INTO = {  # parameter names -> the field that each value, or each element o
     r".+_lr|.+_lrs": (TrainConfig, "lr"),
     r".*seeds": (TrainConfig, "seed"),
     r"store_dtype": (CollectConfig, "dtype"),
+    r"corpus_seed": (CorpusConfig, "seed"),
 }
 NOT_EMPTY = r"(.+_)?lambdas.*|.*sites|.*seeds|schedule_lrs|lengths|resample_at"
 POSITIVE = r"(cause|depth|split|learn)_\w+|l0_target|length_l0|lengths|longer|wider|original_lam"  # lists of λ apart
@@ -326,6 +328,11 @@ def plan(
             values = check_parameters(path, {**base[path], **given[path], **own[path]})
             check_ranges(path, values)
             jobs.append(Job(path, values, folder, main / "notebooks", name))
+    every = [{**parameters(path), **values, **(overrides or {})} for path, values in base.items()]
+    least = AHEAD * max((values.get(name, 0) for values in every for name in ("batch_size", "cause_batch")), default=0)
+    for job in jobs:
+        if 0 < (buffer := job.values.get("stream_tokens", 0)) < least:
+            raise ConfigError(f"{job.name}: stream_tokens = {buffer}: expected 0 or at least {least}, {AHEAD} batches")
     return jobs
 
 
@@ -342,7 +349,7 @@ def write_text(path: Path, text: str) -> None:
 
 def package_hash(package: Path = Path(__file__).parent) -> str:
     """Hash of this package's sources: Python, C, and the look of figures."""
-    files = sorted(p for p in package.iterdir() if p.suffix in (".py", ".c", ".mplstyle"))
+    files = sorted(p for p in package.iterdir() if p.suffix in (".py", ".c", ".csv", ".mplstyle"))
     return stable_hash([(p.name, p.read_text(encoding="utf-8")) for p in files])
 
 

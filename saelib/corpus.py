@@ -291,8 +291,8 @@ def _json_object(text: str) -> dict[str, Any] | str | None:
         return None
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as exc:
-        return f"not JSON ({exc.msg}, column {exc.colno})"
+    except (ValueError, RecursionError) as exc:  # the first is also a number of thousands of digits
+        return f"not JSON ({exc})"
     return value if isinstance(value, dict) else f"expected a JSON object, found {type(value).__name__}"
 
 
@@ -314,8 +314,8 @@ def _zipped(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
                 where = f"{cfg.path}/{name}"
                 with archive.open(name) as stream:
                     yield from _json_lines(where, stream)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as exc:
-        raise CorpusError(f"{where}: damaged archive ({str(exc) or 'it ends too early'})") from exc
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as exc:  # the last: encrypted, or packed otherwise
+        raise CorpusError(f"{where}: archive cannot be read ({str(exc) or 'it ends too early'})") from exc
 
 
 def _fever(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
@@ -324,7 +324,7 @@ def _fever(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
     if path.is_dir() and not any(path.rglob("wiki-*.jsonl")) and any(path.rglob("*.parquet")):
         return _loaded(cfg.path, where=cfg.path, columns=columns, data_files="**/*.parquet")
     if path.exists():
-        return _zipped(cfg, report) if path.suffix == ".zip" else _jsonl(cfg, report)
+        return _zipped(cfg, report) if path.is_file() and path.suffix.lower() == ".zip" else _jsonl(cfg, report)
     return _loaded(_hub_id(cfg.path, cfg.source), where=cfg.path, columns=columns, **FEVER_ON_THE_HUB)
 
 

@@ -217,11 +217,7 @@ def spectrum(
 
 
 def pca_fvu(
-    store: Store,
-    site: int,
-    ranks: Iterable[int] | None = None,
-    tokens: str = "ordinary",
-    split: str = "test",
+    store: Store, site: int, ranks: Iterable[int] | None = None, tokens: str = "ordinary", split: str = "test"
 ) -> pd.DataFrame:
     """FVU, on a split, of rank-k PCA fitted on the training rows, for all ranks at once: site, rank, fvu.
 
@@ -265,11 +261,7 @@ def naive_predictors(store: Store, site: int, rank: int = 32, factor: float = SI
 
 
 def predictor_fvu(
-    store: Store,
-    site: int,
-    predictors: Mapping[str, Predictor],
-    split: str = "test",
-    factor: float = SINK_FACTOR,
+    store: Store, site: int, predictors: Mapping[str, Predictor], split: str = "test", factor: float = SINK_FACTOR
 ) -> pd.DataFrame:
     """FVU of predictors on all and on ordinary rows of a split: site, predictor, class, pages, fvu, lo, hi.
 

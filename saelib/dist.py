@@ -89,14 +89,14 @@ def started(device: str = "auto") -> Iterator[Ranks]:
     if size == 1:
         yield ONE
         return
-    here, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), 0 if device == "cpu" else torch.cuda.device_count()
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", size)), 0 if device == "cpu" else torch.cuda.device_count()
     if device not in ("auto", "cpu", "cuda") or (here > gpus and (gpus or device == "cuda")):
         raise ConfigError(
             f"device = {device!r}, {here} processes and {gpus} GPUs on this machine: expected at most a process a GPU "
             "with 'auto' or 'cuda', or 'cpu'"
         )
     if gpus:
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", os.environ["RANK"])))
     store, rank, size = next(distributed.rendezvous("env://"))
     store = distributed.PrefixStore(_attempt(), store)
     backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"

@@ -31,6 +31,7 @@ from saelib.corpus import load_contexts, read_pages
 from saelib.lm import LM, choose_device, choose_dtype, resolve_site
 from saelib.sae import ENCODER_INIT_NORM, build_sae, read_json
 from saelib.store import SPLITS, Store
+from saelib.stream import HELD
 from saelib.sweep import filled
 from saelib.train import Trainer
 
@@ -38,26 +39,22 @@ LLAMA = "meta-llama/Llama-2-7b-hf"  # gated: planned by its published dimensions
 SHARES = np.array([0.7, 0.1, 0.2])  # of tokens in the splits, where pages are not at hand
 PAGES = {"fever": (0, 100), "enwik8": (8571, 1832)}  # pages, and tokens of one: assumed where no text is at hand
 SAMPLE, CHARACTERS = 500, 4.2  # pages read of a text that lies here; characters a token
-MORE = {  # further λ a curve takes until its L0 is bracketed, and more with each `refine`: means of recorded runs
-    "grid": (0.0, 0.3),  # from three λ or more
-    "length": (0.7, 0.5),  # from the two that bracket it at another length
-    "resampling": (0.33, 0.35),
-    "cause": (0.3, 0.0),
-}
+# Further λ a curve takes until its L0 is bracketed, and more with each `refine`, means of recorded runs: from a grid of
+# three λ or more; from the two that bracket it at another length; in 04; in 05.
+MORE = {"grid": (0.0, 0.3), "length": (0.7, 0.5), "resampling": (0.33, 0.35), "cause": (0.3, 0.0)}
 ACTIVE = 48  # L0 at which a step is timed: the mean after λ has risen, in recorded runs
-PARTS, TOGETHER = 16, 8  # SAEs measured at once, and at most trained at once (`runs`)
+PARTS, TOGETHER = 16, 8  # SAEs measured at once, and on the CPU trained at once (`runs`)
 STATED = {"forward": 0.55, True: 0.06, False: 0.1, "sums": 0.02}  # of a stated rate, as one H100 has: forwards, dense
 # and sparse steps; assumed: sums in float64
 DENSE = 4.5  # times the square root of the steps in which λ rises: steps with over a quarter open, in recorded runs
 LAUNCH = 2.5e-3  # seconds a step beside its operations, there
-HOST_RATE, SORTED = 5e11, {"cpu": 2e7, "cuda": 1e9}  # operations of a host, numbers sorted a second: assumed
+HOST_RATE, SORTED = 5e11, (2e7, 1e9)  # operations of a host; numbers sorted a second, on a CPU, on a GPU: assumed
 SHARE = 0.5  # of a product's rate, that diagnosis and pursuit reach: recorded runs
 NOTEBOOK, EACH, FILES = 14.0, 0.08, 0.3  # seconds a notebook, an SAE in its tables, an SAE's files: recorded runs
 CARDS, USABLE, LIBRARIES = (24, 80, 141), 0.9, 1.5e9  # GB; share of a memory that can be filled; bytes of a process
-WEIGHTS = "*.safetensors"
 CAUSES, DEEP, NOISE = "05_layer_analysis", "depths", "shuffled dimensions"  # the latter two: not in results.csv
 CHANGE = {  # what is too large -> what to do about it
-    "store": "lower n_docs or contexts_per_page, name fewer sites, set store_dtype to int8, or stream_tokens",
+    "store": "lower n_docs or contexts_per_page, name fewer sites, or set store_dtype to int8, or stream_tokens",
     "SAEs": "lower n_latents, or name fewer lambdas or seeds",
     "depths": "raise depth_step",
     "memory": "lower n_latents, batch_size or batch_tokens",
@@ -170,8 +167,8 @@ def text_of(p: Parameters, depth_contexts: int) -> Text:
     if known.get("corpus") == cfg.to_dict() and "stream" not in known:
         tokens = Store.open(folder / "store", verify=False).tokens
         page, split = tokens["page"], tokens["split"]
-    elif (cfg.source, p["model"]) == ("embedded", "embedded"):
-        found = load_contexts(cfg, AutoTokenizer.from_pretrained(resolve_model("embedded")))
+    elif cfg.source == "embedded":
+        found = load_contexts(cfg, AutoTokenizer.from_pretrained(resolve_model(p["model"])))
         page = np.repeat(found.page, np.diff(found.offsets))
         split = found.split[page]
     else:
@@ -192,22 +189,28 @@ def _kept(tokens: float, cfg: CorpusConfig, contexts: int) -> float:
 
 
 def _estimated(cfg: CorpusConfig, depth_contexts: int) -> Text:
-    (pages, each), path, said = PAGES.get(cfg.source, (0, 500)), Path(cfg.path).expanduser(), "assumed"
-    each = [each]
-    if cfg.path and path.exists():
-        texts = [page.text for page in islice(read_pages(replace(cfg, n_docs=0)), SAMPLE)]
-        each, said = [len(text) / CHARACTERS for text in texts], f"as the first {len(texts)} have"
-        pages = round(_size(path) * len(texts) / sum(len(text.encode()) for text in texts))
+    (pages, tokens), said = PAGES.get(cfg.source, (0, 500)), "assumed"
+    each = [tokens]
+    if cfg.path and Path(cfg.path).expanduser().exists():
+        each = [len(page.text) / CHARACTERS for page in islice(read_pages(replace(cfg, n_docs=0)), SAMPLE)]
+        pages, said = len(each) if len(each) < SAMPLE else 0, f"as the first {len(each)} have"
     pages = cfg.n_docs or pages
-    if not pages:
-        raise ConfigError(f"path = {cfg.path!r} is not here, and its pages cannot be counted: set n_docs")
-    every, some = (pages * np.mean([_kept(n, cfg, k) for n in each]) for k in (cfg.contexts_per_page, depth_contexts))
-    return Text((SHARES * every).tolist(), float(some), f"{pages:,} pages of {np.mean(each):,.0f} tokens, {said}")
+    every, some = (sum(_kept(n, cfg, k) for n in each) for k in (cfg.contexts_per_page, depth_contexts))
+    if not pages * every:
+        tell = (
+            f"{pages or 'unknown'} pages, with {every:.0f} tokens in contexts of {cfg.ctx_len} in the first {len(each)}"
+        )
+        raise ConfigError(
+            f"path = {cfg.path!r}: {tell}; set n_docs to plan with so many pages, or ctx_len, min_ctx_len"
+        )
+    times = pages / len(each)
+    tell = f"{pages:,} pages of {np.mean(each):,.0f} tokens, {said}"
+    return Text((SHARES * times * every).tolist(), times * some, tell)
 
 
-def _size(path: Path, files: str = "*") -> int:
-    """Bytes of a file, or of a folder's files of such names."""
-    return sum(file.stat().st_size for file in (path, *path.rglob(files)) if file.is_file())
+def _size(path: Path) -> int:
+    """Bytes of the weights and rows in a folder."""
+    return sum(file.stat().st_size for file in path.rglob("*.safetensors"))
 
 
 def model_of(name: str) -> tuple[Any, str]:
@@ -233,8 +236,6 @@ class Rates(NamedTuple):
     head: float  # a token in head and loss
     step: Callable[[int, int, bool, bool], float]  # a training step: latents, rows, gated, dense
     sums: float  # operations a second of sums over rows, in float64, each of which counts twice
-    host: float  # operations a second of float32 on the CPU
-    sort: float  # numbers sorted a second
 
 
 def stated(shape: costs.Shape, ctx_len: int, rate: float) -> Rates:
@@ -249,18 +250,17 @@ def stated(shape: costs.Shape, ctx_len: int, rate: float) -> Rates:
     work = [costs.forward_flops(shape, blocks, ctx_len, not blocks) for blocks in (1, 0)]
     said = f"at {rate:.3g} operations a second ({STATED['forward']:.0%} in forwards, {STATED[False]:.0%} in steps)"
     forward = [flops / rate / STATED["forward"] for flops in work]
-    return Rates(said, *forward, step, STATED["sums"] * rate, HOST_RATE, SORTED["cuda"])
+    return Rates(said, *forward, step, STATED["sums"] * rate)
 
 
 def measured(config: Any, ctx_len: int, device: torch.device, dtype: torch.dtype) -> Rates:
     """From short runs on this machine, at the shapes asked for, with random weights."""
-    d, cpu = config.get_text_config().hidden_size, torch.device("cpu")
-    x = torch.randn(2048, min(1024, d))
-    y, work = x.to(device).double(), SHARE * 2 * x.numel() * x.shape[1]
-    sums, host = 2 * work / _seconds(lambda: y.T @ y, device), work / _seconds(lambda: x.T @ x, cpu)
+    d = config.get_text_config().hidden_size
+    x = torch.randn(2048, min(1024, d), dtype=torch.float64, device=device)
+    sums = SHARE * 4 * x.numel() * x.shape[1] / _seconds(lambda: x.T @ x, device)
     said = f"at rates measured on {device}, {torch.get_num_threads()} threads"
     forward, step = _forward_seconds(config, ctx_len, device, dtype), cache(partial(_step_seconds, device, d))
-    return Rates(said, *forward, step, sums, host, SORTED[device.type])
+    return Rates(said, *forward, step, sums)
 
 
 def _seconds(call: Callable[[], Any], device: torch.device, least: float = 0.4) -> float:
@@ -278,7 +278,7 @@ def _seconds(call: Callable[[], Any], device: torch.device, least: float = 0.4) 
 def _forward_seconds(config: Any, ctx_len: int, device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
     """Seconds a token of a block, and of head and loss: two blocks, on 1,024 tokens or about 1e11 operations."""
     with torch.device(device):
-        some = type(config).from_dict(config.to_dict() | {"num_hidden_layers": 2})
+        some = type(config).from_dict(config.to_dict() | {"num_hidden_layers": 2, "layer_types": None})
         lm = LM(AutoModelForCausalLM.from_config(some, dtype=dtype))
     fits = 1e11 / costs.forward_flops(costs.shape_of(config), 2, ctx_len)
     ids = torch.zeros(max(1, int(min(1024, fits)) // ctx_len), ctx_len, dtype=torch.long, device=device)
@@ -290,15 +290,16 @@ def _forward_seconds(config: Any, ctx_len: int, device: torch.device, dtype: tor
 
 
 def _step_seconds(device: torch.device, d: int, latents: int, rows: int, gated: bool, dense: bool) -> float:
-    """Of a random SAE on normal rows, a row of its history included; on a CPU a large one in part, and scaled."""
-    n, b = (min(latents, 3 * 10**6 // d), min(rows, 512)) if device.type == "cpu" else (latents, rows)
+    """Of a random SAE on normal rows, a row of its history included; a large one in part, and scaled."""
+    weights, most = (3 * 10**6, 512) if device.type == "cpu" else (2**27, 8192)
+    n, b = min(latents, weights // d), min(rows, most)
     sae, x = build_sae(SAEConfig("gated" if gated else "sae", d, n)).to(device), torch.randn(b, d, device=device)
     with torch.no_grad():  # the encoder's products are normal: a share ACTIVE / n of them is above -bias
-        quantile = float(torch.special.ndtri(torch.tensor(ACTIVE / n)))
+        quantile = float(torch.special.ndtri(torch.tensor(min(0.5, ACTIVE / n))))
         getattr(sae, sae.bias_names()[0]).fill_(ENCODER_INIT_NORM * quantile)
     how = {"loss": "full" if gated else "plain", "step": "dense" if dense else "auto"}
     trainer = Trainer(sae, TrainConfig(**how, lr=1e-9, tokens=b * 10**6, batch_size=b))
-    trainer.density = ACTIVE / n
+    trainer.density = min(0.5, ACTIVE / n)
     taken = trainer.cfg.log_every
     return _seconds(lambda: [trainer.step_(x) for _ in range(taken)], device) / taken * latents / n * rows / b
 
@@ -310,21 +311,16 @@ class Profile(NamedTuple):
     """What a plan is made from."""
 
     folder: Path
-    of: dict[str, Parameters]  # all parameters of each notebook
     first: Parameters  # those of notebook 01
     sites: Sequence[int]
     every: Sequence[Group]  # trained by notebooks that are not finished
+    deep: Sequence[int]  # sites of all depths, where these are still to be collected
     shape: costs.Shape
     text: Text
     rates: Rates
-    device: torch.device
+    card: float  # bytes of the GPU's memory; 0 without one
     width: int  # bytes of a number of the model
     dtype: str  # of stored rows
-
-    @property
-    def deep(self) -> Sequence[int]:
-        """Sites of all depths, where these are still to be collected."""
-        return next((g.sites for g in self.every if g.what == DEEP), ())
 
     def forward(self, tokens: float, blocks: float, head: bool = False) -> np.ndarray:
         """Operations and seconds of tokens through some blocks."""
@@ -340,8 +336,8 @@ def make_plan(
 ) -> Plan:
     """The plan of a profile's notebooks (`names`: of some) that are not finished; empty where none is left.
 
-    `rate` states operations a second instead of measuring. `ConfigError` for what `batch.plan` refuses, and for a model
-    or text of which too little is known here.
+    `rate` states operations a second, of a card of 80 GB, instead of measuring. `ConfigError` for what `batch.plan`
+    refuses, and for a model or text of which too little is known here.
     """
     jobs = batch.plan(profile, names, overrides)
     todo = [job.name for job in jobs if force or not batch.is_finished(job)]
@@ -353,18 +349,22 @@ def make_plan(
         (config, said), device = model_of(first["model"]), choose_device(first["device"])
         text = text_of(first, of[CAUSES]["depth_contexts"] if CAUSES in of else 0)
     shape, dtype, ctx_len = costs.shape_of(config), choose_dtype(first["dtype"], device), first["ctx_len"]
+    if first["stream_tokens"] and (held := first["stream_held_out"] * ctx_len):
+        text = text._replace(split=[text.split[0], *(min(n, held) for n in text.split[1:])])
     rates = measured(config, ctx_len, device, dtype) if rate is None else stated(shape, ctx_len, rate)
+    card = CARDS[1] * 1e9 if rate else torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else 0
     stored = str(dtype).removeprefix("torch.") if first["store_dtype"] == "auto" else first["store_dtype"]
     groups = {name: GROUPS[name](of[name], shape.n_layers) for name in todo if name in GROUPS}
     every = [g for made in groups.values() for g in made if g.tokens]
     sites = _sites(first, "sites", shape.n_layers)
-    p = Profile(data_dir(profile), of, first, sites, every, shape, text, rates, device, dtype.itemsize, stored)
+    deep = next((g.sites for g in every if g.what == DEEP), ())
+    p = Profile(data_dir(profile), first, sites, every, deep, shape, text, rates, card, dtype.itemsize, stored)
     out = {"model": {"name": said, "blocks": shape.n_layers, "d": shape.d_model}}
     out["tokens"] = {"known": text.said, "in all": sum(text.split)} | dict(zip(SPLITS, text.split, strict=True))
     out["SAEs"] = {name: sum(g.count for g in made if g.tokens) for name, made in groups.items()}
     out["SAEs"]["tokens trained"] = sum(g.count * g.tokens for g in every)
     out |= {"disk, GB": disk_of(p), "memory, GB": memory_of(p)}
-    stages = {name: stages_of(p, name, groups.get(name, ())) for name in todo}
+    stages = {name: stages_of(p, name, of[name], groups.get(name, ())) for name in todo}
     out |= {"operations": _summed(stages, 0), f"minutes {rates.said}": _summed(stages, 1)}
     stored = sum(float(cost[1]) for of in stages.values() for stage, cost in of.items() if stage != "stream")
     out |= {f"a card of {size} GB": card_of(p, size, stored / 3600) for size in CARDS}
@@ -377,24 +377,23 @@ def _summed(stages: Mapping[str, Mapping[str, Any]], which: int) -> dict[str, fl
     return {k: v / 60**which for k, v in (out | {"in all": sum(out.values())}).items() if v}
 
 
-def stages_of(p: Profile, name: str, groups: Sequence[Group]) -> dict[str, Any]:
+def stages_of(p: Profile, name: str, of: Parameters, groups: Sequence[Group]) -> dict[str, Any]:
     """(operations, seconds) of a notebook's stages."""
-    out, of = {}, p.of[name]
+    out = {}
     if name == batch.COLLECT:
         out["collect"] = p.forward(_rows_stored(p), max(p.sites))
     if groups:
         out["train"] = sum(_training(p, g) for g in groups if g.tokens)
-        streamed = [math.ceil(g.count / TOGETHER) * g.tokens for g in groups if g.what != DEEP]
-        out["stream"] = p.forward(sum(streamed) * bool(p.first["stream_tokens"]), max(p.sites))
+        out["stream"] = p.forward(bool(p.first["stream_tokens"]) * _streamed(p, groups, p.card), max(p.sites))
         out["measure"] = sum(_measuring(p, g, of.get("ce_tokens", 0)) for g in groups)
     if name == CAUSES:
         out["depths"] = p.forward(p.text.depths, max(p.deep))
-    return out | {"rest": (0.0, _rest(p, name, groups))}
+    return out | {"rest": (0.0, _rest(p, name, of, groups))}
 
 
 def _training(p: Profile, g: Group) -> np.ndarray:
     """Steps, dense at first, and an SAE's files."""
-    d, steps = p.shape.d_model, g.tokens // g.batch
+    d, steps = p.shape.d_model, max(1, g.tokens // g.batch)
     dense = min(1.0, DENSE * (g.rising / steps) ** 0.5)
     mix = np.array([dense, 1 - dense])
     work = mix @ [costs.step_flops(d, g.latents, g.batch, active, g.gated) for active in (None, ACTIVE)]
@@ -413,9 +412,9 @@ def _measuring(p: Profile, g: Group, ce_tokens: int) -> np.ndarray:
     return g.count * rows * tally + p.forward(passes * ce_tokens, p.shape.n_layers - np.mean(g.sites), head=True)
 
 
-def _rest(p: Profile, name: str, groups: Sequence[Group]) -> float:
+def _rest(p: Profile, name: str, of: Parameters, groups: Sequence[Group]) -> float:
     """A kernel's start, figures, tables and bootstraps; sums over rows; and pursuit, on the CPU in any case."""
-    d, of, at, (train, val, test), work, host = p.shape.d_model, p.of[name], len(p.sites), p.text.split, 0.0, 0.0
+    d, at, (train, val, test), work, host = p.shape.d_model, len(p.sites), p.text.split, 0.0, 0.0
     square = 2 * 2 * d * d * at  # a row's x xᵀ at each site; an operation in float64 is two
     if name == batch.COLLECT:  # moments of all rows, two spectra, PCA, naive predictors
         work = square * (5 * train + val + 2 * test)
@@ -427,7 +426,7 @@ def _rest(p: Profile, name: str, groups: Sequence[Group]) -> float:
         work += 4 * d * d * len(p.deep) * p.text.depths
         host = at * split * _pursuit(d, of)
     noise = sum(g.count * g.tokens for g in groups if g.what == NOISE)
-    computed = work / p.rates.sums + host / p.rates.host + noise * d / p.rates.sort
+    computed = work / p.rates.sums + host / (HOST_RATE if p.card else p.rates.sums) + noise * d / SORTED[p.card > 0]
     return NOTEBOOK + EACH * sum(g.count for g in groups) + computed
 
 
@@ -445,9 +444,9 @@ def disk_of(p: Profile) -> dict[str, float]:
     rows, held = sum(p.text.split), sum(p.text.split[1:])
     of = {name: partial(costs.store_bytes, d=d, dtype=dtype) for name, dtype in (("own", p.dtype), ("int8", "int8"))}
     saes = sum(4 * g.count * costs.sae_weights(d, g.latents, g.gated) for g in p.every if g.what != NOISE)
-    store = 0 if _stored(folder) else of["own"](_rows_stored(p), len(p.sites)) - _size(folder / "store", WEIGHTS)
-    need = {"store": store, "SAEs": saes - sum(_size(at / "saes", WEIGHTS) for at in (folder, deep))}
-    need["depths"] = of["own"](p.text.depths, len(p.deep)) - _size(deep / "store", WEIGHTS) if p.deep else 0
+    store = 0 if _stored(folder) else of["own"](_rows_stored(p), len(p.sites)) - _size(folder / "store")
+    need = {"store": store, "SAEs": saes - sum(_size(at / "saes") for at in (folder, deep))}
+    need["depths"] = of["own"](p.text.depths, len(p.deep)) - _size(deep / "store") if p.deep else 0
     need = {part: max(0, size) for part, size in need.items()}
     free = shutil.disk_usage(next(f for f in (folder, *folder.parents) if f.exists())).free
     out = need | {"in all": sum(need.values()), "free": free, "a site": of["own"](rows, 1)}
@@ -463,30 +462,47 @@ def _rows_stored(p: Profile) -> float:
 
 def memory_of(p: Profile) -> dict[str, float]:
     """GB held at once beside the SAEs (on a GPU, else the host) and on the host, and what there is."""
-    out, gpu = {"model": p.width * costs.lm_weights(p.shape)}, p.device.type == "cuda"
+    out = {"model": p.width * costs.lm_weights(p.shape)}
     out["forward"] = costs.forward_bytes(p.shape, p.first["batch_tokens"], p.width)
-    sizes = [min(TOGETHER, g.count) * costs.sae_weights(p.shape.d_model, g.latents, True) for g in p.every]
+    out["buffers"] = _buffers(p)
+    many = 1 if p.card else TOGETHER  # on a GPU as many as fit, at least one
+    sizes = [min(many, g.count) * costs.sae_weights(p.shape.d_model, g.latents, True) for g in p.every]
     out["SAEs"] = costs.TRAINED * max(sizes, default=0)
     out["dense step"] = max((12 * g.batch * g.latents for g in p.every), default=0)
-    out["device"] = out["model"] + max(out["forward"], out["SAEs"] + out["dense step"])
+    out["device"] = out["model"] + out["buffers"] + max(out["forward"], out["SAEs"] + out["dense step"])
     table = sum(p.text.split) * (45 + 4 * len(p.sites))  # ids, places, splits, an order and the next; norms
-    out["host"] = LIBRARIES + table + (0 if gpu else out["device"])
+    out["host"] = LIBRARIES + table + (0 if p.card else out["device"])
     out["host has"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    out["device has"] = torch.cuda.get_device_properties(0).total_memory if gpu else out["host has"]
+    out["device has"] = p.card or out["host has"]
     return {k: float(v) / 1e9 for k, v in out.items()}
 
 
 def card_of(p: Profile, size: int, hours: float) -> dict[str, float]:
     """What a GPU of `size` GB holds, and what streaming repeats there, each call's SAEs in as few passes as fit."""
-    beside = costs.forward_bytes(p.shape, p.first["batch_tokens"], p.width) + p.width * costs.lm_weights(p.shape)
-    groups = [g for g in p.every if g.what != DEEP]
-    fit = [costs.at_once(USABLE * size * 1e9 - beside, p.shape.d_model, g.latents, g.batch) for g in groups]
-    if not min(fit, default=0):
+    fit = min((_fit(p, g, size * 1e9) for g in p.every), default=0)
+    if not fit:
         return {"SAEs at once": 0}
-    again = sum(math.ceil(g.count / k) * g.tokens for g, k in zip(groups, fit, strict=True))
+    again = _streamed(p, p.every, size * 1e9)
     work, seconds = map(float, p.forward(again, max(p.sites)))
-    out = {"SAEs at once": min(fit), "hours from a store": hours, "hours streaming": hours + seconds / 3600}
+    out = {"SAEs at once": fit, "hours from a store": hours, "hours streaming": hours + seconds / 3600}
     return out | {"passes over the training text": again / p.text.split[0], "operations of the model": work}
+
+
+def _fit(p: Profile, g: Group, card: float) -> int:
+    """SAEs of a group that a GPU of so much memory (0: the CPU) trains at once beside the language model."""
+    beside = costs.forward_bytes(p.shape, p.first["batch_tokens"], p.width) + p.width * costs.lm_weights(p.shape)
+    beside += _buffers(p)
+    return costs.at_once(USABLE * card - beside, p.shape.d_model, g.latents, g.batch) if card else TOGETHER
+
+
+def _buffers(p: Profile) -> float:
+    """Bytes of the live rows in memory."""
+    return HELD * len(p.sites) * p.shape.d_model * p.width * p.first["stream_tokens"]
+
+
+def _streamed(p: Profile, groups: Sequence[Group], card: float) -> float:
+    """Tokens that the model runs over again to feed groups; those of all depths read a store in any case."""
+    return sum(math.ceil(g.count / max(1, _fit(p, g, card))) * g.tokens for g in groups if g.what != DEEP)
 
 
 def misfits(disk: Mapping[str, float], memory: Mapping[str, float]) -> dict[str, str]:

@@ -2,14 +2,15 @@
 
 Every figure takes its `title` from the caller, who computed the sentence it states; axes carry units; what an error
 bar or a band means is written under the figure (`interval` names the columns lo and hi, `note` adds to the caption).
-The same thing looks the same everywhere: `LOOKS` holds label, colour and marker of arms, token classes, schedules and
-baselines, sites take a sequential map by depth, and resampling is the line style (off dashed, on solid). Within a
+The same thing looks the same everywhere: `looks.csv` holds label, colour and marker of arms, token classes, schedules
+and baselines, sites take a sequential map by depth, and resampling is the line style (off dashed, on solid). Within a
 group the colours stay apart under simulated protanopia and deuteranopia (a test checks it).
 Missing values leave gaps or are named in words, never drawn as zero.
 """
 
 from __future__ import annotations
 
+import csv
 import functools
 import io
 import math
@@ -46,26 +47,9 @@ class Look(NamedTuple):
     marker: str = "o"
 
 
-# Okabe and Ito's palette for arms and token classes, Tol's muted one for schedules and whatever has no name here.
-LOOKS: dict[Any, Look] = {
-    "plain": Look("plain SAE", "#0072B2", "o"),
-    "two_term": Look("Gated, two-term loss", "#D55E00", "s"),
-    "full": Look("Gated, full loss", "#009E73", "D"),
-    "ordinary": Look("ordinary tokens", "#56B4E9", "o"),
-    "first": Look("first token of a context", "#E69F00", "^"),
-    "sink": Look("sink tokens", "#222222", "s"),
-    "all": Look("all tokens", "#8C6D46", "D"),
-    "constant": Look("constant", "#332288", "o"),
-    "linear": Look("linear decay", "#44AA99", "s"),
-    "cosine": Look("cosine", "#CCAA33", "D"),
-    "cosine_with_restarts": Look("cosine, hard restarts", "#882255", "^"),
-    "stopped": Look("hard restarts,\nstopped in mid-cycle", "#117733", "v"),
-    "as collected": Look("as collected", "#332288", "o"),
-    "BOS prepended": Look("BOS prepended", "#CCAA33", "s"),
-    "BOS removed": Look("BOS removed", "#CCAA33", "s"),
-    "pca": Look("PCA of rank k = L0", "#777777", ""),
-    "mean": Look("mean predictor", "#AAAAAA", ""),
-}
+# Okabe and Ito's palette for arms and token classes, Tol's muted one for schedules and whatever has no name there.
+with Path(__file__).with_name("looks.csv").open(encoding="utf-8", newline="") as _looks:
+    LOOKS: dict[Any, Look] = {row.pop("name"): Look(**row) for row in csv.DictReader(_looks)}
 OTHER_COLORS = ("#332288", "#44AA99", "#CCAA33", "#882255", "#117733", "#88CCEE", "#AA4499", "#661100")
 OTHER_MARKERS = "osD^vP*X"
 METRIC_LABELS = {

@@ -145,7 +145,7 @@ class Workspace:
         self.evaluation = evaluation or EvalConfig()
         self.folder = data_dir(profile)
         self.checkpoint_every = 200  # steps
-        self.together = 1 if over == "latents" else 8  # SAEs trained at once, on a GPU fewer where no more fit
+        self.together = 1 if over == "latents" else 8  # SAEs trained at once; other than 1, on a GPU as many as fit
         self._normalizers: dict[tuple[int, str, str], tuple[torch.Tensor, float]] = {}
 
     def measuring(self, evaluation: EvalConfig) -> Workspace:
@@ -184,7 +184,7 @@ class Workspace:
         self.store.device = lm.device
         if not finished and not self.ranks.rank:
             log_time(self.folder, "collect", time.monotonic() - start, tokens=self.store.n_rows, resumed=resumed)
-        if streaming:
+        if streaming and not self.ranks.rank:
             print(self.live.summary())
         return self.store
 
@@ -240,7 +240,9 @@ class Workspace:
     @cached_property
     def live(self) -> LiveBlocks:
         """Where activations are streamed: blocks of rows for the streams of all sites."""
-        cfg = StreamConfig.from_dict(self.identity["stream"])
+        cfg, text = StreamConfig.from_dict(self.identity["stream"]), self.contexts.corpus_id
+        if text != self.identity["corpus_id"]:
+            raise ConfigError(f"{self.folder}: collected from text {self.identity['corpus_id']}, which now is {text}")
         return LiveBlocks(self.lm, self.contexts, self.store, cfg, self.folder / "stream" / f"{self.rows_id}.jsonl")
 
     @property
@@ -448,13 +450,13 @@ class Workspace:
     def _at_once(self, specs: dict[str, Spec]) -> int:
         """SAEs to train at once: `together`, or on a GPU as many as its free memory holds, but one in any case."""
         device = choose_device(self.device_name)
-        if device.type == "cpu" or not specs:
+        if device.type == "cpu" or self.together == 1 or not specs:
             return self.together
-        buffers = self.live.nbytes if "stream" in self.identity and self.live.device == device else 0
+        buffers = self.live.nbytes if "stream" in self.identity and self.live.device.type == "cuda" else 0
         torch.cuda.empty_cache()
         free = 0.9 * torch.cuda.mem_get_info(device)[0] - buffers
-        fit = min(costs.at_once(free, s.sae.d_in, s.sae.n_latents, s.train.batch_size) for s in specs.values())
-        return max(1, min(self.together, fit))
+        fit = [costs.at_once(free, s.sae.d_in, s.sae.n_latents, s.train.batch_size) for s in specs.values()]
+        return max(1, min(fit))
 
     def _train_wave(
         self, wave: list[list[str]], specs: dict[str, Spec], notebook: str, bar: Any

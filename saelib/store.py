@@ -253,7 +253,7 @@ class StoreWriter:
 
     def _recorded(self, path: Path) -> list[dict[str, Any]]:
         """Shards in a record of this very store, unfinished; a last line cut short by a kill is dropped."""
-        lines = path.read_text().split("\n")[:-1]
+        lines = path.read_text().split("\n")[:-1] or [""]  # of an empty file the first is missing, no JSON
         identity, *shards = [_json(line, f"{path} line {n}") for n, line in enumerate(lines, 1)]
         _refuse_difference(self.path, identity, self.identity)
         return shards

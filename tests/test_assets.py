@@ -14,6 +14,7 @@ import sys
 import tarfile
 import threading
 import time
+import traceback
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -424,3 +425,10 @@ def test_the_embedded_tokenizer_splits_digits_and_gives_text_back():
     assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
     assert ids[0] != tokenizer.bos_token_id == 1
     assert "|".join(tokenizer.decode(i) for i in ids).startswith("E|nds| here|.|\n\n|1|9|8|4| was|  |1|9| years")
+
+
+def test_what_an_index_s_address_holds_is_not_told(monkeypatch, tmp_path):
+    monkeypatch.setattr(assets, "_pip_index", lambda: ("http://bob:s3cret@127.0.0.1:9/simple", True))
+    with pytest.raises(AssetError, match="ConnectionError, no answer") as error:
+        assets._fetch(assets.ENWIK8, tmp_path)
+    assert "s3cret" not in "".join(traceback.format_exception(error.value))

@@ -233,7 +233,7 @@ def test_a_latent_is_chosen_from_the_list_or_by_number(panel: explore.Panel) -> 
 def test_the_ring_moves_with_the_choice(panel: explore.Panel) -> None:
     for run in ("r1", "r2"):
         panel.run.value = run
-        chosen = panel._chosen()
+        chosen = panel.results[panel.results["run_id"] == panel.run.value].iloc[0]
         (ring,) = [line for line in panel._figure(chosen).axes[0].lines if line.get_label() == "chosen"]
         np.testing.assert_allclose(ring.get_xydata(), [[chosen["l0"], chosen["fvu"]]])
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from nbformat.v4 import new_code_cell, new_notebook
 from test_costs import SMOLLM2
-from transformers import LlamaConfig
+from transformers import LlamaConfig, Qwen2Config
 
 from saelib import batch, costs, plan
 from saelib.__main__ import main
@@ -107,14 +107,14 @@ def test_fever_s_100_000_pages_are_assumed_to_be_10_million_tokens():
     assert text.said == "100,000 pages of 100 tokens, assumed"
 
 
-def test_local_pages_are_sampled_and_counted_by_size(small):
+def test_local_pages_are_sampled_and_few_are_counted(small):
     made = plan.make_plan("p", rate=1e12)
     assert made["tokens"]["in all"] == pytest.approx(40 * 2 * 128)  # two of a page's three contexts
     assert made["tokens"]["known"] == "40 pages of 500 tokens, as the first 40 have"
 
 
 def test_a_text_elsewhere_of_unknown_size_is_refused_naming_what_to_set():
-    with pytest.raises(ConfigError, match=r"path = 'who/knows' is not here.*set n_docs"):
+    with pytest.raises(ConfigError, match=r"path = 'who/knows': unknown pages, .*; set n_docs"):
         plan._estimated(CorpusConfig(source="dataset", path="who/knows"), 0)
 
 
@@ -181,8 +181,8 @@ def test_every_shipped_profile_can_be_planned_without_network(profile, home, cap
     (home / "data" / "assets").symlink_to(ROOT / "data" / "assets")
     shutil.copytree(ROOT / "notebooks", home / "notebooks", dirs_exist_ok=True)
     caplog.set_level("INFO", "saelib")
-    assert main(["plan", "--profile", profile, "--rate", "400e12", "--json", str(home / "plan.json")]) == 0
-    made = json.loads((home / "plan.json").read_text())
+    assert main(["plan", "--profile", profile, "--rate", "400e12"]) == 0
+    made = plan.make_plan(profile, rate=400e12)
     assert list(made["SAEs"])[:4] == list(plan.GROUPS)
     assert made["SAEs"]["tokens trained"] > 1e6
     for word in ("tokens", "disk, GB", "memory, GB", "operations", "minutes at", "a card of 24 GB", "a card of 141 GB"):
@@ -250,10 +250,10 @@ def test_streaming_stores_held_out_pages_alone(small):
 
 def test_a_smaller_card_streams_with_more_passes(small):
     every = [plan.Group("sweep", 60, (2, 16, 31), 20_000_000, 4096, 32768, 0.1)]
-    shape, first = costs.shape_of(LlamaConfig()), {"ctx_len": 128, "batch_tokens": 16384}
+    shape, first = costs.shape_of(LlamaConfig()), {"ctx_len": 128, "batch_tokens": 16384, "stream_tokens": 0}
     rates, text = plan.stated(shape, 128, 400e12), plan.Text([7e6, 1e6, 2e6], 0, "")
-    about = (torch.device("cpu"), 2, "bfloat16")
-    p = plan.Profile(small, {}, first, (2, 16, 31), every, shape, text, rates, *about)
+    about = (80e9, 2, "bfloat16")
+    p = plan.Profile(small, first, (2, 16, 31), every, (), shape, text, rates, *about)
     cards = {size: plan.card_of(p, size, 1.0) for size in (16, 24, 80)}
     assert cards[16] == {"SAEs at once": 0}
     assert cards[24]["SAEs at once"] < cards[80]["SAEs at once"]
@@ -289,7 +289,7 @@ def test_streaming_adds_the_forwards_of_its_passes_to_what_a_store_would_take(ho
     shutil.copytree(ROOT / "notebooks", home / "notebooks", dirs_exist_ok=True)
     stored, live = (plan.make_plan("llama2-7b", ["01", "02"], {"stream_tokens": n}, 400e12) for n in (0, 65536))
     tokens = sum(
-        math.ceil(g.count / plan.TOGETHER) * g.tokens
+        math.ceil(g.count / 25) * g.tokens  # so many fit in 80 GB beside the model
         for g in plan.train_sae(batch.plan("llama2-7b", ["02"])[0].values, 32)
     )
     forward = costs.forward_flops(costs.shape_of(LlamaConfig()), 31, 128)  # of a token, to site -2
@@ -298,3 +298,43 @@ def test_streaming_adds_the_forwards_of_its_passes_to_what_a_store_would_take(ho
     hours = [made["a card of 80 GB"]["hours from a store"] for made in (stored, live)]
     assert 0 < hours[0] - hours[1] < 0.2  # but for the rows that are not stored
     assert live["minutes at 4e+14 operations a second (55% in forwards, 10% in steps)"]["in all"] > 60 * hours[1]
+
+
+def test_a_family_with_a_type_for_each_layer_is_measured_too():
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = Qwen2Config(num_hidden_layers=4, vocab_size=256, **sizes)
+    assert plan._forward_seconds(config, 16, torch.device("cpu"), torch.float32) > (0, 0)
+
+
+def test_fewer_latents_than_are_thought_active_can_be_planned(monkeypatch):
+    monkeypatch.setattr(plan, "_seconds", lambda call, *_: call() and 1.0)
+    assert plan._step_seconds(torch.device("cpu"), 64, 32, 64, True, False) > 0
+
+
+@pytest.mark.parametrize(
+    ("content", "tell"), [("", "unknown pages"), ('{"text": "short"}', "0 tokens in contexts of 128")]
+)
+def test_a_text_without_a_context_is_refused_and_a_run_goes_on_without_a_plan(small, content, tell, caplog):
+    caplog.set_level("INFO", "saelib")
+    (small / "notebooks" / "few.jsonl").write_text(content)
+    text = ["--set", "source=jsonl", "--set", "path=few.jsonl"]  # relative to the notebooks, as for them
+    assert main(["plan", "--profile", "p", *text]) == 2
+    assert "path = 'few.jsonl'" in caplog.text
+    assert tell in caplog.text
+    assert main(["run", "--profile", "p", *text]) == 0
+    assert "no plan: path = 'few.jsonl'" in caplog.text
+
+
+def test_streaming_counts_what_it_stores_and_its_buffers(home):
+    shutil.copytree(ROOT / "notebooks", home / "notebooks", dirs_exist_ok=True)
+    settings = {"stream_tokens": 65536, "stream_held_out": 256, "stream_contexts": 1024}
+    made = plan.make_plan("llama2-7b", ["01", "02"], settings, 400e12)
+    rows = (1024 + 2 * 256) * 128
+    assert made["disk, GB"]["store"] == pytest.approx(rows * (3 * (2 * 4096 + 4) + 4) / 1e9)
+    assert made["memory, GB"]["buffers"] == pytest.approx(2 * 65536 * 3 * 4096 * 2 / 1e9)
+
+
+def test_a_buffer_smaller_than_eight_batches_is_refused_before_anything_is_collected(home, caplog):
+    shutil.copytree(ROOT / "notebooks", home / "notebooks", dirs_exist_ok=True)
+    assert main(["collect", "--profile", "llama2-7b", "--set", "stream_tokens=4096"]) == 2
+    assert "01_collect: stream_tokens = 4096: expected 0 or at least 32768, 8 batches" in caplog.text

@@ -481,7 +481,7 @@ def test_on_a_gpu_no_more_saes_train_at_once_than_its_free_memory_holds(home, mo
     ws, specs = Workspace("p"), {str(i): make_spec("plain", 1, 576, n_latents=9216, lam=1.0 + i) for i in range(12)}
     ws.identity = {}
     one = costs.TRAINED * costs.sae_weights(576, 9216, gated=True)
-    for many, expected in ((0.5, 1), (3.5, 3), (50, 8)):
+    for many, expected in ((0.5, 1), (3.5, 3), (50, 12)):
         free = (many * one + 12 * 9216 * specs["0"].train.batch_size) / 0.9
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, free))
         assert max(len(group) for wave in ws._waves(specs) for group in wave) == expected

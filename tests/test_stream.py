@@ -409,3 +409,10 @@ def test_one_wave_holds_all_sites_and_no_more_saes_than_fit(collected):
     assert [[len(group) for group in wave] for wave in ws._waves(named)] == [[2, 1], [1]]
     ws.together = 2
     assert [[len(group) for group in wave] for wave in ws._waves(named)] == [[2], [1], [1]]
+
+
+def test_a_text_that_changed_after_collection_is_not_trained_on(collected):
+    ws, text = workspace(collected), collected / "pages.jsonl"
+    text.write_text("".join(text.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(ConfigError, match=r"collected from text \w+, which now is"):
+        Workspace(ws.profile, "cpu").train(specs(ws)[:1], "02")

@@ -26,5 +26,14 @@ def refresh(names: Sequence[str] = ()) -> list[Path]:
     return paths
 
 
+def main(names: Sequence[str]) -> int:
+    try:
+        print("refreshed:", ", ".join(path.name for path in refresh(names)))
+    except ValueError as error:  # no such notebook
+        print(f"error: {error}")
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    print("refreshed:", ", ".join(path.name for path in refresh(sys.argv[1:])))
+    sys.exit(main(sys.argv[1:]))
