@@ -73,7 +73,7 @@ TABLES = {  # file: heading and columns
         LIVE,
     ),
     "ranks": (
-        "Several processes against one: hash of the store, and after 100 steps the largest ‖ΔW‖ / ‖W‖ and change of FVU",
+        "Several processes against one: the store's hash, and after 100 steps the largest ‖ΔW‖ / ‖W‖ and change of FVU",
         ("name", "ranks", "dtype", "weights", "fvu", "revived", "sha256"),
     ),
     "live_memory": (

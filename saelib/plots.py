@@ -640,6 +640,7 @@ def interval_points(
     interval: str = "",
     note: str = "",
     log: bool = False,
+    share_x: bool = True,
     reference: tuple[float | int, str] | None = None,
     n_layers: int | None = None,
 ) -> Figure:
@@ -655,7 +656,7 @@ def interval_points(
     groups, looks = list(dict.fromkeys(table["group"])), looks_of(table["hue"], n_layers)
     height = max(1.6, 0.25 + len(groups) * (0.2 + 0.2 * len(looks)))
     width = 3.2 if table["panel"].nunique() > 1 else 5.4
-    fig, panels = _panels(table, "panel", width=width, height=height, sharey=True, sharex=True)
+    fig, panels = _panels(table, "panel", width=width, height=height, sharey=True, sharex=share_x)
     for ax, panel, rows in panels:
         if reference:
             ax.axvline(reference[0], color=FAINT, lw=1.2, ls=":", label=reference[1], zorder=1)
