@@ -428,7 +428,10 @@ def test_the_embedded_tokenizer_splits_digits_and_gives_text_back():
 
 
 def test_what_an_index_s_address_holds_is_not_told(monkeypatch, tmp_path):
-    monkeypatch.setattr(assets, "_pip_index", lambda: ("http://bob:s3cret@127.0.0.1:9/simple", True))
-    with pytest.raises(AssetError, match="ConnectionError, no answer") as error:
+    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)  # answers 501 to all
+    threading.Thread(target=server.handle_request).start()
+    monkeypatch.setattr(assets, "_pip_index", lambda: (f"http://bob:s3cret@127.0.0.1:{server.server_port}", True))
+    with pytest.raises(assets.AssetError, match=r"could not be downloaded \(HTTPError, 501\)") as error:
         assets._fetch(assets.ENWIK8, tmp_path)
+    server.server_close()
     assert "s3cret" not in "".join(traceback.format_exception(error.value))
