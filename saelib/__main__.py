@@ -159,14 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             log.info("report: %s", report.build_report(args.profile))
         else:
             fetch_assets()
-    except (
-        AssetError,
-        FileNotFoundError,
-        StoreError,
-        StreamError,
-        TrainingDiverged,
-        ValueError,
-    ) as error:  # or a `ConfigError`
+    except (AssetError, OSError, StoreError, StreamError, TrainingDiverged, ValueError) as error:  # or a `ConfigError`
         log.error("error: %s", one_line(error))
         return 2
     return 0

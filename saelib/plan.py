@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import chdir
 from dataclasses import replace
 from functools import cache, partial
@@ -56,7 +56,7 @@ CAUSES, DEEP, NOISE = "05_layer_analysis", "depths", "shuffled dimensions"  # th
 CHANGE = {  # what is too large -> what to do about it
     "store": "lower n_docs or contexts_per_page, name fewer sites, or set store_dtype to int8, or stream_tokens",
     "SAEs": "lower n_latents, or name fewer lambdas or seeds",
-    "depths": "raise depth_step",
+    "depths": "raise depth_step, or name the notebooks to run without 05",
     "memory": "lower n_latents, batch_size or batch_tokens",
 }
 
@@ -484,7 +484,7 @@ def card_of(p: Profile, size: int, hours: float) -> dict[str, float]:
         return {"SAEs at once": 0}
     again = _streamed(p, p.every, size * 1e9)
     work, seconds = map(float, p.forward(again, max(p.sites)))
-    out = {"SAEs at once": fit, "hours from a store": hours, "hours streaming": hours + seconds / 3600}
+    out = {"SAEs at once": fit, "hours from a store, at that rate": hours, "hours streaming": hours + seconds / 3600}
     return out | {"passes over the training text": again / p.text.split[0], "operations of the model": work}
 
 
@@ -527,8 +527,9 @@ def lines(plan: Plan) -> list[str]:
     return [f"{name}: {', '.join(values)}" for name, values in shown.items() if values]
 
 
-def brief(plan: Plan) -> list[str]:
-    """The few lines that `run` prints first; `ConfigError` where the disk is too small for what is left to do."""
+def brief(plan: Plan) -> Iterator[str]:
+    """The few lines that `run` prints first; then `ConfigError` where the disk is too small for what is left to do."""
+    shown = "tokens", "SAEs", "disk", "minutes", "will"
+    yield from (f"plan: {line}" for line in lines(plan) if line.startswith(shown))
     if "disk" in plan.get("will not fit", {}):
         raise ConfigError(f"this profile does not fit on the disk: {plan['will not fit']['disk']}")
-    return [f"plan: {line}" for line in lines(plan) if line.startswith(("tokens", "SAEs", "disk", "minutes", "will"))]
