@@ -27,6 +27,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parent))
 from harness import machine, parser, report
 from recipe import recipe_of
+from summary import LIVE
 
 from saelib import batch
 from saelib.config import CollectConfig, CorpusConfig, EvalConfig, StreamConfig, data_dir
@@ -35,19 +36,6 @@ from saelib.lm import choose_device
 from saelib.runs import ARMS, Workspace
 from saelib.sweep import filled
 
-QUALITY = (
-    "name",
-    "site",
-    "buffer",
-    "lambda",
-    "seeds",
-    "fvu_store",
-    "fvu_store_lo",
-    "fvu_store_hi",
-    "fvu_live",
-    "fvu_live_lo",
-)
-QUALITY += ("fvu_live_hi", "l0_store", "l0_live", "within")
 MEMORY = ("name", "corpus_tokens", "tokens_trained", "peak_mb", "ratio_to_first")
 KEYS = ("name", "site", "buffer")  # of a row
 WORDS = 110  # of a document: one context
@@ -168,7 +156,7 @@ def main() -> None:
         trained_in_a_child(args.child, args.tokens)
         return
     rows = merged(args.json, quality(args) if args.part == "quality" else memory(args))
-    report(rows, QUALITY if args.part == "quality" else MEMORY, {}, args.json)
+    report(rows, LIVE if args.part == "quality" else MEMORY, {}, args.json)
 
 
 if __name__ == "__main__":

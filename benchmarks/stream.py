@@ -62,7 +62,10 @@ def drop_from_memory(path: Path) -> None:
 
 
 class Live:
-    """A stream of rows straight from a language model: each batch is one forward to the site."""
+    """A stream of rows straight from a language model: each batch is one forward to the site.
+
+    Without `sample`, which only resampling and a `b_dec` begun from rows ask for.
+    """
 
     def __init__(self, lm: LM, site: int, batch_size: int) -> None:
         self.lm, self.site, self.batch_size = lm, site, batch_size
@@ -76,9 +79,6 @@ class Live:
 
     def seek(self, cursor: int) -> None:
         self.cursor = cursor
-
-    def sample(self, n: int, generator: torch.Generator, cursor: int) -> torch.Tensor:
-        raise NotImplementedError("this benchmark neither resamples nor initialises from rows")
 
 
 def runs(args, device: str) -> list[Run]:

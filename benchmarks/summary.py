@@ -17,19 +17,9 @@ RECIPE = ("name", "arm", "site", "seeds", "fvu_val", "fvu", "loss_recovered", "d
 COLLECT = ("name", "text", "sites", "tokens_per_second", "ratio_to_plain", "share_of_matmul", "bit_equal")
 QUALITY = ("system", "site", "l0", "seeds", "lr", "fvu", "loss_recovered", "dead_fraction")
 QUALITY += tuple(f"{column}_{part}" for column in ("fvu", "loss_recovered") for part in ("over_best", "lo", "hi"))
-LIVE = (
-    "name",
-    "site",
-    "buffer",
-    "lambda",
-    "seeds",
-    "fvu_store",
-    "fvu_store_lo",
-    "fvu_store_hi",
-    "fvu_live",
-    "fvu_live_lo",
-)
-LIVE += ("fvu_live_hi", "l0_store", "l0_live", "within")
+LIVE = ("name", "site", "buffer", "lambda", "seeds")
+LIVE += tuple(f"fvu_{kind}{part}" for kind in ("store", "live") for part in ("", "_lo", "_hi"))
+LIVE += ("l0_store", "l0_live", "within")
 STORAGE = ("name", "site", "megabytes", "fvu_rows", "fvu_rows_sink", "lost", "ce_id_change")
 STORAGE += tuple(f"{column}{part}" for column in ("fvu", "loss_recovered") for part in ("", "_change", "_spread"))
 TABLES = {  # file: heading and columns
