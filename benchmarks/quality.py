@@ -35,10 +35,11 @@ from recipe import recipe_of
 from saelib import intervals, metrics
 from saelib.config import EvalConfig, SAEConfig, TrainConfig, stable_hash
 from saelib.evaluate import evaluate
-from saelib.runs import MEASURING_MODULES, Workspace, code_version, modules_hash
+from saelib.runs import Workspace, code_version
 from saelib.sae import build_sae
 from saelib.store import ShuffledRows
 from saelib.train import train
+from saelib.versions import MEASURING_VERSION
 
 SYSTEMS = {  # name: loss, first λs, learning rates
     "saelib plain": ("plain", (0.8, 3.0), (5e-3, 1e-2, 2e-2)),
@@ -70,7 +71,7 @@ class Bench:
         if self.tokens < self.recipe["batch_size"]:
             raise SystemExit(f"--tokens {self.tokens}: at least one batch of {self.recipe['batch_size']} is needed")
         made = {"store": self.ws.store.store_id, "ce_tokens": self.ws.evaluation.ce_tokens, **shared}
-        made |= {"measured_by": modules_hash(MEASURING_MODULES)}
+        made |= {"measured_by": MEASURING_VERSION}
         own = {k: v for k, v in self.recipe.items() if k != "lr"}  # of our systems
         theirs = [
             (Path(__file__).with_name(name)).read_text(encoding="utf-8") for name in ("peers.py", "requirements.txt")

@@ -6,7 +6,8 @@ unknown name or a string for a number without a word, so both are refused here, 
 so is a value that the configuration it goes into would refuse half an hour later.
 
 An executed notebook lies at `data/<profile>/notebooks/NAME.ipynb` (or `NAME.failed.ipynb`) with a record beside it:
-the hash of its code, its parameters, this package and the records of the notebooks before it. Equal hash, no run.
+the hash of its code, its parameters, the declared versions and the records of the notebooks before it. Equal hash, no
+run.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from saelib.config import (
 )
 from saelib.runs import log_time
 from saelib.stream import AHEAD
+from saelib.versions import MEASURING_VERSION, STREAMING_VERSION, STUDY_VERSION, TRAINING_VERSION
 
 INJECTED = "injected-parameters"  # papermill's tag on the cell it adds
 RESERVED = "profile"  # set by the profile's file name, in every notebook that has it
@@ -347,10 +349,9 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temp, path)
 
 
-def package_hash(package: Path = Path(__file__).parent) -> str:
-    """Hash of this package's sources: Python, C, and the look of figures."""
-    files = sorted(p for p in package.iterdir() if p.suffix in (".py", ".c", ".csv", ".mplstyle"))
-    return stable_hash([(p.name, p.read_text(encoding="utf-8")) for p in files])
+def versions() -> list[int]:
+    """The declared versions that an executed notebook depends on."""
+    return [TRAINING_VERSION, MEASURING_VERSION, STREAMING_VERSION, STUDY_VERSION]
 
 
 def _recorded(record: Path) -> str:
@@ -364,9 +365,12 @@ def _before(job: Job) -> dict[str, str]:
 
 
 def job_key(job: Job) -> str:
-    """Hash of everything an executed notebook depends on: code cells, parameters, package, notebooks before it."""
-    code = [c["source"] for c in code_cells(nbformat.read(job.source, as_version=4))]
-    return stable_hash(code, dict(job.parameters), package_hash(), _before(job))
+    """Hash of everything an executed notebook depends on: code cells, parameters, versions, notebooks before it.
+
+    Cells are taken as syntax trees, so that a comment or a line break in one executes nothing again.
+    """
+    code = [ast.dump(ast.parse(c["source"])) for c in code_cells(nbformat.read(job.source, as_version=4))]
+    return stable_hash(code, dict(job.parameters), versions(), _before(job))
 
 
 def tidy(nb: Any) -> Any:
@@ -442,7 +446,7 @@ def run_job(job: Job, profile: str, force: bool = False) -> Result:
     seconds = time.monotonic() - start
     os.replace(partial, job.output)
     job.failed.unlink(missing_ok=True)
-    record = {"key": key, "parameters": dict(job.parameters), "package_hash": package_hash(), "grid": job.grid}
+    record = {"key": key, "parameters": dict(job.parameters), "versions": versions(), "grid": job.grid}
     write_text(job.record, json.dumps(record, indent=1, sort_keys=True))
     log_time(data_dir(profile), f"notebook:{job.name}" + (f"@{job.grid}" if job.grid else ""), seconds, resumed=resumed)
     return Result(job, "done", seconds)

@@ -16,6 +16,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from saelib.versions import TRAINING_VERSION
+
 # types as messages name them
 IN_WORDS = {float: "a finite number", int: "a whole number", str: "a string", bool: "true or false"}
 SINK_FACTOR = 5.0  # a token is a sink when its norm exceeds this many medians of its site (DESIGN: token classes)
@@ -93,9 +95,12 @@ class Checked:
         refuse_unknown(values, [f.name for f in fields(cls)], f"{cls.__name__}: unknown key")
         return cls(**values)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON has them; `from_dict` takes them back."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+    def to_dict(self, omit_defaults: bool = False) -> dict[str, Any]:
+        """The fields as JSON has them, or those alone that differ from their default; `from_dict` takes both back."""
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        if not omit_defaults:
+            return values
+        return {f.name: values[f.name] for f in fields(self) if getattr(self, f.name) != f.default}
 
 
 def stable_hash(*parts: Any, length: int = 12) -> str:
@@ -254,9 +259,12 @@ class EvalConfig(Checked):
         self._at_least(1, "at least 1", "batch_tokens")
 
 
-def run_id(sae: SAEConfig, train: TrainConfig, store_id: str, code: str = "") -> str:
-    """Name of a trained SAE: the hash of what it is, how and by which code it was trained, on which activations."""
+def run_id(sae: SAEConfig, train: TrainConfig, store_id: str) -> str:
+    """Name of a trained SAE: the hash of what it is, how it was trained, by which version, on which activations.
+
+    Fields at their default are left out, so that a field added later changes no name.
+    """
     if (sae.arch == "sae") != (train.loss == "plain"):
         takes = "'sae' takes 'plain', 'gated' the others"
         raise ConfigError(f"loss {train.loss!r} does not fit arch {sae.arch!r}: {takes}")
-    return stable_hash(sae, train, store_id, code)
+    return stable_hash(sae.to_dict(omit_defaults=True), train.to_dict(omit_defaults=True), store_id, TRAINING_VERSION)

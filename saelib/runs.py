@@ -7,8 +7,8 @@
     data/<profile>/saes/<run_id>/      config.json, weights.safetensors, metrics.json, train.json, history.csv, …
     data/<profile>/results.csv         one row a trained SAE, sorted by run_id; timings.csv beside it
 
-A run is named by the hash of its configuration, of the store and of the code that trains, so that it is trained once,
-whichever notebook asks first, and again where that code has changed; a killed run continues from its last checkpoint.
+A run is named by the hash of its configuration, of the store and of `TRAINING_VERSION`, so that it is trained once,
+whichever notebook asks first, and again where that version was raised; a killed run continues from its last checkpoint.
 
 Where activations are streamed (`StreamConfig`), the store holds held-out pages and a sample of training contexts, from
 which normaliser, probe and every measurement come as ever; SAEs train on live rows of all training pages.
@@ -16,7 +16,6 @@ which normaliser, probe and every measurement come as ever; SAEs train on live r
 
 from __future__ import annotations
 
-import ast
 import csv
 import fcntl
 import os
@@ -25,7 +24,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import asdict, fields
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -61,6 +60,7 @@ from saelib.sae import SAE, GatedSAE, build_sae, load_sae, read_json, write_json
 from saelib.store import ShuffledRows, Store, row_moments
 from saelib.stream import LiveBlocks, LiveRows, stored_contexts
 from saelib.train import History, Run, Snapshot, TrainingDiverged, train_groups
+from saelib.versions import MEASURING_VERSION, STREAMING_VERSION, TRAINING_VERSION
 
 ARMS = {"plain": ("sae", "plain"), "two_term": ("gated", "two_term"), "full": ("gated", "full")}
 PROBE_ROWS = 1024  # fixed ordinary validation rows on which gate snapshots are taken
@@ -79,11 +79,6 @@ TEXT = (  # noqa: SIM905
 WHOLE = "site batch_size seed n_latents ctx_len tokens_trained n_test_pages n_test_tokens".split()  # noqa: SIM905
 NUMBERS = {name: "int64" if name in WHOLE else "float64" for name in COLUMNS if name not in TEXT}
 CHECKPOINT = "checkpoint.safetensors"
-SPARSE_MODULES = ("sparse", "sparse_plain", "sparse_c", "sparse_triton")
-TRAINING_MODULES = ("losses", "kernels", *SPARSE_MODULES, "sae", "dist", "resample", "store", "train")  # in run ids
-STREAM_MODULES = ("collect", "stream")  # part of a run's name beside them, where it trained on live rows
-MEASURING_MODULES = ("metrics", "evaluate")  # what changes them changes what `metrics.json` says
-DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef)
 TIMINGS = ("run_id", "stage", "seconds", "tokens_per_second", "resumed")
 
 
@@ -251,7 +246,7 @@ class Workspace:
         if "stream" not in self.identity:
             return self.store.store_id
         identity = self.identity["stream"], self.identity["corpus_id"]
-        return stable_hash(self.store.store_id, *identity, modules_hash(STREAM_MODULES))
+        return stable_hash(self.store.store_id, *identity, STREAMING_VERSION)
 
     def reference(self, site: int) -> SiteReference:
         """Clean and ablated losses of a site, computed once."""
@@ -275,7 +270,7 @@ class Workspace:
 
     def run_id(self, spec: Spec) -> str:
         """Name of a spec's run on these activations."""
-        return run_id(spec.sae, spec.train, self.rows_id, code_version())
+        return run_id(spec.sae, spec.train, self.rows_id)
 
     def run_folder(self, run: Spec | str) -> Path:
         """Where the SAE, history and metrics of a spec, or of the run of that name, lie."""
@@ -393,7 +388,7 @@ class Workspace:
 
     def _measures(self) -> dict[str, Any]:
         """What a measurement depends on beside the SAE and the store."""
-        return self.evaluation.to_dict() | {"code": modules_hash(MEASURING_MODULES)}
+        return self.evaluation.to_dict() | {"version": MEASURING_VERSION}
 
     def _current(self, run: str) -> bool:
         """Whether a run was trained on this store (on another, other rows are ordinary) and by this code."""
@@ -572,19 +567,8 @@ class Workspace:
 
 
 def code_version() -> str:
-    """The package's version and a hash of the modules that shape a trained SAE."""
-    return f"{__version__}+{modules_hash(TRAINING_MODULES)}"
-
-
-@cache
-def modules_hash(names: Sequence[str]) -> str:
-    """Hash of modules of this package, and of the C file; comments and docstrings are left out."""
-    package = Path(__file__).parent
-    trees = [ast.parse((package / f"{name}.py").read_text(encoding="utf-8")) for name in names]
-    for node in (n for tree in trees for n in ast.walk(tree) if isinstance(n, DOCUMENTED) and ast.get_docstring(n)):
-        node.body[0] = ast.Pass()
-    kernel = (package / "sparse_step.c").read_text(encoding="utf-8")
-    return stable_hash([ast.dump(tree) for tree in trees], kernel, length=8)
+    """The package's version and that of its training arithmetic, as the results table states them."""
+    return f"{__version__}+training.{TRAINING_VERSION}"
 
 
 def headless() -> bool:

@@ -15,6 +15,7 @@ import saelib
 PACKAGE = Path(saelib.__file__).parent
 MODULES = sorted(p for p in PACKAGE.glob("*.py") if p.stem != "__init__")
 FLOORS = [
+    {"versions"},
     {"config"},  # every module may import it; with the next line DESIGN's floor 0
     {"losses", "metrics", "kernels", "plots", "pursuit", "dist", "costs"},
     {
@@ -146,7 +147,7 @@ def test_no_pickle_no_hidden_exception_no_unfinished_business(path):
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
 def test_a_module_has_its_test_file(path):
     tests = Path(__file__).parent
-    name = {"__main__": "batch"}.get(path.stem, "sparse" if path.stem in SPARSE else path.stem)
+    name = {"__main__": "batch", "versions": "golden"}.get(path.stem, "sparse" if path.stem in SPARSE else path.stem)
     assert (tests / f"test_{name}.py").is_file()
 
 

@@ -325,7 +325,6 @@ print(lr, profile, os.environ["SAELIB_HEADLESS"], os.path.basename(os.getcwd()))
 
 @pytest.fixture
 def workbook(home, monkeypatch):
-    monkeypatch.setattr(batch, "package_hash", lambda: "v1")  # so that editing the package meanwhile changes nothing
     write_notebook(home, "01_a", code=CODE)
     write_notebook(home, "02_b", code=CODE)
     write_profile(home, "common: {lr: 0.25}\n")
@@ -350,21 +349,14 @@ def test_a_run_executes_skips_what_is_finished_and_reruns_what_changed(workbook,
     assert statuses(batch.run("smoke", ["01"], {"lr": 0.5}, force=True)) == ["done"]
     output.unlink()
     assert statuses(batch.run("smoke", overrides={"lr": 0.5})) == ["done", "skipped"]
-    monkeypatch.setattr(batch, "package_hash", lambda: "v2")
+    monkeypatch.setattr(batch, "versions", lambda: [2])
     assert statuses(batch.run("smoke", ["02"], {"lr": 0.5})) == ["done"]
 
 
-def test_the_code_version_follows_the_package_s_sources_and_nothing_else(tmp_path):
-    (tmp_path / "a.py").write_text("x = 1\n")
-    first = batch.package_hash(tmp_path)
-    (tmp_path / "a.pyc").write_text("")
-    assert batch.package_hash(tmp_path) == first
-    (tmp_path / "a.py").write_text("x = 2\n")
-    assert batch.package_hash(tmp_path) != first
-    second = batch.package_hash(tmp_path)
-    (tmp_path / "step.c").write_text("int x;")
-    assert batch.package_hash(tmp_path) != second
-    assert batch.package_hash() == batch.package_hash(Path(batch.__file__).parent)
+def test_a_comment_or_another_layout_in_a_notebook_executes_nothing_again(workbook):
+    assert statuses(batch.run("smoke")) == ["done", "done"]
+    write_notebook(workbook, "01_a", code="# a remark\n" + CODE.replace(", ", ",  "))
+    assert statuses(batch.run("smoke")) == ["skipped", "skipped"]
 
 
 def test_a_failure_is_kept_reported_and_does_not_stop_the_next(workbook, capsys):

@@ -97,9 +97,14 @@ def test_run_id_depends_on_everything_that_shapes_the_weights():
         run_id(SAEConfig(), TrainConfig(lam=2.0), "store"),
         run_id(SAEConfig(), TrainConfig(seed=1), "store"),
         run_id(SAEConfig(), TrainConfig(), "other"),
-        run_id(SAEConfig(), TrainConfig(), "store", "other code"),
     ]
-    assert len({base, *others}) == 6
+    assert len({base, *others}) == 5
+
+
+def test_a_field_at_its_default_is_left_out_of_a_run_s_name():
+    assert TrainConfig(lam=2.0).to_dict(omit_defaults=True) == {"lam": 2.0}
+    assert SAEConfig().to_dict(omit_defaults=True) == {}
+    assert run_id(SAEConfig(n_latents=2304), TrainConfig(lam=1), "store") == run_id(SAEConfig(), TrainConfig(), "store")
 
 
 def test_run_id_refuses_a_loss_of_the_other_architecture():

@@ -17,16 +17,14 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from saelib import costs, runs
+from saelib import config, costs, runs
 from saelib.config import CollectConfig, ConfigError, CorpusConfig, EvalConfig
 from saelib.runs import (
     COLUMNS,
     Workspace,
     at_l0,
     bracket,
-    code_version,
     make_spec,
-    modules_hash,
     reach_l0,
     samples_at_l0,
     seeds_at_l0,
@@ -456,23 +454,26 @@ def test_snapshots_and_events_are_kept_with_the_run(ws):
     assert list(ws.history(spec)["step"]) == list(range(4, 65, 4))
 
 
-def test_code_that_trains_is_part_of_a_run_but_its_comments_are_not(ws, monkeypatch, tmp_path):
+def test_the_training_version_is_part_of_a_run_and_older_runs_leave_the_table(ws, monkeypatch):
     spec = _specs(ws)[0]
     ws.train([spec], "02_train_sae")
-    before, known = ws.run_id(spec), code_version()
-    package = tmp_path / "saelib"
-    shutil.copytree(Path(runs.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(runs, "__file__", str(package / "runs.py"))
-    losses = package / "losses.py"
-    for text, same in (("# a remark\n", True), ("\nFACTOR = 2\n", False)):
-        losses.write_text(losses.read_text() + text)
-        modules_hash.cache_clear()
-        assert (code_version() == known) == same
-        assert (ws.run_id(spec) == before) == same
+    before = ws.run_id(spec)
+    monkeypatch.setattr(config, "TRAINING_VERSION", 2)
+    monkeypatch.setattr(runs, "TRAINING_VERSION", 2)
+    assert ws.run_id(spec) != before
     ws.write_results()
     assert before not in set(ws.results()["run_id"])
-    monkeypatch.undo()
-    modules_hash.cache_clear()
+
+
+def test_another_measuring_version_measures_again_and_trains_nothing(ws, monkeypatch):
+    spec = _specs(ws)[0]
+    ws.train([spec], "02_train_sae")
+    folder = ws.run_folder(spec)
+    weights = (folder / "weights.safetensors").stat().st_mtime_ns
+    (folder / "metrics.json").write_text((folder / "metrics.json").read_text().replace('"version": 1', '"version": 0'))
+    ws.train([spec], "02_train_sae")
+    assert '"version": 1' in (folder / "metrics.json").read_text()
+    assert (folder / "weights.safetensors").stat().st_mtime_ns == weights
 
 
 def test_on_a_gpu_no_more_saes_train_at_once_than_its_free_memory_holds(home, monkeypatch):
