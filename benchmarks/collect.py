@@ -22,8 +22,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 sys.path.insert(0, str(Path(__file__).parent))
 from harness import interleaved, machine, median, parser, report
 
-from saelib.collect import length_batches
-from saelib.lm import LM, choose_dtype
+from saelib.activations.collect import length_batches
+from saelib.activations.lm import LM
+from saelib.hardware import choose_dtype
 
 SMOLLM2 = LlamaConfig(
     vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,

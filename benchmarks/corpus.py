@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from harness import machine, parser, report
 
 from saelib.config import CorpusConfig
-from saelib.corpus import Page, load_contexts, read_pages
+from saelib.text.corpus import Page, load_contexts, read_pages
 
 COLUMNS = ("form", "pages_written", "n_docs", "pages", "tokens", "seconds", "tokens_per_second", "peak_mb",
            "peak_over_smallest", "agree")  # fmt: skip
@@ -142,7 +142,7 @@ def main() -> None:
         print(json.dumps(measured(*json.loads(args.child))))
         return
     if not args.tokenizer:
-        from saelib.assets import embedded_model
+        from saelib.text.assets import embedded_model
 
         args.tokenizer = str(embedded_model())
     about, rows, cfg = machine("cpu"), [], CorpusConfig(args.text)

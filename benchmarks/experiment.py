@@ -27,14 +27,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 from collect import LLAMA2_7B, SMOLLM2, fever_lengths, linear_work, matmul_rate, random_model
 from harness import machine, parser, report
 
-from saelib.collect import collect
+from saelib.activations.collect import collect
+from saelib.activations.live import LiveBlocks, LiveRows
+from saelib.activations.lm import LM
+from saelib.activations.store import ShuffledRows, Store, row_moments
 from saelib.config import CollectConfig, SAEConfig, StreamConfig, TrainConfig
-from saelib.corpus import Contexts
-from saelib.lm import LM
-from saelib.sae import ENCODER_INIT_NORM, build_sae
-from saelib.store import ShuffledRows, Store, row_moments
-from saelib.stream import LiveBlocks, LiveRows
-from saelib.train import Run, train_groups
+from saelib.sae.base import ENCODER_INIT_NORM, build_sae
+from saelib.sae.trainer import Run, train_groups
+from saelib.text.corpus import Contexts
 
 TINY = LlamaConfig(
     vocab_size=256, hidden_size=64, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4,

@@ -29,12 +29,14 @@ from harness import machine, parser, report
 from recipe import recipe_of
 from summary import LIVE
 
-from saelib import batch
-from saelib.config import CollectConfig, CorpusConfig, EvalConfig, StreamConfig, data_dir
-from saelib.corpus import read_pages
-from saelib.lm import choose_device
-from saelib.runs import ARMS, Workspace
-from saelib.sweep import filled
+from saelib.config import CollectConfig, CorpusConfig, EvalConfig, StreamConfig
+from saelib.env import data_dir
+from saelib.hardware import choose_device
+from saelib.run import jobs
+from saelib.run.sweep import filled
+from saelib.run.workspace import Workspace
+from saelib.sae.spec import ARMS
+from saelib.text.corpus import read_pages
 
 MEMORY = ("name", "corpus_tokens", "tokens_trained", "peak_mb", "ratio_to_first")
 KEYS = ("name", "site", "buffer")  # of a row
@@ -43,8 +45,8 @@ WORDS = 110  # of a document: one context
 
 def workspace(profile: str, streaming: StreamConfig | None, together: int) -> Workspace:
     """A profile's model, text and sites, stored or live."""
-    source, given = next((path, v) for path, v in batch.resolve_profile(profile).items() if "collect" in path.stem)
-    values = batch.parameters(source) | given
+    source, given = next((path, v) for path, v in jobs.resolve_profile(profile).items() if "collect" in path.stem)
+    values = jobs.parameters(source) | given
     corpus = filled(CorpusConfig, values, seed=values["corpus_seed"])
     folder = f"{streaming.buffer_tokens}-{streaming.seed}" if streaming else "store"
     ws = Workspace(f"{profile}-live-{folder}", evaluation=EvalConfig(ce_tokens=0))

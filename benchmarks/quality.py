@@ -32,13 +32,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 from harness import machine, parser, report
 from recipe import recipe_of
 
-from saelib import intervals, metrics
+from saelib.activations.store import ShuffledRows
 from saelib.config import EvalConfig, SAEConfig, TrainConfig, stable_hash
-from saelib.evaluate import evaluate
-from saelib.runs import Workspace, code_version
-from saelib.sae import build_sae
-from saelib.store import ShuffledRows
-from saelib.train import train
+from saelib.measure import metrics
+from saelib.measure.evaluate import evaluate
+from saelib.run.workspace import Workspace, code_version
+from saelib.sae.base import build_sae
+from saelib.sae.trainer import train
+from saelib.study import intervals
 from saelib.versions import MEASURING_VERSION
 
 SYSTEMS = {  # name: loss, first λs, learning rates

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from dist_child import DTYPES, KINDS, MODES, one_thread, rows, told_history, trained
 from harness import machine, parser, report
 from test_collect import CFG, SITES, collect, make_contexts, make_lm
-from test_dist import fvu, relative, run_ranks
+from test_ranks import fvu, relative, run_ranks
 
 COLUMNS = ("name", "ranks", "dtype", "weights", "fvu", "revived", "sha256")
 

@@ -19,10 +19,11 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parent))
 from harness import machine, parser, report
 
-from saelib import batch
 from saelib.config import EvalConfig
-from saelib.lm import choose_device
-from saelib.runs import ARMS, Workspace, at_l0, reach_l0
+from saelib.hardware import choose_device
+from saelib.run import jobs
+from saelib.run.workspace import Workspace, at_l0, reach_l0
+from saelib.sae.spec import ARMS
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "the recipe": {},
@@ -64,8 +65,8 @@ def workspace(profile: str, folder: str, ce_tokens: int) -> Workspace:
 def recipe_of(profile: str) -> dict[str, Any]:
     """Parameters of notebook 02 under a profile."""
     names = ("n_latents", "tokens", "batch_size", "lr", "schedule", "warmup", "lam_warmup", "grad_clip", "ce_tokens")
-    source, given = next((path, v) for path, v in batch.resolve_profile(profile).items() if "train_sae" in path.stem)
-    values = batch.parameters(source) | given
+    source, given = next((path, v) for path, v in jobs.resolve_profile(profile).items() if "train_sae" in path.stem)
+    values = jobs.parameters(source) | given
     return {name: values[name] for name in names}
 
 

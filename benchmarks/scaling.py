@@ -1,4 +1,4 @@
-"""The cost model of `saelib.costs` held against measurements, and what it says of sizes that cannot be measured here.
+"""The cost model of `saelib.run.costs` held against measurements, and what it says of unmeasured sizes.
 
     python benchmarks/scaling.py --json benchmarks/results/scaling.json   # measures, about two minutes, best alone
     python benchmarks/scaling.py                                          # SCALING.md again from what is recorded
@@ -26,10 +26,11 @@ from harness import interleaved, machine, parser
 from step import trainer_at
 from summary import cell, table
 
-from saelib import costs, metrics
-from saelib.evaluate import tally_rows
-from saelib.lm import LM
-from saelib.plan import USABLE
+from saelib.activations.lm import LM
+from saelib.measure import metrics
+from saelib.measure.evaluate import tally_rows
+from saelib.run import costs
+from saelib.run.plan import USABLE
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results", HERE / "SCALING.md"

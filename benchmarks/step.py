@@ -25,11 +25,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from harness import interleaved, machine, median, parser, report
 
-from saelib import sparse
 from saelib.config import SAEConfig, TrainConfig
-from saelib.kernels import encoder_product
-from saelib.sae import build_sae
-from saelib.train import Trainer
+from saelib.sae import sparse
+from saelib.sae.base import build_sae
+from saelib.sae.dense import encoder_product
+from saelib.sae.trainer import Trainer
 
 COLUMNS = ("name", "arch", "loss", "step", "l0", "n_latents", "batch", "seconds_median", "ratio_to_matmuls")
 LOSSES = {"plain": "sae", "two_term": "gated", "full": "gated"}

@@ -25,13 +25,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 from harness import machine, parser, report
 from recipe import recipe_of
 
+from saelib.activations.store import CLASSES, ShuffledRows, Store, StoreWriter, row_moments
 from saelib.config import CollectConfig, EvalConfig
-from saelib.corpus import Contexts
-from saelib.evaluate import evaluate, site_reference
-from saelib.runs import Workspace, make_spec
-from saelib.sae import SAE, GatedSAE, build_sae
-from saelib.store import CLASSES, ShuffledRows, Store, StoreWriter, row_moments
-from saelib.train import train
+from saelib.measure.evaluate import evaluate, site_reference
+from saelib.run.workspace import Workspace
+from saelib.sae.base import SAE, GatedSAE, build_sae
+from saelib.sae.spec import make_spec
+from saelib.sae.trainer import train
+from saelib.text.corpus import Contexts
 
 STORES = ("whole", "small")
 COLUMNS = ("name", "site", "megabytes", "fvu_rows", "fvu_rows_sink", "lost", "ce_id", "ce_id_change")

@@ -16,7 +16,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).parent))
 from harness import machine, parser, report
 
-from saelib.config import data_dir
+from saelib.env import data_dir
 
 
 def rows_of(timings: pd.DataFrame, notebook_of: pd.Series) -> list[dict]:

@@ -17,11 +17,12 @@ from typing import Any
 
 import yaml
 
-from saelib import batch, plan, report, sweep
-from saelib.assets import AssetError
-from saelib.store import StoreError
-from saelib.stream import StreamError
-from saelib.train import TrainingDiverged
+from saelib.activations.live import StreamError
+from saelib.activations.store import StoreError
+from saelib.run import jobs as batch
+from saelib.run import plan, report, sweep
+from saelib.sae.trainer import TrainingDiverged
+from saelib.text.assets import AssetError
 
 PAPERMILL_NOISE = ("Executing ", "Ending ", "Input Notebook", "Output Notebook", "Working directory")
 
@@ -71,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
 
 def fetch_assets() -> float:
     """Make sure the embedded model and text are there; returns the seconds it took."""
-    from saelib import assets
+    from saelib.text import assets
 
     start = time.monotonic()
     assets.embedded_model()

@@ -9,11 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from saelib.versions import TRAINING_VERSION
@@ -25,16 +23,6 @@ SINK_FACTOR = 5.0  # a token is a sink when its norm exceeds this many medians o
 
 class ConfigError(ValueError):
     """A configuration field holds something it cannot; the message names field, value and what is accepted."""
-
-
-def root() -> Path:
-    """The workbook's folder: `SAELIB_HOME` if set (tests use it), else the checkout that holds this package."""
-    return Path(os.environ.get("SAELIB_HOME") or Path(__file__).resolve().parents[1])
-
-
-def data_dir(profile: str) -> Path:
-    """Where a profile's store, runs, tables and executed notebooks lie: `data/<profile>`."""
-    return root() / "data" / profile
 
 
 def _matches(value: Any, hint: Any) -> bool:

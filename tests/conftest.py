@@ -1,9 +1,15 @@
 """Every test runs without a display and without the hub; `home` gives it a workbook folder of its own."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+
+HERE = Path(__file__).parent
+FOLDERS = [HERE, *sorted(p for p in HERE.iterdir() if p.is_dir() and not p.name.startswith("_"))]
+sys.path[:0] = map(str, FOLDERS)  # test modules use each other's helpers
+os.environ["PYTHONPATH"] = os.pathsep.join(map(str, [HERE.parent, *FOLDERS]))  # and so do the processes they start
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("SAELIB_HEADLESS", "1")

@@ -1,4 +1,4 @@
-"""What the processes of test_dist.py do: one function a start, called by every rank. Not a test module."""
+"""What the processes of test_ranks.py do: one function a start, called by every rank. Not a test module."""
 
 import os
 import signal
@@ -12,12 +12,12 @@ from memory import MemoryStream
 from safetensors.torch import save_file
 from test_collect import CFG, SITES, collect, make_contexts, make_lm
 
-from saelib import dist
-from saelib import sae as sae_module
 from saelib.config import ConfigError, SAEConfig, TrainConfig
-from saelib.dist import ALONE, ONE, Split
-from saelib.sae import build_sae
-from saelib.train import Run, train_groups
+from saelib.ranks import ONE, started
+from saelib.sae import base as sae_module
+from saelib.sae.base import build_sae
+from saelib.sae.sharding import ALONE, Split
+from saelib.sae.trainer import Run, train_groups
 
 D, N, SILENT = 8, 50, 20  # 50 latents: neither 4 ranks nor 2 blocks of 16 divide them
 BASE = {"tokens": 3200, "batch_size": 32, "lam": 0.05, "lr": 2e-3, "dead_window": 640, "seed": 3}  # 100 steps
@@ -139,7 +139,7 @@ def everything(ranks, folder):
 def one_shard_lost(ranks, folder):
     """Collect, but rank 1 is killed after its first shard."""
     if ranks.rank == 1:
-        from saelib.store import StoreWriter
+        from saelib.activations.store import StoreWriter
 
         write, written = StoreWriter.write_shard, []
 
@@ -167,7 +167,7 @@ def undisturbed(ranks, folder, die=None):
 
 def killed_and_restarted(folder):
     """Under torchrun: rank 1 kills itself once in each of the two."""
-    with dist.started("cpu") as ranks:
+    with started("cpu") as ranks:
         due = {"0": "data", "1": "latents"}.get(os.environ["TORCHELASTIC_RESTART_COUNT"])
 
         def die(kind, step):
@@ -196,13 +196,13 @@ def place(rank, size, port):
 def start(rank, job, size, port, folder):
     """A process that does one of the functions above."""
     place(rank, size, port)
-    with dist.started("cpu") as ranks:
+    with started("cpu") as ranks:
         globals()[job](ranks, Path(folder))
 
 
 def start_sweep(rank, size, port, home, profile, over):
     """A process that trains a profile's SAEs."""
-    from saelib import sweep
+    from saelib.run import sweep
 
     place(rank, size, port)
     os.environ["SAELIB_HOME"] = home

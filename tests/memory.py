@@ -2,7 +2,7 @@
 
 import torch
 
-from saelib.train import Run, TrainingDiverged, train_groups
+from saelib.sae.trainer import Run, TrainingDiverged, train_groups
 
 
 def train_one(sae, stream, cfg, *, probe=None, checkpoint=None, checkpoint_every=200, on_log=None):

@@ -14,7 +14,7 @@ import torch
 from test_store import make_store, make_x
 
 from saelib.config import CorpusConfig
-from saelib.corpus import read_pages
+from saelib.text.corpus import read_pages
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 ROW = {"name", "arch", "loss", "step", "l0", "n_latents", "batch", "seconds_median", "ratio_to_matmuls"}

@@ -10,10 +10,10 @@ from saelib.config import (
     SAEConfig,
     StreamConfig,
     TrainConfig,
-    data_dir,
     run_id,
     stable_hash,
 )
+from saelib.env import data_dir
 
 
 def test_unknown_key_is_refused_with_the_accepted_ones():

@@ -9,9 +9,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from saelib.batch import Job, is_finished, plan, write_text
-from saelib.config import data_dir, root
-from saelib.report import FINDINGS, read_abstract, read_verdicts, replaced
+from saelib.env import data_dir, root
+from saelib.files import write_text
+from saelib.run.jobs import Job, is_finished, plan
+from saelib.run.report import FINDINGS, read_abstract, read_verdicts, replaced
 
 TABLES = "results.csv", "timings.csv"
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from saelib.batch import execute, sources
+from saelib.run.jobs import execute, sources
 
 
 def refresh(names: Sequence[str] = ()) -> list[Path]:

@@ -1,0 +1,232 @@
+"""Live rows: training activations straight from the language model, without a disk cache.
+
+A pass over the text takes all contexts of training pages in a seeded permutation of its own, cut into blocks of about
+equal size and at most `StreamConfig.buffer_tokens` tokens: the shuffle buffer. A block is filled by forwards of its
+contexts, grouped by length, all sites in one forward; rows that are not wanted are left out and the others handed out
+in a seeded permutation. So contexts are mixed over the whole text, rows over a buffer: with 131,072 tokens and contexts
+of 128, a batch is drawn from 1,024 contexts. Held-out pages are not among the contexts and never enter. A further pass
+runs the model again.
+
+At most two blocks are in memory, so that streams of several sites can stand on either side of a border: 2 x
+buffer_tokens x sites x d_model x bytes a value. They lie beside the model where that takes at most half of what is free
+there, else in host memory; the rows are the same.
+
+Which token a stream stands at depends on how many rows each block before gave, so their counts are kept in a file: an
+interrupted run goes on at the block it had reached, and only that one is computed again. Without the file the blocks
+before are run through once more to count them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from bisect import bisect_right
+from pathlib import Path
+from threading import RLock
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Int64, Integer, Shaped
+from torch import Tensor
+
+from saelib.activations.collect import captured
+from saelib.activations.lm import LM
+from saelib.activations.store import Store
+from saelib.config import SINK_FACTOR, ConfigError, StreamConfig
+from saelib.text.corpus import SPLITS, Contexts
+
+HELD = 2  # blocks in memory
+AHEAD = 8  # part of the buffer that is read ahead at a time, so that streams side by side stay within two blocks
+
+
+class StreamError(RuntimeError):
+    """Live rows cannot be given; the message names the file, or site and page."""
+
+
+class Block(NamedTuple):
+    """A shuffle buffer: the rows of some contexts at all sites, and the order in which they are handed out."""
+
+    rows: Int64[np.ndarray, " rows"]  # numbers of the corpus' tokens
+    x: dict[int, Tensor]  # by site [rows, d_model]
+    orders: dict[str, np.ndarray]  # by token mask, positions in `rows`
+
+
+def stored_contexts(contexts: Contexts, cfg: StreamConfig) -> Int64[np.ndarray, " chosen"]:
+    """Contexts that are stored although training is live, ascending: held-out ones and a sample of training ones."""
+    rng, split, chosen = np.random.default_rng(cfg.seed), contexts.split[contexts.page], []
+    for number, name in enumerate(SPLITS):
+        every = np.flatnonzero(split == number)
+        limit = cfg.sample_contexts if name == "train" else cfg.held_out_contexts or len(every)
+        chosen.append(rng.permutation(every)[:limit])
+    return np.sort(np.concatenate(chosen))
+
+
+class LiveBlocks:
+    """Blocks of training rows of one language model and text, computed once for the streams of all sites.
+
+    `store` holds a sample of the same model's activations: sites, tokens a forward and median norms are taken from it.
+    `journal` is the file with the counts. Safe for threads; the model works for one of them at a time.
+    """
+
+    def __init__(
+        self, lm: LM, contexts: Contexts, store: Store, cfg: StreamConfig, journal: Path | None = None
+    ) -> None:
+        store.check(model_id=lm.model_id)
+        self.lm, self.contexts, self.store, self.cfg, self.journal = lm, contexts, store, cfg, journal
+        self.lengths = np.diff(contexts.offsets)
+        self.chosen = np.flatnonzero(contexts.split[contexts.page] == SPLITS.index("train"))
+        self.n_tokens, longest = int(self.lengths[self.chosen].sum()), int(self.lengths[self.chosen].max())
+        require_buffer(cfg, longest, f"the longest context, {longest} tokens")
+        self.n_blocks = -(-self.n_tokens // (cfg.buffer_tokens - longest + 1))  # of a pass
+        free = torch.cuda.mem_get_info(lm.device)[0] if lm.device.type == "cuda" else math.inf
+        self.device = lm.device if 2 * self.nbytes <= free else torch.device("cpu")
+        self.counts = _read_counts(journal)  # ordinary rows of each block
+        self._starts: dict[str, list[int]] = {"ordinary": [0], "all": [0]}  # rows before each block
+        self._held: dict[int, Block] = {}
+        self._lock = RLock()
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that the buffers take at most."""
+        row = len(self.store.sites) * self.store.d_model * self.lm.dtype.itemsize
+        return HELD * row * min(self.cfg.buffer_tokens, self.n_tokens)
+
+    @property
+    def ahead(self) -> int:
+        """Rows that streams trained side by side may read at a time."""
+        return self.cfg.buffer_tokens // AHEAD
+
+    def summary(self) -> str:
+        """What streaming will do, in a line."""
+        return (
+            f"live rows: {self.n_tokens:,} training tokens in {len(self.chosen):,} contexts, shuffled in "
+            f"{self.n_blocks:,} blocks a pass; {self.nbytes / 1e9:.2f} GB of buffers on {self.device}"
+        )
+
+    def contexts_of(self, number: int) -> Int64[np.ndarray, " contexts"]:
+        """Contexts of a block; blocks are numbered through all passes."""
+        epoch, i = divmod(number, self.n_blocks)
+        order = np.random.default_rng([self.cfg.seed, epoch]).permutation(self.chosen)
+        ends = np.cumsum(self.lengths[order])
+        first, stop = np.searchsorted(ends, self.n_tokens * np.array([i, i + 1]) // self.n_blocks, side="right")
+        return order[first:stop]
+
+    def block(self, number: int) -> Block:
+        """A block, computed where it is not in memory."""
+        with self._lock:
+            if number not in self._held:
+                while len(self._held) >= HELD:  # the nearest is wanted next, by this stream or by one behind it
+                    del self._held[max(self._held, key=lambda other: abs(other - number))]
+                block = self._computed(number)
+                self._note(number, len(block.orders["ordinary"]))
+                self._held[number] = block
+            return self._held[number]
+
+    def _computed(self, number: int) -> Block:
+        chosen, sites, config = self.contexts_of(number), self.store.sites, self.store.manifest["config"]
+        n, at = int(self.lengths[chosen].sum()), 0
+        rows, ordinary = np.empty(n, dtype=np.int64), np.ones(n, dtype=bool)
+        x = {s: torch.empty(n, self.lm.d_model, dtype=self.lm.dtype, device=self.device) for s in sites}
+        for found, streams in captured(self.lm, self.contexts, chosen, sites, config["batch_tokens"], config["pad"]):
+            part, at = slice(at, at + len(found)), at + len(found)
+            rows[part] = found
+            for site, stream in streams:
+                x[site][part] = stream
+                ordinary[part] &= self._no_sink(site, stream, found)
+        ordinary &= ~np.isin(rows, self.contexts.offsets[chosen])  # position 0
+        epoch, i = divmod(number, self.n_blocks)
+        seed = [self.cfg.seed, epoch, i + 1]  # + 1: a seed that ends in 0 is the one without it, the contexts' own
+        masks = {"ordinary": np.flatnonzero(ordinary), "all": np.arange(n)}
+        return Block(rows, x, {k: np.random.default_rng(seed).permutation(v) for k, v in masks.items()})
+
+    def _no_sink(self, site: int, x: Tensor, rows: np.ndarray) -> Bool[np.ndarray, " rows"]:
+        """The store's rule: a norm of at most so many medians."""
+        norm = x.float().norm(dim=1).cpu().numpy()
+        for row in rows[~np.isfinite(norm)]:
+            context = int(np.searchsorted(self.contexts.offsets, row, side="right")) - 1
+            page = self.contexts.page_ids[self.contexts.page[context]]
+            raise StreamError(f"site {site}, page {page!r}: an activation is not finite as {self.lm.dtype}")
+        return norm <= SINK_FACTOR * self.store.median_norm(site)
+
+    def _note(self, number: int, count: int) -> None:
+        """Keep a block's count, or hold the block to the one that is kept."""
+        known = self.counts.get(number)
+        if known not in (None, count):
+            raise StreamError(
+                f"{self.journal}: block {number} gave {known} rows, now {count}: the model computes otherwise here; go "
+                "on with device and libraries as they were, or delete the file and the unfinished runs"
+            )
+        self.counts[number] = count
+        if self.journal and known is None:
+            self.journal.parent.mkdir(parents=True, exist_ok=True)
+            with self.journal.open("a", encoding="utf-8") as file:  # one short write: whole, whoever else appends
+                file.write(json.dumps([number, count]) + "\n")
+
+    def _count(self, number: int, tokens: str) -> int:
+        if tokens == "all":
+            return int(self.lengths[self.contexts_of(number)].sum())
+        return self.counts[number] if number in self.counts else len(self.block(number).orders[tokens])
+
+    def find(self, cursor: int, tokens: str) -> tuple[int, int]:
+        """The block that holds row `cursor` of a stream, and the rows before that block."""
+        with self._lock:
+            starts = self._starts[tokens]
+            while starts[-1] <= cursor:
+                starts.append(starts[-1] + self._count(len(starts) - 1, tokens))
+            number = bisect_right(starts, cursor) - 1
+            return number, starts[number]
+
+
+class LiveRows:
+    """Endless batches of one site, as `store.ShuffledRows` gives them: (x [batch_size, d_model], rows [batch_size]).
+
+    `cursor`, the rows consumed, is the whole state; a batch may straddle blocks and passes. One order for all SAEs.
+    """
+
+    def __init__(self, blocks: LiveBlocks, site: int, tokens: str, batch_size: int) -> None:
+        require_buffer(blocks.cfg, AHEAD * batch_size, f"{AHEAD} batches of {batch_size} rows")
+        self.blocks, self.site, self.tokens, self.device = blocks, site, tokens, blocks.device
+        self.batch_size, self.cursor = batch_size, 0
+
+    def seek(self, cursor: int) -> None:
+        """Go to where `cursor` rows have been consumed."""
+        self.cursor = cursor
+
+    def __next__(self) -> tuple[Shaped[Tensor, "batch d_model"], Integer[np.ndarray, " batch"]]:
+        x, rows, left = [], [], self.batch_size
+        while left:
+            number, start = self.blocks.find(self.cursor, self.tokens)
+            block = self.blocks.block(number)
+            at = block.orders[self.tokens][self.cursor - start :][:left]
+            x.append(self._taken(block, at))
+            rows.append(block.rows[at])
+            self.cursor += len(at)
+            left -= len(at)
+        return torch.cat(x), np.concatenate(rows)
+
+    def sample(self, n: int, generator: torch.Generator, cursor: int) -> Float32[Tensor, "n d_model"]:
+        """Up to n rows of the block that holds row `cursor`, whatever has been read ahead."""
+        block = self.blocks.block(self.blocks.find(cursor, self.tokens)[0])
+        order = block.orders[self.tokens]
+        chosen = torch.randperm(len(order), generator=generator)[:n].sort().values
+        return self._taken(block, order[chosen.numpy()]).float()
+
+    def _taken(self, block: Block, at: np.ndarray) -> Tensor:
+        x = block.x[self.site]
+        return x[torch.from_numpy(at).to(x.device)]
+
+
+def require_buffer(cfg: StreamConfig, tokens: int, what: str) -> None:
+    """`ConfigError` where the buffer has not that many tokens."""
+    if cfg.buffer_tokens < tokens:
+        raise ConfigError(f"StreamConfig.buffer_tokens = {cfg.buffer_tokens}: expected at least {what}")
+
+
+def _read_counts(journal: Path | None) -> dict[int, int]:
+    """Counts by block; `StreamError` where a line is no pair of numbers."""
+    lines = journal.read_text(encoding="utf-8").splitlines() if journal and journal.exists() else []
+    try:
+        return dict(map(json.loads, lines))
+    except (ValueError, TypeError) as error:
+        raise StreamError(f"{journal}: damaged ({error}); delete it: the blocks are counted again") from error

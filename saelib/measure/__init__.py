@@ -1,0 +1,1 @@
+"""Trained SAEs to numbers: reconstruction, next-token loss, geometry of a site, codes without an encoder."""

@@ -1,0 +1,1 @@
+"""Sparse autoencoders: architectures, losses, steps, training; torch, numpy, safetensors, transformers alone."""

@@ -1,0 +1,150 @@
+"""How ranks share the training of one SAE: whole, by rows of a batch, or by latents.
+
+    rows     every rank has the whole SAE and takes rows rank::size of each batch; gradients and counts are summed
+    latents  every rank has a share of the latents, with their moments and counters, and sees all rows; parts of x̂
+             [batch, d_in], sums [d_in] and scalars are summed
+
+Every rank reads the same batches and draws from equal generators, and a sum is the same on all ranks bit by bit, so
+that what is not split stays equal without being sent.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn import utils
+
+from saelib.config import ConfigError
+from saelib.ranks import ONE, Ranks
+
+NOT_SPLIT = ("b_dec", "mean", "scale")  # what every rank holds where latents are split
+
+
+class Split:
+    """How ranks share the training of one SAE: its rows, its latents, or not. `train.Trainer` asks where it matters.
+
+    `rows` and `latents` are the ranks that share them; `ONE` where they are not shared.
+    """
+
+    def __init__(self, rows: Ranks = ONE, latents: Ranks = ONE, n_latents: int = 0) -> None:
+        if latents.size > max(1, n_latents):
+            raise ConfigError(f"n_latents = {n_latents}: expected at least one for each of {latents.size} ranks")
+        self.rows, self.latents, self.n_latents = rows, latents, n_latents
+        self.ranks = rows if rows.size > 1 else latents
+        self.own = slice(0, sys.maxsize) if latents.size == 1 else latents.share(n_latents)  # this rank's latents
+        self.reduce = None if latents.size == 1 else latents.sum_  # for what each rank has a part of: x̂, L1
+
+    def part(self, x: Tensor) -> Tensor:
+        """The rows of a batch whose gradients this rank computes."""
+        if len(x) < self.rows.size:
+            raise ConfigError(f"batch_size = {len(x)}: expected at least a row for each of {self.rows.size} ranks")
+        return x if self.rows.size == 1 else x[self.rows.rank :: self.rows.size].contiguous()
+
+    def combine(self, stats: Any, grads: list[Tensor], share: float) -> Any:
+        """The batch's `kernels.StepStats` from this rank's, of that share of its rows; `grads` are made the batch's."""
+        if self.ranks.size == 1:
+            return stats
+        names = ("l1", "l0", "n_open")  # where latents are shared every rank knows x̂, and so the errors
+        if self.rows.size > 1:
+            names += ("mse", "aux")
+            for grad in grads:
+                self.rows.sum_(grad.mul_(share))  # each is a mean over rows
+        values = torch.stack([getattr(stats, name).to(stats.mse.device, torch.float64) for name in names])
+        fired, opened = self.rows.any_(torch.stack([stats.fired, stats.opened]))
+        summed = dict(zip(names, self.ranks.sum_(values).unbind(), strict=True))
+        return stats._replace(fired=fired, opened=opened, **summed)
+
+    def counts(self, name: str) -> bool:
+        """Whether this rank's part of a parameter enters `totals`: what all ranks hold does once."""
+        return name not in NOT_SPLIT or self.latents.rank == 0
+
+    def totals(self, *values: float | int) -> list[float]:
+        """Sums over the ranks that share the latents."""
+        return self.latents.sum_(torch.tensor(values, dtype=torch.float64)).tolist()
+
+    def clip_(self, sae: nn.Module, max_norm: float) -> None:
+        """Bound the norm of the whole gradient."""
+        norm = utils.get_total_norm([p.grad for name, p in sae.named_parameters() if self.counts(name)])
+        if self.latents.size > 1:
+            norm = norm.new_tensor(self.totals(float(norm) ** 2)[0] ** 0.5)
+        utils.clip_grads_with_norm_(list(sae.parameters()), max_norm, norm)
+
+    def mean(self, values: Tensor) -> float | None:
+        """The mean over latents of one value each; None where there are none."""
+        if self.latents.size == 1:
+            return float(values.mean()) if len(values) else None
+        total, count = self.totals(float(values.double().sum()), len(values))
+        return total / count if count else None
+
+    def local(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Of latents numbered over all ranks: which are this rank's [k bool], and their numbers here."""
+        mine = (numbers >= self.own.start) & (numbers < self.own.stop)
+        return mine, numbers[mine] - self.own.start
+
+    def join(self, part: Tensor, everywhere: bool = True) -> Tensor:
+        """All latents' values from each rank's [own, ...]; on rank 0 alone unless `everywhere`."""
+        if self.latents.size == 1:
+            return part
+        part = part.detach().cpu().contiguous()
+        if part.dtype == torch.bool:  # sent as bytes: not every backend knows it
+            return self.join(part.view(torch.uint8), everywhere).view(torch.bool)
+        if self.latents.rank:
+            distributed.send(part, 0)
+            if not everywhere:
+                return part
+        whole = part.new_empty(self.n_latents, *part.shape[1:])
+        if self.latents.rank == 0:
+            whole[self.own] = part
+            for other in range(1, self.latents.size):
+                distributed.recv(whole[self.latents.share(self.n_latents, other)], other)
+        if everywhere:
+            distributed.broadcast(whole, 0)
+        return whole
+
+    def whole(self, sae: nn.Module) -> dict[str, Tensor]:
+        """The SAE's tensors, as one process has them, on rank 0."""
+        split = {name: v for name, v in sae.state_dict().items() if name not in NOT_SPLIT}
+        whole = {name: self.join(v.T if name == "W_enc" else v, everywhere=False) for name, v in split.items()}
+        return {**sae.state_dict(), **whole, "W_enc": whole["W_enc"].T}
+
+    def writes(self) -> bool:
+        """Whether this rank writes a checkpoint."""
+        return self.latents.size > 1 or self.rows.rank == 0
+
+    def file(self, path: Path, step: int | str, rank: int | None = None) -> Path:
+        """Where the checkpoint of `path` lies: beside it, a file a rank, where latents are shared."""
+        rank = self.latents.rank if rank is None else rank
+        name = f"{path.stem}.{step}.{rank}of{self.latents.size}{path.suffix}"
+        return path if self.latents.size == 1 else path.with_name(name)
+
+    def newest(self, path: Path) -> Path | None:
+        """The checkpoint to continue from, as rank 0 finds it: of the latest step with every rank's file.
+
+        None without one; `ConfigError` for files of another number of ranks.
+        """
+        if self.latents.size == 1:
+            return path if self.ranks.first(int(path.exists())) else None
+        found = list(path.parent.glob(f"{path.stem}.*.*of*{path.suffix}"))
+        for other in (p for p in found if not p.stem.endswith(f"of{self.latents.size}")):
+            raise ConfigError(
+                f"{other}: written by another number of ranks than {self.latents.size}; start as many, or delete it "
+                "to start anew"
+            )
+        steps = {int(p.name.split(".")[-3]) for p in found}
+        complete = (s for s in steps if all(self.file(path, s, r) in found for r in range(self.latents.size)))
+        step = self.ranks.first(max(complete, default=0))
+        return self.file(path, step) if step else None
+
+    def settle(self, path: Path, step: int) -> None:
+        """After a checkpoint is written: drop what it replaces, once every rank's is there."""
+        self.latents.wait()
+        for old in path.parent.glob(self.file(path, "*").name):
+            if old != self.file(path, step):
+                old.unlink()
+
+
+ALONE = Split()

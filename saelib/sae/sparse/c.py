@@ -1,0 +1,182 @@
+"""The sparse step's three operations on the CPU in C, with the encoder's bfloat16 screen.
+
+A small file is compiled once with the system's compiler and kept under `data/kernels/`. Without a compiler
+`available()` is False, and `sparse` goes on in plain PyTorch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from saelib.env import root
+from saelib.sae.dense import SUM_ERROR, Entries, encoder_product
+
+SOURCE = Path(__file__).with_name("sparse_step.c")
+ROUNDING = 2.0**-7  # of storing a product as bfloat16, relative: twice the worst case
+# No -ffast-math: linked into a shared library it would change how the whole process rounds denormals.
+FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    """The compiled C file; None without a compiler. A damaged file of an earlier compilation is made anew."""
+    compiler, *options = shlex.split(os.environ.get("CC", "cc")) or [""]
+    if (found := shutil.which(compiler)) is None:
+        return None
+    command = [found, *options, *FLAGS, str(SOURCE), "-o"]
+    key = hashlib.sha256(SOURCE.read_bytes() + " ".join(command).encode() + _processor().encode()).hexdigest()[:16]
+    path = root() / "data" / "kernels" / f"sparse_step_{key}.so"
+    if path.exists():
+        with contextlib.suppress(OSError):
+            return ctypes.CDLL(str(path))
+    _compile(command, path)
+    return ctypes.CDLL(str(path))
+
+
+def _compile(command: list[str], path: Path) -> None:
+    """Run the compiler; `path` appears whole or not at all."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            built = Path(folder) / "out.so"
+            done = subprocess.run([*command, str(built)], capture_output=True, text=True)
+            if done.returncode == 0 and built.exists():
+                os.replace(built, path)
+                return
+            reason = done.stderr.strip() or f"no file written, exit status {done.returncode}"
+    except OSError as error:
+        reason = str(error)
+    raise RuntimeError(
+        f"{command[0]} could not compile {SOURCE} into {path} (CC=none in the environment trains without it): {reason}"
+    )
+
+
+def _processor() -> str:
+    """What -march=native depends on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    return "".join(line for line in lines if line.startswith(("model name", "flags"))) or os.uname().machine
+
+
+def available() -> bool:
+    """Whether there is a C compiler; `RuntimeError` where there is one that fails."""
+    return _library() is not None
+
+
+def _call(name: str, *arguments: Tensor | int | float) -> None:
+    def convert(a: Tensor | int | float) -> ctypes._SimpleCData:
+        if isinstance(a, Tensor):
+            if not a.is_contiguous():
+                raise TypeError(f"{name}: an array of strides {a.stride()} is not contiguous")
+            return ctypes.c_void_p(a.data_ptr())
+        return ctypes.c_float(a) if isinstance(a, float) else ctypes.c_int64(a)
+
+    getattr(_library(), name)(*map(convert, arguments))
+
+
+def open_entries(x_c: Tensor, W_enc: Tensor, bias: Tensor, encoder: str = "exact") -> Entries:
+    """Entries of a = x_c W_enc with a + bias > 0. x_c [rows, d_in], W_enc [d_in, n_latents], both float32.
+
+    encoder "exact": a in float32. "screen": a in bfloat16 first, then in float32 wherever a + bias may be above 0 by
+    the error bound of `screen_bf16` in the C file: the same entries and values up to float32 rounding, faster where few
+    are open. "bfloat16": a in bfloat16 alone, which is not exact.
+    """
+    n = W_enc.shape[1]
+    if encoder == "screen":
+        crow, col, value = _screened(x_c, W_enc.T, bias)
+    else:
+        crow, col, value = _gathered(encoder_product(x_c, W_enc, encoder), bias)
+    ccol = torch.empty(n + 1, dtype=torch.long)
+    row, order = torch.empty_like(col), torch.empty_like(col)
+    _call("by_latent", len(x_c), n, crow, col, ccol, row, order)
+    return Entries(crow, col, value, ccol, row, order)
+
+
+def _gathered(a: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    rows, n = a.shape
+    bits, counts = _bits(rows, n)
+    _call("screen", a, bias, rows, n, bits, counts)
+    crow, col, value = _room(counts)
+    _call("gather", a, bits, rows, n, crow, col, value)
+    return crow, col, value
+
+
+def _screened(x_c: Tensor, W: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """W [n_latents, d_in], contiguous."""
+    (rows, d), n = x_c.shape, len(W)
+    (x16, *x_sizes), (w16, *w_sizes) = _rounded(x_c), _rounded(W)
+    bits, counts = _bits(rows, n)
+    a = x16 @ w16.T
+    _call("screen_bf16", a, bias, rows, n, *x_sizes, *w_sizes, d * SUM_ERROR, ROUNDING, bits, counts)
+    start, col, value = _room(counts)
+    _call("recompute", x_c, W, bias, bits, rows, n, d, start, col, value, counts)
+    crow = _starts(counts)
+    _call("pack", rows, start, crow, col, value)
+    size = int(crow[-1])
+    return crow, col[:size], value[:size]
+
+
+def _rounded(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """x in bfloat16, ‖row‖, and ‖row − its bfloat16‖."""
+    out, sizes = torch.empty(x.shape, dtype=torch.bfloat16), torch.empty(2, len(x))
+    _call("round_rows", x, *x.shape, out, sizes[0], sizes[1])
+    return out, sizes[0], sizes[1]
+
+
+def _bits(rows: int, n: int) -> tuple[Tensor, Tensor]:
+    return torch.empty(rows, -(-n // 64), dtype=torch.long), torch.empty(rows, dtype=torch.long)
+
+
+def _starts(counts: Tensor) -> Tensor:
+    return torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+
+
+def _room(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where each row's entries start, and room for latents and values."""
+    crow = _starts(counts)
+    size = int(crow[-1])
+    return crow, torch.empty(size, dtype=torch.int32), torch.empty(size)
+
+
+def decode(
+    x: Tensor, W_dec: Tensor, b_dec: Tensor, at: Entries, f: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `sparse_plain.decode`."""
+    error, squared = torch.empty_like(x), torch.empty(len(x), dtype=torch.float64)
+    g_code = torch.empty_like(f)
+    rows, d = x.shape
+    _call(
+        "decode_and_code_gradient",
+        x,
+        W_dec,
+        b_dec,
+        rows,
+        d,
+        at.crow,
+        at.col,
+        f,
+        scale,
+        error,
+        squared,
+        g_code,
+    )
+    return error, squared.sum(), g_code
+
+
+def weights(rows_of: Tensor, at: Entries, v: Tensor, n: int) -> Tensor:
+    """As `sparse_plain.weights`."""
+    g = torch.empty(n, rows_of.shape[1])
+    _call("weight_gradient", rows_of, n, rows_of.shape[1], at.ccol, at.row, at.order, v, g)
+    return g

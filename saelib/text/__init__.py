@@ -1,0 +1,1 @@
+"""Documents to contexts: pages, sources, markup, the embedded assets, packing."""

@@ -1,0 +1,143 @@
+"""Many processes: stores of one hash, training as one process has it, and a killed rank that leaves no trace."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import dist_child
+import pytest
+import torch
+from dist_child import DTYPES, MODES, one_thread, rows, told_history, trained
+from safetensors.torch import load_file
+from test_collect import CFG, SITES, collect, make_contexts, make_lm
+from test_store import all_bytes
+
+from saelib.config import ConfigError
+from saelib.ranks import ONE, Ranks, started
+from saelib.sae.sharding import ALONE
+
+HERE = Path(__file__).parent
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def start_ranks(function, size, *args):
+    """Call a function of dist_child in `size` processes, forked from a server that has imported the package."""
+    context = torch.multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["saelib.run.sweep", "pytest"])
+    torch.multiprocessing.start_processes(function, args, nprocs=size, start_method="forkserver")
+
+
+def run_ranks(job, size, folder):
+    start_ranks(dist_child.start, size, job, size, free_port(), str(folder))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What 2 and 4 processes made."""
+    folder = tmp_path_factory.mktemp("ranks")
+    for size in (2, 4):
+        run_ranks("everything", size, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """The store of one process."""
+    with one_thread():
+        return collect(make_lm(), make_contexts(), SITES, tmp_path_factory.mktemp("one") / "s", CFG, progress=False)
+
+
+def relative(a, b):
+    return float((a - b).norm() / b.norm().clamp_min(1e-30))
+
+
+def fvu(sae, x):
+    return float((sae.reconstruct(x) - x).pow(2).sum() / (x - x.mean(0)).pow(2).sum())
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_stores_of_one_two_and_four_processes_are_equal_byte_by_byte(folder, store, size):
+    assert all_bytes(folder / f"store{size}") == all_bytes(store.path)
+
+
+def test_a_killed_rank_loses_one_shard_and_the_next_run_takes_over_what_it_recorded(store, tmp_path):
+    with pytest.raises(torch.multiprocessing.ProcessExitedException, match="SIGKILL"):
+        run_ranks("one_shard_lost", 2, tmp_path)
+    assert len((tmp_path / "lost" / "progress.rank_1.jsonl").read_text().splitlines()) == 2  # identity, a shard
+    recorded = [tmp_path / "lost" / f"site_{site:02d}" / "shard_00001.safetensors" for site in store.sites]
+    stamps = [path.stat().st_mtime_ns for path in recorded]
+    with one_thread():
+        collect(make_lm(), make_contexts(), SITES, tmp_path / "lost", CFG, progress=False)
+    assert all_bytes(tmp_path / "lost") == all_bytes(store.path)
+    assert [path.stat().st_mtime_ns for path in recorded] == stamps  # not written again
+
+
+@pytest.mark.parametrize("kind", ["data", "latents"])
+@pytest.mark.parametrize(("name", "dtype"), [(name, dtype) for name in MODES for dtype in DTYPES[name]], ids=str)
+def test_training_by_ranks_is_that_of_one_process(folder, name, kind, dtype):
+    alone, history = trained(MODES[name], dtype=dtype)
+    expected, bound = alone.state_dict() | told_history(history), 1e-5 if dtype == torch.float32 else 1e-10
+    test = rows(500, 2).to(dtype)
+    one = fvu(alone.requires_grad_(False), test)
+    for size in (2, 4):
+        found = load_file(folder / f"{name}.{kind}.{str(dtype)[6:]}.{size}")
+        for key in alone.state_dict():
+            assert relative(found[key], expected[key]) <= bound, (size, key, relative(found[key], expected[key]))
+        assert relative(found["h.table"], expected["h.table"]) < 1e-4
+        for key in ("h.revived", "h.events", "h.open"):
+            assert torch.equal(found[key], expected[key]), (size, key)
+        together, _ = trained(MODES[name], dtype=dtype)
+        together.load_state_dict({key: found[key] for key in alone.state_dict()})
+        assert abs(fvu(together.requires_grad_(False), test) - one) < 1e-3
+    if MODES[name].resample_at:
+        assert len(expected["h.revived"]) > 5
+
+
+def test_a_rank_killed_in_mid_run_and_restarted_ends_with_the_same_weights(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "2"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", str(HERE / "dist_child.py"), str(tmp_path)]
+    path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    whole = tmp_path / "undisturbed"
+    whole.mkdir()
+    run_ranks("undisturbed", 2, whole)
+    for kind in ("data", "latents"):
+        found, expected = load_file(tmp_path / kind), load_file(whole / kind)
+        assert (found.pop("resumed_at"), expected.pop("resumed_at")) == (60, 0)
+        assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+def test_one_process_is_alone_and_costs_nothing(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with started() as ranks:
+        assert ranks is ONE
+    assert not torch.distributed.is_initialized()
+    x, flags = torch.ones(2), torch.tensor([True, False])
+    assert ranks.sum_(x) is x
+    assert ranks.any_(flags).tolist() == [True, False]
+    ranks.agree("anything", object.__name__)
+    assert ALONE.part(x) is ALONE.join(x) is x
+    assert ALONE.reduce is None
+
+
+def test_shares_are_stretches_that_differ_by_one_at_most():
+    shares = [Ranks(rank, 4).share(50) for rank in range(4)]
+    assert [(s.start, s.stop) for s in shares] == [(0, 12), (12, 25), (25, 37), (37, 50)]
+    assert Ranks(0, 4).share(50, 3) == shares[3]
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda", "cuda:1"])
+def test_more_processes_than_gpus_are_refused(monkeypatch, device):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match="4 processes and 2 GPUs on this machine"), started(device):
+        raise AssertionError("joined")
