@@ -35,19 +35,32 @@ LLAMA2_7B = LlamaConfig(
     num_key_value_heads=32, max_position_embeddings=4096, rms_norm_eps=1e-5,
 )  # fmt: skip
 SHAPES = {"smollm2": SMOLLM2, "llama2-7b": LLAMA2_7B}
-COLUMNS = ("name", "text", "sites", "tokens_per_second", "ratio_to_plain", "share_of_matmul", "bit_equal")
+COLUMNS = (
+    "name",
+    "text",
+    "sites",
+    "tokens_per_second",
+    "ratio_to_plain",
+    "share_of_matmul",
+    "bit_equal",
+)
 
 
 def random_model(shape: LlamaConfig, device: str) -> torch.nn.Module:
     """Random weights of that shape, made on the device in the dtype they are used in."""
     torch.manual_seed(0)
     with torch.device(device):
-        return AutoModelForCausalLM.from_config(shape, dtype=choose_dtype("auto", torch.device(device))).eval()
+        return AutoModelForCausalLM.from_config(
+            shape, dtype=choose_dtype("auto", torch.device(device))
+        ).eval()
 
 
 def linear_work(shape: LlamaConfig, blocks: int) -> int:
     """Multiplications and additions a token in the linear layers of the first blocks."""
-    d, kv = shape.hidden_size, shape.hidden_size * shape.num_key_value_heads // shape.num_attention_heads
+    d, kv = (
+        shape.hidden_size,
+        shape.hidden_size * shape.num_key_value_heads // shape.num_attention_heads,
+    )
     return 2 * blocks * (2 * d * d + 2 * d * kv + 3 * d * shape.intermediate_size)
 
 
@@ -63,14 +76,20 @@ def fever_lengths(n: int) -> np.ndarray:
     return np.clip(np.random.default_rng(0).lognormal(np.log(75), 0.7, n).astype(np.int64), 16, 128)
 
 
-def plain(model: torch.nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]], sites: list[int]) -> list:
+def plain(
+    model: torch.nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]], sites: list[int]
+) -> list:
     """The usual loop: all blocks, all hidden states, the head for one token; then the sites' real tokens."""
     out = []
     with torch.inference_mode():
         for ids, mask in batches:
             attention = None if bool(mask.all()) else mask.long()
             hidden = model(
-                ids, attention_mask=attention, output_hidden_states=True, use_cache=False, logits_to_keep=1
+                ids,
+                attention_mask=attention,
+                output_hidden_states=True,
+                use_cache=False,
+                logits_to_keep=1,
             ).hidden_states
             out.append({site: hidden[site][mask].clone() for site in sites})
     return out
@@ -80,7 +99,9 @@ def ours(lm: LM, batches: list[tuple[torch.Tensor, torch.Tensor]], sites: list[i
     return [{s: x[mask] for s, x in lm.capture(ids, sites).items()} for ids, mask in batches]
 
 
-def batches_of(lengths: np.ndarray, groups: list[np.ndarray], device: str) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def batches_of(
+    lengths: np.ndarray, groups: list[np.ndarray], device: str
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """(ids, real) of each group of contexts; a context's ids depend on its number alone."""
     out = []
     for group in groups:
@@ -88,34 +109,48 @@ def batches_of(lengths: np.ndarray, groups: list[np.ndarray], device: str) -> li
         mask = torch.arange(ids.shape[1]) < torch.from_numpy(lengths[group])[:, None]
         for row, c in enumerate(group):
             some = torch.Generator().manual_seed(int(c))
-            ids[row, : lengths[c]] = torch.randint(LLAMA2_7B.vocab_size, (int(lengths[c]),), generator=some)
+            ids[row, : lengths[c]] = torch.randint(
+                LLAMA2_7B.vocab_size, (int(lengths[c]),), generator=some
+            )
         out.append((ids.to(device), mask.to(device)))
     return out
 
 
 def main() -> None:
     options = parser(__doc__.splitlines()[0])
-    options.add_argument("--model", default="data/assets/smollm2-135m-instruct-q4_1", help="a folder or hub id")
+    options.add_argument(
+        "--model", default="data/assets/smollm2-135m-instruct-q4_1", help="a folder or hub id"
+    )
     options.add_argument("--random", choices=SHAPES, help="random weights of that shape instead")
     options.add_argument("--contexts", type=int, default=96)
-    options.add_argument("--pages", type=int, default=1600, help="of FEVER's lengths, three rounds at most")
+    options.add_argument(
+        "--pages", type=int, default=1600, help="of FEVER's lengths, three rounds at most"
+    )
     options.add_argument("--batch-tokens", type=int, default=4096)
     options.add_argument("--matmul", type=int, default=2048, help="size of the square product")
     args = options.parse_args()
-    lm = LM(random_model(SHAPES[args.random], args.device)) if args.random else LM.load(args.model, device=args.device)
+    lm = (
+        LM(random_model(SHAPES[args.random], args.device))
+        if args.random
+        else LM.load(args.model, device=args.device)
+    )
     shape, dtype = lm.model.config, lm.dtype
     rate = matmul_rate(args.matmul, args.device, dtype)
     print(f"square product of {args.matmul} in {dtype}: {rate / 1e12:.3g} TFLOP/s")
     ends = [lm.site(site) for site in (2, "middle", -2)]
     whole, pages = np.full(args.contexts, 128), fever_lengths(args.pages)
-    in_file_order = np.array_split(np.arange(args.pages), max(1, args.pages * 128 // args.batch_tokens))
+    in_file_order = np.array_split(
+        np.arange(args.pages), max(1, args.pages * 128 // args.batch_tokens)
+    )
     rows = []
     for text, lengths, sites in (
         ("128 tokens", whole, ends), ("128 tokens", whole, ends[:2]), ("FEVER pages", pages, ends),
     ):  # fmt: skip
         equal = batches_of(lengths, list(length_batches(lengths, args.batch_tokens)), args.device)
         same = equal if text == "128 tokens" else batches_of(lengths, in_file_order, args.device)
-        padded = batches_of(lengths, list(length_batches(lengths, args.batch_tokens, pad=True)), args.device)
+        padded = batches_of(
+            lengths, list(length_batches(lengths, args.batch_tokens, pad=True)), args.device
+        )
         calls = {"transformers, all hidden states": partial(plain, lm.model, same, sites)}
         calls["saelib"] = partial(ours, lm, equal, sites)
         if text != "128 tokens":
@@ -125,10 +160,17 @@ def main() -> None:
         rounds = args.rounds if text == "128 tokens" else min(3, args.rounds)
         times = interleaved(list(calls.values()), rounds, args.device, warmup=1)
         for name, found in zip(calls, times, strict=True):
-            rows.append({"name": name, "text": text, "sites": sites, "seconds_median": median(found)})
-            rows[-1] |= {"tokens_per_second": float(lengths.sum() / median(found)), "dtype": str(dtype)}
+            rows.append(
+                {"name": name, "text": text, "sites": sites, "seconds_median": median(found)}
+            )
+            rows[-1] |= {
+                "tokens_per_second": float(lengths.sum() / median(found)),
+                "dtype": str(dtype),
+            }
             blocks = max(sites) if name.startswith("saelib") else shape.num_hidden_layers
-            rows[-1] |= {"share_of_matmul": rows[-1]["tokens_per_second"] * linear_work(shape, blocks) / rate}
+            rows[-1] |= {
+                "share_of_matmul": rows[-1]["tokens_per_second"] * linear_work(shape, blocks) / rate
+            }
             rows[-1] |= {"ratio_to_plain": median(np.array(times[0]) / np.array(found))}
             rows[-1] |= {"bit_equal": all(check) if name == "saelib" else None}
     report(rows, COLUMNS, machine(args.device), args.json)

@@ -67,10 +67,16 @@ def fever_rows(cfg: CorpusConfig, n: int) -> Iterator[dict[str, str]]:
     for number, (turn, (title, piece)) in enumerate(islice(everything, n - 1), 1):
         page_id = f"{treebank(title).strip().replace(' ', '_')}_{number}"
         text = treebank(f"{turn} {piece}" if turn else piece)
-        text = "" if number % 50 == 7 else text * (LONG // len(text)) if number % 1000 == 11 else text
+        text = (
+            "" if number % 50 == 7 else text * (LONG // len(text)) if number % 1000 == 11 else text
+        )
         text += OTHER_SCRIPTS * (number % 40 == 3)
         sentences = [f"{i}\t{s}" for i, s in enumerate(text.split(" . "))]
-        yield {"id": page_id, "text": text, "lines": "\n".join([*sentences, f"{len(sentences)}\t"]) if text else ""}
+        yield {
+            "id": page_id,
+            "text": text,
+            "lines": "\n".join([*sentences, f"{len(sentences)}\t"]) if text else "",
+        }
 
 
 def write_forms(folder: Path, rows: Iterator[dict[str, str]], n: int) -> None:
@@ -84,7 +90,8 @@ def write_forms(folder: Path, rows: Iterator[dict[str, str]], n: int) -> None:
     schema = pa.schema([(name, pa.string()) for name in ("id", "text", "lines")])
     with pq.ParquetWriter(shards / "0000.parquet", schema) as parquet, ExitStack() as stack:
         files = [
-            stack.enter_context((folder / "folder" / f"wiki-{i:03d}.jsonl").open("w")) for i in range(1, FILES + 1)
+            stack.enter_context((folder / "folder" / f"wiki-{i:03d}.jsonl").open("w"))
+            for i in range(1, FILES + 1)
         ]
         for first in range(0, n, ROW_GROUP):
             group = list(islice(rows, ROW_GROUP))
@@ -98,7 +105,9 @@ def write_forms(folder: Path, rows: Iterator[dict[str, str]], n: int) -> None:
 
 def peak_mb() -> float:
     """Peak memory of this process alone; `ru_maxrss` would begin with that of the process which started it."""
-    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
+    line = next(
+        x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM")
+    )
     return int(line.split()[1]) * 1024 / 1e6
 
 
@@ -108,7 +117,9 @@ def measured(path: str, n_docs: int, tokenizer: str) -> dict[str, Any]:
 
     loaded = AutoTokenizer.from_pretrained(tokenizer)
     start = time.perf_counter()
-    cfg = CorpusConfig("fever", path, n_docs=n_docs, min_ctx_len=16, contexts_per_page=0)  # as profile llama2-7b
+    cfg = CorpusConfig(
+        "fever", path, n_docs=n_docs, min_ctx_len=16, contexts_per_page=0
+    )  # as profile llama2-7b
     contexts = load_contexts(cfg, loaded)
     corpus_id = contexts.corpus_id
     seconds = time.perf_counter() - start
@@ -124,18 +135,32 @@ def rows_of(folder: Path, size: int, n_docs: int, args: Namespace) -> list[dict[
     rows = []
     for form in FORMS:
         path = folder / ("zip.zip" if form == "zip" else form)
-        command = [sys.executable, __file__, "--child", json.dumps([str(path), n_docs, args.tokenizer])]
+        command = [
+            sys.executable,
+            __file__,
+            "--child",
+            json.dumps([str(path), n_docs, args.tokenizer]),
+        ]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        rows.append({"form": form, "pages_written": size, "n_docs": n_docs} | json.loads(done.stdout.splitlines()[-1]))
+        rows.append(
+            {"form": form, "pages_written": size, "n_docs": n_docs}
+            | json.loads(done.stdout.splitlines()[-1])
+        )
         rows[-1]["agree"] = rows[-1]["corpus_id"] == rows[0]["corpus_id"]
     return rows
 
 
 def main() -> None:
     options = parser(__doc__.splitlines()[0], timed=False)
-    options.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000], help="pages, the fewest first")
-    options.add_argument("--text", choices=("enwik8", "embedded"), default="enwik8", help="where pages are cut from")
-    options.add_argument("--tokenizer", help="a folder or hub id; the embedded model's where none is given")
+    options.add_argument(
+        "--sizes", type=int, nargs="+", default=[10_000, 100_000], help="pages, the fewest first"
+    )
+    options.add_argument(
+        "--text", choices=("enwik8", "embedded"), default="enwik8", help="where pages are cut from"
+    )
+    options.add_argument(
+        "--tokenizer", help="a folder or hub id; the embedded model's where none is given"
+    )
     options.add_argument("--child", help=SUPPRESS)
     args = options.parse_args()
     if args.child:

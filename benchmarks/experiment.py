@@ -41,7 +41,16 @@ TINY = LlamaConfig(
     num_key_value_heads=4, max_position_embeddings=256,
 )  # fmt: skip
 SHAPES = {"llama2-7b": LLAMA2_7B, "smollm2": SMOLLM2, "tiny": TINY}
-COLUMNS = ("name", "seconds", "tokens", "tokens_per_second", "share_of_matmul", "saes", "gb", "hours")
+COLUMNS = (
+    "name",
+    "seconds",
+    "tokens",
+    "tokens_per_second",
+    "share_of_matmul",
+    "saes",
+    "gb",
+    "hours",
+)
 ARMS = {"plain": ("sae", "plain"), "full": ("gated", "full")}
 SITES, ACTIVE, BLOCKS = (2, "middle", -2), 64, 3
 WHOLE, TRAINED, SAES = 10_000_000, 20_000_000, 30  # tokens of the text; of an SAE's training; SAEs
@@ -78,9 +87,14 @@ def make_runs(args: Any, store: Store, site: int, n: int, steps: int) -> list[Ru
             loss=ARMS[arm][1], lam=1.0 + i // 2, lam_warmup=0.0, lr=1e-9, grad_clip=1.0, batch_size=args.batch,
             tokens=steps * args.batch,
         )  # fmt: skip
-        sae = build_sae(SAEConfig(ARMS[arm][0], store.d_model, args.latents, site), torch.Generator().manual_seed(i))
+        sae = build_sae(
+            SAEConfig(ARMS[arm][0], store.d_model, args.latents, site),
+            torch.Generator().manual_seed(i),
+        )
         sae.set_normalizer_(moments.mean.float(), scale)
-        with torch.no_grad():  # the encoder's products are near normal: a share ACTIVE / n of them is above -bias
+        with (
+            torch.no_grad()
+        ):  # the encoder's products are near normal: a share ACTIVE / n of them is above -bias
             quantile = float(torch.special.ndtri(torch.tensor(min(0.5, ACTIVE / args.latents))))
             getattr(sae, sae.bias_names()[0]).fill_(ENCODER_INIT_NORM * quantile)
         out.append(Run(sae.to(args.device), cfg))
@@ -96,12 +110,19 @@ def trained_on(groups: list[tuple[list[Run], Any]], ahead: int = 0) -> None:
 def measure(args: Any) -> list[dict[str, Any]]:
     shape, device, rows = SHAPES[args.shape], args.device, []
     lm = LM(random_model(shape, device), name=f"random-{args.shape}")
-    contexts, cfg = make_contexts(args.tokens, shape.vocab_size), CollectConfig(batch_tokens=args.batch_tokens)
+    contexts, cfg = (
+        make_contexts(args.tokens, shape.vocab_size),
+        CollectConfig(batch_tokens=args.batch_tokens),
+    )
     sites = sorted({lm.site(site) for site in SITES})
     rate = matmul_rate(min(8192, 2 * shape.hidden_size), device, lm.dtype)
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        lm.capture(torch.zeros(4, 128, dtype=torch.long, device=lm.device), sites)  # what the first call sets up
-        seconds, store = timed(lambda: collect(lm, contexts, sites, Path(folder) / "store", cfg, False), device)
+        lm.capture(
+            torch.zeros(4, 128, dtype=torch.long, device=lm.device), sites
+        )  # what the first call sets up
+        seconds, store = timed(
+            lambda: collect(lm, contexts, sites, Path(folder) / "store", cfg, False), device
+        )
         share = contexts.n_tokens / seconds * linear_work(shape, max(sites)) / rate
         rows.append(rated("collect", seconds, contexts.n_tokens) | {"share_of_matmul": share})
         rows.append(trained_from_store(args, store))
@@ -110,7 +131,12 @@ def measure(args: Any) -> list[dict[str, Any]]:
 
 
 def rated(name: str, seconds: float, tokens: int) -> dict[str, Any]:
-    return {"name": name, "seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds}
+    return {
+        "name": name,
+        "seconds": seconds,
+        "tokens": tokens,
+        "tokens_per_second": tokens / seconds,
+    }
 
 
 def trained_from_store(args: Any, store: Store) -> dict[str, Any]:
@@ -120,10 +146,15 @@ def trained_from_store(args: Any, store: Store) -> dict[str, Any]:
         runs = make_runs(args, store, site, SAES // len(SITES), args.steps)
         for counted in (0, 1):
             stream = ShuffledRows(store, site, index, args.batch, seed=counted)
-            seconds += counted * timed(lambda r=runs, s=stream: trained_on([(r, s)]), args.device)[0]
+            seconds += (
+                counted * timed(lambda r=runs, s=stream: trained_on([(r, s)]), args.device)[0]
+            )
         del runs
     saes = SAES // len(SITES) * len(store.sites)
-    return rated("train", seconds, saes * args.steps * args.batch) | {"saes": saes, "gb": peak(args.device)}
+    return rated("train", seconds, saes * args.steps * args.batch) | {
+        "saes": saes,
+        "gb": peak(args.device),
+    }
 
 
 def streamed(args: Any, lm: LM, contexts: Contexts, store: Store) -> list[dict[str, Any]]:
@@ -133,7 +164,9 @@ def streamed(args: Any, lm: LM, contexts: Contexts, store: Store) -> list[dict[s
     out, steps = [rated("stream, forwards alone", seconds, sum(found))], sum(found) // args.batch
     each, groups = -(-args.together // len(store.sites)), []
     for site in store.sites:
-        groups.append((make_runs(args, store, site, each, steps), LiveRows(live, site, "all", args.batch)))
+        groups.append(
+            (make_runs(args, store, site, each, steps), LiveRows(live, site, "all", args.batch))
+        )
     seconds, _ = timed(lambda: trained_on(groups, live.ahead), args.device)
     about = {"saes": each * len(store.sites), "gb": peak(args.device)}
     return [*out, rated("stream", seconds, steps * args.batch) | about]
@@ -141,10 +174,16 @@ def streamed(args: Any, lm: LM, contexts: Contexts, store: Store) -> list[dict[s
 
 def whole(args: Any, of: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """The experiment's hours, from these rates."""
-    stored = WHOLE / of["collect"]["tokens_per_second"] + SAES * TRAINED / of["train"]["tokens_per_second"]
+    stored = (
+        WHOLE / of["collect"]["tokens_per_second"]
+        + SAES * TRAINED / of["train"]["tokens_per_second"]
+    )
     passes = -(-SAES // of["stream"]["saes"])
     live = passes * TRAINED / of["stream"]["tokens_per_second"]
-    return [{"name": "whole, from a store", "hours": stored / 3600}, {"name": "whole, streamed", "hours": live / 3600}]
+    return [
+        {"name": "whole, from a store", "hours": stored / 3600},
+        {"name": "whole, streamed", "hours": live / 3600},
+    ]
 
 
 def peak(device: str) -> float | None:
@@ -155,13 +194,17 @@ def main() -> None:
     options = parser(__doc__.splitlines()[0], timed=False)
     options.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options.add_argument("--shape", choices=sorted(SHAPES), default="llama2-7b")
-    options.add_argument("--tokens", type=int, default=524_288, help="of the text that is collected")
+    options.add_argument(
+        "--tokens", type=int, default=524_288, help="of the text that is collected"
+    )
     options.add_argument("--batch-tokens", type=int, default=16_384)
     options.add_argument("--latents", type=int, default=16_384)
     options.add_argument("--batch", type=int, default=4096)
     options.add_argument("--steps", type=int, default=50)
     options.add_argument("--buffer", type=int, default=65_536, help="tokens of the shuffle buffer")
-    options.add_argument("--together", type=int, default=9, help="SAEs that are streamed to at once")
+    options.add_argument(
+        "--together", type=int, default=9, help="SAEs that are streamed to at once"
+    )
     args = options.parse_args()
     about = machine(args.device)
     report(measure(args), COLUMNS, about, args.json)

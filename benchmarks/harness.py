@@ -22,16 +22,27 @@ def parser(description: str, timed: bool = True) -> argparse.ArgumentParser:
     if not timed:
         return out
     out.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    out.add_argument("--rounds", type=int, default=7, help="times each row is run; the median counts")
+    out.add_argument(
+        "--rounds", type=int, default=7, help="times each row is run; the median counts"
+    )
     return out
 
 
 def machine(device: str) -> dict[str, Any]:
     """What the numbers belong to."""
-    cpu = next((x for x in _lines("/proc/cpuinfo") if x.startswith("model name")), platform.processor())
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else cpu.partition(":")[2].strip()
+    cpu = next(
+        (x for x in _lines("/proc/cpuinfo") if x.startswith("model name")), platform.processor()
+    )
+    name = (
+        torch.cuda.get_device_name() if device.startswith("cuda") else cpu.partition(":")[2].strip()
+    )
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
-    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__, "load_before": load}
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "load_before": load,
+    }
 
 
 def _lines(path: str) -> list[str]:
@@ -39,7 +50,11 @@ def _lines(path: str) -> list[str]:
 
 
 def interleaved(
-    calls: Sequence[Callable[[], Any]], rounds: int, device: str, warmup: int = 2, seconds: float = 0.0
+    calls: Sequence[Callable[[], Any]],
+    rounds: int,
+    device: str,
+    warmup: int = 2,
+    seconds: float = 0.0,
 ) -> list[list[float]]:
     """Seconds of each call in each round: every round runs all calls once, in turn.
 
@@ -65,7 +80,9 @@ def median(times: Sequence[float]) -> float:
     return float(np.median(times))
 
 
-def report(rows: list[dict[str, Any]], columns: Sequence[str], about: dict[str, Any], path: Path | None) -> None:
+def report(
+    rows: list[dict[str, Any]], columns: Sequence[str], about: dict[str, Any], path: Path | None
+) -> None:
     """Print the rows as a table; write them all, with the machine (or each with its own), as JSON."""
     print(", ".join(f"{k} {v}" for k, v in about.items()))
     cells = [[_cell(row.get(c)) for c in columns] for row in rows]
@@ -73,7 +90,10 @@ def report(rows: list[dict[str, Any]], columns: Sequence[str], about: dict[str, 
     for line in (columns, *cells):
         print("  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip())
     if path:
-        path.write_text(json.dumps([{"machine": about} | row for row in rows], indent=1) + "\n", encoding="utf-8")
+        path.write_text(
+            json.dumps([{"machine": about} | row for row in rows], indent=1) + "\n",
+            encoding="utf-8",
+        )
 
 
 def _cell(value: Any) -> str:

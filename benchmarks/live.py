@@ -45,7 +45,9 @@ WORDS = 110  # of a document: one context
 
 def workspace(profile: str, streaming: StreamConfig | None, together: int) -> Workspace:
     """A profile's model, text and sites, stored or live."""
-    source, given = next((path, v) for path, v in jobs.resolve_profile(profile).items() if "collect" in path.stem)
+    source, given = next(
+        (path, v) for path, v in jobs.resolve_profile(profile).items() if "collect" in path.stem
+    )
     values = jobs.parameters(source) | given
     corpus = filled(CorpusConfig, values, seed=values["corpus_seed"])
     folder = f"{streaming.buffer_tokens}-{streaming.seed}" if streaming else "store"
@@ -57,7 +59,11 @@ def workspace(profile: str, streaming: StreamConfig | None, together: int) -> Wo
 
 
 def compared(
-    cells: list[tuple[str, int]], live: list[Workspace], store: Workspace, seeds: list[int], recipe: dict[str, Any]
+    cells: list[tuple[str, int]],
+    live: list[Workspace],
+    store: Workspace,
+    seeds: list[int],
+    recipe: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """A row for each (arm, site); `live` has a workspace a seed, since a store gives each seed an order of its own."""
     lams, tables = {"plain": recipe.pop("lam"), "full": recipe.pop("lam_full")}, {}
@@ -88,7 +94,9 @@ def quality(args: Any) -> list[dict[str, Any]]:
     live = [workspace(args.profile, cfg, args.together) for cfg in streaming]
     sites = [store.site(int(s) if s.lstrip("-").isdigit() else s) for s in args.sites]
     cells = [(arm, site) for site in sites for arm in args.arms]
-    rows = compared(cells, live, store, args.seeds, recipe | {"lam": args.lam, "lam_full": args.lam_full})
+    rows = compared(
+        cells, live, store, args.seeds, recipe | {"lam": args.lam, "lam_full": args.lam_full}
+    )
     return [row | {"buffer": args.buffer} for row in rows]
 
 
@@ -113,7 +121,11 @@ def trained_in_a_child(folder: str, tokens: int) -> None:
     shape = {"n_latents": 2304, "tokens": tokens, "lam": 1.3}
     ws.train([ws.spec("plain", site, **shape) for site in (2, ws.site("middle"))], "live")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    print(json.dumps({"corpus_tokens": ws.contexts.n_tokens, "tokens_trained": tokens, "peak_mb": peak}))
+    print(
+        json.dumps(
+            {"corpus_tokens": ws.contexts.n_tokens, "tokens_trained": tokens, "peak_mb": peak}
+        )
+    )
 
 
 def memory(args: Any) -> list[dict[str, Any]]:
@@ -122,8 +134,19 @@ def memory(args: Any) -> list[dict[str, Any]]:
         folder = f"live-memory-{n}"
         shutil.rmtree(data_dir(folder), ignore_errors=True)
         write_documents(data_dir(folder) / "documents.jsonl", n)
-        child = [sys.executable, __file__, "--part", "memory", "--child", folder, "--tokens", str(args.tokens)]
-        said = subprocess.run(child, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+        child = [
+            sys.executable,
+            __file__,
+            "--part",
+            "memory",
+            "--child",
+            folder,
+            "--tokens",
+            str(args.tokens),
+        ]
+        said = subprocess.run(
+            child, check=True, capture_output=True, text=True
+        ).stdout.splitlines()[-1]
         rows.append({"name": f"{n:,} documents", **json.loads(said)})
         rows[-1]["ratio_to_first"] = rows[-1]["peak_mb"] / rows[0]["peak_mb"]
         print(rows[-1], flush=True)
@@ -142,16 +165,24 @@ def main() -> None:
     options = parser(__doc__.splitlines()[0], timed=False)
     options.add_argument("--part", choices=("quality", "memory"), required=True)
     options.add_argument("--profile", default="default")
-    options.add_argument("--arms", nargs="+", default=["plain", "full"], choices=[a for a in ARMS if a != "two_term"])
-    options.add_argument("--sites", nargs="+", default=["2", "middle", "-2"], help="a number, or middle")
+    options.add_argument(
+        "--arms", nargs="+", default=["plain", "full"], choices=[a for a in ARMS if a != "two_term"]
+    )
+    options.add_argument(
+        "--sites", nargs="+", default=["2", "middle", "-2"], help="a number, or middle"
+    )
     options.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     options.add_argument("--lam", type=float, default=1.3, help="of the plain SAE")
     options.add_argument("--lam-full", type=float, default=2.08)
     options.add_argument("--buffer", type=int, default=131_072, help="tokens of the shuffle buffer")
-    options.add_argument("--sample", type=int, default=1024, help="training contexts that are stored")
+    options.add_argument(
+        "--sample", type=int, default=1024, help="training contexts that are stored"
+    )
     options.add_argument("--together", type=int, default=9)
     options.add_argument("--documents", nargs="+", type=int, default=[2000, 20_000])
-    options.add_argument("--tokens", type=int, default=16_384, help="training tokens of the memory part")
+    options.add_argument(
+        "--tokens", type=int, default=16_384, help="training tokens of the memory part"
+    )
     options.add_argument("--child", default="", help="the memory part's own use")
     args = options.parse_args()
     if args.child:

@@ -25,16 +25,24 @@ Rebuild = Callable[[torch.Tensor], torch.Tensor]
 BIASES = {"standard": ("b_enc",), "gated": ("b_gate", "b_mag", "r_mag")}
 
 
-def steps(d: int, n: int, x: torch.Tensor, k: int) -> dict[tuple[str, str, str, str], Callable[[], Step]]:
+def steps(
+    d: int, n: int, x: torch.Tensor, k: int
+) -> dict[tuple[str, str, str, str], Callable[[], Step]]:
     """(name, arch, loss, step) -> what builds it. k: active latents of the top-k SAEs."""
     standard = StandardTrainingSAE, StandardTrainingSAEConfig
     gated = GatedTrainingSAE, GatedTrainingSAEConfig
     return {
         ("SAELens standard", "sae", "plain", "dense"): lambda: _sae_lens(*standard, d, n, x),
         ("SAELens gated", "gated", "full", "dense"): lambda: _sae_lens(*gated, d, n, x),
-        ("dictionary_learning standard", "sae", "plain", "dense"): lambda: _dictionary(StandardTrainer, d, n, x),
-        ("dictionary_learning gated", "gated", "full", "dense"): lambda: _dictionary(GatedSAETrainer, d, n, x),
-        ("dictionary_learning top-k", "topk", "", "dense"): lambda: _dictionary(TopKTrainer, d, n, x, k=k),
+        ("dictionary_learning standard", "sae", "plain", "dense"): lambda: _dictionary(
+            StandardTrainer, d, n, x
+        ),
+        ("dictionary_learning gated", "gated", "full", "dense"): lambda: _dictionary(
+            GatedSAETrainer, d, n, x
+        ),
+        ("dictionary_learning top-k", "topk", "", "dense"): lambda: _dictionary(
+            TopKTrainer, d, n, x, k=k
+        ),
         ("sparsify top-k", "topk", "", "sparse"): lambda: _sparsify(d, n, x, k),
     }
 
@@ -47,7 +55,11 @@ def _sae_lens(kind: type, config: type, d: int, n: int, x: torch.Tensor) -> Step
     def step() -> None:
         sae.train()
         made = TrainStepInput(
-            sae_in=x, coefficients={"l1": 1.0}, dead_neuron_mask=idle > 1000, n_training_steps=0, is_logging_step=False
+            sae_in=x,
+            coefficients={"l1": 1.0},
+            dead_neuron_mask=idle > 1000,
+            n_training_steps=0,
+            is_logging_step=False,
         )
         out = sae.training_forward_pass(step_input=made)
         with torch.no_grad():
@@ -63,13 +75,22 @@ def _sae_lens(kind: type, config: type, d: int, n: int, x: torch.Tensor) -> Step
 
 def _dictionary(kind: type, d: int, n: int, x: torch.Tensor, **more: Any) -> Step:
     trainer = kind(
-        steps=10**6, activation_dim=d, dict_size=n, layer=0, lm_name="none", lr=1e-9, device=str(x.device), **more
+        steps=10**6,
+        activation_dim=d,
+        dict_size=n,
+        layer=0,
+        lm_name="none",
+        lr=1e-9,
+        device=str(x.device),
+        **more,
     )
     return lambda: trainer.update(0, x)
 
 
 def _sparsify(d: int, n: int, x: torch.Tensor, k: int) -> Step:
-    coder = SparseCoder(d, SparseCoderConfig(num_latents=n, k=k), device=str(x.device), dtype=torch.float32)
+    coder = SparseCoder(
+        d, SparseCoderConfig(num_latents=n, k=k), device=str(x.device), dtype=torch.float32
+    )
     optimizer = torch.optim.Adam(coder.parameters(), lr=1e-9)
 
     def step() -> None:
@@ -83,7 +104,14 @@ def _sparsify(d: int, n: int, x: torch.Tensor, k: int) -> Step:
 
 
 def trained(
-    system: str, batches: Callable[[], torch.Tensor], d: int, n: int, steps: int, batch: int, lam: float, lr: float
+    system: str,
+    batches: Callable[[], torch.Tensor],
+    d: int,
+    n: int,
+    steps: int,
+    batch: int,
+    lam: float,
+    lr: float,
 ) -> tuple[dict[str, torch.Tensor], Rebuild]:
     """A peer's SAE trained on `batches()` by its own trainer: its weights in saelib's names, and its own x -> x̂.
 
@@ -105,17 +133,40 @@ def trained(
     shared = {"W_enc": ae.encoder.weight.T, "W_dec": ae.decoder.weight.T}
     if name == "standard":
         return shared | {"b_enc": ae.encoder.bias, "b_dec": ae.bias}, ae
-    return shared | {"b_gate": ae.gate_bias, "b_mag": ae.mag_bias, "r_mag": ae.r_mag, "b_dec": ae.decoder_bias}, ae
+    return shared | {
+        "b_gate": ae.gate_bias,
+        "b_mag": ae.mag_bias,
+        "r_mag": ae.r_mag,
+        "b_dec": ae.decoder_bias,
+    }, ae
 
 
 def _sae_lens_trained(
-    name: str, batches: Callable[[], torch.Tensor], d: int, n: int, steps: int, batch: int, lam: float, lr: float
+    name: str,
+    batches: Callable[[], torch.Tensor],
+    d: int,
+    n: int,
+    steps: int,
+    batch: int,
+    lam: float,
+    lr: float,
 ) -> tuple[dict[str, torch.Tensor], Rebuild]:
     kinds = {"standard": (StandardTrainingSAE, StandardTrainingSAEConfig)}
     kind, config = kinds.get(name, (GatedTrainingSAE, GatedTrainingSAEConfig))
     l1 = {"l1_coefficient": lam, "l1_warm_up_steps": steps // 20}
     sae = kind(config(d_in=d, d_sae=n, device="cpu", dtype="float32", **l1))
-    rate = {"lr": lr, "lr_end": lr / 10, "lr_warm_up_steps": steps // 20, "lr_decay_steps": steps // 5}
-    cfg = SAETrainerConfig(total_training_samples=steps * batch, train_batch_size_samples=batch, **rate)
+    rate = {
+        "lr": lr,
+        "lr_end": lr / 10,
+        "lr_warm_up_steps": steps // 20,
+        "lr_decay_steps": steps // 5,
+    }
+    cfg = SAETrainerConfig(
+        total_training_samples=steps * batch, train_batch_size_samples=batch, **rate
+    )
     fitted = SAETrainer(cfg, sae, iter(batches, None)).fit()
-    return {k: v for k, v in fitted.state_dict().items() if k in ("W_enc", "W_dec", "b_dec", *BIASES[name])}, fitted
+    return {
+        k: v
+        for k, v in fitted.state_dict().items()
+        if k in ("W_enc", "W_dec", "b_dec", *BIASES[name])
+    }, fitted

@@ -51,7 +51,16 @@ SYSTEMS = {  # name: loss, first λs, learning rates
     "dictionary_learning gated": ("full", (3.0, 8.0), (1e-3, 3e-3, 9e-3)),
 }
 KEY = ("system", "site", "seed", "lr", "lam")
-KEPT = ("fvu", "l0", "fvu_val", "l0_val", "loss_recovered", "dead_fraction", "delta_ce", "shrinkage")
+KEPT = (
+    "fvu",
+    "l0",
+    "fvu_val",
+    "l0_val",
+    "loss_recovered",
+    "dead_fraction",
+    "delta_ce",
+    "shrinkage",
+)
 BETTER = {"fvu": min, "loss_recovered": max}
 PAGES = ("sse", "sst", "ce_n", "ce_id", "ce_sae", "ce_zero")
 COLUMNS = ("system", "site", "l0", "seeds", "lr", "fvu", "loss_recovered", "dead_fraction")
@@ -66,16 +75,27 @@ class Bench:
     def __init__(self, args: Any) -> None:
         self.args, self.path = args, args.json
         self.recipe = recipe_of(args.profile)
-        self.ws = Workspace(args.profile, evaluation=EvalConfig(ce_tokens=self.recipe.pop("ce_tokens")))
+        self.ws = Workspace(
+            args.profile, evaluation=EvalConfig(ce_tokens=self.recipe.pop("ce_tokens"))
+        )
         self.tokens = args.tokens or self.recipe["tokens"]
-        shared = {name: self.recipe[name] for name in ("n_latents", "batch_size")} | {"tokens": self.tokens}
+        shared = {name: self.recipe[name] for name in ("n_latents", "batch_size")} | {
+            "tokens": self.tokens
+        }
         if self.tokens < self.recipe["batch_size"]:
-            raise SystemExit(f"--tokens {self.tokens}: at least one batch of {self.recipe['batch_size']} is needed")
-        made = {"store": self.ws.store.store_id, "ce_tokens": self.ws.evaluation.ce_tokens, **shared}
+            raise SystemExit(
+                f"--tokens {self.tokens}: at least one batch of {self.recipe['batch_size']} is needed"
+            )
+        made = {
+            "store": self.ws.store.store_id,
+            "ce_tokens": self.ws.evaluation.ce_tokens,
+            **shared,
+        }
         made |= {"measured_by": MEASURING_VERSION}
         own = {k: v for k, v in self.recipe.items() if k != "lr"}  # of our systems
         theirs = [
-            (Path(__file__).with_name(name)).read_text(encoding="utf-8") for name in ("peers.py", "requirements.txt")
+            (Path(__file__).with_name(name)).read_text(encoding="utf-8")
+            for name in ("peers.py", "requirements.txt")
         ]
         self.ours = made | {"recipe": stable_hash(own, code_version())}
         self.theirs = made | {"recipe": stable_hash(theirs)}
@@ -96,9 +116,13 @@ class Bench:
                 return row
         sae = self.fit(**key)
         ws, site = self.ws, key["site"]
-        found = evaluate({"sae": sae}, ws.store, site, ws.lm, ws.reference(site), ws.evaluation)["sae"]
+        found = evaluate({"sae": sae}, ws.store, site, ws.lm, ws.reference(site), ws.evaluation)[
+            "sae"
+        ]
         pages = {k: [page[k] for page in found["pages"]] for k in PAGES}
-        row = key | {k: found[k] for k in KEPT} | {"made": self._made(key["system"]), "pages": pages}
+        row = (
+            key | {k: found[k] for k in KEPT} | {"made": self._made(key["system"]), "pages": pages}
+        )
         self.rows.append(row)
         temporary = self.path.with_name(self.path.name + ".tmp")
         temporary.write_text(json.dumps(self.rows) + "\n", encoding="utf-8")
@@ -109,21 +133,33 @@ class Bench:
     def fit(self, system: str, site: int, seed: int, lr: float, lam: float) -> Any:
         """Train one SAE; its weights in saelib's class, with the site's normaliser."""
         store, (loss, _, _) = self.ws.store, SYSTEMS[system]
-        ours, n, batch = system.startswith("saelib"), self.recipe["n_latents"], self.recipe["batch_size"]
+        ours, n, batch = (
+            system.startswith("saelib"),
+            self.recipe["n_latents"],
+            self.recipe["batch_size"],
+        )
         config = SAEConfig("sae" if loss == "plain" else "gated", store.d_model, n, site)
-        stream = ShuffledRows(store, site, np.flatnonzero(store.mask("ordinary", "train")), batch, seed)
+        stream = ShuffledRows(
+            store, site, np.flatnonzero(store.mask("ordinary", "train")), batch, seed
+        )
         sae = build_sae(config, torch.Generator().manual_seed(seed))
         sae.set_normalizer_(*self.ws.normalizer(site, "center_scale", "ordinary"))
         if ours:
             names = ("schedule", "warmup", "lam_warmup", "grad_clip", "batch_size")
             more = {k: self.recipe[k] for k in names}
-            train(sae, stream, TrainConfig(loss=loss, lam=lam, lr=lr, seed=seed, tokens=self.tokens, **more))
+            train(
+                sae,
+                stream,
+                TrainConfig(loss=loss, lam=lam, lr=lr, seed=seed, tokens=self.tokens, **more),
+            )
             return sae.requires_grad_(False)
         import peers  # only where they are installed
 
         torch.manual_seed(seed)
         batches = lambda: sae.normalize(next(stream)[0]).detach()  # noqa: E731
-        weights, rebuild = peers.trained(system, batches, store.d_model, n, self.tokens // batch, batch, lam, lr)
+        weights, rebuild = peers.trained(
+            system, batches, store.d_model, n, self.tokens // batch, batch, lam, lr
+        )
         with torch.no_grad():
             for name, value in weights.items():
                 getattr(sae, name).copy_(value)
@@ -131,21 +167,35 @@ class Bench:
             torch.testing.assert_close(sae.decode(sae.encode(x)), rebuild(x), rtol=1e-3, atol=1e-3)
         return sae.requires_grad_(False)
 
-    def curve(self, system: str, site: int, seed: int, lr: float, targets: list[float]) -> list[dict[str, Any]]:
+    def curve(
+        self, system: str, site: int, seed: int, lr: float, targets: list[float]
+    ) -> list[dict[str, Any]]:
         """Rows along λ until every target lies between two of them, or nothing more can be tried.
 
         Later seeds begin where the first one's curve says that the targets lie.
         """
-        first = [r for r in self.rows if all(r[k] == v for k, v in (("system", system), ("site", site), ("lr", lr)))]
-        first = [r for r in first if r["seed"] == self.args.seeds[0]] if seed != self.args.seeds[0] else []
+        first = [
+            r
+            for r in self.rows
+            if all(r[k] == v for k, v in (("system", system), ("site", site), ("lr", lr)))
+        ]
+        first = (
+            [r for r in first if r["seed"] == self.args.seeds[0]]
+            if seed != self.args.seeds[0]
+            else []
+        )
         begin = lambdas_at(first, targets) if len(first) > 1 else SYSTEMS[system][1]
         rows = [self.row(system=system, site=site, seed=seed, lr=lr, lam=lam) for lam in begin]
         for target in targets:
             for _ in range(EXTRA):
-                lam = metrics.propose_lambda(((r["lam"], r["l0_val"]) for r in rows), target, max_ratio=2.5)
+                lam = metrics.propose_lambda(
+                    ((r["lam"], r["l0_val"]) for r in rows), target, max_ratio=2.5
+                )
                 if lam is None:
                     break
-                rows.append(self.row(system=system, site=site, seed=seed, lr=lr, lam=float(f"{lam:.3g}")))
+                rows.append(
+                    self.row(system=system, site=site, seed=seed, lr=lr, lam=float(f"{lam:.3g}"))
+                )
         return rows
 
     def learning_rate(self, system: str, site: int) -> float:
@@ -157,11 +207,17 @@ class Bench:
         found, waiting, step = {}, list(rates), rates[1] / rates[0]
         while waiting:
             for lr in waiting:
-                value = at(self.curve(system, site, self.args.seeds[0], lr, [target]), target, "fvu_val")
+                value = at(
+                    self.curve(system, site, self.args.seeds[0], lr, [target]), target, "fvu_val"
+                )
                 found[lr] = np.inf if value is None else value
             best = min(found, key=found.__getitem__)
-            beyond = best / step if best == min(found) else best * step if best == max(found) else None
-            waiting = [float(f"{beyond:.3g}")] if beyond and len(found) < len(rates) + MORE_RATES else []
+            beyond = (
+                best / step if best == min(found) else best * step if best == max(found) else None
+            )
+            waiting = (
+                [float(f"{beyond:.3g}")] if beyond and len(found) < len(rates) + MORE_RATES else []
+            )
         return best
 
 
@@ -170,7 +226,10 @@ def lambdas_at(rows: list[dict[str, Any]], targets: list[float]) -> list[float]:
     low, *between, high = sorted(targets) if len(targets) > 1 else targets * 2
     rows = sorted(rows, key=lambda row: row["l0_val"])
     l0, lams = ([row[k] for row in rows] for k in ("l0_val", "lam"))
-    wanted = [metrics.interpolate_matched_l0(l0, lams, value) for value in (0.9 * low, *between, 1.12 * high)]
+    wanted = [
+        metrics.interpolate_matched_l0(l0, lams, value)
+        for value in (0.9 * low, *between, 1.12 * high)
+    ]
     ends = [wanted[0] or lams[0], *(lam for lam in wanted[1:-1] if lam), wanted[-1] or lams[-1]]
     return [float(f"{lam:.3g}") for lam in ends]
 
@@ -180,7 +239,9 @@ def at(rows: list[dict[str, Any]], target: float, column: str) -> float | None:
     return metrics.interpolate_matched_l0(l0, y, target, log_y=column.startswith("fvu"))
 
 
-def summarised(curves: dict[tuple, list[dict[str, Any]]], lrs: dict[str, float], args: Any) -> list[dict[str, Any]]:
+def summarised(
+    curves: dict[tuple, list[dict[str, Any]]], lrs: dict[str, float], args: Any
+) -> list[dict[str, Any]]:
     """One row a system, site and target."""
     out = []
     sites = dict.fromkeys(site for _, site, _ in curves)
@@ -188,13 +249,26 @@ def summarised(curves: dict[tuple, list[dict[str, Any]]], lrs: dict[str, float],
         rows, draws = [], {}
         for system in args.systems:
             mine = [curves[system, site, seed] for seed in args.seeds]
-            row = {"system": system, "site": site, "l0": target, "seeds": len(mine), "lr": lrs[system]}
-            row |= {column: _mean(mine, target, column) for column in ("fvu", "loss_recovered", "dead_fraction")}
+            row = {
+                "system": system,
+                "site": site,
+                "l0": target,
+                "seeds": len(mine),
+                "lr": lrs[system],
+            }
+            row |= {
+                column: _mean(mine, target, column)
+                for column in ("fvu", "loss_recovered", "dead_fraction")
+            }
             draws |= {(system, column): _draws(mine, target, column) for column in BETTER}
             rows.append(row)
         for row in rows:
             if row["system"].startswith("saelib"):
-                row |= {k: v for column in BETTER for k, v in _against_peers(row, rows, draws, column).items()}
+                row |= {
+                    k: v
+                    for column in BETTER
+                    for k, v in _against_peers(row, rows, draws, column).items()
+                }
         out += rows
     return out
 
@@ -207,7 +281,9 @@ def _mean(curves: list[list[dict[str, Any]]], target: float, column: str) -> flo
 def _draws(curves: list[list[dict[str, Any]]], target: float, column: str) -> np.ndarray:
     """Estimate and replicates, over test pages and seeds."""
     return intervals.over_seeds(
-        intervals.matched([pd.DataFrame(r["pages"]) for r in rows], [r["l0_val"] for r in rows], target, column)
+        intervals.matched(
+            [pd.DataFrame(r["pages"]) for r in rows], [r["l0_val"] for r in rows], target, column
+        )
         for rows in curves
     )
 
@@ -217,7 +293,9 @@ def _against_peers(
 ) -> dict:
     """Ours over the best peer's of the same architecture, less 1, with its interval; empty where one is not reached."""
     loss = SYSTEMS[row["system"]][0]
-    peers = [r for r in rows if not r["system"].startswith("saelib") and SYSTEMS[r["system"]][0] == loss]
+    peers = [
+        r for r in rows if not r["system"].startswith("saelib") and SYSTEMS[r["system"]][0] == loss
+    ]
     if not peers or None in (row[column], *(peer[column] for peer in peers)):
         return {}
     best = BETTER[column](peers, key=lambda r: r[column])
@@ -232,11 +310,15 @@ def _against_peers(
 def main() -> None:
     options = parser(__doc__.splitlines()[0], timed=False)
     options.add_argument("--profile", default="default")
-    options.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS, metavar="NAME")
+    options.add_argument(
+        "--systems", nargs="+", default=list(SYSTEMS), choices=SYSTEMS, metavar="NAME"
+    )
     options.add_argument("--sites", nargs="+", default=["2", "middle", "-2"])
     options.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     options.add_argument("--targets", nargs="+", type=float, default=[16.0, 32.0, 64.0])
-    options.add_argument("--tokens", type=int, default=0, help="training tokens an SAE; 0: the profile's")
+    options.add_argument(
+        "--tokens", type=int, default=0, help="training tokens an SAE; 0: the profile's"
+    )
     options.add_argument("--table", type=Path, help="write the table's rows there as JSON")
     args = options.parse_args()
     for path in (args.json, args.table):
@@ -250,7 +332,9 @@ def main() -> None:
     bench = Bench(args)
     sites = [bench.ws.site(int(s) if s.lstrip("-").isdigit() else s) for s in args.sites]
     lrs = {system: bench.learning_rate(system, bench.ws.site("middle")) for system in args.systems}
-    jobs = [(system, site, seed) for seed in args.seeds for site in sites for system in args.systems]
+    jobs = [
+        (system, site, seed) for seed in args.seeds for site in sites for system in args.systems
+    ]
     curves = {job: bench.curve(*job, lrs[job[0]], args.targets) for job in jobs}
     report(summarised(curves, lrs, args), COLUMNS, machine("cpu"), args.table)
 

@@ -31,7 +31,10 @@ COLUMNS = ("name", "ranks", "dtype", "weights", "fvu", "revived", "sha256")
 def content(folder: Path) -> str:
     """sha256 over the names and bytes of all files of a store."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
-    told = [f"{file.relative_to(folder)} {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in files]
+    told = [
+        f"{file.relative_to(folder)} {hashlib.sha256(file.read_bytes()).hexdigest()}"
+        for file in files
+    ]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
 
 
@@ -47,14 +50,21 @@ def trainings(folder: Path, ranks: int) -> list[dict[str, Any]]:
                 short = str(dtype).removeprefix("torch.")
                 state = load_file(folder / f"{name}.{kind}.{short}.{ranks}")
                 together, _ = trained(cfg, dtype=dtype)
-                together.requires_grad_(False).load_state_dict({key: state[key] for key in expected})
+                together.requires_grad_(False).load_state_dict(
+                    {key: state[key] for key in expected}
+                )
                 if not torch.equal(state["h.revived"], told):
                     raise SystemExit(f"{name}, {kind}, {ranks} ranks: other latents were revived")
                 row = found.setdefault((kind, short), {"weights": 0.0, "fvu": 0.0, "revived": 0})
-                row["weights"] = max(row["weights"], *(relative(state[key], expected[key]) for key in expected))
+                row["weights"] = max(
+                    row["weights"], *(relative(state[key], expected[key]) for key in expected)
+                )
                 row["fvu"] = max(row["fvu"], abs(fvu(together, test) - fvu(alone, test)))
                 row["revived"] += len(told)
-    return [{"name": f"split by {k}", "ranks": ranks, "dtype": t} | row for (k, t), row in sorted(found.items())]
+    return [
+        {"name": f"split by {k}", "ranks": ranks, "dtype": t} | row
+        for (k, t), row in sorted(found.items())
+    ]
 
 
 def main() -> None:
@@ -69,7 +79,9 @@ def main() -> None:
         table = [{"name": "store", "ranks": 1, "sha256": content(folder / "store1")}]
         for ranks in args.ranks:
             run_ranks("everything", ranks, folder)
-            table.append({"name": "store", "ranks": ranks, "sha256": content(folder / f"store{ranks}")})
+            table.append(
+                {"name": "store", "ranks": ranks, "sha256": content(folder / f"store{ranks}")}
+            )
         for ranks in args.ranks:
             table += trainings(folder, ranks)
     report(table, COLUMNS, about, args.json)

@@ -50,7 +50,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "Adam with β₂ = 0.99": {"beta2": 0.99},
 }
 SCALED = ("lr", "batch_size")  # given as multiples of the recipe's
-COLUMNS = ("name", "arm", "site", "seeds", "fvu_val", "fvu", "loss_recovered", "dead_fraction", "lambda")
+COLUMNS = (
+    "name",
+    "arm",
+    "site",
+    "seeds",
+    "fvu_val",
+    "fvu",
+    "loss_recovered",
+    "dead_fraction",
+    "lambda",
+)
 MEASURED = ("fvu_val", "fvu", "loss_recovered", "dead_fraction", "lambda")
 
 
@@ -64,8 +74,20 @@ def workspace(profile: str, folder: str, ce_tokens: int) -> Workspace:
 
 def recipe_of(profile: str) -> dict[str, Any]:
     """Parameters of notebook 02 under a profile."""
-    names = ("n_latents", "tokens", "batch_size", "lr", "schedule", "warmup", "lam_warmup", "grad_clip", "ce_tokens")
-    source, given = next((path, v) for path, v in jobs.resolve_profile(profile).items() if "train_sae" in path.stem)
+    names = (
+        "n_latents",
+        "tokens",
+        "batch_size",
+        "lr",
+        "schedule",
+        "warmup",
+        "lam_warmup",
+        "grad_clip",
+        "ce_tokens",
+    )
+    source, given = next(
+        (path, v) for path, v in jobs.resolve_profile(profile).items() if "train_sae" in path.stem
+    )
     values = jobs.parameters(source) | given
     return {name: values[name] for name in names}
 
@@ -76,10 +98,18 @@ def varied(recipe: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure(
-    ws: Workspace, arm: str, site: int, seed: int, recipe: dict[str, Any], lams: list[float], l0: float
+    ws: Workspace,
+    arm: str,
+    site: int,
+    seed: int,
+    recipe: dict[str, Any],
+    lams: list[float],
+    l0: float,
 ) -> dict:
     """Columns at L0 = l0 of one variant's curve; empty where no λ reaches it."""
-    rows = reach_l0(ws, "recipe", lambda lam: ws.spec(arm, site, lam=lam, seed=seed, **recipe), {(): lams}, l0)[()]
+    rows = reach_l0(
+        ws, "recipe", lambda lam: ws.spec(arm, site, lam=lam, seed=seed, **recipe), {(): lams}, l0
+    )[()]
     return {column: at_l0(rows, l0, column) for column in MEASURED}
 
 
@@ -91,7 +121,9 @@ def main() -> None:
     options.add_argument("--seeds", nargs="+", type=int, default=[0])
     options.add_argument("--l0", type=float, default=32.0)
     options.add_argument("--lambdas", nargs="+", type=float, default=[1.4, 3.0], help="tried first")
-    options.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS, metavar="NAME")
+    options.add_argument(
+        "--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS, metavar="NAME"
+    )
     args = options.parse_args()
     recipe, rows = recipe_of(args.profile), []
     ws = workspace(args.profile, f"{args.profile}-recipe", recipe.pop("ce_tokens"))
@@ -99,10 +131,14 @@ def main() -> None:
     for arm, site, name in ((a, s, v) for a in args.arms for s in sites for v in args.variants):
         changed = varied(recipe, VARIANTS[name])
         found = pd.DataFrame(
-            [measure(ws, arm, site, k, changed, args.lambdas, args.l0) for k in args.seeds], dtype=float
+            [measure(ws, arm, site, k, changed, args.lambdas, args.l0) for k in args.seeds],
+            dtype=float,
         )
         row = {"name": name, "arm": arm, "site": site, "seeds": len(args.seeds), "l0": args.l0}
-        rows.append(row | {k: None if np.isnan(v) else float(v) for k, v in found.mean(skipna=False).items()})
+        rows.append(
+            row
+            | {k: None if np.isnan(v) else float(v) for k, v in found.mean(skipna=False).items()}
+        )
         print(row, rows[-1]["fvu_val"], flush=True)
     report(rows, COLUMNS, machine(choose_device("auto").type), args.json)
 

@@ -36,16 +36,23 @@ HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results", HERE / "SCALING.md"
 CTX, BATCH = 128, 512
 SITES, WIDTHS, ACTIVE = (4, 10, 20, 29), (2304, 4608, 9216, 18432), (16, 64)
-UPDATED = (
-    80  # bytes a step moves for each entry of W_dec: Adam reads and writes seven numbers, twice; decoder norms six
-)
+UPDATED = 80  # bytes a step moves for each entry of W_dec: Adam reads and writes seven numbers, twice; decoder norms six
 QUANTITIES = {  # kind: the quantities its seconds are made of, and their units
     "collection": ("operations of the blocks", "tokens"),
-    "training step": ("encoder operations", "operations on active codes", "bytes of weights moved", "steps"),
+    "training step": (
+        "encoder operations",
+        "operations on active codes",
+        "bytes of weights moved",
+        "steps",
+    ),
     "measuring, loss": ("operations of the blocks", "tokens through head and loss"),
     "measuring, rows": ("encoder operations", "rows"),
 }
-LINKS = {"NVLink": 450e9, "between nodes": 50e9, "store": 2e9}  # bytes a second and GPU: stated, not measured here
+LINKS = {
+    "NVLink": 450e9,
+    "between nodes": 50e9,
+    "store": 2e9,
+}  # bytes a second and GPU: stated, not measured here
 CASES = (  # tokens, latents, GPUs, how
     (10e6, 2**14, 1, "one"), (100e6, 2**17, 8, "data-parallel"), (1e9, 2**20, 8, "split by latents"),
     (1e9, 2**20, 64, "split by latents"), (1e9, 2**24, 64, "data-parallel"), (1e9, 2**24, 64, "split by latents"),
@@ -107,8 +114,12 @@ def lm_calls(device: str) -> list[Call]:
 
     out: list[Call] = []
     for site in SITES:
-        work = [n * costs.forward_flops(shape, blocks, CTX) for blocks in (site, shape.n_layers - site)]
-        out.append(("collection", f"to site {site}", [work[0], n], partial(lm.capture, ids, [site])))
+        work = [
+            n * costs.forward_flops(shape, blocks, CTX) for blocks in (site, shape.n_layers - site)
+        ]
+        out.append(
+            ("collection", f"to site {site}", [work[0], n], partial(lm.capture, ids, [site]))
+        )
         out.append(("measuring, loss", f"from site {site}", [work[1], n], partial(loss, site)))
     return out
 
@@ -122,7 +133,14 @@ def sae_calls(device: str) -> list[Call]:
         for active in ACTIVE:
             trainer = trainer_at("plain", "auto", d, n, x, active)
             size = f"{n:,} latents, L0 {active}"
-            out.append(("training step", size, step_quantities(d, n, BATCH, active), partial(trainer.step_, x)))
+            out.append(
+                (
+                    "training step",
+                    size,
+                    step_quantities(d, n, BATCH, active),
+                    partial(trainer.step_, x),
+                )
+            )
         saes = {"sae": trainer.sae}
         call = partial(torch.no_grad()(tally_rows), saes, _Rows(x.cpu()), 0, index)
         out.append(("measuring, rows", f"{n:,} latents", [2.0 * n * d * BATCH, BATCH], call))
@@ -135,7 +153,9 @@ def measure(device: str, rounds: int) -> list[dict[str, Any]]:
     for calls in (lm_calls(device), sae_calls(device)):
         times = interleaved([call for *_, call in calls], rounds, device)
         for (kind, size, quantities, _), found in zip(calls, times, strict=True):
-            rows.append({"kind": kind, "size": size, "quantities": quantities, "seconds": min(found)})
+            rows.append(
+                {"kind": kind, "size": size, "quantities": quantities, "seconds": min(found)}
+            )
     return [row | {"machine": about} for row in rows]
 
 
@@ -187,7 +207,10 @@ def recorded(name: str) -> list[dict[str, Any]]:
 def h100() -> dict[str, float]:
     """Units a second of one H100, from the parts of one recorded step and from one recorded collection."""
     parts = {row["name"]: row for row in recorded("step_h100_parts")}
-    one, seconds = parts["the whole step"], {name: row["seconds_median"] for name, row in parts.items()}
+    one, seconds = (
+        parts["the whole step"],
+        {name: row["seconds_median"] for name, row in parts.items()},
+    )
     d, n, b, k = 4096, one["n_latents"], one["batch"], one["l0"]
     encoder, codes, moved, _ = step_quantities(d, n, b, k)
     collected = next(row for row in recorded("collect_h100") if row["name"] == "saelib")
@@ -215,7 +238,9 @@ def h100_steps() -> list[dict[str, Any]]:
     return out
 
 
-def extrapolated(tokens: float, n: int, ranks: int, how: str, batch: int = 8192, active: float = 64) -> dict[str, Any]:
+def extrapolated(
+    tokens: float, n: int, ranks: int, how: str, batch: int = 8192, active: float = 64
+) -> dict[str, Any]:
     """Hours of one plain SAE on the last of Llama-2-7B's three sites, by part, on H100s; and what is short first.
 
     Data-parallel: each rank takes its share of the batch and holds all weights. Split by latents: each takes the whole
@@ -240,10 +265,22 @@ def extrapolated(tokens: float, n: int, ranks: int, how: str, batch: int = 8192,
     memory = held + 2 * costs.lm_weights(shape)
     hours = {name: seconds / 3600 for name, seconds in parts.items()}
     hours["in all"] = max(sum(hours.values()), reading / 3600)
-    first = "store bandwidth" if reading > sum(parts.values()) else max(parts, key=parts.__getitem__)
+    first = (
+        "store bandwidth" if reading > sum(parts.values()) else max(parts, key=parts.__getitem__)
+    )
     first = "memory" if memory > USABLE * 80e9 else first
-    out = {"tokens": f"{tokens:.0e}", "latents": f"{n:,}", "GPUs": ranks, "how": how, "GB a GPU": memory / 1e9}
-    return out | {f"{name}, h": value for name, value in hours.items()} | {"reading, h": reading / 3600, "first": first}
+    out = {
+        "tokens": f"{tokens:.0e}",
+        "latents": f"{n:,}",
+        "GPUs": ranks,
+        "how": how,
+        "GB a GPU": memory / 1e9,
+    }
+    return (
+        out
+        | {f"{name}, h": value for name, value in hours.items()}
+        | {"reading, h": reading / 3600, "first": first}
+    )
 
 
 # --- the page --------------------------------------------------------------------------------------------------------

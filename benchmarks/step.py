@@ -31,13 +31,27 @@ from saelib.sae.base import build_sae
 from saelib.sae.dense import encoder_product
 from saelib.sae.trainer import Trainer
 
-COLUMNS = ("name", "arch", "loss", "step", "l0", "n_latents", "batch", "seconds_median", "ratio_to_matmuls")
+COLUMNS = (
+    "name",
+    "arch",
+    "loss",
+    "step",
+    "l0",
+    "n_latents",
+    "batch",
+    "seconds_median",
+    "ratio_to_matmuls",
+)
 LOSSES = {"plain": "sae", "two_term": "gated", "full": "gated"}
 
 
-def products(d: int, n: int, batch: int, device: str, dtype: torch.dtype = torch.float32) -> Callable[[], None]:
+def products(
+    d: int, n: int, batch: int, device: str, dtype: torch.dtype = torch.float32
+) -> Callable[[], None]:
     """The five products of a dense plain step, into memory of their own."""
-    x, f, W = (torch.randn(*s, device=device, dtype=dtype) for s in ((batch, d), (batch, n), (n, d)))
+    x, f, W = (
+        torch.randn(*s, device=device, dtype=dtype) for s in ((batch, d), (batch, n), (n, d))
+    )
     codes, rows, weights = torch.empty_like(f), torch.empty_like(x), torch.empty_like(W)
 
     def run() -> None:
@@ -50,9 +64,19 @@ def products(d: int, n: int, batch: int, device: str, dtype: torch.dtype = torch
     return run
 
 
-def trainer_at(loss: str, step: str, d: int, n: int, x: torch.Tensor, l0: float, encoder: str = "exact") -> Trainer:
+def trainer_at(
+    loss: str, step: str, d: int, n: int, x: torch.Tensor, l0: float, encoder: str = "exact"
+) -> Trainer:
     """A trainer whose codes have about that L0 on rows x."""
-    cfg = TrainConfig(loss=loss, step=step, encoder=encoder, lr=1e-9, batch_size=len(x), tokens=len(x) * 10**6, lam=1.0)
+    cfg = TrainConfig(
+        loss=loss,
+        step=step,
+        encoder=encoder,
+        lr=1e-9,
+        batch_size=len(x),
+        tokens=len(x) * 10**6,
+        lam=1.0,
+    )
     sae = build_sae(SAEConfig(LOSSES[loss], d, n), torch.Generator().manual_seed(0)).to(x.device)
     with torch.no_grad():
         some = (x[:256] @ sae.W_enc).flatten()
@@ -67,7 +91,9 @@ def trainer_at(loss: str, step: str, d: int, n: int, x: torch.Tensor, l0: float,
 Key = tuple[str, str, str, str]  # name, arch, loss, step
 
 
-def builders(args: Any, n: int, l0: int, x: torch.Tensor) -> dict[Key, Callable[[], tuple[Callable[[], Any], Any]]]:
+def builders(
+    args: Any, n: int, l0: int, x: torch.Tensor
+) -> dict[Key, Callable[[], tuple[Callable[[], Any], Any]]]:
     """What makes each row: a function that returns the step and, for ours, its trainer."""
     out: dict[Key, Callable] = {}
     out["bare matmuls", "", "", "dense"] = lambda: (products(args.d, n, len(x), args.device), None)
@@ -82,7 +108,10 @@ def builders(args: Any, n: int, l0: int, x: torch.Tensor) -> dict[Key, Callable[
     if args.peers:
         import peers  # only where they are installed
 
-        out |= {key: (lambda make=make: (make(), None)) for key, make in peers.steps(args.d, n, x, l0).items()}
+        out |= {
+            key: (lambda make=make: (make(), None))
+            for key, make in peers.steps(args.d, n, x, l0).items()
+        }
     return out
 
 
@@ -96,7 +125,13 @@ def measure(args: Any, n: int, l0: int) -> list[dict[str, Any]]:
     for (key, (_, trainer)), found in zip(made.items(), times, strict=True):
         row = dict(zip(("name", "arch", "loss", "step"), key, strict=True))
         row["l0"] = trainer.density * n if trainer else float(l0) if key[1] == "topk" else None
-        row |= {"n_latents": n, "batch": args.batch, "d": args.d, "seconds_median": median(found), "seconds": found}
+        row |= {
+            "n_latents": n,
+            "batch": args.batch,
+            "d": args.d,
+            "seconds_median": median(found),
+            "seconds": found,
+        }
         rows.append(row | {"ratio_to_matmuls": median(found) / unit})
     return rows
 
@@ -124,8 +159,12 @@ def parts(args: Any) -> list[dict[str, Any]]:
         "bare matmuls": products(args.d, n, len(x), args.device),
         "encoder product, float32": lambda: encoder_product(x_c, p["W_enc"], "exact"),
         "encoder product, bfloat16": lambda: encoder_product(x_c, p["W_enc"], "bfloat16"),
-        f"encoder, entries found ({encoder})": lambda: ops.open_entries(x_c, p["W_enc"], p["b_enc"], encoder),
-        "decoder and code gradients": lambda: ops.decode(x, p["W_dec"], p["b_dec"], at, f, 2 / len(x)),
+        f"encoder, entries found ({encoder})": lambda: ops.open_entries(
+            x_c, p["W_enc"], p["b_enc"], encoder
+        ),
+        "decoder and code gradients": lambda: ops.decode(
+            x, p["W_dec"], p["b_dec"], at, f, 2 / len(x)
+        ),
         "weight gradients": weights,
         "Adam": trainer.optimizer.step,
         "decoder norms": norms,
@@ -147,7 +186,14 @@ def peak_memory(args: Any) -> list[dict[str, Any]]:
         command = [sys.executable, __file__, "--memory-of", json.dumps(key), *sys.argv[1:]]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         row = dict(zip(("name", "arch", "loss", "step"), key, strict=True))
-        rows.append(row | {"n_latents": args.latents, "batch": args.batch, "peak_mb": float(done.stdout.split()[-1])})
+        rows.append(
+            row
+            | {
+                "n_latents": args.latents,
+                "batch": args.batch,
+                "peak_mb": float(done.stdout.split()[-1]),
+            }
+        )
     return rows
 
 
@@ -169,7 +215,9 @@ def memory_of(args: Any) -> float:
     step, _ = make()
     for _ in range(3):
         step()
-    after = torch.cuda.max_memory_allocated() if args.device.startswith("cuda") else _status("VmHWM")
+    after = (
+        torch.cuda.max_memory_allocated() if args.device.startswith("cuda") else _status("VmHWM")
+    )
     return (after - before) / 1e6
 
 
@@ -193,9 +241,21 @@ def draw(rows: list[dict[str, Any]], column: str, path: Path) -> None:
         figure, axes = plots.plt.subplots(figsize=(7.5, 4.8), layout="constrained")
         for (name, step), line in lines.items():
             look = plots.LOOKS.get(name.removeprefix("saelib "), plots.Look(name, plots.FAINT, ""))
-            style = {"ls": "--" if step == "dense" else "-", "color": look.color, "marker": look.marker}
-            axes.plot(*zip(*line, strict=True), **style, label=f"{look.label}, {step}" if look.marker else look.label)
-        axes.set(xscale="log", yscale="log", ylabel="time of a step\n(1 = bare products of the smallest shape)")
+            style = {
+                "ls": "--" if step == "dense" else "-",
+                "color": look.color,
+                "marker": look.marker,
+            }
+            axes.plot(
+                *zip(*line, strict=True),
+                **style,
+                label=f"{look.label}, {step}" if look.marker else look.label,
+            )
+        axes.set(
+            xscale="log",
+            yscale="log",
+            ylabel="time of a step\n(1 = bare products of the smallest shape)",
+        )
         axes.set_xlabel({"l0": "L0 (active latents a token)", "n_latents": "latents"}[column])
         ticks = [at for at, _ in next(iter(lines.values()))]
         axes.set_xticks(ticks, [f"{at:,}" for at in ticks])
@@ -205,7 +265,9 @@ def draw(rows: list[dict[str, Any]], column: str, path: Path) -> None:
         axes.set_yticks(marks, [f"{v:g}" for v in marks])
         axes.set_yticks([], minor=True)
         of = f"{ticks[0]:,} to {ticks[-1]:,} {'active latents' if column == 'l0' else 'latents'}"
-        plain = ", ".join(f"{step} × {grown['saelib plain', step]:.1f}" for step in ("dense", "sparse"))
+        plain = ", ".join(
+            f"{step} × {grown['saelib plain', step]:.1f}" for step in ("dense", "sparse")
+        )
         title = f"From {of} the plain step takes: {plain}\n(bare products × {grown['bare matmuls', 'dense']:.1f})"
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
         figure.legend(loc="outside right center", fontsize=9)
@@ -219,7 +281,9 @@ def main() -> None:
     options.add_argument("--batch", type=int, default=2048)
     options.add_argument("--l0", type=int, default=64)
     options.add_argument("--sweep", choices=("none", "l0", "latents"), default="none")
-    options.add_argument("--peers", action="store_true", help="with benchmarks/requirements.txt installed")
+    options.add_argument(
+        "--peers", action="store_true", help="with benchmarks/requirements.txt installed"
+    )
     options.add_argument("--memory", action="store_true", help="peak memory instead of time")
     options.add_argument("--parts", action="store_true", help="the plain sparse step taken apart")
     options.add_argument("--memory-of", help=SUPPRESS)
@@ -230,11 +294,19 @@ def main() -> None:
         return
     about = machine(args.device)
     if args.memory:
-        report(peak_memory(args), ("name", "arch", "loss", "step", "n_latents", "batch", "peak_mb"), about, args.json)
+        report(
+            peak_memory(args),
+            ("name", "arch", "loss", "step", "n_latents", "batch", "peak_mb"),
+            about,
+            args.json,
+        )
         return
     if args.parts:
         report(
-            parts(args), ("name", "l0", "n_latents", "batch", "seconds_median", "ratio_to_matmuls"), about, args.json
+            parts(args),
+            ("name", "l0", "n_latents", "batch", "seconds_median", "ratio_to_matmuls"),
+            about,
+            args.json,
         )
         return
     shapes = {

@@ -35,13 +35,26 @@ from saelib.sae.trainer import train
 from saelib.text.corpus import Contexts
 
 STORES = ("whole", "small")
-COLUMNS = ("name", "site", "megabytes", "fvu_rows", "fvu_rows_sink", "lost", "ce_id", "ce_id_change")
-COLUMNS += tuple(f"{column}{part}" for column in ("fvu", "loss_recovered") for part in ("", "_change", "_spread"))
+COLUMNS = (
+    "name",
+    "site",
+    "megabytes",
+    "fvu_rows",
+    "fvu_rows_sink",
+    "lost",
+    "ce_id",
+    "ce_id_change",
+)
+COLUMNS += tuple(
+    f"{column}{part}" for column in ("fvu", "loss_recovered") for part in ("", "_change", "_spread")
+)
 
 
 def in_8_bits(whole: Store, contexts: Contexts, path: Path) -> Store:
     """The rows of a store in 8 bits."""
-    said = {k: whole.manifest[k] for k in ("model_id", "corpus_id", "sites", "d_model", "compute_dtype")}
+    said = {
+        k: whole.manifest[k] for k in ("model_id", "corpus_id", "sites", "d_model", "compute_dtype")
+    }
     cfg = CollectConfig(dtype="int8", **whole.manifest["config"])
     with StoreWriter(path, dtype=cfg.dtype, contexts=contexts, config=cfg, **said) as writer:
         for shard in writer.missing:
@@ -51,7 +64,9 @@ def in_8_bits(whole: Store, contexts: Contexts, path: Path) -> Store:
     return Store.open(path)
 
 
-def rows_row(store: Store, whole: Store, site: int, ce_id: float, ce_id_whole: float) -> dict[str, Any]:
+def rows_row(
+    store: Store, whole: Store, site: int, ce_id: float, ce_id_whole: float
+) -> dict[str, Any]:
     """Disk of a site, and the error of its rows against those of the profile's store."""
     files = (store.path / f"site_{site:02d}").iterdir()
     row = {"name": f"rows, {store.manifest['dtype']}", "site": site}
@@ -66,10 +81,14 @@ def rows_row(store: Store, whole: Store, site: int, ce_id: float, ce_id_whole: f
     return row | {"fvu_rows_sink": sse / float(deviation.square().sum()), "lost": lost}
 
 
-def errors(store: Store, whole: Store, site: int, index: np.ndarray, batch: int = 4096) -> tuple[float, float]:
+def errors(
+    store: Store, whole: Store, site: int, index: np.ndarray, batch: int = 4096
+) -> tuple[float, float]:
     """Σ‖x − x̂‖² of rows; and, with the greatest dimension of each left out, its share of their squared norms."""
     sse, rest, rest_sse = 0.0, 0.0, 0.0
-    for x, y in zip(whole.iter_rows(site, index, batch), store.iter_rows(site, index, batch), strict=True):
+    for x, y in zip(
+        whole.iter_rows(site, index, batch), store.iter_rows(site, index, batch), strict=True
+    ):
         squares, off = x.double().square(), (x.double() - y.double()).square()
         greatest = squares.argmax(1, keepdim=True)
         sse += float(off.sum())
@@ -78,7 +97,9 @@ def errors(store: Store, whole: Store, site: int, index: np.ndarray, batch: int 
     return sse, rest_sse / rest
 
 
-def trained(store: Store, arm: str, site: int, lam: float, seed: int, recipe: Mapping[str, Any]) -> SAE | GatedSAE:
+def trained(
+    store: Store, arm: str, site: int, lam: float, seed: int, recipe: Mapping[str, Any]
+) -> SAE | GatedSAE:
     """One SAE on the ordinary training rows of a store, as notebooks train it."""
     spec = make_spec(arm, site, store.d_model, lam=lam, seed=seed, **recipe)
     index = np.flatnonzero(store.mask("ordinary", "train"))
@@ -89,11 +110,15 @@ def trained(store: Store, arm: str, site: int, lam: float, seed: int, recipe: Ma
     return sae.requires_grad_(False)
 
 
-def sae_row(arm: str, site: int, found: Mapping[tuple, Mapping[str, float]], seeds: Sequence[int]) -> dict[str, Any]:
+def sae_row(
+    arm: str, site: int, found: Mapping[tuple, Mapping[str, float]], seeds: Sequence[int]
+) -> dict[str, Any]:
     """Quality of an arm at a site without 8 bits, its spread over seeds, and what they change."""
     row = {"name": arm, "site": site, "seeds": len(seeds)}
     for column in ("fvu", "loss_recovered"):
-        whole, small = (np.array([found[name, arm, seed][column] for seed in seeds]) for name in STORES)
+        whole, small = (
+            np.array([found[name, arm, seed][column] for seed in seeds]) for name in STORES
+        )
         row |= {column: float(whole.mean()), f"{column}_spread": float(np.ptp(whole))}
         row |= {f"{column}_change": float((small - whole).mean())}
     return row
@@ -105,17 +130,28 @@ def main() -> None:
     options.add_argument("--sites", nargs="+", type=int, default=[2, 15, 29])
     options.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     options.add_argument("--tokens", type=int, default=51_200, help="training tokens an SAE")
-    options.add_argument("--lambdas", nargs=2, type=float, default=[1.3, 2.1], help="of plain and of full")
+    options.add_argument(
+        "--lambdas", nargs=2, type=float, default=[1.3, 2.1], help="of plain and of full"
+    )
     args = options.parse_args()
     about, recipe = machine("cpu"), recipe_of(args.profile) | {"tokens": args.tokens}
     ws = Workspace(args.profile, evaluation=EvalConfig(ce_tokens=recipe.pop("ce_tokens")))
     lams, rows = dict(zip(("plain", "full"), args.lambdas, strict=True)), []
     with tempfile.TemporaryDirectory(dir=".") as folder:
-        stores = {"whole": ws.store, "small": in_8_bits(ws.store, ws.contexts, Path(folder) / "store")}
+        stores = {
+            "whole": ws.store,
+            "small": in_8_bits(ws.store, ws.contexts, Path(folder) / "store"),
+        }
         for site in args.sites:
-            references = {name: site_reference(ws.lm, store, site, ws.evaluation) for name, store in stores.items()}
+            references = {
+                name: site_reference(ws.lm, store, site, ws.evaluation)
+                for name, store in stores.items()
+            }
             losses = {name: reference.ce_id for name, reference in references.items()}
-            rows += [rows_row(store, ws.store, site, losses[n], losses["whole"]) for n, store in stores.items()]
+            rows += [
+                rows_row(store, ws.store, site, losses[n], losses["whole"])
+                for n, store in stores.items()
+            ]
             saes = {
                 (name, arm, seed): trained(store, arm, site, lam, seed, recipe)
                 for name, store in stores.items() for arm, lam in lams.items() for seed in args.seeds

@@ -49,7 +49,9 @@ def make_store(path: Path, n_rows: int, d: int) -> Store:
     generator = torch.Generator().manual_seed(0)
     with writer:
         for shard in writer.missing:
-            writer.write_shard(shard, {0: torch.randn(writer.n_rows(shard), d, generator=generator).bfloat16()})
+            writer.write_shard(
+                shard, {0: torch.randn(writer.n_rows(shard), d, generator=generator).bfloat16()}
+            )
         writer.finish()
     return Store.open(path)
 
@@ -86,16 +88,25 @@ def runs(args, device: str) -> list[Run]:
     out = []
     for lam in LAMBDAS:
         cfg = TrainConfig(
-            tokens=args.steps * args.batch, batch_size=args.batch, lam=lam, lam_warmup=0.0, lr=1e-4, step="auto"
+            tokens=args.steps * args.batch,
+            batch_size=args.batch,
+            lam=lam,
+            lam_warmup=0.0,
+            lr=1e-4,
+            step="auto",
         )
-        sae = build_sae(SAEConfig("sae", SMOLLM2.hidden_size, args.latents), torch.Generator().manual_seed(0))
+        sae = build_sae(
+            SAEConfig("sae", SMOLLM2.hidden_size, args.latents), torch.Generator().manual_seed(0)
+        )
         with torch.no_grad():
             sae.b_enc.fill_(-2.2 * 0.2)  # about 1.4 % of random rows' codes are active
         out.append(Run(sae.to(device), cfg))
     return out
 
 
-def compared(name: str, args, stream: Callable, before: Callable[[], None] = lambda: None) -> list[dict]:
+def compared(
+    name: str, args, stream: Callable, before: Callable[[], None] = lambda: None
+) -> list[dict]:
     """Together and alone, in turn; the weights of both must be bit-equal."""
     kept: dict[str, list[Run]] = {}
 
@@ -112,7 +123,11 @@ def compared(name: str, args, stream: Callable, before: Callable[[], None] = lam
 
     times = interleaved([alone, together], args.rounds, args.device, warmup=0)
     pairs = zip(kept["alone"], kept["together"], strict=True)
-    equal = all(torch.equal(v, b.sae.state_dict()[k]) for a, b in pairs for k, v in a.sae.state_dict().items())
+    equal = all(
+        torch.equal(v, b.sae.state_dict()[k])
+        for a, b in pairs
+        for k, v in a.sae.state_dict().items()
+    )
     rows = args.steps * args.batch * len(LAMBDAS)
     return [
         {"name": f"{name}, {how}", "seconds_median": median(found), "rows_per_second": rows / median(found),
@@ -156,7 +171,9 @@ def main() -> None:
         rows += compared("files in memory", args, stream)
         rows += compared("files dropped", args, stream, lambda: drop_from_memory(path))
     lm = LM(random_model(SMOLLM2, args.device))
-    rows += compared("live model", args, lambda: Live(lm, SMOLLM2.num_hidden_layers // 2, args.batch))
+    rows += compared(
+        "live model", args, lambda: Live(lm, SMOLLM2.num_hidden_layers // 2, args.batch)
+    )
     report(rows, COLUMNS, about, args.json)
 
 

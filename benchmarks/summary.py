@@ -14,21 +14,36 @@ HERE = Path(__file__).parent
 MARKERS = "<!-- results -->", "<!-- /results -->"
 STEP = ("name", "step", "l0", "seconds_median", "ratio_to_matmuls")
 RECIPE = ("name", "arm", "site", "seeds", "fvu_val", "fvu", "loss_recovered", "dead_fraction")
-COLLECT = ("name", "text", "sites", "tokens_per_second", "ratio_to_plain", "share_of_matmul", "bit_equal")
+COLLECT = (
+    "name",
+    "text",
+    "sites",
+    "tokens_per_second",
+    "ratio_to_plain",
+    "share_of_matmul",
+    "bit_equal",
+)
 QUALITY = ("system", "site", "l0", "seeds", "lr", "fvu", "loss_recovered", "dead_fraction")
-QUALITY += tuple(f"{column}_{part}" for column in ("fvu", "loss_recovered") for part in ("over_best", "lo", "hi"))
+QUALITY += tuple(
+    f"{column}_{part}" for column in ("fvu", "loss_recovered") for part in ("over_best", "lo", "hi")
+)
 LIVE = ("name", "site", "buffer", "lambda", "seeds")
 LIVE += tuple(f"fvu_{kind}{part}" for kind in ("store", "live") for part in ("", "_lo", "_hi"))
 LIVE += ("l0_store", "l0_live", "within")
 STORAGE = ("name", "site", "megabytes", "fvu_rows", "fvu_rows_sink", "lost", "ce_id_change")
-STORAGE += tuple(f"{column}{part}" for column in ("fvu", "loss_recovered") for part in ("", "_change", "_spread"))
+STORAGE += tuple(
+    f"{column}{part}" for column in ("fvu", "loss_recovered") for part in ("", "_change", "_spread")
+)
 TABLES = {  # file: heading and columns
     "step": ("One training step, d = 576, 4,608 latents, batch 2,048", STEP),
     "step_parts": (
         "Where the plain sparse step's time goes, same shape",
         ("name", "seconds_median", "ratio_to_matmuls"),
     ),
-    "step_memory": ("Peak memory of a step, weights and moments included", ("name", "step", "peak_mb")),
+    "step_memory": (
+        "Peak memory of a step, weights and moments included",
+        ("name", "step", "peak_mb"),
+    ),
     "quality_table": (
         "Beside peers at matched L0: ours over the best peer's of the same architecture, less 1, with 95 % intervals",
         QUALITY,
@@ -44,10 +59,22 @@ TABLES = {  # file: heading and columns
     "stream": ("Eight λ on one stream", ("name", "seconds_median", "ratio_to_alone", "bit_equal")),
     "corpus": (
         "FEVER-format pages through corpus and packing, each form in a process of its own",
-        ("form", "pages_written", "n_docs", "tokens", "tokens_per_second", "peak_mb", "peak_over_smallest", "agree"),
+        (
+            "form",
+            "pages_written",
+            "n_docs",
+            "tokens",
+            "tokens_per_second",
+            "peak_mb",
+            "peak_over_smallest",
+            "agree",
+        ),
     ),
     "collect": ("Collection", COLLECT[:-2] + COLLECT[-1:]),
-    "step_h100": ("On one H100: a training step at Llama-2-7B's width, d = 4,096, 32,768 latents, batch 8,192", STEP),
+    "step_h100": (
+        "On one H100: a training step at Llama-2-7B's width, d = 4,096, 32,768 latents, batch 8,192",
+        STEP,
+    ),
     "step_h100_parts": (
         "Where the plain sparse step's time goes there",
         ("name", "seconds_median", "ratio_to_matmuls"),
@@ -56,8 +83,14 @@ TABLES = {  # file: heading and columns
         "On one H100: d = 576, 4,608 latents, batch 2,048, where launches cost more than products",
         STEP,
     ),
-    "collect_h100": ("On one H100: collection from random weights of Llama-2-7B's shape, bfloat16", COLLECT),
-    "stream_h100": ("On one H100: eight λ on one stream", ("name", "seconds_median", "ratio_to_alone", "bit_equal")),
+    "collect_h100": (
+        "On one H100: collection from random weights of Llama-2-7B's shape, bfloat16",
+        COLLECT,
+    ),
+    "stream_h100": (
+        "On one H100: eight λ on one stream",
+        ("name", "seconds_median", "ratio_to_alone", "bit_equal"),
+    ),
     "live_quality": (
         "Live rows against a store at equal λ and training tokens, profile default: FVU on test pages over three seeds",
         LIVE,
@@ -70,7 +103,10 @@ TABLES = {  # file: heading and columns
         "Peak memory of training on live rows as documents grow, training tokens fixed",
         ("name", "corpus_tokens", "tokens_trained", "peak_mb", "ratio_to_first"),
     ),
-    "workbook": ("Where `make workbook` spends its time, profile default", ("name", "seconds", "times", "share")),
+    "workbook": (
+        "Where `make workbook` spends its time, profile default",
+        ("name", "seconds", "times", "share"),
+    ),
 }
 
 
@@ -79,7 +115,11 @@ def cell(value: Any) -> str:
 
 
 def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> list[str]:
-    lines = [columns, ["---"] * len(columns), *([cell(row.get(c)) for c in columns] for row in rows)]
+    lines = [
+        columns,
+        ["---"] * len(columns),
+        *([cell(row.get(c)) for c in columns] for row in rows),
+    ]
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
@@ -91,7 +131,14 @@ def summary() -> str:
         if path.exists():
             rows = json.loads(path.read_text(encoding="utf-8"))
             machine = ", ".join(f"{k} {cell(v)}" for k, v in rows[0]["machine"].items())
-            parts += [f"### {heading}", "", f"`results/{name}.json`: {machine}", "", *table(rows, columns), ""]
+            parts += [
+                f"### {heading}",
+                "",
+                f"`results/{name}.json`: {machine}",
+                "",
+                *table(rows, columns),
+                "",
+            ]
     return "\n".join(parts)
 
 

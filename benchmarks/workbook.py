@@ -26,14 +26,28 @@ def rows_of(timings: pd.DataFrame, notebook_of: pd.Series) -> list[dict]:
     rows = []
     whole = timings[timings["stage"].str.startswith("notebook:")]
     for name, times in whole.groupby(whole["stage"].str.removeprefix("notebook:")):
-        parts = timings[timings["notebook"] == name].groupby("stage")["seconds"].agg(["sum", "count", "median"])
+        parts = (
+            timings[timings["notebook"] == name]
+            .groupby("stage")["seconds"]
+            .agg(["sum", "count", "median"])
+        )
         for stage, part in parts.iterrows():
-            rows.append({"name": f"{name}: {stage}", "seconds": float(part["sum"]), "times": int(part["count"])})
+            rows.append(
+                {
+                    "name": f"{name}: {stage}",
+                    "seconds": float(part["sum"]),
+                    "times": int(part["count"]),
+                }
+            )
             rows[-1] |= {"seconds_median": float(part["median"])}
         rest = float(times["seconds"].sum() - parts["sum"].sum())
-        rows.append({"name": f"{name}: rest", "seconds": rest, "times": len(times), "seconds_median": None})
+        rows.append(
+            {"name": f"{name}: rest", "seconds": rest, "times": len(times), "seconds_median": None}
+        )
     total = sum(row["seconds"] for row in rows)
-    rows.append({"name": "all notebooks", "seconds": total, "times": len(whole), "seconds_median": None})
+    rows.append(
+        {"name": "all notebooks", "seconds": total, "times": len(whole), "seconds_median": None}
+    )
     return [row | {"share": row["seconds"] / total} for row in rows]
 
 
@@ -44,7 +58,9 @@ def main() -> None:
     folder = data_dir(args.profile)
     for name in ("timings.csv", "results.csv"):
         if not (folder / name).exists():
-            sys.exit(f"{folder / name} is missing: run `make workbook PROFILE={args.profile}` first")
+            sys.exit(
+                f"{folder / name} is missing: run `make workbook PROFILE={args.profile}` first"
+            )
     timings, results = (pd.read_csv(folder / name) for name in ("timings.csv", "results.csv"))
     rows = rows_of(timings, results.set_index("run_id")["notebook"])
     report(rows, ("name", "seconds", "times", "seconds_median", "share"), machine("cpu"), args.json)

@@ -24,7 +24,13 @@ from saelib.run import plan, report, sweep
 from saelib.sae.trainer import TrainingDiverged
 from saelib.text.assets import AssetError
 
-PAPERMILL_NOISE = ("Executing ", "Ending ", "Input Notebook", "Output Notebook", "Working directory")
+PAPERMILL_NOISE = (
+    "Executing ",
+    "Ending ",
+    "Input Notebook",
+    "Output Notebook",
+    "Working directory",
+)
 
 log = logging.getLogger("saelib")
 
@@ -44,10 +50,21 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 def parser() -> argparse.ArgumentParser:
     """The commands and their options."""
-    top = argparse.ArgumentParser(prog="python -m saelib", description="Batch driver of the SAE workbook.")
+    top = argparse.ArgumentParser(
+        prog="python -m saelib", description="Batch driver of the SAE workbook."
+    )
     profile, values, notebooks = (argparse.ArgumentParser(add_help=False) for _ in range(3))
-    profile.add_argument("--profile", required=True, help="a file of notebooks/profiles, without .yaml")
-    values.add_argument("--set", dest="settings", action="append", default=[], type=parse_setting, metavar="NAME=VALUE")
+    profile.add_argument(
+        "--profile", required=True, help="a file of notebooks/profiles, without .yaml"
+    )
+    values.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        type=parse_setting,
+        metavar="NAME=VALUE",
+    )
     notebooks.add_argument("notebooks", nargs="*", help="name, number or path; none: all")
     commands = top.add_subparsers(dest="command", required=True)
 
@@ -55,14 +72,27 @@ def parser() -> argparse.ArgumentParser:
         return commands.add_parser(name, help=what, parents=takes)
 
     every = (profile, values, notebooks)
-    ahead = command("plan", "say what a profile will take: tokens, disk, memory, operations, time", *every)
+    ahead = command(
+        "plan", "say what a profile will take: tokens, disk, memory, operations, time", *every
+    )
     stated = "operations a second of matrix products; else measured"
     ahead.add_argument("--rate", type=float, metavar="FLOPS", help=stated)
-    run = command("run", "execute a profile's notebooks, skip finished ones, write the report", *every)
-    run.add_argument("--grid", type=Path, metavar="FILE.yaml", help="name -> list; every combination is run")
+    run = command(
+        "run", "execute a profile's notebooks, skip finished ones, write the report", *every
+    )
+    run.add_argument(
+        "--grid", type=Path, metavar="FILE.yaml", help="name -> list; every combination is run"
+    )
     run.add_argument("--force", action="store_true", help="execute finished notebooks again")
-    command("collect", "collect a profile's activations; under torchrun by all its processes", profile, values)
-    fit = command("train", "train what 02 and 03 begin with; under torchrun by all processes", profile, values)
+    command(
+        "collect",
+        "collect a profile's activations; under torchrun by all its processes",
+        profile,
+        values,
+    )
+    fit = command(
+        "train", "train what 02 and 03 begin with; under torchrun by all processes", profile, values
+    )
     shared = "what they share out: whole SAEs, a batch's rows, an SAE's latents"
     fit.add_argument("--over", choices=("grid", "data", "latents"), default="grid", help=shared)
     command("report", "write data/<profile>/report from what is there", profile)
@@ -103,7 +133,9 @@ def plan_run(args: argparse.Namespace) -> None:
     """
     try:
         made = plan.make_plan(args.profile, args.notebooks, dict(args.settings), force=args.force)
-    except Exception as error:  # of whatever library: it is a forecast, and the run will say what is wrong itself
+    except (
+        Exception
+    ) as error:  # of whatever library: it is a forecast, and the run will say what is wrong itself
         log.info("no plan: %s", one_line(error))
         return
     for line in plan.brief(made):
@@ -143,9 +175,13 @@ def one_line(error: Exception) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 all well, 1 a notebook or the report of a run failed, 2 the request could not be met."""
     args = parser().parse_args(argv)
-    level = logging.ERROR if os.environ.get("RANK", "0") != "0" else logging.INFO  # one of many processes speaks
+    level = (
+        logging.ERROR if os.environ.get("RANK", "0") != "0" else logging.INFO
+    )  # one of many processes speaks
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout)
-    logging.getLogger("papermill").addFilter(lambda r: not r.getMessage().startswith(PAPERMILL_NOISE))
+    logging.getLogger("papermill").addFilter(
+        lambda r: not r.getMessage().startswith(PAPERMILL_NOISE)
+    )
     logging.getLogger("traitlets").setLevel(logging.ERROR)  # nbconvert on missing alternative texts
     try:
         if args.command == "run":
@@ -160,7 +196,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             log.info("report: %s", report.build_report(args.profile))
         else:
             fetch_assets()
-    except (AssetError, OSError, StoreError, StreamError, TrainingDiverged, ValueError) as error:  # or a `ConfigError`
+    except (
+        AssetError,
+        OSError,
+        StoreError,
+        StreamError,
+        TrainingDiverged,
+        ValueError,
+    ) as error:  # or a `ConfigError`
         log.error("error: %s", one_line(error))
         return 2
     return 0

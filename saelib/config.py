@@ -31,8 +31,12 @@ def _matches(value: Any, hint: Any) -> bool:
     if get_origin(hint) is tuple:
         return isinstance(value, tuple) and all(_matches(v, get_args(hint)[0]) for v in value)
     if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return isinstance(value, hint) and isinstance(value, bool) == (hint is bool)  # True is no whole number
+        return (
+            isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        )
+    return isinstance(value, hint) and isinstance(value, bool) == (
+        hint is bool
+    )  # True is no whole number
 
 
 def _accepted(hint: Any) -> str:
@@ -71,7 +75,9 @@ class Checked:
     def _require(self, ok: bool, name: str, accepted: str) -> None:
         value = getattr(self, name)
         if not ok:
-            raise ConfigError(f"{type(self).__name__}.{name} = {value!r} ({type(value).__name__}): expected {accepted}")
+            raise ConfigError(
+                f"{type(self).__name__}.{name} = {value!r} ({type(value).__name__}): expected {accepted}"
+            )
 
     def _at_least(self, least: int, accepted: str, *names: str) -> None:
         for name in names:
@@ -101,7 +107,9 @@ def stable_hash(*parts: Any, length: int = 12) -> str:
 class CorpusConfig(Checked):
     """Which documents, and how they become contexts."""
 
-    source: Literal["embedded", "enwik8", "mediawiki", "fever", "dataset", "jsonl", "parquet", "text"] = "embedded"
+    source: Literal[
+        "embedded", "enwik8", "mediawiki", "fever", "dataset", "jsonl", "parquet", "text"
+    ] = "embedded"
     path: str = ""  # file, folder, zip or hub id; unused by "embedded" and "enwik8"
     text_column: str = "text"
     id_column: str = ""  # column with the page id; the row's number where empty
@@ -116,7 +124,9 @@ class CorpusConfig(Checked):
 
     def check(self) -> None:
         self._require(self.ctx_len >= 2, "ctx_len", "at least 2 tokens")
-        self._require(0 <= self.min_ctx_len <= self.ctx_len, "min_ctx_len", f"0 to ctx_len = {self.ctx_len}")
+        self._require(
+            0 <= self.min_ctx_len <= self.ctx_len, "min_ctx_len", f"0 to ctx_len = {self.ctx_len}"
+        )
         self._at_least(0, "0 (all) or more", "n_docs", "contexts_per_page")
         self._at_least(0, "0 or more", "seed")
         named = bool(self.path) or self.source in ("embedded", "enwik8")
@@ -141,9 +151,15 @@ class CollectConfig(Checked):
 class StreamConfig(Checked):
     """Training rows straight from the language model: what is shuffled at once, and what is stored all the same."""
 
-    buffer_tokens: int = 131_072  # tokens of the shuffle buffer; at most two of them are in memory, for all sites
-    sample_contexts: int = 1024  # training contexts that are stored too: for normaliser, sinks' threshold and spectra
-    held_out_contexts: int = 0  # contexts of validation pages, and of test pages, that are stored; 0: all
+    buffer_tokens: int = (
+        131_072  # tokens of the shuffle buffer; at most two of them are in memory, for all sites
+    )
+    sample_contexts: int = (
+        1024  # training contexts that are stored too: for normaliser, sinks' threshold and spectra
+    )
+    held_out_contexts: int = (
+        0  # contexts of validation pages, and of test pages, that are stored; 0: all
+    )
     seed: int = 0  # which contexts are stored, and the order of the rows, which is one for all SAEs
 
     def check(self) -> None:
@@ -172,7 +188,9 @@ class SAEConfig(Checked):
 class TrainConfig(Checked):
     """How an SAE is trained. Fractions are of the whole run."""
 
-    loss: Literal["plain", "two_term", "full"] = "plain"  # "plain" for `SAE`, the other two for `GatedSAE`
+    loss: Literal["plain", "two_term", "full"] = (
+        "plain"  # "plain" for `SAE`, the other two for `GatedSAE`
+    )
     lam: float = 1.0  # λ, the L1 coefficient, in normalised units
     lam_warmup: float = 0.05  # λ rises linearly from 0
     tokens: int = 204_800  # budget; the run has tokens // batch_size steps
@@ -181,7 +199,9 @@ class TrainConfig(Checked):
     schedule: Literal["constant", "linear", "cosine", "cosine_with_restarts"] = "constant"
     warmup: float = 0.05  # learning rate rises linearly from 0
     n_cycles: int = 1  # restarts of "cosine_with_restarts"
-    stop_at: float = 1.0  # stop after this share of the schedule: < 1 shows what stopping in mid-cycle costs
+    stop_at: float = (
+        1.0  # stop after this share of the schedule: < 1 shows what stopping in mid-cycle costs
+    )
     beta1: float = 0.9
     beta2: float = 0.999
     grad_clip: float = 0.0  # global norm; 0 is off
@@ -192,8 +212,12 @@ class TrainConfig(Checked):
     resample_rows: int = 16_384  # rows whose loss is computed to draw from
     seed: int = 0  # initialisation and resampling draws
     data_seed: int = -1  # order of the rows; -1: the same as `seed`
-    step: Literal["auto", "dense", "sparse"] = "auto"  # "auto": sparse where few codes are active (CPU, C compiler)
-    encoder: Literal["exact", "bfloat16"] = "exact"  # "bfloat16": its product is rounded, so codes are not exact
+    step: Literal["auto", "dense", "sparse"] = (
+        "auto"  # "auto": sparse where few codes are active (CPU, C compiler)
+    )
+    encoder: Literal["exact", "bfloat16"] = (
+        "exact"  # "bfloat16": its product is rounded, so codes are not exact
+    )
     log_every: int = 10  # steps between rows of the history
     snapshots: int = 0  # gate/firing snapshots kept over training, evenly spaced; 0 is off
 
@@ -201,7 +225,9 @@ class TrainConfig(Checked):
         self._require(self.lam >= 0, "lam", "λ ≥ 0")
         self._require(self.lr > 0, "lr", "a learning rate > 0")
         self._at_least(1, "at least 1", "batch_size", "n_cycles", "resample_rows", "log_every")
-        self._require(self.tokens >= self.batch_size, "tokens", f"at least one batch of {self.batch_size}")
+        self._require(
+            self.tokens >= self.batch_size, "tokens", f"at least one batch of {self.batch_size}"
+        )
         self._at_least(1, "at least 1 token", "dead_window")
         self._at_least(0, "0 or more", "snapshots", "seed")
         self._at_least(-1, "-1 (the same as seed), 0 or more", "data_seed")
@@ -213,9 +239,17 @@ class TrainConfig(Checked):
             self._require(0 <= getattr(self, name) < 1, name, "a value in [0, 1)")
         rising = all(a < b for a, b in pairwise((0, *self.resample_at, 1)))
         self._require(rising, "resample_at", "rising shares in (0, 1)")
-        marks = (0, *self.resample_steps, self.steps)  # outside them it would not happen, or not be trained after
+        marks = (
+            0,
+            *self.resample_steps,
+            self.steps,
+        )  # outside them it would not happen, or not be trained after
         apart = not self.resample_at or all(a < b for a, b in pairwise(marks))
-        self._require(apart, "resample_at", f"shares at different steps, all between 0 and the last, {self.steps}")
+        self._require(
+            apart,
+            "resample_at",
+            f"shares at different steps, all between 0 and the last, {self.steps}",
+        )
 
     @property
     def total_steps(self) -> int:
@@ -255,4 +289,9 @@ def run_id(sae: SAEConfig, train: TrainConfig, store_id: str) -> str:
     if (sae.arch == "sae") != (train.loss == "plain"):
         takes = "'sae' takes 'plain', 'gated' the others"
         raise ConfigError(f"loss {train.loss!r} does not fit arch {sae.arch!r}: {takes}")
-    return stable_hash(sae.to_dict(omit_defaults=True), train.to_dict(omit_defaults=True), store_id, TRAINING_VERSION)
+    return stable_hash(
+        sae.to_dict(omit_defaults=True),
+        train.to_dict(omit_defaults=True),
+        store_id,
+        TRAINING_VERSION,
+    )

@@ -28,7 +28,9 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise ValueError(f"device {name!r}: expected 'auto', 'cpu', 'cuda' or 'cuda:N'") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {name!r}: torch sees {torch.cuda.device_count()} CUDA devices here")
+        raise ValueError(
+            f"device {name!r}: torch sees {torch.cuda.device_count()} CUDA devices here"
+        )
     return device
 
 

@@ -20,7 +20,9 @@ from torch import Tensor, distributed
 
 from saelib.config import ConfigError, stable_hash
 
-PATIENCE = timedelta(days=7)  # ranks of a grid end hours apart; it is `torchrun` that notices a lost one, not a wait
+PATIENCE = timedelta(
+    days=7
+)  # ranks of a grid end hours apart; it is `torchrun` that notices a lost one, not a wait
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,10 @@ def started(device: str = "auto") -> Iterator[Ranks]:
     if size == 1:
         yield ONE
         return
-    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", size)), 0 if device == "cpu" else torch.cuda.device_count()
+    here, gpus = (
+        int(os.environ.get("LOCAL_WORLD_SIZE", size)),
+        0 if device == "cpu" else torch.cuda.device_count(),
+    )
     if device not in ("auto", "cpu", "cuda") or (here > gpus and (gpus or device == "cuda")):
         raise ConfigError(
             f"device = {device!r}, {here} processes and {gpus} GPUs on this machine: expected at most a process a GPU "
@@ -89,7 +94,9 @@ def started(device: str = "auto") -> Iterator[Ranks]:
     store, rank, size = next(distributed.rendezvous("env://"))
     store = distributed.PrefixStore(_attempt(), store)
     backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
-    distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    distributed.init_process_group(
+        backend, store=store, rank=rank, world_size=size, timeout=PATIENCE
+    )
     yield Ranks(rank, size)
     distributed.destroy_process_group()
 

@@ -8,6 +8,8 @@ old name; a *changed default* is a change of results and raises `TRAINING_VERSIO
 """
 
 TRAINING_VERSION = 1  # the weights a run ends with: losses, steps, optimiser, schedules, resampling, order of the rows
-MEASURING_VERSION = 1  # what `metrics.json` says of given weights: metrics, masks, next-token losses
+MEASURING_VERSION = (
+    1  # what `metrics.json` says of given weights: metrics, masks, next-token losses
+)
 STREAMING_VERSION = 1  # the rows a live stream hands out, and their order
 STUDY_VERSION = 1  # what notebooks make of measured runs: estimates, verdicts, figures, sentences

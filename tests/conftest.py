@@ -9,12 +9,18 @@ import pytest
 HERE = Path(__file__).parent
 FOLDERS = [HERE, *sorted(p for p in HERE.iterdir() if p.is_dir() and not p.name.startswith("_"))]
 sys.path[:0] = map(str, FOLDERS)  # test modules use each other's helpers
-os.environ["PYTHONPATH"] = os.pathsep.join(map(str, [HERE.parent, *FOLDERS]))  # and so do the processes they start
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    map(str, [HERE.parent, *FOLDERS])
+)  # and so do the processes they start
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("SAELIB_HEADLESS", "1")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the embedded model and text come from the package index, not the hub
-os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")  # silences a warning of jupyter_core in the notebooks' kernels
+os.environ.setdefault(
+    "HF_HUB_OFFLINE", "1"
+)  # the embedded model and text come from the package index, not the hub
+os.environ.setdefault(
+    "JUPYTER_PLATFORM_DIRS", "1"
+)  # silences a warning of jupyter_core in the notebooks' kernels
 
 
 @pytest.fixture

@@ -20,7 +20,14 @@ from saelib.sae.sharding import ALONE, Split
 from saelib.sae.trainer import Run, train_groups
 
 D, N, SILENT = 8, 50, 20  # 50 latents: neither 4 ranks nor 2 blocks of 16 divide them
-BASE = {"tokens": 3200, "batch_size": 32, "lam": 0.05, "lr": 2e-3, "dead_window": 640, "seed": 3}  # 100 steps
+BASE = {
+    "tokens": 3200,
+    "batch_size": 32,
+    "lam": 0.05,
+    "lr": 2e-3,
+    "dead_window": 640,
+    "seed": 3,
+}  # 100 steps
 RESAMPLED = {"resample_at": (0.3, 0.6), "resample_rows": 500, "snapshots": 2, "schedule": "linear"}
 MODES = {
     "plain": TrainConfig(**BASE, b_dec_init="mean"),
@@ -30,7 +37,8 @@ MODES = {
     "plain_resampled": TrainConfig(**BASE, **RESAMPLED),
 }
 DTYPES = {
-    name: (torch.float32, torch.float64) if name in ("plain_clipped", "full") else (torch.float32,) for name in MODES
+    name: (torch.float32, torch.float64) if name in ("plain_clipped", "full") else (torch.float32,)
+    for name in MODES
 }
 KINDS = {"data": Split, "latents": lambda ranks: Split(ONE, ranks, N)}
 
@@ -46,7 +54,9 @@ def rows(n=2000, seed=0):
 def trained(cfg, split: Split = ALONE, dtype=torch.float32, checkpoint=None, on_log=None):
     """(SAE or this rank's share, history) after `cfg` on `rows`, some latents silent where it resamples."""
     arch = "sae" if cfg.loss == "plain" else "gated"
-    config = SAEConfig(arch, d_in=D, n_latents=N, l1_mode="norm_weighted" if cfg.grad_clip == 0.5 else "unit_norm")
+    config = SAEConfig(
+        arch, d_in=D, n_latents=N, l1_mode="norm_weighted" if cfg.grad_clip == 0.5 else "unit_norm"
+    )
     whole = torch.zeros(N)
     whole[:: N // SILENT] = -1e3 if cfg.resample_at else 0.0
     sae = build_sae(config, torch.Generator().manual_seed(cfg.seed), split.own).to(dtype)
@@ -63,9 +73,13 @@ def told_history(history):
     """What a history says, as tensors."""
     keys = sorted(history.table[0])
     return {
-        "h.table": torch.tensor([[row[k] for k in keys] for row in history.table], dtype=torch.float64),
+        "h.table": torch.tensor(
+            [[row[k] for k in keys] for row in history.table], dtype=torch.float64
+        ),
         "h.revived": torch.tensor([latent for event in history.events for latent in event.revived]),
-        "h.events": torch.tensor([[e.n_dead, e.n_gate_dead, e.alive_later] for e in history.events]),
+        "h.events": torch.tensor(
+            [[e.n_dead, e.n_gate_dead, e.alive_later] for e in history.events]
+        ),
         "h.open": torch.stack([s.open for s in history.snapshots] or [torch.zeros(1)]).contiguous(),
         "h.fire_rate": torch.stack([s.fire_rate for s in history.snapshots] or [torch.zeros(1)]),
     }
@@ -96,14 +110,29 @@ def start_from_the_same_weights(ranks):
 def disagree(ranks):
     odd = ranks.size - 1
     ranks.agree("profile", {"lam": 1.0})
-    with pytest.raises(ConfigError, match=f"rank {odd} of {ranks.size} has another profile than rank 0"):
+    with pytest.raises(
+        ConfigError, match=f"rank {odd} of {ranks.size} has another profile than rank 0"
+    ):
         ranks.agree("profile", {"lam": 1.0 + (ranks.rank == odd)})
-    with pytest.raises(ConfigError, match=f"rank {odd} of {ranks.size} has another model, text, sites or settings"):
-        collect(make_lm(seed=int(ranks.rank == odd)), make_contexts(), SITES, Path("never"), CFG, ranks=ranks)
+    with pytest.raises(
+        ConfigError, match=f"rank {odd} of {ranks.size} has another model, text, sites or settings"
+    ):
+        collect(
+            make_lm(seed=int(ranks.rank == odd)),
+            make_contexts(),
+            SITES,
+            Path("never"),
+            CFG,
+            ranks=ranks,
+        )
     assert not Path("never").exists()
-    with pytest.raises(ConfigError, match=f"n_latents = 1: expected at least one for each of {ranks.size} ranks"):
+    with pytest.raises(
+        ConfigError, match=f"n_latents = 1: expected at least one for each of {ranks.size} ranks"
+    ):
         Split(ONE, ranks, 1)
-    with pytest.raises(ConfigError, match=f"batch_size = 1: expected at least a row for each of {ranks.size} ranks"):
+    with pytest.raises(
+        ConfigError, match=f"batch_size = 1: expected at least a row for each of {ranks.size} ranks"
+    ):
         Split(ranks).part(torch.zeros(1, D))
 
 
@@ -114,7 +143,9 @@ def keep_whole_checkpoints_alone(ranks, folder):
     ranks.wait()
     if ranks.rank == 0:
         found = sorted(p.name for p in folder.glob(f"kept{ranks.size}.*"))
-        assert found == [split.file(path, 80, rank).name for rank in range(ranks.size)], found  # older ones are gone
+        assert found == [split.file(path, 80, rank).name for rank in range(ranks.size)], (
+            found
+        )  # older ones are gone
     ranks.wait()
     if ranks.rank:
         split.file(path, 80).unlink()
@@ -124,7 +155,10 @@ def keep_whole_checkpoints_alone(ranks, folder):
     if ranks.rank == 0:
         split.file(path, 80).rename(folder / f"kept{ranks.size}.80.0of9.safetensors")
     ranks.wait()
-    with pytest.raises(ConfigError, match=rf"0of9\.safetensors: written by another number of ranks than {ranks.size}"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"0of9\.safetensors: written by another number of ranks than {ranks.size}",
+    ):
         split.newest(path)
 
 
@@ -158,7 +192,9 @@ def undisturbed(ranks, folder, die=None):
         if not (folder / kind).exists():
             split = make(ranks)
             told = die and (lambda _, row, kind=kind: die(kind, row["step"]))
-            sae, history = trained(MODES["full"], split, checkpoint=folder / f"{kind}.safetensors", on_log=told)
+            sae, history = trained(
+                MODES["full"], split, checkpoint=folder / f"{kind}.safetensors", on_log=told
+            )
             state = split.whole(sae) | {"resumed_at": torch.tensor(history.resumed_at)}
             if ranks.rank == 0:
                 save_file({k: v.detach().contiguous() for k, v in state.items()}, folder / kind)
@@ -188,7 +224,9 @@ def one_thread():
 
 def place(rank, size, port):
     """Tell this process its place as `torchrun` does."""
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), LOCAL_WORLD_SIZE=str(size))
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), LOCAL_WORLD_SIZE=str(size)
+    )
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
 

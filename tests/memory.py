@@ -21,7 +21,9 @@ class MemoryStream:
         self.x, self.batch_size, self.cursor, self.device = x, batch_size, 0, x.device
 
     def __next__(self):
-        order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(self.cursor))[: self.batch_size]
+        order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(self.cursor))[
+            : self.batch_size
+        ]
         self.cursor += self.batch_size
         return self.x[order], order.numpy()
 

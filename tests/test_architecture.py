@@ -16,8 +16,17 @@ PACKAGE = Path(saelib.__file__).parent
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 # Folders are floors: a folder imports the modules beside them, those named before it, and itself without a circle.
 FOLDERS = ("text", "activations", "sae", "measure", "study", "show", "run")
-CORE_MAY_IMPORT = {"torch", "transformers", "safetensors", "numpy", "saelib", *sys.stdlib_module_names}
-CORE_MAY_IMPORT |= {"huggingface_hub"}  # comes with transformers, which cannot be imported without it
+CORE_MAY_IMPORT = {
+    "torch",
+    "transformers",
+    "safetensors",
+    "numpy",
+    "saelib",
+    *sys.stdlib_module_names,
+}
+CORE_MAY_IMPORT |= {
+    "huggingface_hub"
+}  # comes with transformers, which cannot be imported without it
 CORE_MAY_IMPORT |= {"triton"}  # comes with torch for CUDA; done without elsewhere
 
 
@@ -62,18 +71,33 @@ def siblings(tree: ast.Module) -> set[str]:
 def body_lines(function: ast.FunctionDef) -> int:
     """Lines of a function from `def` on, its docstring apart."""
     first = function.body[0]
-    documented = isinstance(first, ast.Expr) and isinstance(getattr(first.value, "value", None), str)
+    documented = isinstance(first, ast.Expr) and isinstance(
+        getattr(first.value, "value", None), str
+    )
     doc = first.end_lineno - first.lineno + 1 if documented else 0
     return function.end_lineno - function.lineno + 1 - doc
 
 
 def code_lines(source: str) -> int:
     """Lines that hold code: blank lines, comments and docstrings left out."""
-    documented = (n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef))
+    documented = (
+        n
+        for n in ast.walk(ast.parse(source))
+        if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef)
+    )
     docs = [n.body[0] for n in documented if ast.get_docstring(n, clean=False) is not None]
     left_out = {line for d in docs for line in range(d.lineno, d.end_lineno + 1)}
-    empty = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
-    tokens = (t for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type not in empty)
+    empty = {
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENDMARKER,
+    }
+    tokens = (
+        t for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type not in empty
+    )
     return len({line for t in tokens for line in range(t.start[0], t.end[0] + 1)} - left_out)
 
 
@@ -86,13 +110,25 @@ def offences(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ExceptHandler) and node.type is None:
             yield f"line {node.lineno}: bare except"
-        if isinstance(node, ast.ExceptHandler) and len(node.body) == 1 and isinstance(node.body[0], ast.Pass):
+        if (
+            isinstance(node, ast.ExceptHandler)
+            and len(node.body) == 1
+            and isinstance(node.body[0], ast.Pass)
+        ):
             yield f"line {node.lineno}: an exception passed over in silence"
         if isinstance(node, ast.Attribute) and ast.unparse(node) in ("torch.load", "torch.save"):
             yield f"line {node.lineno}: {ast.unparse(node)} (a pickle)"
-        if isinstance(node, ast.keyword) and node.arg == "allow_pickle" and ast.unparse(node.value) != "False":
+        if (
+            isinstance(node, ast.keyword)
+            and node.arg == "allow_pickle"
+            and ast.unparse(node.value) != "False"
+        ):
             yield f"line {node.value.lineno}: allow_pickle"
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("eval", "exec"):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in ("eval", "exec")
+        ):
             yield f"line {node.lineno}: {node.func.id}"
 
 
@@ -101,7 +137,9 @@ def parse(path: Path) -> ast.Module:
 
 
 def test_every_folder_is_a_floor():
-    assert {p.parent.relative_to(PACKAGE).parts[0] for p in MODULES if p.parent != PACKAGE} == set(FOLDERS)
+    assert {p.parent.relative_to(PACKAGE).parts[0] for p in MODULES if p.parent != PACKAGE} == set(
+        FOLDERS
+    )
 
 
 @pytest.mark.parametrize("module", NAMES)
@@ -139,7 +177,9 @@ def test_functions_are_small():
 def test_no_pickle_no_hidden_exception_no_unfinished_business(path):
     assert list(offences(parse(path))) == []
     text = path.read_text(encoding="utf-8")
-    assert not [word for word in ("TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK") if word in text]
+    assert not [
+        word for word in ("TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK") if word in text
+    ]
 
 
 @pytest.mark.parametrize(
@@ -171,4 +211,9 @@ def test_a_function_s_length_leaves_its_docstring_out():
 
 
 def test_code_lines_leave_prose_out():
-    assert code_lines('"""Doc."""\n\n# why\ndef f():\n    """Doc."""\n    return (1,\n            2)\n') == 3
+    assert (
+        code_lines(
+            '"""Doc."""\n\n# why\ndef f():\n    """Doc."""\n    return (1,\n            2)\n'
+        )
+        == 3
+    )

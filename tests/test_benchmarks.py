@@ -17,7 +17,17 @@ from saelib.config import CorpusConfig
 from saelib.text.corpus import read_pages
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-ROW = {"name", "arch", "loss", "step", "l0", "n_latents", "batch", "seconds_median", "ratio_to_matmuls"}
+ROW = {
+    "name",
+    "arch",
+    "loss",
+    "step",
+    "l0",
+    "n_latents",
+    "batch",
+    "seconds_median",
+    "ratio_to_matmuls",
+}
 
 
 def _run(script, *options):
@@ -33,9 +43,15 @@ def test_step_writes_a_row_for_each_loss_and_step_at_the_asked_l0(tmp_path):
     assert "ratio_to_matmuls" in _run("step.py", *shape, "--json", out)
     rows = json.loads(out.read_text())
     assert all(row.keys() >= ROW for row in rows)
-    ours = {(row["arch"], row["loss"], row["step"]): row["l0"] for row in rows if row["name"].startswith("saelib")}
+    ours = {
+        (row["arch"], row["loss"], row["step"]): row["l0"]
+        for row in rows
+        if row["name"].startswith("saelib")
+    }
     losses = {"plain": "sae", "two_term": "gated", "full": "gated"}
-    assert set(ours) == {(arch, loss, step) for loss, arch in losses.items() for step in ("dense", "sparse")}
+    assert set(ours) == {
+        (arch, loss, step) for loss, arch in losses.items() for step in ("dense", "sparse")
+    }
     assert all(l0 == pytest.approx(16, rel=0.3) for l0 in ours.values())
     assert [row["ratio_to_matmuls"] for row in rows if row["name"] == "bare matmuls"] == [1]
 
@@ -44,7 +60,9 @@ def test_step_measures_memory_of_each_row(tmp_path):
     out = tmp_path / "memory.json"
     _run("step.py", "--d", 64, "--latents", 4096, "--batch", 512, "--memory", "--json", out)
     peak = {(row["name"], row["step"]): row["peak_mb"] for row in json.loads(out.read_text())}
-    codes = 512 * 4096 * 4 / 1e6  # a dense step holds their gradient and mask too; the gated one a second set
+    codes = (
+        512 * 4096 * 4 / 1e6
+    )  # a dense step holds their gradient and mask too; the gated one a second set
     assert all(value > codes for value in peak.values())
     assert peak["saelib plain", "dense"] > peak["saelib plain", "sparse"] + codes
     assert peak["saelib full", "dense"] > peak["saelib full", "sparse"] + 2 * codes
@@ -54,9 +72,16 @@ def test_workbook_shares_out_what_a_notebook_took(tmp_path, monkeypatch):
     monkeypatch.setenv("SAELIB_HOME", str(tmp_path))
     folder = tmp_path / "data" / "p"
     folder.mkdir(parents=True)
-    rows = [("", "collect", 60), ("", "notebook:01_collect", 70), ("a", "train", 10), ("b", "train", 20)]
+    rows = [
+        ("", "collect", 60),
+        ("", "notebook:01_collect", 70),
+        ("a", "train", 10),
+        ("b", "train", 20),
+    ]
     rows += [("a", "evaluate", 5), ("", "notebook:02_train_sae", 50)]
-    pd.DataFrame(rows, columns=["run_id", "stage", "seconds"]).to_csv(folder / "timings.csv", index=False)
+    pd.DataFrame(rows, columns=["run_id", "stage", "seconds"]).to_csv(
+        folder / "timings.csv", index=False
+    )
     made = pd.DataFrame({"run_id": ["a", "b"], "notebook": "02_train_sae"})
     made.to_csv(folder / "results.csv", index=False)
     out = tmp_path / "w.json"
@@ -70,16 +95,30 @@ def test_workbook_shares_out_what_a_notebook_took(tmp_path, monkeypatch):
         "02_train_sae: rest": (15, 1),
         "all notebooks": (120, 2),
     }
-    done = subprocess.run([sys.executable, str(BENCHMARKS / "workbook.py"), "--profile", "q"], capture_output=True)
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "workbook.py"), "--profile", "q"], capture_output=True
+    )
     assert b"make workbook PROFILE=q" in done.stderr
     assert done.returncode == 1
 
 
 def _trained(fvu, l0):
     """A row of `quality.py`: one SAE on three pages of equal weight."""
-    pages = {"sse": [9 * fvu, 10 * fvu, 11 * fvu], "sst": [10.0] * 3, "ce_n": [5] * 3, "ce_id": [2.0] * 3}
+    pages = {
+        "sse": [9 * fvu, 10 * fvu, 11 * fvu],
+        "sst": [10.0] * 3,
+        "ce_n": [5] * 3,
+        "ce_id": [2.0] * 3,
+    }
     pages |= {"ce_sae": [2 + fvu] * 3, "ce_zero": [6.0] * 3}
-    row = {"fvu": fvu, "l0": l0, "fvu_val": fvu, "l0_val": l0, "loss_recovered": 1 - fvu / 4, "dead_fraction": 0.1}
+    row = {
+        "fvu": fvu,
+        "l0": l0,
+        "fvu_val": fvu,
+        "l0_val": l0,
+        "loss_recovered": 1 - fvu / 4,
+        "dead_fraction": 0.1,
+    }
     return row | {"pages": pages}
 
 
@@ -87,16 +126,29 @@ def test_quality_compares_with_the_better_peer_and_only_where_all_are_reached(mo
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import quality
 
-    seeds, of = [0, 1, 2], {"saelib plain": 0.2, "SAELens standard": 0.4, "dictionary_learning standard": 0.5}
+    seeds, of = (
+        [0, 1, 2],
+        {"saelib plain": 0.2, "SAELens standard": 0.4, "dictionary_learning standard": 0.5},
+    )
     args = argparse.Namespace(systems=list(of), seeds=seeds, targets=[16.0, 64.0])
-    curves = {(name, 15, seed): [_trained(fvu, 8), _trained(fvu, 32)] for name, fvu in of.items() for seed in seeds}
+    curves = {
+        (name, 15, seed): [_trained(fvu, 8), _trained(fvu, 32)]
+        for name, fvu in of.items()
+        for seed in seeds
+    }
     for name in ("saelib plain", "SAELens standard"):  # the other peer does not come to 64
-        curves |= {(name, 15, seed): [*curves[name, 15, seed], _trained(of[name], 128)] for seed in seeds}
-    rows = {(r["system"], r["l0"]): r for r in quality.summarised(curves, dict.fromkeys(of, 1e-3), args)}
+        curves |= {
+            (name, 15, seed): [*curves[name, 15, seed], _trained(of[name], 128)] for seed in seeds
+        }
+    rows = {
+        (r["system"], r["l0"]): r for r in quality.summarised(curves, dict.fromkeys(of, 1e-3), args)
+    }
     ours = rows["saelib plain", 16.0]
     assert ours["fvu"] == pytest.approx(0.2)
     assert ours["fvu_best_peer"] == ours["loss_recovered_best_peer"] == "SAELens standard"
-    assert [ours[f"fvu_{k}"] for k in ("over_best", "lo", "hi")] == pytest.approx([-0.5] * 3)  # paired: pages cancel
+    assert [ours[f"fvu_{k}"] for k in ("over_best", "lo", "hi")] == pytest.approx(
+        [-0.5] * 3
+    )  # paired: pages cancel
     assert ours["loss_recovered_over_best"] == pytest.approx(0.95 / 0.9 - 1)
     assert "fvu_over_best" not in rows["saelib plain", 64.0]
     assert rows["dictionary_learning standard", 64.0]["fvu"] is None
@@ -108,8 +160,16 @@ def test_later_seeds_begin_at_the_lambdas_of_the_first_ones_curve(monkeypatch):
     import quality
 
     curve = [{"lam": lam, "l0_val": 64 / lam} for lam in (0.5, 2.0, 8.0)]  # L0 128, 32, 8
-    assert quality.lambdas_at(curve, [32.0, 16.0, 64.0]) == [4.44, 2.0, 0.893]  # L0 14.4, 32 and 71.7
-    assert quality.lambdas_at(curve, [16.0, 32.0, 256.0]) == [4.44, 2.0, 0.5]  # the curve ends at 128
+    assert quality.lambdas_at(curve, [32.0, 16.0, 64.0]) == [
+        4.44,
+        2.0,
+        0.893,
+    ]  # L0 14.4, 32 and 71.7
+    assert quality.lambdas_at(curve, [16.0, 32.0, 256.0]) == [
+        4.44,
+        2.0,
+        0.5,
+    ]  # the curve ends at 128
     assert quality.lambdas_at(curve, [32.0]) == [2.22, 1.79]
 
 
@@ -123,7 +183,9 @@ def test_later_seeds_begin_at_the_lambdas_of_the_first_ones_curve(monkeypatch):
     ],
 )
 def test_quality_refuses_in_one_line(options, said):
-    done = subprocess.run([sys.executable, str(BENCHMARKS / "quality.py"), *options], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(BENCHMARKS / "quality.py"), *options], capture_output=True, text=True
+    )
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
@@ -141,7 +203,9 @@ def test_the_work_of_linear_layers_is_twice_their_weights(monkeypatch):
     assert collect.linear_work(shape, 2) == 2 * weights
 
 
-def test_fever_pages_are_cut_from_real_ones_with_the_oddities_of_the_real_format(tmp_path, monkeypatch):
+def test_fever_pages_are_cut_from_real_ones_with_the_oddities_of_the_real_format(
+    tmp_path, monkeypatch
+):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     sys.modules.pop("corpus", None)
     import corpus
@@ -172,7 +236,9 @@ def test_corpus_measures_each_form_of_each_size(tmp_path):
     _run("corpus.py", "--text", "embedded", "--sizes", 60, 240, "--json", out)
     rows = json.loads(out.read_text())
     assert [(row["form"], row["pages_written"], row["n_docs"]) for row in rows] == [
-        (form, size, n) for size, n in ((60, 0), (240, 0), (240, 60)) for form in ("folder", "zip", "parquet")
+        (form, size, n)
+        for size, n in ((60, 0), (240, 0), (240, 60))
+        for form in ("folder", "zip", "parquet")
     ]
     assert all(row["agree"] and row["tokens"] > 0 and row["peak_mb"] > 50 for row in rows)
     assert rows[-1]["pages"] == 60
@@ -181,15 +247,32 @@ def test_corpus_measures_each_form_of_each_size(tmp_path):
 
 def test_experiment_adds_its_parts_up_to_the_whole(tmp_path):
     out = tmp_path / "experiment.json"
-    shape = ("--shape", "tiny", "--tokens", 8000, "--buffer", 2048, "--latents", 64, "--batch", 64, "--steps", 2)
+    shape = (
+        "--shape",
+        "tiny",
+        "--tokens",
+        8000,
+        "--buffer",
+        2048,
+        "--latents",
+        64,
+        "--batch",
+        64,
+        "--steps",
+        2,
+    )
     _run("experiment.py", *shape, "--together", 4, "--device", "cpu", "--json", out)
     of = {row["name"]: row for row in json.loads(out.read_text())}
     assert of["train"]["tokens"] == of["train"]["saes"] * 2 * 64
     assert of["stream"]["tokens"] == pytest.approx(of["stream, forwards alone"]["tokens"], abs=64)
     collected, trained = (of[name]["tokens_per_second"] for name in ("collect", "train"))
-    assert of["whole, from a store"]["hours"] == pytest.approx((10e6 / collected + 30 * 20e6 / trained) / 3600)
+    assert of["whole, from a store"]["hours"] == pytest.approx(
+        (10e6 / collected + 30 * 20e6 / trained) / 3600
+    )
     passes = math.ceil(30 / of["stream"]["saes"])
-    assert of["whole, streamed"]["hours"] == pytest.approx(passes * 20e6 / of["stream"]["tokens_per_second"] / 3600)
+    assert of["whole, streamed"]["hours"] == pytest.approx(
+        passes * 20e6 / of["stream"]["tokens_per_second"] / 3600
+    )
 
 
 def test_ranks_tells_stores_of_one_hash_and_how_far_weights_are_apart(tmp_path):
@@ -230,9 +313,14 @@ def test_storage_compares_seed_by_seed(monkeypatch):
     import storage
 
     values = {("whole", 0): 0.3, ("whole", 1): 0.4, ("small", 0): 0.31, ("small", 1): 0.43}
-    found = {(store, "plain", seed): {"fvu": v, "loss_recovered": 1 - v} for (store, seed), v in values.items()}
+    found = {
+        (store, "plain", seed): {"fvu": v, "loss_recovered": 1 - v}
+        for (store, seed), v in values.items()
+    }
     row = storage.sae_row("plain", 15, found, [0, 1])
-    assert [row[f"fvu{part}"] for part in ("", "_change", "_spread")] == pytest.approx([0.35, 0.02, 0.1])
+    assert [row[f"fvu{part}"] for part in ("", "_change", "_spread")] == pytest.approx(
+        [0.35, 0.02, 0.1]
+    )
     assert row["loss_recovered_change"] == pytest.approx(-0.02)
 
 

@@ -17,7 +17,9 @@ from saelib.env import data_dir
 
 
 def test_unknown_key_is_refused_with_the_accepted_ones():
-    with pytest.raises(ConfigError, match=r"SAEConfig: unknown key 'widht'; accepted: arch, d_in, n_latents"):
+    with pytest.raises(
+        ConfigError, match=r"SAEConfig: unknown key 'widht'; accepted: arch, d_in, n_latents"
+    ):
         SAEConfig.from_dict({"widht": 3})
 
 
@@ -53,12 +55,16 @@ def test_a_bad_value_names_field_value_and_what_is_accepted(make, field, value, 
     with pytest.raises(ConfigError) as error:
         make(**{field: value})
     message = str(error.value)
-    assert message.startswith(f"{make.__name__}.{field} = {tuple(value) if isinstance(value, list) else value!r}")
+    assert message.startswith(
+        f"{make.__name__}.{field} = {tuple(value) if isinstance(value, list) else value!r}"
+    )
     assert accepted in message
 
 
 def test_a_source_that_needs_a_path_says_so():
-    with pytest.raises(ConfigError, match=r"CorpusConfig\.path = '' .*expected a path or hub id for 'fever'"):
+    with pytest.raises(
+        ConfigError, match=r"CorpusConfig\.path = '' .*expected a path or hub id for 'fever'"
+    ):
         CorpusConfig(source="fever")
 
 
@@ -77,10 +83,18 @@ def test_steps_are_whole_batches_and_stop_early_when_asked():
 @pytest.mark.parametrize(
     ("shares", "stop_at"),
     [((0.001,), 1.0), ((0.999,), 1.0), ((0.5,), 0.5), ((0.5,), 0.4), ((0.5, 0.501), 1.0)],
-    ids=["before the first step", "after the last", "at the stop", "after the stop", "two at one step"],
+    ids=[
+        "before the first step",
+        "after the last",
+        "at the stop",
+        "after the stop",
+        "two at one step",
+    ],
 )
 def test_a_resampling_that_no_training_could_follow_or_precede_is_refused(shares, stop_at):
-    with pytest.raises(ConfigError, match=r"TrainConfig\.resample_at = .*: expected shares at different steps"):
+    with pytest.raises(
+        ConfigError, match=r"TrainConfig\.resample_at = .*: expected shares at different steps"
+    ):
         TrainConfig(tokens=100 * 512, resample_at=shares, stop_at=stop_at)
     assert TrainConfig(tokens=100 * 512, resample_at=(0.25, 0.5)).resample_steps == (25, 50)
 
@@ -104,7 +118,9 @@ def test_run_id_depends_on_everything_that_shapes_the_weights():
 def test_a_field_at_its_default_is_left_out_of_a_run_s_name():
     assert TrainConfig(lam=2.0).to_dict(omit_defaults=True) == {"lam": 2.0}
     assert SAEConfig().to_dict(omit_defaults=True) == {}
-    assert run_id(SAEConfig(n_latents=2304), TrainConfig(lam=1), "store") == run_id(SAEConfig(), TrainConfig(), "store")
+    assert run_id(SAEConfig(n_latents=2304), TrainConfig(lam=1), "store") == run_id(
+        SAEConfig(), TrainConfig(), "store"
+    )
 
 
 def test_run_id_refuses_a_loss_of_the_other_architecture():

@@ -26,7 +26,9 @@ IGNORED, CHECKED = "nbval-ignore-output", "nbval-check-output"
 FORBIDDEN_TAGS = {"raises-exception", "nbval-skip", "nbval-raises-exception"}
 SHOWING = {"plots.show", "show", "plots.save_figure", "save_figure"}
 ABSOLUTE = re.compile(r"(?<![\w/:.<)\]])/[\w.-]+/[\w.-]+|\b[A-Z]:\\\w|(?<![\w~])~/\w")
-QUOTED = re.compile(r'<div style="white-space:pre-wrap[^>]*>.*?</div>', re.DOTALL)  # the panel's excerpts of pages
+QUOTED = re.compile(
+    r'<div style="white-space:pre-wrap[^>]*>.*?</div>', re.DOTALL
+)  # the panel's excerpts of pages
 MAX_IGNORED = 0.3  # share of code cells whose output nbval may ignore
 MIN_COMPARISONS = 3  # computed inequalities or counts in compared cells
 
@@ -69,7 +71,11 @@ def no_errors(nb: Any) -> Iterator[str]:
 
 
 def claim_first(nb: Any) -> Iterator[str]:
-    if not nb.cells or nb.cells[0].cell_type != "markdown" or not nb.cells[0].source.startswith("# "):
+    if (
+        not nb.cells
+        or nb.cells[0].cell_type != "markdown"
+        or not nb.cells[0].source.startswith("# ")
+    ):
         yield "the first cell is not markdown with a title"
 
 
@@ -106,8 +112,14 @@ def no_library_code(nb: Any) -> Iterator[str]:
 def no_absolute_path(nb: Any) -> Iterator[str]:
     for cell in jobs.code_cells(nb):
         texts = [n.value for n in nodes([cell], ast.Constant) if isinstance(n.value, str)]
-        texts.append(QUOTED.sub("", text_outputs(cell)))  # a page may hold an address, or a piece of one
-        yield from (f"cell [{cell.execution_count}]: path {m.group()!r}" for t in texts for m in ABSOLUTE.finditer(t))
+        texts.append(
+            QUOTED.sub("", text_outputs(cell))
+        )  # a page may hold an address, or a piece of one
+        yield from (
+            f"cell [{cell.execution_count}]: path {m.group()!r}"
+            for t in texts
+            for m in ABSOLUTE.finditer(t)
+        )
 
 
 def enough_is_compared(nb: Any) -> Iterator[str]:
@@ -118,12 +130,18 @@ def enough_is_compared(nb: Any) -> Iterator[str]:
         yield f"{len(ignored)} of {len(cells)} outputs are ignored"
     if not checked:
         yield f"no cell is tagged {CHECKED}"
-    yield from (f"checked cell [{c.execution_count}] shows nothing" for c in checked if not text_outputs(c).strip())
+    yield from (
+        f"checked cell [{c.execution_count}] shows nothing"
+        for c in checked
+        if not text_outputs(c).strip()
+    )
     comparisons = len(nodes([c for c in cells if c not in ignored], ast.Compare))
     if comparisons < MIN_COMPARISONS:
         yield f"{comparisons} comparisons in compared cells, fewer than {MIN_COMPARISONS}"
     for cell in cells:
-        if FORBIDDEN_TAGS & set(jobs.tags(cell)) or re.search(r"NBVAL_|PYTEST_VALIDATE", cell.source):
+        if FORBIDDEN_TAGS & set(jobs.tags(cell)) or re.search(
+            r"NBVAL_|PYTEST_VALIDATE", cell.source
+        ):
             yield f"cell [{cell.execution_count}]: skipped or allowed to fail; only {IGNORED} and {CHECKED} are used"
 
 
@@ -132,8 +150,14 @@ def figures_are_saved_and_named(nb: Any) -> Iterator[str]:
     saving = [c for c in cells if any(ast.unparse(n.func) in SHOWING for n in nodes([c], ast.Call))]
     if not saving:
         yield "no cell saves a figure"
-    yield from (f"cell [{c.execution_count}] does not print the file" for c in saving if ".png" not in text_outputs(c))
-    yield from (f"cell [{c.execution_count}] does not show the figure" for c in saving if not has_png(c))
+    yield from (
+        f"cell [{c.execution_count}] does not print the file"
+        for c in saving
+        if ".png" not in text_outputs(c)
+    )
+    yield from (
+        f"cell [{c.execution_count}] does not show the figure" for c in saving if not has_png(c)
+    )
 
 
 GUARDS = [
@@ -151,7 +175,9 @@ GUARDS = [
 
 def same_code(published: Any, source: Any) -> bool:
     """Is a published notebook the source as executed, papermill's cell apart?"""
-    return [c.source for c in jobs.code_cells(published)] == [c.source for c in jobs.code_cells(source)]
+    return [c.source for c in jobs.code_cells(published)] == [
+        c.source for c in jobs.code_cells(source)
+    ]
 
 
 # --- the guards catch what they are for ------------------------------------------------------------------------------
@@ -204,14 +230,23 @@ BROKEN = [
     (one_literal_parameters_cell, change(1, source="import os  # system")),
     (no_injected_cell, tag(2, "injected-parameters")),
     (no_injected_cell, lambda nb: nb.metadata.update(papermill={"input_path": "x"})),
-    (no_injected_cell, lambda nb: nb.cells[2].metadata.update(execution={"iopub.execute_input": "2026"})),
+    (
+        no_injected_cell,
+        lambda nb: nb.cells[2].metadata.update(execution={"iopub.execute_input": "2026"}),
+    ),
     (no_library_code, change(2, source="class A:\n    x = 1")),
-    (no_library_code, change(2, source="def f(x):\n    a = 1\n    b = 2\n    c = 3\n    d = 4\n    return x")),
+    (
+        no_library_code,
+        change(2, source="def f(x):\n    a = 1\n    b = 2\n    c = 3\n    d = 4\n    return x"),
+    ),
     (no_absolute_path, change(2, source="open('/home/someone/file')")),
     (no_absolute_path, change(2, source="open('~/file')")),
     (no_absolute_path, change(2, outputs=prints("saved /srv/data/x.png"))),
     (no_absolute_path, change(2, outputs=prints("C:\\data"))),
-    (no_absolute_path, change(2, outputs=prints('<div style="white-space:pre-wrap;x:y">a/b</div>/srv/data/x.png'))),
+    (
+        no_absolute_path,
+        change(2, outputs=prints('<div style="white-space:pre-wrap;x:y">a/b</div>/srv/data/x.png')),
+    ),
     (enough_is_compared, tag(4)),
     (enough_is_compared, change(4, outputs=[])),
     (enough_is_compared, change(4, source="assert n == 5")),
@@ -230,7 +265,9 @@ def test_a_good_notebook_passes(guard):
     assert list(guard(good())) == []
 
 
-@pytest.mark.parametrize(("guard", "breaks"), BROKEN, ids=[f"{g.__name__}-{i}" for i, (g, _) in enumerate(BROKEN)])
+@pytest.mark.parametrize(
+    ("guard", "breaks"), BROKEN, ids=[f"{g.__name__}-{i}" for i, (g, _) in enumerate(BROKEN)]
+)
 def test_a_broken_notebook_is_caught(guard, breaks):
     nb = good()
     breaks(nb)
@@ -243,7 +280,9 @@ def test_every_guard_has_a_notebook_it_refuses():
 
 def test_a_published_copy_may_differ_in_parameters_and_outputs_but_not_in_code():
     published = good()
-    published.cells.insert(2, new_code_cell("profile = 'full'", metadata={"tags": ["injected-parameters"]}))
+    published.cells.insert(
+        2, new_code_cell("profile = 'full'", metadata={"tags": ["injected-parameters"]})
+    )
     published.cells[4].outputs = []
     assert same_code(published, good())
     published.cells[3].source += "\nx = 1"

@@ -51,7 +51,14 @@ def folder(tmp_path_factory):
 def store(tmp_path_factory):
     """The store of one process."""
     with one_thread():
-        return collect(make_lm(), make_contexts(), SITES, tmp_path_factory.mktemp("one") / "s", CFG, progress=False)
+        return collect(
+            make_lm(),
+            make_contexts(),
+            SITES,
+            tmp_path_factory.mktemp("one") / "s",
+            CFG,
+            progress=False,
+        )
 
 
 def relative(a, b):
@@ -67,11 +74,17 @@ def test_stores_of_one_two_and_four_processes_are_equal_byte_by_byte(folder, sto
     assert all_bytes(folder / f"store{size}") == all_bytes(store.path)
 
 
-def test_a_killed_rank_loses_one_shard_and_the_next_run_takes_over_what_it_recorded(store, tmp_path):
+def test_a_killed_rank_loses_one_shard_and_the_next_run_takes_over_what_it_recorded(
+    store, tmp_path
+):
     with pytest.raises(torch.multiprocessing.ProcessExitedException, match="SIGKILL"):
         run_ranks("one_shard_lost", 2, tmp_path)
-    assert len((tmp_path / "lost" / "progress.rank_1.jsonl").read_text().splitlines()) == 2  # identity, a shard
-    recorded = [tmp_path / "lost" / f"site_{site:02d}" / "shard_00001.safetensors" for site in store.sites]
+    assert (
+        len((tmp_path / "lost" / "progress.rank_1.jsonl").read_text().splitlines()) == 2
+    )  # identity, a shard
+    recorded = [
+        tmp_path / "lost" / f"site_{site:02d}" / "shard_00001.safetensors" for site in store.sites
+    ]
     stamps = [path.stat().st_mtime_ns for path in recorded]
     with one_thread():
         collect(make_lm(), make_contexts(), SITES, tmp_path / "lost", CFG, progress=False)
@@ -80,16 +93,25 @@ def test_a_killed_rank_loses_one_shard_and_the_next_run_takes_over_what_it_recor
 
 
 @pytest.mark.parametrize("kind", ["data", "latents"])
-@pytest.mark.parametrize(("name", "dtype"), [(name, dtype) for name in MODES for dtype in DTYPES[name]], ids=str)
+@pytest.mark.parametrize(
+    ("name", "dtype"), [(name, dtype) for name in MODES for dtype in DTYPES[name]], ids=str
+)
 def test_training_by_ranks_is_that_of_one_process(folder, name, kind, dtype):
     alone, history = trained(MODES[name], dtype=dtype)
-    expected, bound = alone.state_dict() | told_history(history), 1e-5 if dtype == torch.float32 else 1e-10
+    expected, bound = (
+        alone.state_dict() | told_history(history),
+        1e-5 if dtype == torch.float32 else 1e-10,
+    )
     test = rows(500, 2).to(dtype)
     one = fvu(alone.requires_grad_(False), test)
     for size in (2, 4):
         found = load_file(folder / f"{name}.{kind}.{str(dtype)[6:]}.{size}")
         for key in alone.state_dict():
-            assert relative(found[key], expected[key]) <= bound, (size, key, relative(found[key], expected[key]))
+            assert relative(found[key], expected[key]) <= bound, (
+                size,
+                key,
+                relative(found[key], expected[key]),
+            )
         assert relative(found["h.table"], expected["h.table"]) < 1e-4
         for key in ("h.revived", "h.events", "h.open"):
             assert torch.equal(found[key], expected[key]), (size, key)
@@ -101,10 +123,27 @@ def test_training_by_ranks_is_that_of_one_process(folder, name, kind, dtype):
 
 
 def test_a_rank_killed_in_mid_run_and_restarted_ends_with_the_same_weights(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "2"]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", str(HERE / "dist_child.py"), str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--max-restarts",
+        "2",
+    ]
+    command += [
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        "127.0.0.1:0",
+        str(HERE / "dist_child.py"),
+        str(tmp_path),
+    ]
     path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     whole = tmp_path / "undisturbed"
     whole.mkdir()
@@ -139,5 +178,8 @@ def test_more_processes_than_gpus_are_refused(monkeypatch, device):
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(ConfigError, match="4 processes and 2 GPUs on this machine"), started(device):
+    with (
+        pytest.raises(ConfigError, match="4 processes and 2 GPUs on this machine"),
+        started(device),
+    ):
         raise AssertionError("joined")

@@ -39,12 +39,19 @@ def findings(profile: str) -> str:
 
 def findings_table(profile: str, verdicts: Sequence[Mapping[str, str]]) -> str:
     """The table of findings in Markdown, from recorded verdicts alone."""
-    lines = ["| | as reported | part | verdict | measured | computed in |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| | as reported | part | verdict | measured | computed in |",
+        "|---|---|---|---|---|---|",
+    ]
     for v in verdicts:
         reported = FINDINGS.get(v["finding"][:2], "")
-        where = f"[{v['notebook']}](notebooks/published/{profile}/{v['notebook']}.ipynb), {v['cell']}"
+        where = (
+            f"[{v['notebook']}](notebooks/published/{profile}/{v['notebook']}.ipynb), {v['cell']}"
+        )
         cells = (v["finding"], reported, v["claim"], f"**{v['verdict']}**", v["effect"], where)
-        lines.append("| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |")
+        lines.append(
+            "| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
+        )
     return "\n".join(lines)
 
 
@@ -52,13 +59,21 @@ def finished(profile: str) -> list[Job]:
     """The notebooks of a profile's finished run; FileNotFoundError where anything lacks or is left over."""
     source, jobs = data_dir(profile), plan(profile)
     missing = [
-        f"{job.name} (not executed as code, profile and package are now)" for job in jobs if not is_finished(job)
+        f"{job.name} (not executed as code, profile and package are now)"
+        for job in jobs
+        if not is_finished(job)
     ]
     expected = {job.output.name for job in jobs}
-    missing += [f"notebooks/{p.name}" for p in sorted(source.glob("notebooks/*.ipynb")) if p.name not in expected]
+    missing += [
+        f"notebooks/{p.name}"
+        for p in sorted(source.glob("notebooks/*.ipynb"))
+        if p.name not in expected
+    ]
     missing += [name for name in TABLES if not (source / name).is_file()]
     if missing or not jobs:
-        raise FileNotFoundError(f"profile {profile!r} is not a finished run: {', '.join(missing) or 'no notebooks'}")
+        raise FileNotFoundError(
+            f"profile {profile!r} is not a finished run: {', '.join(missing) or 'no notebooks'}"
+        )
     return jobs
 
 
@@ -72,7 +87,10 @@ def record(profile: str) -> list[Path]:
     published, kept = root() / "notebooks" / "published" / profile, data_dir("recorded") / profile
     read_verdicts(profile)  # refuses two of one finding while nothing is replaced
     pairs = [(job.output, published / job.output.name) for job in jobs]
-    told = [*sorted(path for job in jobs for path in job.claims), *(source / name for name in TABLES)]
+    told = [
+        *sorted(path for job in jobs for path in job.claims),
+        *(source / name for name in TABLES),
+    ]
     pairs += [(path, kept / path.relative_to(source)) for path in told]
     for folder in (published, kept):
         with replaced(folder) as temporary:

@@ -89,16 +89,27 @@ def _check_disk(writer: StoreWriter) -> None:
 
 
 def _write_missing(
-    lm: LM, contexts: Contexts, writer: StoreWriter, cfg: CollectConfig, progress: bool, ranks: Ranks
+    lm: LM,
+    contexts: Contexts,
+    writer: StoreWriter,
+    cfg: CollectConfig,
+    progress: bool,
+    ranks: Ranks,
 ) -> None:
     missing = writer.missing[ranks.rank :: ranks.size]
     left = sum(map(writer.n_rows, missing))
     silent = not progress or bool(os.environ.get("SAELIB_HEADLESS"))
     with tqdm(
-        total=contexts.n_tokens, initial=contexts.n_tokens - left, unit="tok", desc="collect", disable=silent
+        total=contexts.n_tokens,
+        initial=contexts.n_tokens - left,
+        unit="tok",
+        desc="collect",
+        disable=silent,
     ) as bar:
         for shard in missing:
-            writer.write_shard(shard, _capture_shard(lm, contexts, writer, shard, cfg.batch_tokens, cfg.pad))
+            writer.write_shard(
+                shard, _capture_shard(lm, contexts, writer, shard, cfg.batch_tokens, cfg.pad)
+            )
             bar.update(writer.n_rows(shard))
 
 
@@ -107,7 +118,9 @@ def _capture_shard(
 ) -> dict[int, Tensor]:  # [rows, d_model] in `writer.row_dtype`, on the CPU
     n_rows, (first, stop) = writer.n_rows(shard), writer.plan[shard]
     x = {site: torch.empty(n_rows, lm.d_model, dtype=writer.row_dtype) for site in writer.sites}
-    for rows, streams in captured(lm, contexts, np.arange(first, stop), writer.sites, batch_tokens, pad):
+    for rows, streams in captured(
+        lm, contexts, np.arange(first, stop), writer.sites, batch_tokens, pad
+    ):
         at = torch.from_numpy(rows - contexts.offsets[first])
         for site, stream in streams:
             x[site][at] = stream.to("cpu", writer.row_dtype)
@@ -115,7 +128,12 @@ def _capture_shard(
 
 
 def captured(
-    lm: LM, contexts: Contexts, chosen: np.ndarray, sites: Sequence[int], batch_tokens: int, pad: bool = False
+    lm: LM,
+    contexts: Contexts,
+    chosen: np.ndarray,
+    sites: Sequence[int],
+    batch_tokens: int,
+    pad: bool = False,
 ) -> Iterator[tuple[np.ndarray, Iterator[tuple[int, Tensor]]]]:
     """Each forward of the contexts `chosen`: its rows (numbers of tokens of the corpus), and (site, x [rows, d_model])
     of all sites, padding left out, as the model has them."""
@@ -131,7 +149,9 @@ def captured(
         yield rows, ((site, stream[keep]) for site, stream in streams.items())
 
 
-def length_batches(lengths: np.ndarray, batch_tokens: int, pad: bool = False) -> Iterator[np.ndarray]:
+def length_batches(
+    lengths: np.ndarray, batch_tokens: int, pad: bool = False
+) -> Iterator[np.ndarray]:
     """Numbers of contexts in batches of at most `batch_tokens` tokens, padding included (at least one context).
 
     Shortest first, in file order among equals; of one length unless `pad`, and then the last of a batch is its longest.
@@ -140,7 +160,9 @@ def length_batches(lengths: np.ndarray, batch_tokens: int, pad: bool = False) ->
     start = 0
     while start < len(order):
         ascending = lengths[order[start:]]
-        fits = (ascending * np.arange(1, len(ascending) + 1) <= batch_tokens) & (pad | (ascending == ascending[0]))
+        fits = (ascending * np.arange(1, len(ascending) + 1) <= batch_tokens) & (
+            pad | (ascending == ascending[0])
+        )
         size = max(1, int(fits.sum()))  # both conditions hold up to some context and not after it
         yield order[start : start + size]
         start += size

@@ -70,13 +70,27 @@ class LiveBlocks:
     """
 
     def __init__(
-        self, lm: LM, contexts: Contexts, store: Store, cfg: StreamConfig, journal: Path | None = None
+        self,
+        lm: LM,
+        contexts: Contexts,
+        store: Store,
+        cfg: StreamConfig,
+        journal: Path | None = None,
     ) -> None:
         store.check(model_id=lm.model_id)
-        self.lm, self.contexts, self.store, self.cfg, self.journal = lm, contexts, store, cfg, journal
+        self.lm, self.contexts, self.store, self.cfg, self.journal = (
+            lm,
+            contexts,
+            store,
+            cfg,
+            journal,
+        )
         self.lengths = np.diff(contexts.offsets)
         self.chosen = np.flatnonzero(contexts.split[contexts.page] == SPLITS.index("train"))
-        self.n_tokens, longest = int(self.lengths[self.chosen].sum()), int(self.lengths[self.chosen].max())
+        self.n_tokens, longest = (
+            int(self.lengths[self.chosen].sum()),
+            int(self.lengths[self.chosen].max()),
+        )
         require_buffer(cfg, longest, f"the longest context, {longest} tokens")
         self.n_blocks = -(-self.n_tokens // (cfg.buffer_tokens - longest + 1))  # of a pass
         free = torch.cuda.mem_get_info(lm.device)[0] if lm.device.type == "cuda" else math.inf
@@ -109,14 +123,18 @@ class LiveBlocks:
         epoch, i = divmod(number, self.n_blocks)
         order = np.random.default_rng([self.cfg.seed, epoch]).permutation(self.chosen)
         ends = np.cumsum(self.lengths[order])
-        first, stop = np.searchsorted(ends, self.n_tokens * np.array([i, i + 1]) // self.n_blocks, side="right")
+        first, stop = np.searchsorted(
+            ends, self.n_tokens * np.array([i, i + 1]) // self.n_blocks, side="right"
+        )
         return order[first:stop]
 
     def block(self, number: int) -> Block:
         """A block, computed where it is not in memory."""
         with self._lock:
             if number not in self._held:
-                while len(self._held) >= HELD:  # the nearest is wanted next, by this stream or by one behind it
+                while (
+                    len(self._held) >= HELD
+                ):  # the nearest is wanted next, by this stream or by one behind it
                     del self._held[max(self._held, key=lambda other: abs(other - number))]
                 block = self._computed(number)
                 self._note(number, len(block.orders["ordinary"]))
@@ -124,11 +142,20 @@ class LiveBlocks:
             return self._held[number]
 
     def _computed(self, number: int) -> Block:
-        chosen, sites, config = self.contexts_of(number), self.store.sites, self.store.manifest["config"]
+        chosen, sites, config = (
+            self.contexts_of(number),
+            self.store.sites,
+            self.store.manifest["config"],
+        )
         n, at = int(self.lengths[chosen].sum()), 0
         rows, ordinary = np.empty(n, dtype=np.int64), np.ones(n, dtype=bool)
-        x = {s: torch.empty(n, self.lm.d_model, dtype=self.lm.dtype, device=self.device) for s in sites}
-        for found, streams in captured(self.lm, self.contexts, chosen, sites, config["batch_tokens"], config["pad"]):
+        x = {
+            s: torch.empty(n, self.lm.d_model, dtype=self.lm.dtype, device=self.device)
+            for s in sites
+        }
+        for found, streams in captured(
+            self.lm, self.contexts, chosen, sites, config["batch_tokens"], config["pad"]
+        ):
             part, at = slice(at, at + len(found)), at + len(found)
             rows[part] = found
             for site, stream in streams:
@@ -136,9 +163,15 @@ class LiveBlocks:
                 ordinary[part] &= self._no_sink(site, stream, found)
         ordinary &= ~np.isin(rows, self.contexts.offsets[chosen])  # position 0
         epoch, i = divmod(number, self.n_blocks)
-        seed = [self.cfg.seed, epoch, i + 1]  # + 1: a seed that ends in 0 is the one without it, the contexts' own
+        seed = [
+            self.cfg.seed,
+            epoch,
+            i + 1,
+        ]  # + 1: a seed that ends in 0 is the one without it, the contexts' own
         masks = {"ordinary": np.flatnonzero(ordinary), "all": np.arange(n)}
-        return Block(rows, x, {k: np.random.default_rng(seed).permutation(v) for k, v in masks.items()})
+        return Block(
+            rows, x, {k: np.random.default_rng(seed).permutation(v) for k, v in masks.items()}
+        )
 
     def _no_sink(self, site: int, x: Tensor, rows: np.ndarray) -> Bool[np.ndarray, " rows"]:
         """The store's rule: a norm of at most so many medians."""
@@ -146,7 +179,9 @@ class LiveBlocks:
         for row in rows[~np.isfinite(norm)]:
             context = int(np.searchsorted(self.contexts.offsets, row, side="right")) - 1
             page = self.contexts.page_ids[self.contexts.page[context]]
-            raise StreamError(f"site {site}, page {page!r}: an activation is not finite as {self.lm.dtype}")
+            raise StreamError(
+                f"site {site}, page {page!r}: an activation is not finite as {self.lm.dtype}"
+            )
         return norm <= SINK_FACTOR * self.store.median_norm(site)
 
     def _note(self, number: int, count: int) -> None:
@@ -160,13 +195,17 @@ class LiveBlocks:
         self.counts[number] = count
         if self.journal and known is None:
             self.journal.parent.mkdir(parents=True, exist_ok=True)
-            with self.journal.open("a", encoding="utf-8") as file:  # one short write: whole, whoever else appends
+            with self.journal.open(
+                "a", encoding="utf-8"
+            ) as file:  # one short write: whole, whoever else appends
                 file.write(json.dumps([number, count]) + "\n")
 
     def _count(self, number: int, tokens: str) -> int:
         if tokens == "all":
             return int(self.lengths[self.contexts_of(number)].sum())
-        return self.counts[number] if number in self.counts else len(self.block(number).orders[tokens])
+        return (
+            self.counts[number] if number in self.counts else len(self.block(number).orders[tokens])
+        )
 
     def find(self, cursor: int, tokens: str) -> tuple[int, int]:
         """The block that holds row `cursor` of a stream, and the rows before that block."""
@@ -205,7 +244,9 @@ class LiveRows:
             left -= len(at)
         return torch.cat(x), np.concatenate(rows)
 
-    def sample(self, n: int, generator: torch.Generator, cursor: int) -> Float32[Tensor, "n d_model"]:
+    def sample(
+        self, n: int, generator: torch.Generator, cursor: int
+    ) -> Float32[Tensor, "n d_model"]:
         """Up to n rows of the block that holds row `cursor`, whatever has been read ahead."""
         block = self.blocks.block(self.blocks.find(cursor, self.tokens)[0])
         order = block.orders[self.tokens]
@@ -220,7 +261,9 @@ class LiveRows:
 def require_buffer(cfg: StreamConfig, tokens: int, what: str) -> None:
     """`ConfigError` where the buffer has not that many tokens."""
     if cfg.buffer_tokens < tokens:
-        raise ConfigError(f"StreamConfig.buffer_tokens = {cfg.buffer_tokens}: expected at least {what}")
+        raise ConfigError(
+            f"StreamConfig.buffer_tokens = {cfg.buffer_tokens}: expected at least {what}"
+        )
 
 
 def _read_counts(journal: Path | None) -> dict[int, int]:
@@ -229,4 +272,6 @@ def _read_counts(journal: Path | None) -> dict[int, int]:
     try:
         return dict(map(json.loads, lines))
     except (ValueError, TypeError) as error:
-        raise StreamError(f"{journal}: damaged ({error}); delete it: the blocks are counted again") from error
+        raise StreamError(
+            f"{journal}: damaged ({error}); delete it: the blocks are counted again"
+        ) from error

@@ -22,7 +22,12 @@ from typing import Any
 
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_url
-from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HTTPError,
+    RepositoryNotFoundError,
+)
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -81,7 +86,9 @@ class LM:
             cause = hub_error if hub_error and isinstance(error, OSError) else error
             raise ModelLoadError(_explain(name, cause)) from cause
         if report["missing_keys"]:  # transformers would go on with random values in their place
-            raise ModelLoadError(f"model {name!r} lacks the weights {', '.join(sorted(report['missing_keys'])[:3])}")
+            raise ModelLoadError(
+                f"model {name!r} lacks the weights {', '.join(sorted(report['missing_keys'])[:3])}"
+            )
         return cls(model.to(where), tokenizer, _short_name(name, gguf_file))
 
     @property
@@ -118,7 +125,9 @@ class LM:
         ids, found = self._checked_ids(input_ids), {}
 
         def see(site: int, stream: Tensor) -> None:
-            with torch.inference_mode(False):  # an ordinary tensor: may be trained on and written into
+            with torch.inference_mode(
+                False
+            ):  # an ordinary tensor: may be trained on and written into
                 found[site] = stream.clone()
             if site == wanted[-1]:
                 raise _Stop
@@ -138,7 +147,9 @@ class LM:
         start, ids = self.site(site), self._checked_ids(input_ids)
         expected = (*ids.shape, self.d_model)
         if tuple(stream.shape) != expected:
-            raise ValueError(f"stream at site {site}: shape {tuple(stream.shape)}, expected {expected}")
+            raise ValueError(
+                f"stream at site {site}: shape {tuple(stream.shape)}, expected {expected}"
+            )
         with self._entered_at(start, stream.detach().to(self.device, self.dtype)):
             return self._forward(ids)
 
@@ -149,13 +160,19 @@ class LM:
 
     def _checked_ids(self, ids: Tensor) -> Tensor:
         if ids.ndim != 2 or not ids.numel() or ids.is_floating_point() or ids.dtype == torch.bool:
-            raise ValueError(f"input_ids: {ids.dtype} {tuple(ids.shape)}, expected whole numbers [batch, time]")
+            raise ValueError(
+                f"input_ids: {ids.dtype} {tuple(ids.shape)}, expected whole numbers [batch, time]"
+            )
         if self.max_length and ids.shape[1] > self.max_length:
-            raise ValueError(f"input_ids: contexts of {ids.shape[1]} tokens, {self.name} takes {self.max_length}")
+            raise ValueError(
+                f"input_ids: contexts of {ids.shape[1]} tokens, {self.name} takes {self.max_length}"
+            )
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= self.vocab_size:
             wrong = low if low < 0 else high
-            raise ValueError(f"input_ids: token id {wrong}, {self.name} knows 0 to {self.vocab_size - 1}")
+            raise ValueError(
+                f"input_ids: token id {wrong}, {self.name} knows 0 to {self.vocab_size - 1}"
+            )
         return ids.to(self.device, torch.long)
 
     def _watch(self, site: int, see: Callable[[Tensor], None]) -> RemovableHandle:
@@ -163,7 +180,8 @@ class LM:
         if site == self.n_layers:
             return self.blocks[-1].register_forward_hook(lambda _, __, out: see(_stream_of(out)))
         return self.blocks[site].register_forward_pre_hook(
-            lambda _, args, named: see(args[0] if args else named["hidden_states"]), with_kwargs=True
+            lambda _, args, named: see(args[0] if args else named["hidden_states"]),
+            with_kwargs=True,
         )
 
     @contextmanager
@@ -190,7 +208,9 @@ class LM:
         with self.blocks[0].register_forward_hook(see), suppress(_Stop):
             self._forward(torch.zeros(1, 1, dtype=torch.long, device=self.device))
         if not seen or tuple(getattr(_stream_of(seen[0]), "shape", ())) != (1, 1, self.d_model):
-            raise ValueError(f"{self.name}: its blocks do not hand on one stream [batch, time, {self.d_model}]")
+            raise ValueError(
+                f"{self.name}: its blocks do not hand on one stream [batch, time, {self.d_model}]"
+            )
         return isinstance(seen[0], tuple)
 
 
@@ -199,7 +219,9 @@ class _StandIn(nn.Module):
 
     def __init__(self, block: nn.Module, given: Tensor | tuple[Tensor]) -> None:
         super().__init__()
-        self.__dict__.update(block=block, given=given)  # past nn.Module, which would make the block a submodule
+        self.__dict__.update(
+            block=block, given=given
+        )  # past nn.Module, which would make the block a submodule
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["block"], name)
@@ -239,7 +261,9 @@ def find_blocks(model: nn.Module, n_layers: int) -> nn.ModuleList:
     depth = min((name.count(".") for name in found), default=0)
     outer = [name for name in found if name.count(".") == depth]
     if len(outer) != 1:
-        raise ValueError(f"{type(model).__name__}: expected one list of {n_layers} blocks, found {outer or 'none'}")
+        raise ValueError(
+            f"{type(model).__name__}: expected one list of {n_layers} blocks, found {outer or 'none'}"
+        )
     return found[outer[0]]
 
 
@@ -279,10 +303,14 @@ def _locate(name: str, gguf_file: str) -> tuple[str, dict[str, Any], Exception |
     options = {"gguf_file": gguf_file} if gguf_file else {}
     if path.is_dir():
         if gguf_file and not (path / gguf_file).is_file():
-            raise ModelLoadError(f"model {name!r}: there is no GGUF file {gguf_file!r} in {path.resolve()}")
+            raise ModelLoadError(
+                f"model {name!r}: there is no GGUF file {gguf_file!r} in {path.resolve()}"
+            )
         return str(path), {**options, "local_files_only": True}, None
     if name.endswith(".gguf") or not HUB_ID.fullmatch(name):
-        raise ModelLoadError(f"model {name!r}: there is no such local folder or GGUF file, and it is not a hub id")
+        raise ModelLoadError(
+            f"model {name!r}: there is no such local folder or GGUF file, and it is not a hub id"
+        )
     hub_error = _ask_hub(name)
     return name, {**options, "local_files_only": hub_error is not None}, hub_error
 
@@ -309,4 +337,6 @@ def _explain(name: str, error: Exception) -> str:
         return f"model {name!r} is no local folder and not public on the hub: if private run `hf auth login`, {way}"
     if isinstance(error, (HTTPError, ConnectionError)):
         return f"model {name!r} is no local folder, the hub cannot be reached and its cache lacks it: connect, {way}"
-    return f"model {name!r} cannot be loaded: {(str(error) or type(error).__name__).splitlines()[0]}"
+    return (
+        f"model {name!r} cannot be loaded: {(str(error) or type(error).__name__).splitlines()[0]}"
+    )

@@ -43,7 +43,12 @@ FORMAT = 1
 CENTER_ROWS = 1024  # first rows of a shard, whose median an int8 shard is centred at
 SPLITS = ("train", "val", "test")  # position = stored int8
 CLASSES = ("first", "sink", "ordinary")  # position = value of `Store.token_class`
-MANIFEST, PROGRESS, TOKENS, PAGES = "manifest.json", "progress.jsonl", "tokens.safetensors", "pages.json"
+MANIFEST, PROGRESS, TOKENS, PAGES = (
+    "manifest.json",
+    "progress.jsonl",
+    "tokens.safetensors",
+    "pages.json",
+)
 BESIDE = "progress.rank_*.jsonl"
 REPAIR = "delete it and collect again: only what is missing is redone"
 
@@ -60,7 +65,9 @@ def shard_name(site: int, shard: int) -> str:
 def _write(path: Path, data: bytes) -> dict[str, Any]:
     """Write a file whole or not at all; what the manifest says about it. Power loss is left to the hash to find."""
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")  # one writer at a time, so a leftover is overwritten
+    temporary = path.with_name(
+        path.name + ".tmp"
+    )  # one writer at a time, so a leftover is overwritten
     temporary.write_bytes(data)
     os.replace(temporary, path)
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -71,14 +78,18 @@ def _check_size(path: Path, entry: Mapping[str, Any]) -> None:
         raise StoreError(f"{path}: missing; collect again: only what is missing is redone")
     have = path.stat().st_size
     if have != entry["bytes"]:
-        raise StoreError(f"{path}: truncated or changed, {have} bytes where {entry['bytes']} are recorded; {REPAIR}")
+        raise StoreError(
+            f"{path}: truncated or changed, {have} bytes where {entry['bytes']} are recorded; {REPAIR}"
+        )
 
 
 def _check_hash(path: Path, entry: Mapping[str, Any]) -> None:
     with path.open("rb") as f:
         have = hashlib.file_digest(f, "sha256").hexdigest()
     if have != entry["sha256"]:
-        raise StoreError(f"{path}: damaged, sha256 {have[:12]} where {entry['sha256'][:12]} is recorded; {REPAIR}")
+        raise StoreError(
+            f"{path}: damaged, sha256 {have[:12]} where {entry['sha256'][:12]} is recorded; {REPAIR}"
+        )
 
 
 def _json(text: str, where: str) -> Any:
@@ -92,13 +103,19 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest, held to its own `store_id` so that an edited one is refused."""
     path = folder / MANIFEST
     if not path.is_file():
-        state = "is unfinished: collect again to resume it" if (folder / PROGRESS).is_file() else "is no store"
+        state = (
+            "is unfinished: collect again to resume it"
+            if (folder / PROGRESS).is_file()
+            else "is no store"
+        )
         raise StoreError(f"{folder} {state} (no {MANIFEST})")
     manifest = _json(path.read_text(), str(path))
     _refuse_difference(folder, manifest, {"format": FORMAT})
     have = stable_hash({k: v for k, v in manifest.items() if k != "store_id"})
     if have != manifest.get("store_id"):
-        raise StoreError(f"{path}: content hashes to {have}, its store_id says {manifest.get('store_id')!r}")
+        raise StoreError(
+            f"{path}: content hashes to {have}, its store_id says {manifest.get('store_id')!r}"
+        )
     return manifest
 
 
@@ -108,7 +125,9 @@ def _refuse_difference(folder: Path, have: Mapping[str, Any], want: Mapping[str,
             _refuse_difference(folder, have.get(field, {}), value)
         elif have.get(field) != value:
             difference = f"{field} = {have.get(field)!r}, not {value!r}"
-            raise StoreError(f"{folder} holds activations with {difference}: take another folder, or delete this one")
+            raise StoreError(
+                f"{folder} holds activations with {difference}: take another folder, or delete this one"
+            )
 
 
 @contextmanager
@@ -119,7 +138,9 @@ def _locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise StoreError(f"{folder} is being written by {file.read() or 'another process'}") from None
+            raise StoreError(
+                f"{folder} is being written by {file.read() or 'another process'}"
+            ) from None
         file.truncate(0)
         file.write(f"pid {os.getpid()} on host {socket.gethostname()}")
         file.flush()
@@ -154,7 +175,10 @@ def shard_plan(contexts: Any, shard_tokens: int) -> list[tuple[int, int]]:
     """Contexts [first, stop) of every shard: whole contexts, at most `shard_tokens` rows, at least one context."""
     plan, first = [], 0
     while first < contexts.n_contexts:
-        fits = np.searchsorted(contexts.offsets, contexts.offsets[first] + shard_tokens, side="right") - 1
+        fits = (
+            np.searchsorted(contexts.offsets, contexts.offsets[first] + shard_tokens, side="right")
+            - 1
+        )
         plan.append((first, max(int(fits), first + 1)))
         first = plan[-1][1]
     return plan
@@ -183,8 +207,12 @@ class StoreWriter:
         self.path, self.contexts, self.sites = Path(path), contexts, tuple(sites)
         self.dtype, compute = _dtype(dtype), _dtype(compute_dtype or dtype)
         if compute == torch.int8:
-            raise ValueError("dtype = 'int8': the compute_dtype of the rows is needed, e.g. 'bfloat16'")
-        self.row_dtype = compute if self.dtype == torch.int8 else self.dtype  # of rows on their way to the disk
+            raise ValueError(
+                "dtype = 'int8': the compute_dtype of the rows is needed, e.g. 'bfloat16'"
+            )
+        self.row_dtype = (
+            compute if self.dtype == torch.int8 else self.dtype
+        )  # of rows on their way to the disk
         self.plan = shard_plan(contexts, config.shard_tokens)
         self.identity = {
             "format": FORMAT,
@@ -195,7 +223,9 @@ class StoreWriter:
             "dtype": _name(self.dtype),
             # Weights of one content hash still give other activations in another arithmetic.
             "compute_dtype": _name(compute),
-            "config": {name: getattr(config, name) for name in ("batch_tokens", "shard_tokens", "pad")},
+            "config": {
+                name: getattr(config, name) for name in ("batch_tokens", "shard_tokens", "pad")
+            },
             "bos": bool(contexts.bos),
             "n_rows": int(contexts.n_tokens),
             "n_contexts": int(contexts.n_contexts),
@@ -210,7 +240,10 @@ class StoreWriter:
             return False
         manifest = _read_manifest(self.path)
         _refuse_difference(self.path, manifest, self.identity)
-        names = [*manifest["files"], *(name for shard in manifest["shards"] for name in shard["files"])]
+        names = [
+            *manifest["files"],
+            *(name for shard in manifest["shards"] for name in shard["files"]),
+        ]
         return all((self.path / name).is_file() for name in names)
 
     def __enter__(self) -> StoreWriter:
@@ -241,7 +274,10 @@ class StoreWriter:
                 _check_size(self.path / name, file)
                 _check_hash(self.path / name, file)
         lines = [self.identity, *(self._done[i] for i in sorted(self._done))]
-        _write(self.path / PROGRESS, "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines).encode())
+        _write(
+            self.path / PROGRESS,
+            "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines).encode(),
+        )
         self._forget_beside()
         (self.path / MANIFEST).unlink(missing_ok=True)
 
@@ -253,7 +289,9 @@ class StoreWriter:
 
     def _recorded(self, path: Path) -> list[dict[str, Any]]:
         """Shards in a record of this very store, unfinished; a last line cut short by a kill is dropped."""
-        lines = path.read_text().split("\n")[:-1] or [""]  # of an empty file the first is missing, no JSON
+        lines = path.read_text().split("\n")[:-1] or [
+            ""
+        ]  # of an empty file the first is missing, no JSON
         identity, *shards = [_json(line, f"{path} line {n}") for n, line in enumerate(lines, 1)]
         _refuse_difference(self.path, identity, self.identity)
         return shards
@@ -291,7 +329,9 @@ class StoreWriter:
         for site in self.sites:
             want = (self.n_rows(shard), self.identity["d_model"])
             if tuple(x[site].shape) != want:
-                raise ValueError(f"shard {shard}, site {site}: x is {list(x[site].shape)}, expected {list(want)}")
+                raise ValueError(
+                    f"shard {shard}, site {site}: x is {list(x[site].shape)}, expected {list(want)}"
+                )
             rows = x[site].to("cpu", self.row_dtype).contiguous()
             norm = rows.float().norm(dim=1)
             self._refuse_non_finite(shard, site, norm)
@@ -303,7 +343,9 @@ class StoreWriter:
             progress.write(json.dumps(self._done[shard], sort_keys=True) + "\n")
 
     def _refuse_non_finite(self, shard: int, site: int, norm: Tensor) -> None:
-        bad = ~torch.isfinite(norm)  # as soon as one value of the row is not; faster than asking each
+        bad = ~torch.isfinite(
+            norm
+        )  # as soon as one value of the row is not; faster than asking each
         if bad.any():
             offsets = self.contexts.offsets
             row = int(offsets[self.plan[shard][0]]) + int(bad.nonzero()[0, 0])
@@ -318,20 +360,29 @@ class StoreWriter:
         """Write token table and manifest once all shards are there; afterwards the store is finished."""
         self._done |= {entry["shard"]: entry for entry in self._beside()}
         if self.missing:
-            raise StoreError(f"{self.path}: shard {self.missing[0]} of {len(self.plan)} is not written yet")
+            raise StoreError(
+                f"{self.path}: shard {self.missing[0]} of {len(self.plan)} is not written yet"
+            )
         manifest = {**self.identity, "files": self._write_tokens()}
         manifest["shards"] = [self._done[i] for i in range(len(self.plan))]
         store = Store(self.path, manifest, verify=False)
         manifest["median_norm"] = {str(site): _median_norm(store, site) for site in self.sites}
         manifest["store_id"] = stable_hash(manifest)
-        _write(self.path / MANIFEST, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+        _write(
+            self.path / MANIFEST, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
+        )
         self._forget_beside()
         (self.path / PROGRESS).unlink()
 
     def _write_tokens(self) -> dict[str, Any]:
-        arrays = {name: getattr(self.contexts, name) for name in ("ids", "offsets", "page", "start", "split")}
+        arrays = {
+            name: getattr(self.contexts, name)
+            for name in ("ids", "offsets", "page", "start", "split")
+        }
         pages = {"ids": list(self.contexts.page_ids), "titles": list(self.contexts.page_titles)}
-        tokens = safetensors.numpy.save({name: np.ascontiguousarray(a) for name, a in arrays.items()})
+        tokens = safetensors.numpy.save(
+            {name: np.ascontiguousarray(a) for name, a in arrays.items()}
+        )
         return {
             TOKENS: _write(self.path / TOKENS, tokens),
             PAGES: _write(self.path / PAGES, json.dumps(pages).encode()),
@@ -342,7 +393,9 @@ def _median_norm(store: Store, site: int) -> float:
     """Median norm over training rows after position 0, the measure of a sink (DESIGN 3, token classes)."""
     chosen = store.mask("all", "train") & (store.tokens["position"] > 0)
     if not chosen.any():
-        raise StoreError(f"{store.path}: no training row after position 0, so site {site} has no median norm")
+        raise StoreError(
+            f"{store.path}: no training row after position 0, so site {site} has no median norm"
+        )
     return float(np.median(store.norm(site)[chosen]))
 
 
@@ -351,13 +404,17 @@ class Store:
 
     def __init__(self, path: Path, manifest: dict[str, Any], verify: bool) -> None:
         self.path, self.manifest, self.verify = path, manifest, verify
-        self.store_id: str = manifest.get("store_id", "")  # hash of the manifest, so of every shard's content too
+        self.store_id: str = manifest.get(
+            "store_id", ""
+        )  # hash of the manifest, so of every shard's content too
         self.model_id: str = manifest["model_id"]
         self.corpus_id: str = manifest["corpus_id"]
         self.sites: tuple[int, ...] = tuple(manifest["sites"])
         self.d_model: int = manifest["d_model"]
         self.n_rows: int = manifest["n_rows"]
-        self.device = torch.device("cpu")  # where sums over rows are formed, and SAEs that lie on the CPU are measured
+        self.device = torch.device(
+            "cpu"
+        )  # where sums over rows are formed, and SAEs that lie on the CPU are measured
         self._starts = np.cumsum([0, *(shard["rows"] for shard in manifest["shards"])])
         self._mapped: dict[tuple[int, int], dict[str, Tensor]] = {}
         for name, entry in manifest["files"].items():
@@ -387,7 +444,10 @@ class Store:
 
     @cached_property
     def _pages(self) -> dict[str, tuple[str, ...]]:
-        return {name: tuple(values) for name, values in json.loads((self.path / PAGES).read_text()).items()}
+        return {
+            name: tuple(values)
+            for name, values in json.loads((self.path / PAGES).read_text()).items()
+        }
 
     @property
     def page_ids(self) -> tuple[str, ...]:
@@ -402,21 +462,32 @@ class Store:
         """One value a row: token_id, position (in its context), page, context int32, split int8 (see `SPLITS`)."""
         offsets, page = self._table["offsets"], self._table["page"]
         context = np.repeat(np.arange(len(page), dtype=np.int32), np.diff(offsets))
-        position = np.arange(self.n_rows, dtype=np.int32) - np.repeat(offsets[:-1].astype(np.int32), np.diff(offsets))
-        columns = {"token_id": self._table["ids"], "position": position, "page": page[context], "context": context}
+        position = np.arange(self.n_rows, dtype=np.int32) - np.repeat(
+            offsets[:-1].astype(np.int32), np.diff(offsets)
+        )
+        columns = {
+            "token_id": self._table["ids"],
+            "position": position,
+            "page": page[context],
+            "context": context,
+        }
         return {**columns, "split": self._table["split"][columns["page"]]}
 
     def context_rows(self, context: int) -> slice:
         """Rows of a context."""
         return slice(*map(int, self._table["offsets"][context : context + 2]))
 
-    def contexts_of(self, split: Literal["train", "val", "test"]) -> Integer[np.ndarray, " contexts"]:
+    def contexts_of(
+        self, split: Literal["train", "val", "test"]
+    ) -> Integer[np.ndarray, " contexts"]:
         """Numbers of the contexts whose page is in a split."""
         return np.flatnonzero(self._table["split"][self._table["page"]] == SPLITS.index(split))
 
     def _require_site(self, site: int) -> None:
         if site not in self.sites:
-            raise StoreError(f"{self.path} holds sites {', '.join(map(str, self.sites))}, not {site}")
+            raise StoreError(
+                f"{self.path} holds sites {', '.join(map(str, self.sites))}, not {site}"
+            )
 
     def _shard(self, site: int, shard: int) -> dict[str, Tensor]:
         """A shard's tensors, memory-mapped; verified the first time."""
@@ -433,17 +504,23 @@ class Store:
         ascending, back = np.unique(index, return_inverse=True)
         return self.stored_rows(site, ascending)[torch.from_numpy(back)].float()
 
-    def stored_rows(self, site: int, index: Integer[np.ndarray, " n"]) -> Shaped[Tensor, "n d_model"]:
+    def stored_rows(
+        self, site: int, index: Integer[np.ndarray, " n"]
+    ) -> Shaped[Tensor, "n d_model"]:
         """Rows `index`, in ascending order, in the dtype they are stored in, of int8 as float32.
 
         One copy, by the calling thread alone: training reads ahead with it while the other cores work.
         """
         self._require_site(site)
         if len(index) and not (index[0] >= 0 and index[-1] < self.n_rows):
-            raise IndexError(f"{self.path}: row {index[0]} to {index[-1]} asked for, has 0 to {self.n_rows - 1}")
+            raise IndexError(
+                f"{self.path}: row {index[0]} to {index[-1]} asked for, has 0 to {self.n_rows - 1}"
+            )
         cuts = np.searchsorted(index, self._starts)
         dtype = _dtype(self.manifest["dtype"])
-        found = torch.empty(len(index), self.d_model, dtype=torch.float32 if dtype == torch.int8 else dtype)
+        found = torch.empty(
+            len(index), self.d_model, dtype=torch.float32 if dtype == torch.int8 else dtype
+        )
         for shard in np.flatnonzero(np.diff(cuts)):
             part = slice(cuts[shard], cuts[shard + 1])
             local = index[part] - self._starts[shard]
@@ -466,7 +543,10 @@ class Store:
     def norm(self, site: int) -> Float32[np.ndarray, " rows"]:
         """Euclidean norm of every row as it was computed, float32."""
         self._require_site(site)
-        norms = [self._shard(site, shard)["norm"].numpy() for shard in range(len(self.manifest["shards"]))]
+        norms = [
+            self._shard(site, shard)["norm"].numpy()
+            for shard in range(len(self.manifest["shards"]))
+        ]
         return np.concatenate(norms)
 
     def median_norm(self, site: int) -> float:
@@ -512,14 +592,18 @@ class ShuffledRows:
     `cursor`, the rows consumed, is the whole state: the stream from a cursor is the same however it was reached.
     """
 
-    def __init__(self, store: Store, site: int, index: Integer[np.ndarray, " n"], batch_size: int, seed: int) -> None:
+    def __init__(
+        self, store: Store, site: int, index: Integer[np.ndarray, " n"], batch_size: int, seed: int
+    ) -> None:
         if not len(index):
             raise ValueError(f"site {site}: no rows to draw batches from")
         self.store, self.site, self.index, self.device = store, site, index, store.device
         self.batch_size, self.seed, self.cursor = batch_size, seed, 0
         self._epoch, self._order = -1, index
 
-    def sample(self, n: int, generator: torch.Generator, cursor: int) -> Float32[Tensor, "n d_model"]:
+    def sample(
+        self, n: int, generator: torch.Generator, cursor: int
+    ) -> Float32[Tensor, "n d_model"]:
         """Up to n rows drawn from all of the stream, wherever it stands."""
         chosen = torch.randperm(len(self.index), generator=generator)[:n].sort().values
         return self.store.rows(self.site, self.index[chosen.numpy()])
@@ -534,7 +618,10 @@ class ShuffledRows:
         while left:
             epoch, start = divmod(self.cursor, len(self.index))
             if epoch != self._epoch:
-                self._epoch, self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.index)
+                self._epoch, self._order = (
+                    epoch,
+                    np.random.default_rng([self.seed, epoch]).permutation(self.index),
+                )
             parts.append(self._order[start : start + left])
             self.cursor += len(parts[-1])
             left -= len(parts[-1])
@@ -553,7 +640,9 @@ class Moments(NamedTuple):
     mean_sq: float  # E||x||^2
 
 
-def row_moments(store: Store, site: int, index: Integer[np.ndarray, " n"], batch: int = 4096) -> Moments:
+def row_moments(
+    store: Store, site: int, index: Integer[np.ndarray, " n"], batch: int = 4096
+) -> Moments:
     """Moments of rows `index` of a site in one float64 pass, shifted by the first batch's mean against cancellation."""
     if not len(index):
         raise ValueError(f"site {site}: no rows to take moments of")
@@ -565,4 +654,6 @@ def row_moments(store: Store, site: int, index: Integer[np.ndarray, " n"], batch
         total_sq_dev += float(deviation.square().sum())
         total_sq += float(x.double().square().sum())
     offset = total / len(index)
-    return Moments(shift + offset, total_sq_dev / len(index) - float(offset @ offset), total_sq / len(index))
+    return Moments(
+        shift + offset, total_sq_dev / len(index) - float(offset @ offset), total_sq / len(index)
+    )

@@ -21,7 +21,9 @@ LEARN_ROWS = 1024  # training rows a batch when items are learned
 
 def coalitions(players: Collection[str] = TOGGLES) -> list[frozenset[str]]:
     """All 2ⁿ subsets, the smallest first, each size in the players' order."""
-    return [frozenset(some) for size in range(len(players) + 1) for some in combinations(players, size)]
+    return [
+        frozenset(some) for size in range(len(players) + 1) for some in combinations(players, size)
+    ]
 
 
 def recipe_of(coalition: Collection[str]) -> dict[str, str]:
@@ -38,7 +40,7 @@ def recipe_of(coalition: Collection[str]) -> dict[str, str]:
     return {"normalize": normalize, "tokens_mask": "ordinary" if "mask" in coalition else "all"}
 
 
-def shapley(value: Mapping[frozenset[str], Any]) -> dict[str, np.ndarray]:
+def shapley(value: Mapping[frozenset[str], Any]) -> dict[str, np.ndarray | np.floating]:
     """Shapley value of each player: what it adds on joining, averaged over all orders (Shapley 1953).
 
     value[S] for every subset S of the players, numbers or arrays of replicates of one shape. The values add up to
@@ -47,12 +49,20 @@ def shapley(value: Mapping[frozenset[str], Any]) -> dict[str, np.ndarray]:
     players = sorted(frozenset().union(*value))
     missing = [sorted(s) for s in coalitions(players) if s not in value]
     if missing:
-        raise ValueError(f"no value of {missing[0]}: expected all {2 ** len(players)} subsets of {players}")
+        raise ValueError(
+            f"no value of {missing[0]}: expected all {2 ** len(players)} subsets of {players}"
+        )
     n, out = len(players), {}
     for player in players:
         without = [s for s in value if player not in s]
-        weight = [math.factorial(len(s)) * math.factorial(n - len(s) - 1) / math.factorial(n) for s in without]
-        gains = [np.asarray(value[s | {player}], dtype=float) - np.asarray(value[s], dtype=float) for s in without]
+        weight = [
+            math.factorial(len(s)) * math.factorial(n - len(s) - 1) / math.factorial(n)
+            for s in without
+        ]
+        gains = [
+            np.asarray(value[s | {player}], dtype=float) - np.asarray(value[s], dtype=float)
+            for s in without
+        ]
         out[player] = sum(w * gain for w, gain in zip(weight, gains, strict=True))
     return out
 
@@ -78,7 +88,9 @@ def code_errors(
     """
     for one in (sae, *(others or {}).values()):
         if one.config.l1_mode != "unit_norm":
-            raise ValueError(f"l1_mode = {one.config.l1_mode!r}: codes are compared under a unit-norm decoder alone")
+            raise ValueError(
+                f"l1_mode = {one.config.l1_mode!r}: codes are compared under a unit-norm decoder alone"
+            )
     target, own, items = sae.normalize(x) - sae.b_dec, sae.encode_raw(x), sae.W_dec
     used = (own > 0).sum(-1)
     batches = (sae.normalize(train) - sae.b_dec).split(LEARN_ROWS)

@@ -22,7 +22,9 @@ from saelib.measure.metrics import NEGLIGIBLE, bootstrap_pages, gini
 
 BATCH = 4096  # rows read at once
 QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
-Predictor = Callable[[Tensor, Tensor], Tensor]  # (x [n, d] float64, odd [n, 1] bool: not ordinary) -> x̂ [n, d]
+Predictor = Callable[
+    [Tensor, Tensor], Tensor
+]  # (x [n, d] float64, odd [n, 1] bool: not ordinary) -> x̂ [n, d]
 
 
 class Scatter:
@@ -44,7 +46,11 @@ class Scatter:
         if not torch.equal(self.shift, other.shift):
             raise ValueError("sums about two different shifts cannot be added")
         both = Scatter(self.shift)
-        both.n, both.sum, both.outer = self.n + other.n, self.sum + other.sum, self.outer + other.outer
+        both.n, both.sum, both.outer = (
+            self.n + other.n,
+            self.sum + other.sum,
+            self.outer + other.outer,
+        )
         return both
 
     @property
@@ -87,7 +93,9 @@ def _classes(store: Store, site: int, chosen: np.ndarray, factor: float) -> dict
     return masks | {"other": chosen & ~np.logical_or.reduce(list(masks.values()))}
 
 
-def site_profile(store: Store, split: str | None = None, factor: float = SINK_FACTOR) -> pd.DataFrame:
+def site_profile(
+    store: Store, split: str | None = None, factor: float = SINK_FACTOR
+) -> pd.DataFrame:
     """One row a site and token class (all, first, sink, ordinary), over a split or (None) all rows.
 
     count              rows
@@ -104,7 +112,10 @@ def site_profile(store: Store, split: str | None = None, factor: float = SINK_FA
     for site in store.sites:
         masks = _classes(store, site, chosen, factor)
         shift = _first_mean(store, site, np.flatnonzero(masks["ordinary"]))
-        sums = {name: scatter_of(store, site, np.flatnonzero(mask), shift) for name, mask in masks.items()}
+        sums = {
+            name: scatter_of(store, site, np.flatnonzero(mask), shift)
+            for name, mask in masks.items()
+        }
         sums["all"], masks["all"] = sum(sums.values(), Scatter(shift)), chosen
         total = _mean_square(sums["all"]) * sums["all"].n
         for name in ("all", *CLASSES):
@@ -118,7 +129,9 @@ def _mean_square(s: Scatter) -> float:
 
 
 def _profile(s: Scatter, norms: np.ndarray, total: float) -> dict[str, Any]:
-    out = {"count": s.n} | {f"norm_{k}": np.quantile(norms, q) if s.n else np.nan for k, q in QUANTILES.items()}
+    out = {"count": s.n} | {
+        f"norm_{k}": np.quantile(norms, q) if s.n else np.nan for k, q in QUANTILES.items()
+    }
     if not s.n:
         return out
     cov, square, mean_sq = s.covariance, _mean_square(s), s.mean.square().sum().item()
@@ -126,7 +139,10 @@ def _profile(s: Scatter, norms: np.ndarray, total: float) -> dict[str, Any]:
     by_dim = cov.diagonal().sort(descending=True).values
     out |= {"norm_share": square * s.n / total, "mean_share": mean_sq / square}
     if variance > NEGLIGIBLE * square:
-        out |= {"gamma": (mean_sq / variance) ** 0.5, "participation": variance**2 / cov.square().sum().item()}
+        out |= {
+            "gamma": (mean_sq / variance) ** 0.5,
+            "participation": variance**2 / cov.square().sum().item(),
+        }
         out |= {f"top{k}_share": by_dim[:k].sum().item() / variance for k in (1, 3)}
     return out
 
@@ -135,7 +151,10 @@ def norm_by_position(store: Store, split: str | None = None) -> pd.DataFrame:
     """Norm against position in the context: site, position, n, median, q10, q90; over a split or (None) everything."""
     chosen = store.mask("all", split)
     return pd.concat(
-        [_by_position(site, store.tokens["position"][chosen], store.norm(site)[chosen]) for site in store.sites],
+        [
+            _by_position(site, store.tokens["position"][chosen], store.norm(site)[chosen])
+            for site in store.sites
+        ],
         ignore_index=True,
     )
 
@@ -152,8 +171,18 @@ def norms_by_position(captured: Mapping[int, Tensor]) -> pd.DataFrame:
 
 def _by_position(site: int, position: np.ndarray, norm: np.ndarray) -> pd.DataFrame:
     groups = pd.Series(norm.astype(np.float64)).groupby(position.astype(np.int64))
-    columns = {"n": groups.size(), "median": groups.median(), "q10": groups.quantile(0.1), "q90": groups.quantile(0.9)}
-    return pd.DataFrame(columns).rename_axis("position").reset_index().assign(site=site)[["site", "position", *columns]]
+    columns = {
+        "n": groups.size(),
+        "median": groups.median(),
+        "q10": groups.quantile(0.1),
+        "q90": groups.quantile(0.9),
+    }
+    return (
+        pd.DataFrame(columns)
+        .rename_axis("position")
+        .reset_index()
+        .assign(site=site)[["site", "position", *columns]]
+    )
 
 
 def massive_dims(store: Store, site: int, k: int = 5, split: str | None = None) -> pd.DataFrame:
@@ -169,8 +198,13 @@ def massive_dims(store: Store, site: int, k: int = 5, split: str | None = None) 
     top = every["max_abs"].argsort(descending=True, stable=True)[:k]
     typical = store.median_norm(site) / store.d_model**0.5
     columns = {"max_abs": every["max_abs"], "over_typical": every["max_abs"] / typical}
-    columns |= {"share_all": every["var"] / every["var"].sum(), "share_ordinary": plain["var"] / plain["var"].sum()}
-    return pd.DataFrame({"site": site, "dim": top.numpy()} | {name: v[top].numpy() for name, v in columns.items()})
+    columns |= {
+        "share_all": every["var"] / every["var"].sum(),
+        "share_ordinary": plain["var"] / plain["var"].sum(),
+    }
+    return pd.DataFrame(
+        {"site": site, "dim": top.numpy()} | {name: v[top].numpy() for name, v in columns.items()}
+    )
 
 
 def _per_dim(store: Store, site: int, index: np.ndarray) -> dict[str, Float64[Tensor, " d"]]:
@@ -194,14 +228,20 @@ def massive_tokens(store: Store, site: int, k: int = 20, tokenizer: Any = None) 
     candidates = np.flatnonzero(position > 0)
     rows = candidates[np.argsort(-norm[candidates], kind="stable")[:k]]
     ids = store.tokens["token_id"][rows]
-    columns = {"site": site, "row": rows, "title": [store.page_titles[p] for p in store.tokens["page"][rows]]}
+    columns = {
+        "site": site,
+        "row": rows,
+        "title": [store.page_titles[p] for p in store.tokens["page"][rows]],
+    }
     columns |= {"position": position[rows], "token_id": ids}
     columns |= {"token": [tokenizer.decode([i]) if tokenizer else "" for i in ids.tolist()]}
     columns |= {"norm": norm[rows], "over_median": norm[rows] / store.median_norm(site)}
     return pd.DataFrame(columns | {"class": [CLASSES[c] for c in store.token_class(site)[rows]]})
 
 
-def _eigen(covariance: Float64[Tensor, "d d"]) -> tuple[Float64[Tensor, " d"], Float64[Tensor, "d d"]]:
+def _eigen(
+    covariance: Float64[Tensor, "d d"],
+) -> tuple[Float64[Tensor, " d"], Float64[Tensor, "d d"]]:
     """Eigenvalues, largest first and not below 0, and eigenvectors as columns in the same order."""
     values, vectors = torch.linalg.eigh(covariance)
     return values.flip(0).clamp_min(0), vectors.flip(1)
@@ -217,7 +257,11 @@ def spectrum(
 
 
 def pca_fvu(
-    store: Store, site: int, ranks: Iterable[int] | None = None, tokens: str = "ordinary", split: str = "test"
+    store: Store,
+    site: int,
+    ranks: Iterable[int] | None = None,
+    tokens: str = "ordinary",
+    split: str = "test",
 ) -> pd.DataFrame:
     """FVU, on a split, of rank-k PCA fitted on the training rows, for all ranks at once: site, rank, fvu.
 
@@ -229,7 +273,9 @@ def pca_fvu(
     train, test = (scatter_of(store, site, index[name], shift) for name in ("train", split))
     vectors = _eigen(train.covariance)[1]
     about = test.about(train.mean)
-    energy = ((about @ vectors) * vectors).sum(0)  # [d] of the split's rows along each training direction
+    energy = ((about @ vectors) * vectors).sum(
+        0
+    )  # [d] of the split's rows along each training direction
     left = about.trace() - torch.cat([energy.new_zeros(1), energy.cumsum(0)])
     fvu = (left / (test.n * test.covariance.trace())).clamp_min(0).cpu().numpy()  # [d + 1]
     ranks = np.arange(len(fvu)) if ranks is None else np.asarray(list(ranks), dtype=np.int64)
@@ -238,7 +284,9 @@ def pca_fvu(
     return pd.DataFrame({"site": site, "rank": ranks, "fvu": fvu[ranks]})
 
 
-def naive_predictors(store: Store, site: int, rank: int = 32, factor: float = SINK_FACTOR) -> dict[str, Predictor]:
+def naive_predictors(
+    store: Store, site: int, rank: int = 32, factor: float = SINK_FACTOR
+) -> dict[str, Predictor]:
     """Four predictors fitted on training rows; the middle two know which rows are sinks and nothing about the others.
 
     mean         μ, the mean of ordinary rows, for every row
@@ -261,7 +309,11 @@ def naive_predictors(store: Store, site: int, rank: int = 32, factor: float = SI
 
 
 def predictor_fvu(
-    store: Store, site: int, predictors: Mapping[str, Predictor], split: str = "test", factor: float = SINK_FACTOR
+    store: Store,
+    site: int,
+    predictors: Mapping[str, Predictor],
+    split: str = "test",
+    factor: float = SINK_FACTOR,
 ) -> pd.DataFrame:
     """FVU of predictors on all and on ordinary rows of a split: site, predictor, class, pages, fvu, lo, hi.
 
@@ -271,9 +323,13 @@ def predictor_fvu(
     for name in ("all", "ordinary"):
         index = np.flatnonzero(store.mask(name, split, factor))
         if not len(index):
-            raise ValueError(f"site {site}: split {split!r} has no rows ({name} tokens) to measure on")
+            raise ValueError(
+                f"site {site}: split {split!r} has no rows ({name} tokens) to measure on"
+            )
         center = row_moments(store, site, index).mean
-        errors = _square_errors(store, site, index, odd, {"sst": lambda x, odd, c=center: c.expand_as(x), **predictors})
+        errors = _square_errors(
+            store, site, index, odd, {"sst": lambda x, odd, c=center: c.expand_as(x), **predictors}
+        )
         pages = errors.groupby(store.tokens["page"][index]).sum()
         for key in predictors:
             lo, hi = bootstrap_pages(pages[key], pages["sst"])
@@ -290,7 +346,9 @@ def _square_errors(
     for start in range(0, len(index), BATCH):
         rows = index[start : start + BATCH]
         x, is_odd = store.rows(site, rows).double(), torch.from_numpy(odd[rows])[:, None]
-        parts.append({name: (x - p(x, is_odd)).square().sum(1).numpy() for name, p in predictors.items()})
+        parts.append(
+            {name: (x - p(x, is_odd)).square().sum(1).numpy() for name, p in predictors.items()}
+        )
     return pd.concat([pd.DataFrame(part) for part in parts], ignore_index=True)
 
 
@@ -314,16 +372,22 @@ def gate_statistics(snapshots: Iterable[Any]) -> pd.DataFrame:
         s = snapshot if isinstance(snapshot, Mapping) else vars(snapshot)
         now = np.asarray(s["open"], dtype=bool)
         if before is not None and before.shape != now.shape:
-            raise ValueError(f"snapshot at step {s['step']}: open is {now.shape}, the one before {before.shape}")
+            raise ValueError(
+                f"snapshot at step {s['step']}: open is {now.shape}, the one before {before.shape}"
+            )
         row = {
             "step": s["step"],
             "tokens": s["tokens"],
             "open_fraction": now.mean(),
             "never_open": 1 - now.any(0).mean(),
         }
-        row |= _persistence(before, now) | {"gini": gini(np.asarray(s["fire_rate"], dtype=np.float64))}
+        row |= _persistence(before, now) | {
+            "gini": gini(np.asarray(s["fire_rate"], dtype=np.float64))
+        }
         quantiles = np.quantile(np.asarray(s["b_gate"], dtype=np.float64), [0.1, 0.5, 0.9])
-        rows.append(row | dict(zip(("b_gate_q10", "b_gate_median", "b_gate_q90"), quantiles, strict=True)))
+        rows.append(
+            row | dict(zip(("b_gate_q10", "b_gate_median", "b_gate_q90"), quantiles, strict=True))
+        )
         before = now
     return pd.DataFrame(rows)
 

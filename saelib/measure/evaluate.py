@@ -36,7 +36,16 @@ from saelib.sae.base import SAE, GatedSAE
 ROW_BATCH = 2048  # rows an SAE sees at once; bounds the codes held to ROW_BATCH × n_latents
 MIN_SINK_ROWS = 50  # below this many first and sink rows their FVU is not reported
 CE_DRIFT = 1e-3  # nats by which CE_id may differ from the reference's, for other hardware
-LOSS_COLUMNS = ("ce_id", "ce_sae", "ce_zero", "ce_mean", "delta_ce", "kl", "loss_recovered", "loss_recovered_mean")
+LOSS_COLUMNS = (
+    "ce_id",
+    "ce_sae",
+    "ce_zero",
+    "ce_mean",
+    "delta_ce",
+    "kl",
+    "loss_recovered",
+    "loss_recovered_mean",
+)
 
 Replacement = Callable[[Tensor], Tensor]  # rows [n, d] in model units -> what stands there instead
 
@@ -81,13 +90,21 @@ def ce_contexts(store: Store, cfg: EvalConfig) -> list[int]:
     by_page: dict[int, list[int]] = {}
     for context in rng.permutation(store.contexts_of("test")).tolist():
         if _length(store, context) > 1:
-            by_page.setdefault(int(store.tokens["page"][store.context_rows(context).start]), []).append(context)
+            by_page.setdefault(
+                int(store.tokens["page"][store.context_rows(context).start]), []
+            ).append(context)
     rounds = max(map(len, by_page.values()), default=0)
-    queue = [contexts[i] for i in range(rounds) for contexts in by_page.values() if i < len(contexts)]
+    queue = [
+        contexts[i] for i in range(rounds) for contexts in by_page.values() if i < len(contexts)
+    ]
     if not queue:
-        raise ValueError("the test split has no context of two or more tokens to measure the next-token loss on")
+        raise ValueError(
+            "the test split has no context of two or more tokens to measure the next-token loss on"
+        )
     total = np.cumsum([_length(store, context) for context in queue])
-    return sorted(queue[: max(1, int((total <= cfg.ce_tokens).sum()))], key=lambda c: (_length(store, c), c))
+    return sorted(
+        queue[: max(1, int((total <= cfg.ce_tokens).sum()))], key=lambda c: (_length(store, c), c)
+    )
 
 
 def _length(store: Store, context: int) -> int:
@@ -114,7 +131,12 @@ class ReplacedLosses(NamedTuple):
 
 @torch.inference_mode()
 def replaced_losses(
-    lm: LM, store: Store, site: int, contexts: Sequence[int], batch_tokens: int, replacements: Mapping[str, Replacement]
+    lm: LM,
+    store: Store,
+    site: int,
+    contexts: Sequence[int],
+    batch_tokens: int,
+    replacements: Mapping[str, Replacement],
 ) -> ReplacedLosses:
     """Next-token losses with the ordinary positions of the stored stream replaced, one replacement after another.
 
@@ -124,13 +146,23 @@ def replaced_losses(
     ordinary = store.mask("ordinary")
     batches = _batches(store, contexts, batch_tokens)
     parts = [_batch_losses(lm, store, site, rows, ordinary[rows], replacements) for rows in batches]
-    ce, kl = ({k: np.concatenate([getattr(p, name)[k] for p in parts]) for k in replacements} for name in ("ce", "kl"))
-    targets, clean = (np.concatenate([getattr(p, name) for p in parts]) for name in ("targets", "clean"))
+    ce, kl = (
+        {k: np.concatenate([getattr(p, name)[k] for p in parts]) for k in replacements}
+        for name in ("ce", "kl")
+    )
+    targets, clean = (
+        np.concatenate([getattr(p, name) for p in parts]) for name in ("targets", "clean")
+    )
     return ReplacedLosses(targets, clean, ce, kl)
 
 
 def _batch_losses(
-    lm: LM, store: Store, site: int, rows: np.ndarray, mask: np.ndarray, replacements: Mapping[str, Replacement]
+    lm: LM,
+    store: Store,
+    site: int,
+    rows: np.ndarray,
+    mask: np.ndarray,
+    replacements: Mapping[str, Replacement],
 ) -> ReplacedLosses:
     """`replaced_losses` of one batch; rows, mask [contexts, tokens]."""
     ids = torch.from_numpy(store.tokens["token_id"][rows].astype(np.int64)).to(lm.device)
@@ -158,7 +190,9 @@ def _page_sums(store: Store, contexts: Sequence[int], values: np.ndarray) -> dic
     return sums
 
 
-def site_reference(lm: LM, store: Store, site: int, cfg: EvalConfig, cache: Path | None = None) -> SiteReference:
+def site_reference(
+    lm: LM, store: Store, site: int, cfg: EvalConfig, cache: Path | None = None
+) -> SiteReference:
     """Losses of the stored stream, of zero- and of mean-ablation at `site`, once for all SAEs.
 
     `cache` is a JSON file, written atomically, that names the store, model, dtype, site and configuration it belongs
@@ -180,14 +214,22 @@ def site_reference(lm: LM, store: Store, site: int, cfg: EvalConfig, cache: Path
 def _key(lm: LM, store: Store, site: int, cfg: EvalConfig) -> dict[str, Any]:
     """What a reference belongs to."""
     dtype = str(lm.dtype).removeprefix("torch.")
-    return {"store_id": store.store_id, "model_id": lm.model_id, "dtype": dtype, "site": site, "config": cfg.to_dict()}
+    return {
+        "store_id": store.store_id,
+        "model_id": lm.model_id,
+        "dtype": dtype,
+        "site": site,
+        "config": cfg.to_dict(),
+    }
 
 
 def _read_reference(cache: Path) -> SiteReference:
     try:
         return SiteReference(**json.loads(cache.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{cache} is not a site reference ({error}): remove it to have it computed anew") from error
+        raise ValueError(
+            f"{cache} is not a site reference ({error}): remove it to have it computed anew"
+        ) from error
 
 
 def _reference_losses(lm: LM, store: Store, site: int, cfg: EvalConfig) -> dict[str, Any]:
@@ -206,7 +248,9 @@ def _reference_losses(lm: LM, store: Store, site: int, cfg: EvalConfig) -> dict[
 
 def _check_model(lm: LM, store: Store) -> None:
     if lm.model_id != store.model_id:
-        raise ValueError(f"the store holds activations of model {store.model_id!r}, the model given is {lm.model_id!r}")
+        raise ValueError(
+            f"the store holds activations of model {store.model_id!r}, the model given is {lm.model_id!r}"
+        )
 
 
 class Tally(NamedTuple):
@@ -230,10 +274,15 @@ def tally_rows(
     An SAE is measured on its own device, one that lies on the CPU as a copy on the store's.
     """
     if store.device.type != "cpu":
-        saes = {name: sae if sae.mean.is_cuda else deepcopy(sae).to(store.device) for name, sae in saes.items()}
+        saes = {
+            name: sae if sae.mean.is_cuda else deepcopy(sae).to(store.device)
+            for name, sae in saes.items()
+        }
     shift = _shift(store, site, index) if shift is None else shift
     x_sums = RowSums(shift, 1 if group is None else int(group.max(initial=0)) + 1)
-    tally = Tally(x_sums, {name: Reconstruction(x_sums, sae.config.n_latents) for name, sae in saes.items()})
+    tally = Tally(
+        x_sums, {name: Reconstruction(x_sums, sae.config.n_latents) for name, sae in saes.items()}
+    )
     start = 0
     for x in store.iter_rows(site, index, ROW_BATCH):
         g = None if group is None else torch.from_numpy(group[start : start + len(x)])
@@ -257,28 +306,40 @@ def _tally_sae(sae: SAE | GatedSAE, x: Tensor, sums: Reconstruction, group: Tens
         x_hat, codes = _sparse_pass(sae, x_n)
     else:
         f = sae.encode(x_n)
-        x_hat, codes = sae.decode(f), CodeSums.of(f, sae.gate_open(x_n) if isinstance(sae, GatedSAE) else None)
+        x_hat, codes = (
+            sae.decode(f),
+            CodeSums.of(f, sae.gate_open(x_n) if isinstance(sae, GatedSAE) else None),
+        )
     sums.update(x, sae.denormalize(x_hat), codes, group)
 
 
 def _sparse_pass(sae: SAE | GatedSAE, x_n: Tensor) -> tuple[Tensor, CodeSums]:
     """Reconstruction of normalised rows and the sums of their codes, by the sparse step's operations."""
     params, ops = dict(sae.named_parameters()), sparse.operations(x_n.device)
-    at, f, _ = sparse.encode(x_n - sae.b_dec, params, "screen" if sparse.screens(x_n.device) else "exact")
+    at, f, _ = sparse.encode(
+        x_n - sae.b_dec, params, "screen" if sparse.screens(x_n.device) else "exact"
+    )
     error, _, _ = ops.decode(x_n, sae.W_dec, sae.b_dec, at, f, 1.0)
     row = torch.repeat_interleave(at.crow.diff())
     shape = len(x_n), sae.config.n_latents
     return x_n + error, CodeSums.of_entries(row, at.col.long(), f, shape, isinstance(sae, GatedSAE))
 
 
-def quick_metrics(sae: SAE | GatedSAE, store: Store, site: int, split: str = "val") -> dict[str, float | None]:
+def quick_metrics(
+    sae: SAE | GatedSAE, store: Store, site: int, split: str = "val"
+) -> dict[str, float | None]:
     """`Reconstruction.compute` on the ordinary rows of a split, for choices; undefined values are None."""
     _check_sae("sae", sae, store, site)
     tally = tally_rows({"sae": sae}, store, site, np.flatnonzero(store.mask("ordinary", split)))
-    return {k: v if math.isfinite(v) else None for k, v in tally.saes["sae"].compute(float(sae.scale)).items()}
+    return {
+        k: v if math.isfinite(v) else None
+        for k, v in tally.saes["sae"].compute(float(sae.scale)).items()
+    }
 
 
-def feature_density(sae: SAE | GatedSAE, store: Store, site: int, split: str = "test") -> np.ndarray:
+def feature_density(
+    sae: SAE | GatedSAE, store: Store, site: int, split: str = "test"
+) -> np.ndarray:
     """Share of the split's ordinary rows on which each latent fires, float64 [n_latents]."""
     _check_sae("sae", sae, store, site)
     tally = tally_rows({"sae": sae}, store, site, np.flatnonzero(store.mask("ordinary", split)))
@@ -288,7 +349,9 @@ def feature_density(sae: SAE | GatedSAE, store: Store, site: int, split: str = "
 def _check_sae(name: str, sae: SAE | GatedSAE, store: Store, site: int) -> None:
     sae.check_store(store.d_model, tuple(store.sites))
     if sae.config.site != site:
-        raise ValueError(f"SAE {name!r} belongs to site {sae.config.site}, it was to be measured at site {site}")
+        raise ValueError(
+            f"SAE {name!r} belongs to site {sae.config.site}, it was to be measured at site {site}"
+        )
 
 
 def evaluate(
@@ -313,7 +376,10 @@ def evaluate(
         _check_sae(name, sae, store, site)
     losses = None
     if cfg.ce_tokens:
-        patches = {name: lambda rows, sae=sae: sae.reconstruct(rows.to(sae.mean.device)) for name, sae in saes.items()}
+        patches = {
+            name: lambda rows, sae=sae: sae.reconstruct(rows.to(sae.mean.device))
+            for name, sae in saes.items()
+        }
         losses = replaced_losses(lm, store, site, ref.contexts, cfg.batch_tokens, patches)
     rows = _TestRows.of(store, site)
     tallies = rows.tally(saes, store, site)
@@ -333,19 +399,27 @@ def evaluate(
     return out
 
 
-def _check_reference(ref: SiteReference | None, store: Store, site: int, lm: LM | None, cfg: EvalConfig) -> None:
+def _check_reference(
+    ref: SiteReference | None, store: Store, site: int, lm: LM | None, cfg: EvalConfig
+) -> None:
     if lm is None or ref is None:
-        raise ValueError(f"ce_tokens = {cfg.ce_tokens}: a language model and a reference are needed to measure a loss")
+        raise ValueError(
+            f"ce_tokens = {cfg.ce_tokens}: a language model and a reference are needed to measure a loss"
+        )
     _check_model(lm, store)
     for name, value in _key(lm, store, site, cfg).items():
         if getattr(ref, name) != value:
-            raise ValueError(f"the reference's {name} is {getattr(ref, name)!r}, the evaluation's is {value!r}")
+            raise ValueError(
+                f"the reference's {name} is {getattr(ref, name)!r}, the evaluation's is {value!r}"
+            )
 
 
 class _TestRows(NamedTuple):
     """The test rows of a site, in disjoint sets, and the pages they come from."""
 
-    sets: dict[str, np.ndarray]  # "ordinary"; "sink": first or sink at this site; "other": sink at another site only
+    sets: dict[
+        str, np.ndarray
+    ]  # "ordinary"; "sink": first or sink at this site; "other": sink at another site only
     pages: np.ndarray  # page numbers in ascending order
     group: np.ndarray  # of each ordinary row, its page's place in `pages`
 
@@ -353,17 +427,26 @@ class _TestRows(NamedTuple):
     def of(cls, store: Store, site: int) -> _TestRows:
         every, ordinary = store.mask("all", "test"), store.mask("ordinary", "test")
         special = store.token_class(site) != CLASSES.index("ordinary")
-        masks = {"ordinary": ordinary, "sink": every & special, "other": every & ~special & ~ordinary}
+        masks = {
+            "ordinary": ordinary,
+            "sink": every & special,
+            "other": every & ~special & ~ordinary,
+        }
         sets = {name: np.flatnonzero(mask) for name, mask in masks.items()}
         pages = np.unique(store.tokens["page"][every])
         group = np.searchsorted(pages, store.tokens["page"][sets["ordinary"]])
         return cls(sets, pages, group)
 
-    def tally(self, saes: Mapping[str, SAE | GatedSAE], store: Store, site: int) -> dict[str, Tally]:
+    def tally(
+        self, saes: Mapping[str, SAE | GatedSAE], store: Store, site: int
+    ) -> dict[str, Tally]:
         """Sums over each set, about one shift; together each test row is read once."""
         shift = _shift(store, site, self.sets["ordinary"])
         groups = {"ordinary": self.group}
-        return {k: tally_rows(saes, store, site, index, groups.get(k), shift) for k, index in self.sets.items()}
+        return {
+            k: tally_rows(saes, store, site, index, groups.get(k), shift)
+            for k, index in self.sets.items()
+        }
 
 
 def _reconstruction_columns(
@@ -372,11 +455,19 @@ def _reconstruction_columns(
     """Metrics of one SAE on test rows, and the reasons for those that have no value."""
     ordinary, sink = tallies["ordinary"], tallies["sink"]
     every = ordinary.x + sink.x + tallies["other"].x
-    sse, active = (sum(getattr(t.saes[name], key).sum().item() for t in tallies.values()) for key in ("sse", "active"))
-    out = ordinary.saes[name].compute(float(sae.scale)) | {"n_test_tokens": ordinary.x.n, "fvu_sink": math.nan}
+    sse, active = (
+        sum(getattr(t.saes[name], key).sum().item() for t in tallies.values())
+        for key in ("sse", "active")
+    )
+    out = ordinary.saes[name].compute(float(sae.scale)) | {
+        "n_test_tokens": ordinary.x.n,
+        "fvu_sink": math.nan,
+    }
     out |= {"fvu_all": sse / every.scatter().sum().item(), "l0_all": active / every.n}
     if sink.x.n < MIN_SINK_ROWS:
-        return out, {"fvu_sink": f"fvu_sink: {sink.x.n} first and sink rows, fewer than {MIN_SINK_ROWS}"}
+        return out, {
+            "fvu_sink": f"fvu_sink: {sink.x.n} first and sink rows, fewer than {MIN_SINK_ROWS}"
+        }
     out["fvu_sink"] = sink.saes[name].sse.sum().item() / sink.x.scatter(every.mean).sum().item()
     return out, {}
 
@@ -384,33 +475,55 @@ def _reconstruction_columns(
 def _loss_columns(
     pages: list[dict[str, Any]], kl: np.ndarray, ref: SiteReference, note: dict[str, str]
 ) -> dict[str, float]:
-    ce = {name: _mean_loss(pages, name, "ce_n") for name in ("ce_id", "ce_sae", "ce_zero", "ce_mean")}
+    ce = {
+        name: _mean_loss(pages, name, "ce_n") for name in ("ce_id", "ce_sae", "ce_zero", "ce_mean")
+    }
     if abs(ce["ce_id"] - ref.ce_id) > CE_DRIFT:
-        raise ValueError(f"CE_id is {ce['ce_id']:.6f} nats, the reference has {ref.ce_id:.6f}: compute it anew")
+        raise ValueError(
+            f"CE_id is {ce['ce_id']:.6f} nats, the reference has {ref.ce_id:.6f}: compute it anew"
+        )
     out = ce | {"delta_ce": ce["ce_sae"] - ce["ce_id"], "kl": math.fsum(kl) / ref.n_targets}
     for column, ablation in (("loss_recovered", "ce_zero"), ("loss_recovered_mean", "ce_mean")):
         out[column] = metrics.loss_recovered(ce["ce_sae"], ce["ce_id"], ce[ablation])
         cost = ce[ablation] - ce["ce_id"]
         if cost <= metrics.MIN_ABLATION_NATS:
-            note[column] = f"{column}: {ablation} - ce_id = {cost:.4f} nats, at most {metrics.MIN_ABLATION_NATS}"
+            note[column] = (
+                f"{column}: {ablation} - ce_id = {cost:.4f} nats, at most {metrics.MIN_ABLATION_NATS}"
+            )
     return out
 
 
 def _pages(
-    name: str, rows: _TestRows, tally: Tally, losses: ReplacedLosses | None, store: Store, ref: SiteReference | None
+    name: str,
+    rows: _TestRows,
+    tally: Tally,
+    losses: ReplacedLosses | None,
+    store: Store,
+    ref: SiteReference | None,
 ) -> list[dict[str, Any]]:
     """Sums of one SAE over each test page."""
     ce_sae, ce_id, reference = {}, {}, {}
     if losses and ref:
-        ce_sae, ce_id = (_page_sums(store, ref.contexts, values) for values in (losses.ce[name], losses.clean))
+        ce_sae, ce_id = (
+            _page_sums(store, ref.contexts, values) for values in (losses.ce[name], losses.clean)
+        )
         reference = {page["page_id"]: page for page in ref.pages}
     sst, sums = tally.x.scatter(), tally.saes[name]
     out = []
     for i, page in enumerate(store.page_ids[p] for p in rows.pages):
-        entry = {"page_id": page, "n": int(tally.x.count[i]), "sse": sums.sse[i].item(), "sst": sst[i].item()}
+        entry = {
+            "page_id": page,
+            "n": int(tally.x.count[i]),
+            "sse": sums.sse[i].item(),
+            "sst": sst[i].item(),
+        }
         known = reference.get(page, {"n": 0, "ce_zero": 0.0, "ce_mean": 0.0})
         entry |= {"l0": sums.active[i].item(), "ce_n": known["n"], "ce_id": ce_id.get(page, 0.0)}
-        entry |= {"ce_sae": ce_sae.get(page, 0.0), "ce_zero": known["ce_zero"], "ce_mean": known["ce_mean"]}
+        entry |= {
+            "ce_sae": ce_sae.get(page, 0.0),
+            "ce_zero": known["ce_zero"],
+            "ce_mean": known["ce_mean"],
+        }
         out.append(entry)
     return out
 

@@ -22,9 +22,14 @@ import torch
 from torch import Tensor
 
 MIN_ABLATION_NATS = 0.1  # loss recovered is a ratio to what ablation costs; below this it is noise
-LOGIT_ROWS = 64  # positions whose float32 logits are held at once: they stay in the processor's cache
+LOGIT_ROWS = (
+    64  # positions whose float32 logits are held at once: they stay in the processor's cache
+)
 LAMBDA_BOUNDS = (1e-4, 1e4)  # no λ outside is proposed
-LAMBDA_STEP, LAMBDA_BEYOND = 4.0, 1.2  # factors in λ: the longest step past a curve's end, and how far past the target
+LAMBDA_STEP, LAMBDA_BEYOND = (
+    4.0,
+    1.2,
+)  # factors in λ: the longest step past a curve's end, and how far past the target
 NEGLIGIBLE = 1e-12  # a denominator this small beside the sum it was subtracted from is rounding, not a number
 
 # 97.5 % quantiles of Student's t for 1 .. 30 degrees of freedom
@@ -43,7 +48,9 @@ def _ratio(numerator: float, denominator: float, beside: float) -> float:
 def fvu(x: Tensor, x_hat: Tensor) -> float:
     """Fraction of variance unexplained of rows [n, d] held in memory, about their own mean; nan for constant rows."""
     if x.shape != x_hat.shape:
-        raise ValueError(f"x has shape {tuple(x.shape)}, x_hat {tuple(x_hat.shape)}: expected the same")
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}, x_hat {tuple(x_hat.shape)}: expected the same"
+        )
     x, x_hat = x.double(), x_hat.double()
     total = (x - x.mean(0)).square().sum().item()
     return _ratio((x - x_hat).square().sum().item(), total, x.square().sum().item())
@@ -79,7 +86,9 @@ class RowSums:
     @property
     def mean_square(self) -> float:
         """E‖x‖² of all rows seen."""
-        return self.scatter(torch.zeros_like(self.shift)).sum().item() / self.n if self.n else math.nan
+        return (
+            self.scatter(torch.zeros_like(self.shift)).sum().item() / self.n if self.n else math.nan
+        )
 
     def scatter(self, about: Tensor | None = None) -> Tensor:
         """Σ‖x − about‖² [n_groups], every group about the same vector [d]: the mean of all rows where it is None."""
@@ -92,7 +101,12 @@ class RowSums:
             raise ValueError("sums about two different shifts cannot be added")
         both = RowSums(self.shift)
         for name in ("count", "sum", "square"):
-            setattr(both, name, getattr(self, name).sum(0, keepdim=True) + getattr(other, name).sum(0, keepdim=True))
+            setattr(
+                both,
+                name,
+                getattr(self, name).sum(0, keepdim=True)
+                + getattr(other, name).sum(0, keepdim=True),
+            )
         return both
 
 
@@ -111,16 +125,27 @@ class CodeSums(NamedTuple):
     @classmethod
     def of(cls, f: Tensor, gate: Tensor | None = None) -> CodeSums:
         """f [n, n_latents], gate the same, bool."""
-        on = (f > 0).float()  # summing float32 ones is exact to 2^24, and several times faster than summing bool
+        on = (
+            f > 0
+        ).float()  # summing float32 ones is exact to 2^24, and several times faster than summing bool
         l1 = torch.linalg.vector_norm(f.float(), 1, dim=-1).double().sum()
         return cls(on.sum(-1), l1, on.sum(0), None if gate is None else gate.any(0))
 
     @classmethod
-    def of_entries(cls, row: Tensor, latent: Tensor, f: Tensor, shape: tuple[int, int], gated: bool) -> CodeSums:
+    def of_entries(
+        cls, row: Tensor, latent: Tensor, f: Tensor, shape: tuple[int, int], gated: bool
+    ) -> CodeSums:
         """The same from open entries alone: f ≥ 0 of `row` and `latent`, int64, in codes of shape [n, n_latents]."""
         fires = f > 0
-        l0, fired = (torch.bincount(i[fires], minlength=n) for i, n in zip((row, latent), shape, strict=True))
-        return cls(l0, f.double().sum(), fired, torch.bincount(latent, minlength=shape[1]) > 0 if gated else None)
+        l0, fired = (
+            torch.bincount(i[fires], minlength=n) for i, n in zip((row, latent), shape, strict=True)
+        )
+        return cls(
+            l0,
+            f.double().sum(),
+            fired,
+            torch.bincount(latent, minlength=shape[1]) > 0 if gated else None,
+        )
 
 
 class Reconstruction:
@@ -140,12 +165,18 @@ class Reconstruction:
         self.hat_square = 0.0  # Σ‖x̂ − shift‖²
         self.inner = 0.0  # Σ⟨x − shift, x̂ − shift⟩
         self.fired = torch.zeros(n_latents, dtype=torch.int64)  # rows on which a latent fires
-        self.opened: Tensor | None = None  # gates open at least once [n_latents], where gates were given
+        self.opened: Tensor | None = (
+            None  # gates open at least once [n_latents], where gates were given
+        )
 
-    def update(self, x: Tensor, x_hat: Tensor, codes: CodeSums, group: Tensor | None = None) -> None:
+    def update(
+        self, x: Tensor, x_hat: Tensor, codes: CodeSums, group: Tensor | None = None
+    ) -> None:
         """Add x, x_hat [n, d] and the sums of their codes; `group` [n] as for `RowSums`."""
         if x.shape != x_hat.shape or len(codes.l0) != len(x):
-            raise ValueError(f"shapes x {tuple(x.shape)}, x_hat {tuple(x_hat.shape)}, codes of {len(codes.l0)} rows")
+            raise ValueError(
+                f"shapes x {tuple(x.shape)}, x_hat {tuple(x_hat.shape)}, codes of {len(codes.l0)} rows"
+            )
         shift, group = self.x.shift.to(x.device), _groups(len(x), group)
         y, y_hat = x.double() - shift, x_hat.double() - shift
         self.sse.index_add_(0, group, (y - y_hat).square().sum(-1).cpu())
@@ -171,17 +202,25 @@ class Reconstruction:
         n, sse = self.x.n, self.sse.sum().item()
         out = {"fvu": _ratio(sse, self.x.scatter().sum().item(), self.x.mean_square * n)}
         out |= {"mse": scale**2 * sse / n, "mse_raw": sse / n}
-        out |= {"l0": self.active.sum().item() / n, "l1": self.l1 / n, "l1_raw": self.l1 / n / scale}
+        out |= {
+            "l0": self.active.sum().item() / n,
+            "l1": self.l1 / n,
+            "l1_raw": self.l1 / n / scale,
+        }
         out |= {"shrinkage": self._shrinkage(self.x.mean)}
         out |= {"shrinkage_raw": self._shrinkage(torch.zeros_like(self.x.shift))}
         out |= {"dead_fraction": (self.fired == 0).double().mean().item()}
-        out |= {"gate_dead": math.nan if self.opened is None else (~self.opened).double().mean().item()}
+        out |= {
+            "gate_dead": math.nan if self.opened is None else (~self.opened).double().mean().item()
+        }
         return out
 
     def _shrinkage(self, about: Tensor) -> float:
         """E‖x̂ − about‖² / E⟨x − about, x̂ − about⟩; nan where x̂ does not follow x."""
         n, x_sum, offset = self.x.n, self.x.sum.sum(0), about - self.x.shift
-        square = self.hat_square - 2 * offset.dot(self.hat_sum).item() + n * offset.dot(offset).item()
+        square = (
+            self.hat_square - 2 * offset.dot(self.hat_sum).item() + n * offset.dot(offset).item()
+        )
         inner = self.inner - offset.dot(self.hat_sum + x_sum).item() + n * offset.dot(offset).item()
         return _ratio(square, inner, self.x.mean_square * n)
 
@@ -190,7 +229,9 @@ def gini(values: Iterable) -> float:
     """Gini coefficient of values ≥ 0: 0 when all are equal, (n − 1) / n when one holds all, nan when all are 0."""
     v = np.sort(np.asarray(values, dtype=np.float64))
     if v.size == 0 or v[0] < 0:
-        raise ValueError(f"gini takes at least one value, none below 0; got {v.size} values, least {v[:1]}")
+        raise ValueError(
+            f"gini takes at least one value, none below 0; got {v.size} values, least {v[:1]}"
+        )
     ranks = np.arange(1, v.size + 1)
     return float((2 * ranks - v.size - 1) @ v / (v.size * v.sum())) if v.sum() else math.nan
 
@@ -198,10 +239,14 @@ def gini(values: Iterable) -> float:
 def next_token_probs(logits: Tensor) -> Tensor:
     """Probabilities of every next token, float32 [batch, tokens − 1, vocab], from logits [batch, tokens, vocab]."""
     p = torch.softmax(logits[:, :-1].float(), dim=-1)
-    return p.div_(p.sum(-1, keepdim=True))  # on processors without AVX-512, softmax's own sum is off by 3e-6
+    return p.div_(
+        p.sum(-1, keepdim=True)
+    )  # on processors without AVX-512, softmax's own sum is off by 3e-6
 
 
-def next_token_losses(logits: Tensor, input_ids: Tensor, p: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def next_token_losses(
+    logits: Tensor, input_ids: Tensor, p: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Cross-entropy of each context with its next tokens, and with the distributions p, in nats: float64 [batch] each.
 
     logits [batch, tokens, vocab], p [batch, tokens − 1, vocab]; the second is 0 without p. KL(p ‖ q) is q's less p's
@@ -209,11 +254,16 @@ def next_token_losses(logits: Tensor, input_ids: Tensor, p: Tensor | None = None
     than for all.
     """
     sums = torch.zeros(2, len(logits), dtype=torch.float64, device=logits.device)
-    for i, start in itertools.product(range(len(logits)), range(0, logits.shape[1] - 1, LOGIT_ROWS)):
+    for i, start in itertools.product(
+        range(len(logits)), range(0, logits.shape[1] - 1, LOGIT_ROWS)
+    ):
         rows = slice(start, min(start + LOGIT_ROWS, logits.shape[1] - 1))
         part = logits[i, rows].to(torch.float32, copy=True)
         part -= part.amax(-1, keepdim=True)
-        log_sum, target = torch.logsumexp(part, -1), input_ids[i, rows.start + 1 : rows.stop + 1, None]
+        log_sum, target = (
+            torch.logsumexp(part, -1),
+            input_ids[i, rows.start + 1 : rows.stop + 1, None],
+        )
         sums[0, i] += (log_sum - part.gather(-1, target).squeeze(-1)).double().sum()
         if p is not None:
             sums[1, i] += (log_sum - torch.linalg.vecdot(p[i, rows], part)).double().sum()
@@ -226,7 +276,9 @@ def loss_recovered(ce_sae: float, ce_id: float, ce_abl: float) -> float:
     return 1 - (ce_sae - ce_id) / cost if cost > MIN_ABLATION_NATS else math.nan
 
 
-def interpolate_matched_l0(l0: Iterable, y: Iterable, target: float | int, log_y: bool = True) -> float | None:
+def interpolate_matched_l0(
+    l0: Iterable, y: Iterable, target: float | int, log_y: bool = True
+) -> float | None:
     """y at L0 = target, piecewise linear in log L0 and log y (y itself with log_y=False); None outside the points.
 
     Meant for y = FVU. Points with L0 = 0, y not finite, or y ≤ 0 under log_y are left out; equal L0 are averaged.
@@ -242,7 +294,9 @@ def interpolate_matched_l0(l0: Iterable, y: Iterable, target: float | int, log_y
     return float(np.exp(value) if log_y else value)
 
 
-def propose_lambda(pairs: Iterable, target: float | int, max_ratio: float | int = 2.0) -> float | None:
+def propose_lambda(
+    pairs: Iterable, target: float | int, max_ratio: float | int = 2.0
+) -> float | None:
     """The next λ to train so that L0 = target lies between two trained points; None where there is none to try.
 
     pairs of (λ > 0, L0). Where the target is bracketed: the middle, in log λ, of the two points nearest in L0, or None
@@ -252,7 +306,9 @@ def propose_lambda(pairs: Iterable, target: float | int, max_ratio: float | int 
     pairs = sorted((float(lam), float(l0)) for lam, l0 in pairs if lam > 0 and math.isfinite(l0))
     if not pairs:
         raise ValueError("propose_lambda needs at least one pair of λ > 0 and a finite L0")
-    above = min(((l0, -lam) for lam, l0 in pairs if l0 >= target), default=None)  # of equal L0 the λ nearest the gap
+    above = min(
+        ((l0, -lam) for lam, l0 in pairs if l0 >= target), default=None
+    )  # of equal L0 the λ nearest the gap
     below = max(((l0, -lam) for lam, l0 in pairs if l0 <= target), default=None)
     lowest, highest = LAMBDA_BOUNDS
     if above is None:  # too sparse everywhere
@@ -260,7 +316,9 @@ def propose_lambda(pairs: Iterable, target: float | int, max_ratio: float | int 
         return max(least / _outwards(pairs, target), lowest) if least > lowest else None
     if below is None:
         greatest = pairs[-1][0]
-        return min(greatest * _outwards(pairs[::-1], target), highest) if greatest < highest else None
+        return (
+            min(greatest * _outwards(pairs[::-1], target), highest) if greatest < highest else None
+        )
     close = below[0] > 0 and above[0] <= max_ratio * below[0]
     low, high = sorted((-above[1], -below[1]))
     return None if close or high <= 1.01 * low else math.sqrt(low * high)
@@ -276,7 +334,9 @@ def _outwards(pairs: Sequence[tuple[float, float]], target: float | int) -> floa
     if lam == lam_1 or min(l0, l0_1) <= 0 or (l0 - l0_1) * (lam - lam_1) >= 0:
         return LAMBDA_STEP
     slope = math.log(l0 / l0_1) / math.log(lam / lam_1)
-    away = min(abs(math.log(target / l0) / slope), math.log(LAMBDA_STEP))  # a slope near 0 leads beyond any float
+    away = min(
+        abs(math.log(target / l0) / slope), math.log(LAMBDA_STEP)
+    )  # a slope near 0 leads beyond any float
     return min(LAMBDA_BEYOND * math.exp(away), LAMBDA_STEP)
 
 
@@ -288,15 +348,21 @@ def page_replicates(num: Iterable, den: Iterable, n: int = 1000, seed: int = 0) 
     """
     num, den = np.asarray(num, dtype=np.float64), np.asarray(den, dtype=np.float64)
     if num.shape != den.shape or num.ndim != 1:
-        raise ValueError(f"num has shape {num.shape}, den {den.shape}: expected one value a page in both")
+        raise ValueError(
+            f"num has shape {num.shape}, den {den.shape}: expected one value a page in both"
+        )
     if len(num) < 2:
         return np.full(n, np.nan)
-    times = np.random.default_rng(seed).multinomial(len(num), np.full(len(num), 1 / len(num)), size=n)  # [n, pages]
+    times = np.random.default_rng(seed).multinomial(
+        len(num), np.full(len(num), 1 / len(num)), size=n
+    )  # [n, pages]
     with np.errstate(divide="ignore", invalid="ignore"):
         return (times @ num) / (times @ den)
 
 
-def bootstrap_pages(num: Iterable, den: Iterable, n: int = 1000, seed: int = 0) -> tuple[float, float]:
+def bootstrap_pages(
+    num: Iterable, den: Iterable, n: int = 1000, seed: int = 0
+) -> tuple[float, float]:
     """95 % percentile interval of Σnum / Σden under resampling of pages; (nan, nan) below two pages.
 
     FVU: num = sse, den = sst. Loss recovered: num = ce_zero − ce_sae, den = ce_zero − ce_id.

@@ -16,7 +16,9 @@ ROWS = 128  # rows whose small systems are solved at once; they are sorted by k,
 TOLERANCE = 1e-6  # an atom whose product with the residual is below this share of ‖x‖ adds nothing but rounding
 
 
-def nn_omp(x: Float[Tensor, "n d"], atoms: Float[Tensor, "m d"], k: int | Int[Tensor, " n"]) -> Float[Tensor, "n m"]:
+def nn_omp(
+    x: Float[Tensor, "n d"], atoms: Float[Tensor, "m d"], k: int | Int[Tensor, " n"]
+) -> Float[Tensor, "n m"]:
     """Non-negative orthogonal matching pursuit: at most k atoms a row, chosen greedily, their codes the best for these.
 
     Each round takes the atom of largest inner product with the residual (Pati et al. 1993; non-negative: Bruckstein,
@@ -40,7 +42,9 @@ def _require_finite(x: Tensor, atoms: Tensor) -> None:
             raise ValueError(f"pursuit: {name} that are not finite have no codes")
 
 
-def _omp_part(x: Tensor, atoms: Tensor, gram: Tensor, k: Tensor, allowed: Tensor | None = None) -> Tensor:
+def _omp_part(
+    x: Tensor, atoms: Tensor, gram: Tensor, k: Tensor, allowed: Tensor | None = None
+) -> Tensor:
     """`nn_omp` of a few rows, among `allowed` [n, m] atoms alone where that is given."""
     slots = int(k.max()) if len(k) else 0
     support = torch.zeros(len(x), slots, dtype=torch.int64, device=x.device)
@@ -55,13 +59,17 @@ def _omp_part(x: Tensor, atoms: Tensor, gram: Tensor, k: Tensor, allowed: Tensor
         residual = x[going] - torch.nn.functional.embedding_bag(
             i, atoms, per_sample_weights=v.to(atoms.dtype), mode="sum"
         )
-        score = (residual @ atoms.T).scatter_add(1, i, torch.where(v > 0, -torch.inf, 0.0).to(x.dtype))
+        score = (residual @ atoms.T).scatter_add(
+            1, i, torch.where(v > 0, -torch.inf, 0.0).to(x.dtype)
+        )
         best, atom = (score if allowed is None else score.where(allowed[going], -torch.inf)).max(-1)
         gains = best > least[going]
         going, i, v, atom = going[gains], i[gains], v[gains], atom[gains, None]
         slot = (v > 0).long().argmin(-1, keepdim=True)  # the first that is free
         i, on = i.scatter(1, slot, atom), (v > 0).scatter(1, slot, True)
-        width = int((on.any(0).nonzero() + 1).max()) if len(on) else 0  # slots beyond are free in every row
+        width = (
+            int((on.any(0).nonzero() + 1).max()) if len(on) else 0
+        )  # slots beyond are free in every row
         b = product[going].gather(1, i).double()
         v[:, :width] = _non_negative(gram, i[:, :width], on[:, :width], v[:, :width], b[:, :width])
         support[going], values[going] = i, v
@@ -69,7 +77,9 @@ def _omp_part(x: Tensor, atoms: Tensor, gram: Tensor, k: Tensor, allowed: Tensor
     return torch.zeros_like(product).scatter_add(1, support, values.to(x.dtype))
 
 
-def _non_negative(gram: Tensor, support: Tensor, on: Tensor, values: Tensor, product: Tensor) -> Tensor:
+def _non_negative(
+    gram: Tensor, support: Tensor, on: Tensor, values: Tensor, product: Tensor
+) -> Tensor:
     """Least squares under f ≥ 0 on each row's support, from feasible values: Lawson and Hanson's inner loop (1974).
 
     gram [m, m] float64; support [n, k], `on` says which slots count, product x·atom of each slot. -> values [n, k].
@@ -78,10 +88,14 @@ def _non_negative(gram: Tensor, support: Tensor, on: Tensor, values: Tensor, pro
     diagonal = torch.eye(support.shape[1], dtype=torch.float64, device=support.device)
     while len(going):
         i, chosen, old = support[going], on[going], values[going]
-        a = torch.where(chosen[:, :, None] & chosen[:, None], gram[i[:, :, None], i[:, None]], diagonal)
+        a = torch.where(
+            chosen[:, :, None] & chosen[:, None], gram[i[:, :, None], i[:, None]], diagonal
+        )
         best = torch.linalg.solve(a, torch.where(chosen, product[going], 0.0))
         low = chosen & (best <= 0)
-        ratio = torch.where(low, old / (old - best).clamp_min(1e-300), torch.inf)  # of the way, until it reaches 0
+        ratio = torch.where(
+            low, old / (old - best).clamp_min(1e-300), torch.inf
+        )  # of the way, until it reaches 0
         share = ratio.amin(-1, keepdim=True).clamp_max(1)
         kept = chosen & ~(low & (ratio <= share))
         values[going] = torch.where(kept, old + share * (best - old), 0.0).clamp_min(0)
@@ -90,7 +104,9 @@ def _non_negative(gram: Tensor, support: Tensor, on: Tensor, values: Tensor, pro
     return values
 
 
-def refit(x: Float[Tensor, "n d"], atoms: Float[Tensor, "m d"], f: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
+def refit(
+    x: Float[Tensor, "n d"], atoms: Float[Tensor, "m d"], f: Float[Tensor, "n m"]
+) -> Float[Tensor, "n m"]:
     """The best codes ≥ 0 on the support of f: what is left of its error is not the magnitudes'.
 
     `nn_omp` over a row's own support, as far as it goes, is Lawson and Hanson's non-negative least squares.
@@ -114,7 +130,9 @@ def fista(
     Momentum starts again in a row where it points uphill (O'Donoghue and Candès 2015).
     """
     f = x.new_zeros(len(x), len(atoms)) if f is None else f.clone()
-    rate = 1 / (2 * torch.linalg.matrix_norm(atoms, 2).square())  # 1 / Lipschitz constant of the gradient
+    rate = 1 / (
+        2 * torch.linalg.matrix_norm(atoms, 2).square()
+    )  # 1 / Lipschitz constant of the gradient
     ahead, t = f, x.new_ones(len(x), 1)
     for _ in range(steps):
         gradient = 2 * (ahead @ atoms - x) @ atoms.T + lam
@@ -126,7 +144,11 @@ def fista(
 
 
 def fista_at_l1(
-    x: Float[Tensor, "n d"], atoms: Float[Tensor, "m d"], f: Float[Tensor, "n m"], steps: int = 100, rows: int = 256
+    x: Float[Tensor, "n d"],
+    atoms: Float[Tensor, "m d"],
+    f: Float[Tensor, "n m"],
+    steps: int = 100,
+    rows: int = 256,
 ) -> Float[Tensor, "n m"]:
     """`fista` codes with the mean ‖f‖₁ of codes f: λ by bisection on `rows` rows, evenly spaced, within 1 % on these.
 
@@ -149,7 +171,10 @@ def fista_at_l1(
 
 
 def learn_atoms(
-    batches: Iterable[Float[Tensor, "n d"]], atoms: Float[Tensor, "m d"], k: int, inertia: float = 4.0
+    batches: Iterable[Float[Tensor, "n d"]],
+    atoms: Float[Tensor, "m d"],
+    k: int,
+    inertia: float | int = 4.0,
 ) -> Float[Tensor, "m d"]:
     """Atoms of unit norm learned with `nn_omp` codes of k a row, one batch after the other, starting from `atoms`.
 
@@ -162,7 +187,10 @@ def learn_atoms(
         f = nn_omp(x, atoms, k)
         if gram is None:
             gram = (
-                inertia * float(f.square().sum()) / len(atoms) * torch.eye(len(atoms), dtype=x.dtype, device=x.device)
+                inertia
+                * float(f.square().sum())
+                / len(atoms)
+                * torch.eye(len(atoms), dtype=x.dtype, device=x.device)
             )
             cross = gram @ atoms
         gram += f.T @ f

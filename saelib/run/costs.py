@@ -29,8 +29,13 @@ def shape_of(config: Any) -> Shape:
     """The shape in a `transformers` configuration; what a model family leaves out is as in GPT-2: 4 d, all heads."""
     text = config.get_text_config()
     d, heads = text.hidden_size, text.num_attention_heads
-    kv, ff = getattr(text, "num_key_value_heads", None) or heads, getattr(text, "intermediate_size", None) or 4 * d
-    return Shape(d, text.num_hidden_layers, heads, kv, ff, text.vocab_size, bool(config.tie_word_embeddings))
+    kv, ff = (
+        getattr(text, "num_key_value_heads", None) or heads,
+        getattr(text, "intermediate_size", None) or 4 * d,
+    )
+    return Shape(
+        d, text.num_hidden_layers, heads, kv, ff, text.vocab_size, bool(config.tie_word_embeddings)
+    )
 
 
 def block_weights(s: Shape) -> int:
@@ -45,7 +50,10 @@ def lm_weights(s: Shape) -> int:
 
 def forward_flops(s: Shape, blocks: float, ctx_len: int, head: bool = False) -> float:
     """Work of a token: two a weight, and in each block scores and values over (ctx_len + 1) / 2 tokens on average."""
-    return blocks * (2 * block_weights(s) + 2 * s.d_model * (ctx_len + 1)) + head * 2 * s.vocab * s.d_model
+    return (
+        blocks * (2 * block_weights(s) + 2 * s.d_model * (ctx_len + 1))
+        + head * 2 * s.vocab * s.d_model
+    )
 
 
 def forward_bytes(s: Shape, tokens: int, width: int) -> int:
@@ -69,7 +77,9 @@ def sae_weights(d: int, n: int, gated: bool = False) -> int:
     return 2 * d * n + d + n * (3 if gated else 1)
 
 
-def step_flops(d: int, n: int, batch: int, active: float | None = None, full: bool = False) -> float:
+def step_flops(
+    d: int, n: int, batch: int, active: float | None = None, full: bool = False
+) -> float:
     """A training step. Dense (`active` None): five products of 2 n d batch, seven with the auxiliary term of `full`.
 
     Sparse: the encoder's product alone is dense; decoder, code gradients and two weight gradients take 2 d for each

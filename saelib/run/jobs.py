@@ -49,7 +49,11 @@ from saelib.versions import MEASURING_VERSION, STREAMING_VERSION, STUDY_VERSION,
 
 INJECTED = "injected-parameters"  # papermill's tag on the cell it adds
 RESERVED = "profile"  # set by the profile's file name, in every notebook that has it
-KEPT = ("recorded", "assets", "kernels")  # folders of data/ that belong to no profile; `make clean-data` keeps them too
+KEPT = (
+    "recorded",
+    "assets",
+    "kernels",
+)  # folders of data/ that belong to no profile; `make clean-data` keeps them too
 COLLECT = "01_collect"  # the later notebooks read the store it makes
 GOES_INTO = {  # parameter names -> the field that each value, or each element of a list, goes into
     r"lam|(.+_)?lambdas.*|.+_lam": (TrainConfig, "lam"),
@@ -104,7 +108,10 @@ class Job:
     def claims(self) -> list[Path]:
         """What an earlier run of it said beside itself: verdicts, its part of the abstract, tables behind figures."""
         number, folder = self.name.partition("_")[0], self.folder.parent
-        return [*folder.glob(f"verdicts/{self.name}.*"), *folder.glob(f"diagnostics/{number}_*.csv")]
+        return [
+            *folder.glob(f"verdicts/{self.name}.*"),
+            *folder.glob(f"diagnostics/{number}_*.csv"),
+        ]
 
 
 @dataclass(frozen=True)
@@ -133,7 +140,9 @@ def sources(names: Sequence[str] = ()) -> list[Path]:
         stem = Path(name).name.removesuffix(".ipynb")
         hits = [p for p in found if p.stem == stem or p.stem.split("_")[0] == stem]
         if len(hits) != 1:
-            raise ConfigError(f"notebook {name!r}: accepted: {', '.join(p.stem for p in found) or 'none found'}")
+            raise ConfigError(
+                f"notebook {name!r}: accepted: {', '.join(p.stem for p in found) or 'none found'}"
+            )
         chosen.add(hits[0])
     return [p for p in found if p in chosen or not names]
 
@@ -152,7 +161,9 @@ def parameters(path: Path) -> dict[str, Any]:
     """Names and defaults of the cell tagged `parameters`; only literal assignments are accepted there."""
     cells = [c for c in code_cells(nbformat.read(path, as_version=4)) if "parameters" in tags(c)]
     if len(cells) != 1:
-        raise ConfigError(f"{path.name}: {len(cells)} cells tagged 'parameters'; expected exactly one")
+        raise ConfigError(
+            f"{path.name}: {len(cells)} cells tagged 'parameters'; expected exactly one"
+        )
     return dict(_literal(path, node) for node in ast.parse(cells[0]["source"]).body)
 
 
@@ -164,7 +175,9 @@ def _literal(path: Path, node: ast.stmt) -> tuple[str, Any]:
                 return name, ast.literal_eval(node.value)
         raise ValueError
     except ValueError:
-        raise ConfigError(f"{path.name}: parameters cell, {line!r}: expected name = literal, one a line") from None
+        raise ConfigError(
+            f"{path.name}: parameters cell, {line!r}: expected name = literal, one a line"
+        ) from None
 
 
 def _fit(value: Any, default: Any) -> Any:
@@ -222,13 +235,17 @@ def check_ranges(path: Path, values: Mapping[str, Any]) -> None:
         if re.fullmatch(NOT_EMPTY, key) and value in ([], ()):
             raise ConfigError(f"{path.stem}: {key} = {value!r}: expected at least one element")
         elements = value if isinstance(value, (list, tuple)) else [value]
-        if re.fullmatch(NOT_EMPTY, key) and len(set(elements)) < len(elements):  # one seed thrice is not three
+        if re.fullmatch(NOT_EMPTY, key) and len(set(elements)) < len(
+            elements
+        ):  # one seed thrice is not three
             raise ConfigError(f"{path.stem}: {key} = {value!r}: expected each element once")
         if re.fullmatch(POSITIVE, key) and not key.endswith("seeds") and min(elements) <= 0:
             raise ConfigError(f"{path.stem}: {key} = {value!r}: expected above 0")
         if re.fullmatch(NOT_NEGATIVE, key) and value < 0:
             raise ConfigError(f"{path.stem}: {key} = {value!r}: expected 0 or more")
-        for config, field in [into for names, into in GOES_INTO.items() if re.fullmatch(names, key)]:
+        for config, field in [
+            into for names, into in GOES_INTO.items() if re.fullmatch(names, key)
+        ]:
             for element in elements:
                 _probe(path, config, {field: element}, {field: (key, value)})
     for config in (SAEConfig, TrainConfig, CorpusConfig, CollectConfig, EvalConfig):
@@ -236,7 +253,9 @@ def check_ranges(path: Path, values: Mapping[str, Any]) -> None:
         _probe(path, config, same, {name: (name, value) for name, value in same.items()})
 
 
-def _probe(path: Path, config: type, values: Mapping[str, Any], given: Mapping[str, tuple[str, Any]]) -> None:
+def _probe(
+    path: Path, config: type, values: Mapping[str, Any], given: Mapping[str, tuple[str, Any]]
+) -> None:
     """Build a configuration; what it refuses is said of the parameter and value `given` for the field, not of it."""
     try:
         config(**values)
@@ -269,7 +288,9 @@ def _load_yaml(path: Path) -> dict[str, Any]:
 def load_profile(name: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """`common` and `notebooks` of a profile, structure checked."""
     folder = notebooks_dir() / "profiles"
-    names = sorted(p.stem for p in folder.glob("*.yaml") if "." not in p.stem and p.stem not in KEPT)
+    names = sorted(
+        p.stem for p in folder.glob("*.yaml") if "." not in p.stem and p.stem not in KEPT
+    )
     if name not in names:
         raise ConfigError(
             f"profile {name!r}: accepted: {', '.join(names)} (a name has no '/' or '.' and is not {', '.join(KEPT)})"
@@ -282,7 +303,9 @@ def load_profile(name: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     return common, {k: _mapping(v, f"{path}: notebooks.{k}") for k, v in each.items()}
 
 
-def spread(values: Mapping[str, Any], paths: Sequence[Path], what: str) -> dict[Path, dict[str, Any]]:
+def spread(
+    values: Mapping[str, Any], paths: Sequence[Path], what: str
+) -> dict[Path, dict[str, Any]]:
     """Give every notebook those of `values` it has a parameter for; a name that none has raises `ConfigError`."""
     names = {p: parameters(p) for p in paths}
     known = sorted(set().union(*names.values()))
@@ -296,7 +319,9 @@ def resolve_profile(profile: str) -> dict[Path, dict[str, Any]]:
     common, each = load_profile(profile)
     refuse_unknown(each, [p.stem for p in paths], f"profile {profile!r}: unknown notebook")
     if any(RESERVED in values for values in (common, *each.values())):
-        raise ConfigError(f"profile {profile!r}: {RESERVED!r} is the name of the file and cannot be set in it")
+        raise ConfigError(
+            f"profile {profile!r}: {RESERVED!r} is the name of the file and cannot be set in it"
+        )
     shared = spread(common, paths, f"profile {profile!r}, common")
     own = {p: {RESERVED: profile} if RESERVED in parameters(p) else {} for p in paths}
     return {p: check_parameters(p, {**shared[p], **each.get(p.stem, {}), **own[p]}) for p in paths}
@@ -309,12 +334,17 @@ def grid_points(path: Path) -> list[dict[str, Any]]:
     axes = _load_yaml(path)
     for key, values in axes.items():
         if not isinstance(values, list) or not values or key == RESERVED:
-            raise ConfigError(f"{path}: {key} = {values!r}: expected a list of values for a parameter but {RESERVED!r}")
+            raise ConfigError(
+                f"{path}: {key} = {values!r}: expected a list of values for a parameter but {RESERVED!r}"
+            )
     return [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
 
 
 def plan(
-    profile: str, names: Sequence[str] = (), overrides: Mapping[str, Any] | None = None, grid: Path | None = None
+    profile: str,
+    names: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+    grid: Path | None = None,
 ) -> list[Job]:
     """Every job of a run, in order, all parameters checked; with a grid only the notebooks that have a grid name."""
     base, chosen, main = resolve_profile(profile), sources(names), data_dir(profile)
@@ -331,10 +361,15 @@ def plan(
             check_ranges(path, values)
             jobs.append(Job(path, values, folder, main / "notebooks", name))
     every = [{**parameters(path), **values, **(overrides or {})} for path, values in base.items()]
-    least = AHEAD * max((values.get(name, 0) for values in every for name in ("batch_size", "cause_batch")), default=0)
+    least = AHEAD * max(
+        (values.get(name, 0) for values in every for name in ("batch_size", "cause_batch")),
+        default=0,
+    )
     for job in jobs:
         if 0 < (buffer := job.values.get("stream_tokens", 0)) < least:
-            raise ConfigError(f"{job.name}: stream_tokens = {buffer}: expected 0 or at least {least}, {AHEAD} batches")
+            raise ConfigError(
+                f"{job.name}: stream_tokens = {buffer}: expected 0 or at least {least}, {AHEAD} batches"
+            )
     return jobs
 
 
@@ -353,7 +388,9 @@ def _recorded(record: Path) -> str:
 def _before(job: Job) -> dict[str, str]:
     """Keys on record of the notebooks that come before this one: what its inputs were made by."""
     names = [p.stem for p in sources() if p.stem < job.name]
-    return {n: _recorded(job.folder / f"{n}.json") or _recorded(job.main / f"{n}.json") for n in names}
+    return {
+        n: _recorded(job.folder / f"{n}.json") or _recorded(job.main / f"{n}.json") for n in names
+    }
 
 
 def job_key(job: Job) -> str:
@@ -361,7 +398,10 @@ def job_key(job: Job) -> str:
 
     Cells are taken as syntax trees, so that a comment or a line break in one executes nothing again.
     """
-    code = [ast.dump(ast.parse(c["source"])) for c in code_cells(nbformat.read(job.source, as_version=4))]
+    code = [
+        ast.dump(ast.parse(c["source"]))
+        for c in code_cells(nbformat.read(job.source, as_version=4))
+    ]
     return stable_hash(code, dict(job.parameters), versions(), _before(job))
 
 
@@ -392,7 +432,9 @@ def execute(source: Path, output: Path, values: Mapping[str, Any], grid: str = "
                 progress_bar=False,
                 log_output=True,
                 start_timeout=120,
-                extra_arguments=["--IPKernelApp.log_level=50"],  # the kernel's own remarks; a cell's errors still show
+                extra_arguments=[
+                    "--IPKernelApp.log_level=50"
+                ],  # the kernel's own remarks; a cell's errors still show
             )
     finally:
         if output.is_file():
@@ -431,16 +473,28 @@ def run_job(job: Job, profile: str, force: bool = False) -> Result:
         path.unlink()
     try:
         execute(job.source, partial, job.parameters, job.grid)
-    except Exception as error:  # whatever stops one notebook is reported, and the next one still runs
+    except (
+        Exception
+    ) as error:  # whatever stops one notebook is reported, and the next one still runs
         if partial.is_file():
             os.replace(partial, job.failed)
         return Result(job, "failed", time.monotonic() - start, last_line(error))
     seconds = time.monotonic() - start
     os.replace(partial, job.output)
     job.failed.unlink(missing_ok=True)
-    record = {"key": key, "parameters": dict(job.parameters), "versions": versions(), "grid": job.grid}
+    record = {
+        "key": key,
+        "parameters": dict(job.parameters),
+        "versions": versions(),
+        "grid": job.grid,
+    }
     write_text(job.record, json.dumps(record, indent=1, sort_keys=True))
-    log_time(data_dir(profile), f"notebook:{job.name}" + (f"@{job.grid}" if job.grid else ""), seconds, resumed=resumed)
+    log_time(
+        data_dir(profile),
+        f"notebook:{job.name}" + (f"@{job.grid}" if job.grid else ""),
+        seconds,
+        resumed=resumed,
+    )
     return Result(job, "done", seconds)
 
 
@@ -465,9 +519,19 @@ def run(
     results, no_store = [], set()
     for job in plan(profile, names, overrides, grid):
         log.info("=== %s%s", job.name, f" @ {job.grid} {dict(job.parameters)}" if job.grid else "")
-        lost = Result(job, "failed", error=f"not run: {COLLECT} failed") if job.grid in no_store else None
+        lost = (
+            Result(job, "failed", error=f"not run: {COLLECT} failed")
+            if job.grid in no_store
+            else None
+        )
         results.append(lost or run_job(job, profile, force))
         if job.grid and job.name == COLLECT and results[-1].status == "failed":
             no_store.add(job.grid)
-        log.info("=== %s %s %.1f s %s", job.name, results[-1].status, results[-1].seconds, results[-1].error)
+        log.info(
+            "=== %s %s %.1f s %s",
+            job.name,
+            results[-1].status,
+            results[-1].seconds,
+            results[-1].error,
+        )
     return results

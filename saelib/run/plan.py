@@ -42,22 +42,45 @@ from saelib.text.corpus import load_contexts, read_pages
 
 LLAMA = "meta-llama/Llama-2-7b-hf"  # gated: planned by its published dimensions, which are `LlamaConfig`'s defaults
 SHARES = np.array([0.7, 0.1, 0.2])  # of tokens in the splits, where pages are not at hand
-PAGES = {"fever": (0, 100), "enwik8": (8571, 1832)}  # pages, and tokens of one: assumed where no text is at hand
+PAGES = {
+    "fever": (0, 100),
+    "enwik8": (8571, 1832),
+}  # pages, and tokens of one: assumed where no text is at hand
 SAMPLE, CHARACTERS = 500, 4.2  # pages read of a text that lies here; characters a token
 # Further λ a curve takes until its L0 is bracketed, and more with each `refine`, means of recorded runs: from a grid of
 # three λ or more; from the two that bracket it at another length; in 04; in 05.
 MORE = {"grid": (0.0, 0.3), "length": (0.7, 0.5), "resampling": (0.33, 0.35), "cause": (0.3, 0.0)}
 ACTIVE = 48  # L0 at which a step is timed: the mean after λ has risen, in recorded runs
 PARTS, TOGETHER = 16, 8  # SAEs measured at once, and on the CPU trained at once (`runs`)
-STATED = {"forward": 0.55, True: 0.06, False: 0.1, "sums": 0.02}  # of a stated rate, as one H100 has: forwards, dense
+STATED = {
+    "forward": 0.55,
+    True: 0.06,
+    False: 0.1,
+    "sums": 0.02,
+}  # of a stated rate, as one H100 has: forwards, dense
 # and sparse steps; assumed: sums in float64
 DENSE = 4.5  # times the square root of the steps in which λ rises: steps with over a quarter open, in recorded runs
 LAUNCH = 2.5e-3  # seconds a step beside its operations, there
-HOST_RATE, SORTED = 5e11, (2e7, 1e9)  # operations of a host; numbers sorted a second, on a CPU, on a GPU: assumed
+HOST_RATE, SORTED = (
+    5e11,
+    (2e7, 1e9),
+)  # operations of a host; numbers sorted a second, on a CPU, on a GPU: assumed
 SHARE = 0.5  # of a product's rate, that diagnosis and pursuit reach: recorded runs
-NOTEBOOK, EACH, FILES = 14.0, 0.08, 0.3  # seconds a notebook, an SAE in its tables, an SAE's files: recorded runs
-CARDS, USABLE, LIBRARIES = (24, 80, 141), 0.9, 1.5e9  # GB; share of a memory that can be filled; bytes of a process
-CAUSES, DEEP, NOISE = "05_layer_analysis", "depths", "shuffled dimensions"  # the latter two: not in results.csv
+NOTEBOOK, EACH, FILES = (
+    14.0,
+    0.08,
+    0.3,
+)  # seconds a notebook, an SAE in its tables, an SAE's files: recorded runs
+CARDS, USABLE, LIBRARIES = (
+    (24, 80, 141),
+    0.9,
+    1.5e9,
+)  # GB; share of a memory that can be filled; bytes of a process
+CAUSES, DEEP, NOISE = (
+    "05_layer_analysis",
+    "depths",
+    "shuffled dimensions",
+)  # the latter two: not in results.csv
 CHANGE = {  # what is too large -> what to do about it
     "store": "lower n_docs or contexts_per_page, name fewer sites, or set store_dtype to int8, or stream_tokens",
     "SAEs": "lower n_latents, or name fewer lambdas or seeds",
@@ -88,7 +111,12 @@ def _sites(p: Parameters, name: str, layers: int) -> list[int]:
 
 def _own(p: Parameters, times: float = 1.0) -> dict[str, Any]:
     tokens = round(times * p["tokens"] / p["batch_size"]) * p["batch_size"]
-    return {"tokens": tokens, "batch": p["batch_size"], "latents": p["n_latents"], "rising": p["lam_warmup"]}
+    return {
+        "tokens": tokens,
+        "batch": p["batch_size"],
+        "latents": p["n_latents"],
+        "rising": p["lam_warmup"],
+    }
 
 
 def _more(kind: str, p: Parameters) -> float:
@@ -101,9 +129,13 @@ def train_sae(p: Parameters, layers: int) -> list[Group]:
     seeds, again, tried = len(p["seeds"]), len(p["schedule_seeds"]) - 1, 4 * len(where)
     return [
         Group("sweep", len(at) * seeds * len(p["lambdas"]), at, **own, loss=True),
-        Group("original recipe", len(at) * seeds, at, **own | {"rising": 3.0}, loss=True),  # L0 stays in the hundreds
+        Group(
+            "original recipe", len(at) * seeds, at, **own | {"rising": 3.0}, loss=True
+        ),  # L0 stays in the hundreds
         Group("schedules, every rate", tried * len(p["schedule_lrs"]), where, **own),
-        Group("schedules, seeds", tried * again + len(where) * (again + 1), where, **own, loss=True),
+        Group(
+            "schedules, seeds", tried * again + len(where) * (again + 1), where, **own, loss=True
+        ),
         Group("schedules, measured again", tried, where, **own | {"tokens": 0}, loss=True),
     ]
 
@@ -115,9 +147,19 @@ def train_gated(p: Parameters, layers: int) -> list[Group]:
     curve, lengths = 2 + _more("length", p), [times for times in p["lengths"] if times != 1]
     return [
         Group("Gated arms", first, at, **own, gated=True, loss=True),
-        Group("further λ", 3 * seeds * (len(at) + 1) * _more("grid", p), at, **own, gated=True, loss=True),
+        Group(
+            "further λ",
+            3 * seeds * (len(at) + 1) * _more("grid", p),
+            at,
+            **own,
+            gated=True,
+            loss=True,
+        ),
         Group("gates watched", 3 * seeds, at[len(at) // 2 :][:1], **own, gated=True, loss=True),
-        *(Group(f"{t:g} x tokens", 3 * seeds * curve, at, **_own(p, t), gated=True) for t in lengths),
+        *(
+            Group(f"{t:g} x tokens", 3 * seeds * curve, at, **_own(p, t), gated=True)
+            for t in lengths
+        ),
     ]
 
 
@@ -125,15 +167,23 @@ def resampling(p: Parameters, layers: int) -> list[Group]:
     """Notebook 04: in two settings a curve for each of three arms, off and on, site and seed."""
     at = _sites(p, "resample_sites", layers)
     curves = 6 * len(at) * len(p["seeds"])
-    begun = {name: len(p[f"{name}_lambdas"]) + _more("resampling", p) for name in ("normal", "dying")}
-    return [Group(f"{name} setting", curves * n, at, **_own(p), gated=True) for name, n in begun.items()]
+    begun = {
+        name: len(p[f"{name}_lambdas"]) + _more("resampling", p) for name in ("normal", "dying")
+    }
+    return [
+        Group(f"{name} setting", curves * n, at, **_own(p), gated=True) for name, n in begun.items()
+    ]
 
 
 def layer_analysis(p: Parameters, layers: int) -> list[Group]:
     """Notebook 05: eight coalitions and five more choices at two sites, longer and wider SAEs, noise, all depths."""
     at, seeds, split = _sites(p, "sites", layers), len(p["cause_seeds"]), len(p["split_seeds"])
     pair, choice = at[-2:], 2 * seeds * (len(p["cause_lambdas"]) + _more("cause", p))
-    own = _own(p) | {"tokens": p["cause_tokens"], "batch": p["cause_batch"], "latents": p["cause_latents"]}
+    own = _own(p) | {
+        "tokens": p["cause_tokens"],
+        "batch": p["cause_batch"],
+        "latents": p["cause_latents"],
+    }
     deep = sorted({*range(0, layers + 1, p["depth_step"]), *at})
     return [
         Group("coalitions and choices", 16 * seeds + 11 * choice, pair, **own),
@@ -141,13 +191,29 @@ def layer_analysis(p: Parameters, layers: int) -> list[Group]:
         Group("twice the tokens", choice, pair, **own | {"tokens": 2 * own["tokens"]}),
         Group("items or selection", len(at) * split, at, **_own(p), loss=True),
         Group("longer", len(at) * split, at, **_own(p, p["longer"])),
-        Group("wider", len(at) * split, at, **_own(p) | {"latents": round(p["wider"] * p["n_latents"])}),
+        Group(
+            "wider",
+            len(at) * split,
+            at,
+            **_own(p) | {"latents": round(p["wider"] * p["n_latents"])},
+        ),
         Group(NOISE, len(at) * (len(p["shuffled_lambdas"]) + 1), at, **_own(p)),
-        Group(DEEP, len(deep) * len(p["depth_lambdas"]), deep, **_own(p) | {"tokens": p["depth_tokens"]}, loss=True),
+        Group(
+            DEEP,
+            len(deep) * len(p["depth_lambdas"]),
+            deep,
+            **_own(p) | {"tokens": p["depth_tokens"]},
+            loss=True,
+        ),
     ]
 
 
-GROUPS = {"02_train_sae": train_sae, "03_train_gated": train_gated, "04_resampling": resampling, CAUSES: layer_analysis}
+GROUPS = {
+    "02_train_sae": train_sae,
+    "03_train_gated": train_gated,
+    "04_resampling": resampling,
+    CAUSES: layer_analysis,
+}
 
 
 # --- text and model --------------------------------------------------------------------------------------------------
@@ -197,14 +263,17 @@ def _estimated(cfg: CorpusConfig, depth_contexts: int) -> Text:
     (pages, tokens), said = PAGES.get(cfg.source, (0, 500)), "assumed"
     each = [tokens]
     if cfg.path and Path(cfg.path).expanduser().exists():
-        each = [len(page.text) / CHARACTERS for page in islice(read_pages(replace(cfg, n_docs=0)), SAMPLE)]
+        each = [
+            len(page.text) / CHARACTERS
+            for page in islice(read_pages(replace(cfg, n_docs=0)), SAMPLE)
+        ]
         pages, said = len(each) if len(each) < SAMPLE else 0, f"as the first {len(each)} have"
     pages = cfg.n_docs or pages
-    every, some = (sum(_kept(n, cfg, k) for n in each) for k in (cfg.contexts_per_page, depth_contexts))
+    every, some = (
+        sum(_kept(n, cfg, k) for n in each) for k in (cfg.contexts_per_page, depth_contexts)
+    )
     if not pages * every:
-        tell = (
-            f"{pages or 'unknown'} pages, with {every:.0f} tokens in contexts of {cfg.ctx_len} in the first {len(each)}"
-        )
+        tell = f"{pages or 'unknown'} pages, with {every:.0f} tokens in contexts of {cfg.ctx_len} in the first {len(each)}"
         raise ConfigError(
             f"path = {cfg.path!r}: {tell}; set n_docs to plan with so many pages, or ctx_len, min_ctx_len"
         )
@@ -264,7 +333,10 @@ def measured(config: Any, ctx_len: int, device: torch.device, dtype: torch.dtype
     x = torch.randn(2048, min(1024, d), dtype=torch.float64, device=device)
     sums = SHARE * 4 * x.numel() * x.shape[1] / _seconds(lambda: x.T @ x, device)
     said = f"at rates measured on {device}, {torch.get_num_threads()} threads"
-    forward, step = _forward_seconds(config, ctx_len, device, dtype), cache(partial(_step_seconds, device, d))
+    forward, step = (
+        _forward_seconds(config, ctx_len, device, dtype),
+        cache(partial(_step_seconds, device, d)),
+    )
     return Rates(said, *forward, step, sums)
 
 
@@ -280,33 +352,55 @@ def _seconds(call: Callable[[], Any], device: torch.device, least: float = 0.4) 
     return min(times)
 
 
-def _forward_seconds(config: Any, ctx_len: int, device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
+def _forward_seconds(
+    config: Any, ctx_len: int, device: torch.device, dtype: torch.dtype
+) -> tuple[float, float]:
     """Seconds a token of a block, and of head and loss: two blocks, on 1,024 tokens or about 1e11 operations."""
     with torch.device(device):
-        some = type(config).from_dict(config.to_dict() | {"num_hidden_layers": 2, "layer_types": None})
+        some = type(config).from_dict(
+            config.to_dict() | {"num_hidden_layers": 2, "layer_types": None}
+        )
         lm = LM(AutoModelForCausalLM.from_config(some, dtype=dtype))
     fits = 1e11 / costs.forward_flops(costs.shape_of(config), 2, ctx_len)
-    ids = torch.zeros(max(1, int(min(1024, fits)) // ctx_len), ctx_len, dtype=torch.long, device=device)
+    ids = torch.zeros(
+        max(1, int(min(1024, fits)) // ctx_len), ctx_len, dtype=torch.long, device=device
+    )
     stream = lm.capture(ids, [2])[2]
     clean, n = metrics.next_token_probs(lm.continue_from(2, stream, ids)), ids.numel()
     blocks = _seconds(lambda: lm.capture(ids, [2]), device, 1.5)
-    head = _seconds(lambda: metrics.next_token_losses(lm.continue_from(2, stream, ids), ids, clean), device)
+    head = _seconds(
+        lambda: metrics.next_token_losses(lm.continue_from(2, stream, ids), ids, clean), device
+    )
     return blocks / 2 / n, head / n
 
 
-def _step_seconds(device: torch.device, d: int, latents: int, rows: int, gated: bool, dense: bool) -> float:
+def _step_seconds(
+    device: torch.device, d: int, latents: int, rows: int, gated: bool, dense: bool
+) -> float:
     """Of a random SAE on normal rows, a row of its history included; a large one in part, and scaled."""
     weights, most = (3 * 10**6, 512) if device.type == "cpu" else (2**27, 8192)
     n, b = min(latents, weights // d), min(rows, most)
-    sae, x = build_sae(SAEConfig("gated" if gated else "sae", d, n)).to(device), torch.randn(b, d, device=device)
-    with torch.no_grad():  # the encoder's products are normal: a share ACTIVE / n of them is above -bias
+    sae, x = (
+        build_sae(SAEConfig("gated" if gated else "sae", d, n)).to(device),
+        torch.randn(b, d, device=device),
+    )
+    with (
+        torch.no_grad()
+    ):  # the encoder's products are normal: a share ACTIVE / n of them is above -bias
         quantile = float(torch.special.ndtri(torch.tensor(min(0.5, ACTIVE / n))))
         getattr(sae, sae.bias_names()[0]).fill_(ENCODER_INIT_NORM * quantile)
     how = {"loss": "full" if gated else "plain", "step": "dense" if dense else "auto"}
     trainer = Trainer(sae, TrainConfig(**how, lr=1e-9, tokens=b * 10**6, batch_size=b))
     trainer.density = min(0.5, ACTIVE / n)
     taken = trainer.cfg.log_every
-    return _seconds(lambda: [trainer.step_(x) for _ in range(taken)], device) / taken * latents / n * rows / b
+    return (
+        _seconds(lambda: [trainer.step_(x) for _ in range(taken)], device)
+        / taken
+        * latents
+        / n
+        * rows
+        / b
+    )
 
 
 # --- the plan --------------------------------------------------------------------------------------------------------
@@ -337,7 +431,11 @@ Plan = Mapping[str, Mapping[str, Any]]  # section -> what -> number or words
 
 
 def make_plan(
-    profile: str, names: Sequence[str] = (), overrides: Parameters | None = None, rate: float | None = None, force=False
+    profile: str,
+    names: Sequence[str] = (),
+    overrides: Parameters | None = None,
+    rate: float | None = None,
+    force=False,
 ) -> Plan:
     """The plan of a profile's notebooks (`names`: of some) that are not finished; empty where none is left.
 
@@ -346,39 +444,77 @@ def make_plan(
     """
     jobs = batch.plan(profile, names, overrides)
     todo = [job.name for job in jobs if force or not batch.is_finished(job)]
-    of = {job.name: job.values for job in (*batch.plan(profile), *jobs)}  # model and text are 01's, whichever are asked
+    of = {
+        job.name: job.values for job in (*batch.plan(profile), *jobs)
+    }  # model and text are 01's, whichever are asked
     first = of.get(batch.COLLECT, {})
     if not todo or "source" not in first:
         return {}
     with chdir(root() / "notebooks"):  # where relative paths of models and texts begin
         (config, said), device = model_of(first["model"]), choose_device(first["device"])
         text = text_of(first, of[CAUSES]["depth_contexts"] if CAUSES in of else 0)
-    shape, dtype, ctx_len = costs.shape_of(config), choose_dtype(first["dtype"], device), first["ctx_len"]
+    shape, dtype, ctx_len = (
+        costs.shape_of(config),
+        choose_dtype(first["dtype"], device),
+        first["ctx_len"],
+    )
     if first["stream_tokens"] and (held := first["stream_held_out"] * ctx_len):
         text = text._replace(split=[text.split[0], *(min(n, held) for n in text.split[1:])])
-    rates = measured(config, ctx_len, device, dtype) if rate is None else stated(shape, ctx_len, rate)
-    card = CARDS[1] * 1e9 if rate else torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else 0
-    stored = str(dtype).removeprefix("torch.") if first["store_dtype"] == "auto" else first["store_dtype"]
+    rates = (
+        measured(config, ctx_len, device, dtype) if rate is None else stated(shape, ctx_len, rate)
+    )
+    card = (
+        CARDS[1] * 1e9
+        if rate
+        else torch.cuda.mem_get_info(device)[1]
+        if device.type == "cuda"
+        else 0
+    )
+    stored = (
+        str(dtype).removeprefix("torch.")
+        if first["store_dtype"] == "auto"
+        else first["store_dtype"]
+    )
     groups = {name: GROUPS[name](of[name], shape.n_layers) for name in todo if name in GROUPS}
     every = [g for made in groups.values() for g in made if g.tokens]
     sites = _sites(first, "sites", shape.n_layers)
     deep = next((g.sites for g in every if g.what == DEEP), ())
-    p = Profile(data_dir(profile), first, sites, every, deep, shape, text, rates, card, dtype.itemsize, stored)
+    p = Profile(
+        data_dir(profile),
+        first,
+        sites,
+        every,
+        deep,
+        shape,
+        text,
+        rates,
+        card,
+        dtype.itemsize,
+        stored,
+    )
     out = {"model": {"name": said, "blocks": shape.n_layers, "d": shape.d_model}}
-    out["tokens"] = {"known": text.said, "in all": sum(text.split)} | dict(zip(SPLITS, text.split, strict=True))
+    out["tokens"] = {"known": text.said, "in all": sum(text.split)} | dict(
+        zip(SPLITS, text.split, strict=True)
+    )
     out["SAEs"] = {name: sum(g.count for g in made if g.tokens) for name, made in groups.items()}
     out["SAEs"]["tokens trained"] = sum(g.count * g.tokens for g in every)
     out |= {"disk, GB": disk_of(p), "memory, GB": memory_of(p)}
     stages = {name: stages_of(p, name, of[name], groups.get(name, ())) for name in todo}
     out |= {"operations": _summed(stages, 0), f"minutes {rates.said}": _summed(stages, 1)}
-    stored = sum(float(cost[1]) for of in stages.values() for stage, cost in of.items() if stage != "stream")
+    stored = sum(
+        float(cost[1]) for of in stages.values() for stage, cost in of.items() if stage != "stream"
+    )
     out |= {f"a card of {size} GB": card_of(p, size, stored / 3600) for size in CARDS}
     return out | {"will not fit": misfits(out["disk, GB"], out["memory, GB"])}
 
 
 def _summed(stages: Mapping[str, Mapping[str, Any]], which: int) -> dict[str, float]:
     """Operations (0) or minutes (1) of each notebook's stages, and in all."""
-    out = {f"{name[:2]} {stage}": float(cost[which]) for name, of in stages.items() for stage, cost in of.items()}
+    out = {
+        f"{name[:2]} {stage}": float(cost[which])
+        for name, of in stages.items()
+        for stage, cost in of.items()
+    }
     return {k: v / 60**which for k, v in (out | {"in all": sum(out.values())}).items() if v}
 
 
@@ -389,7 +525,9 @@ def stages_of(p: Profile, name: str, of: Parameters, groups: Sequence[Group]) ->
         out["collect"] = p.forward(_rows_stored(p), max(p.sites))
     if groups:
         out["train"] = sum(_training(p, g) for g in groups if g.tokens)
-        out["stream"] = p.forward(bool(p.first["stream_tokens"]) * _streamed(p, groups, p.card), max(p.sites))
+        out["stream"] = p.forward(
+            bool(p.first["stream_tokens"]) * _streamed(p, groups, p.card), max(p.sites)
+        )
         out["measure"] = sum(_measuring(p, g, of.get("ce_tokens", 0)) for g in groups)
     if name == CAUSES:
         out["depths"] = p.forward(p.text.depths, max(p.deep))
@@ -401,7 +539,9 @@ def _training(p: Profile, g: Group) -> np.ndarray:
     d, steps = p.shape.d_model, max(1, g.tokens // g.batch)
     dense = min(1.0, DENSE * (g.rising / steps) ** 0.5)
     mix = np.array([dense, 1 - dense])
-    work = mix @ [costs.step_flops(d, g.latents, g.batch, active, g.gated) for active in (None, ACTIVE)]
+    work = mix @ [
+        costs.step_flops(d, g.latents, g.batch, active, g.gated) for active in (None, ACTIVE)
+    ]
     seconds = mix @ [p.rates.step(g.latents, g.batch, g.gated, dense) for dense in (True, False)]
     return g.count * np.array([steps * work, steps * seconds + FILES])
 
@@ -414,7 +554,9 @@ def _measuring(p: Profile, g: Group, ce_tokens: int) -> np.ndarray:
     passes = g.loss * (g.count + at * (math.ceil(g.count / at / PARTS) + reference))
     step = p.rates.step(g.latents, g.batch, g.gated, False)
     tally = np.array([2 * p.shape.d_model * (g.latents + ACTIVE), step / g.batch / 2])
-    return g.count * rows * tally + p.forward(passes * ce_tokens, p.shape.n_layers - np.mean(g.sites), head=True)
+    return g.count * rows * tally + p.forward(
+        passes * ce_tokens, p.shape.n_layers - np.mean(g.sites), head=True
+    )
 
 
 def _rest(p: Profile, name: str, of: Parameters, groups: Sequence[Group]) -> float:
@@ -425,13 +567,19 @@ def _rest(p: Profile, name: str, of: Parameters, groups: Sequence[Group]) -> flo
         work = square * (5 * train + val + 2 * test)
     elif name == "02_train_sae":  # PCA; one SAE with a shuffled decoder
         work = square * (train + test) + at * 2 * d * of["n_latents"] * test
-    elif name == CAUSES:  # PCA, profile, predictors; the original recipe; sites of all depths; codes without an encoder
+    elif (
+        name == CAUSES
+    ):  # PCA, profile, predictors; the original recipe; sites of all depths; codes without an encoder
         split = len(of["split_seeds"])
         work = square * (train * (1 + split) + 2 * test) + at * 2 * d * of["n_latents"] * test
         work += 4 * d * d * len(p.deep) * p.text.depths
         host = at * split * _pursuit(d, of)
     noise = sum(g.count * g.tokens for g in groups if g.what == NOISE)
-    computed = work / p.rates.sums + host / (HOST_RATE if p.card else p.rates.sums) + noise * d / SORTED[p.card > 0]
+    computed = (
+        work / p.rates.sums
+        + host / (HOST_RATE if p.card else p.rates.sums)
+        + noise * d / SORTED[p.card > 0]
+    )
     return NOTEBOOK + EACH * sum(g.count for g in groups) + computed
 
 
@@ -439,7 +587,9 @@ def _pursuit(d: int, p: Parameters) -> float:
     """Codes without an encoder for one SAE: pursuit over five dictionaries, a round a product of a row with all items;
     items learned, each updated every 1,024 rows; lasso at 16 λ on 256 rows and at one on all, two products a step."""
     rows, learned, wider, n = p["split_tokens"], p["learn_tokens"], p["wider"], p["n_latents"]
-    rounds = p["l0_target"] * (learned + rows * (4 + wider)) + 2 * (100 * rows + 800 * min(256, rows))
+    rounds = p["l0_target"] * (learned + rows * (4 + wider)) + 2 * (
+        100 * rows + 800 * min(256, rows)
+    )
     return 2 * d * n * (rounds + n * (learned / 512 + 2 + wider**2))
 
 
@@ -447,22 +597,35 @@ def disk_of(p: Profile) -> dict[str, float]:
     """GB to be written, less what lies there, and free; of a site, also in 8 bits, and of what streaming stores."""
     d, folder, deep = p.shape.d_model, p.folder, p.folder.with_name(f"{p.folder.name}-sites")
     rows, held = sum(p.text.split), sum(p.text.split[1:])
-    of = {name: partial(costs.store_bytes, d=d, dtype=dtype) for name, dtype in (("own", p.dtype), ("int8", "int8"))}
-    saes = sum(4 * g.count * costs.sae_weights(d, g.latents, g.gated) for g in p.every if g.what != NOISE)
-    store = 0 if _stored(folder) else of["own"](_rows_stored(p), len(p.sites)) - _size(folder / "store")
+    of = {
+        name: partial(costs.store_bytes, d=d, dtype=dtype)
+        for name, dtype in (("own", p.dtype), ("int8", "int8"))
+    }
+    saes = sum(
+        4 * g.count * costs.sae_weights(d, g.latents, g.gated) for g in p.every if g.what != NOISE
+    )
+    store = (
+        0 if _stored(folder) else of["own"](_rows_stored(p), len(p.sites)) - _size(folder / "store")
+    )
     need = {"store": store, "SAEs": saes - sum(_size(at / "saes") for at in (folder, deep))}
     need["depths"] = of["own"](p.text.depths, len(p.deep)) - _size(deep / "store") if p.deep else 0
     need = {part: max(0, size) for part, size in need.items()}
     free = shutil.disk_usage(next(f for f in (folder, *folder.parents) if f.exists())).free
     out = need | {"in all": sum(need.values()), "free": free, "a site": of["own"](rows, 1)}
-    out |= {"a site in 8 bits": of["int8"](rows, 1), "store when streaming": of["own"](held, len(p.sites))}
+    out |= {
+        "a site in 8 bits": of["int8"](rows, 1),
+        "store when streaming": of["own"](held, len(p.sites)),
+    }
     return {k: float(v) / 1e9 for k, v in out.items()}
 
 
 def _rows_stored(p: Profile) -> float:
     """Of a site: all, or held-out ones and a sample where the training rows are streamed."""
     sample = p.first["stream_contexts"] * p.first["ctx_len"]
-    return min(sum(p.text.split), sum(p.text.split[1:]) + (sample if p.first["stream_tokens"] else p.text.split[0]))
+    return min(
+        sum(p.text.split),
+        sum(p.text.split[1:]) + (sample if p.first["stream_tokens"] else p.text.split[0]),
+    )
 
 
 def memory_of(p: Profile) -> dict[str, float]:
@@ -471,11 +634,17 @@ def memory_of(p: Profile) -> dict[str, float]:
     out["forward"] = costs.forward_bytes(p.shape, p.first["batch_tokens"], p.width)
     out["buffers"] = _buffers(p)
     many = 1 if p.card else TOGETHER  # on a GPU as many as fit, at least one
-    sizes = [min(many, g.count) * costs.sae_weights(p.shape.d_model, g.latents, True) for g in p.every]
+    sizes = [
+        min(many, g.count) * costs.sae_weights(p.shape.d_model, g.latents, True) for g in p.every
+    ]
     out["SAEs"] = costs.TRAINED * max(sizes, default=0)
     out["dense step"] = max((12 * g.batch * g.latents for g in p.every), default=0)
-    out["device"] = out["model"] + out["buffers"] + max(out["forward"], out["SAEs"] + out["dense step"])
-    table = sum(p.text.split) * (45 + 4 * len(p.sites))  # ids, places, splits, an order and the next; norms
+    out["device"] = (
+        out["model"] + out["buffers"] + max(out["forward"], out["SAEs"] + out["dense step"])
+    )
+    table = sum(p.text.split) * (
+        45 + 4 * len(p.sites)
+    )  # ids, places, splits, an order and the next; norms
     out["host"] = LIBRARIES + table + (0 if p.card else out["device"])
     out["host has"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     out["device has"] = p.card or out["host has"]
@@ -489,15 +658,28 @@ def card_of(p: Profile, size: int, hours: float) -> dict[str, float]:
         return {"SAEs at once": 0}
     again = _streamed(p, p.every, size * 1e9)
     work, seconds = map(float, p.forward(again, max(p.sites)))
-    out = {"SAEs at once": fit, "hours from a store, at that rate": hours, "hours streaming": hours + seconds / 3600}
-    return out | {"passes over the training text": again / p.text.split[0], "operations of the model": work}
+    out = {
+        "SAEs at once": fit,
+        "hours from a store, at that rate": hours,
+        "hours streaming": hours + seconds / 3600,
+    }
+    return out | {
+        "passes over the training text": again / p.text.split[0],
+        "operations of the model": work,
+    }
 
 
 def _fit(p: Profile, g: Group, card: float) -> int:
     """SAEs of a group that a GPU of so much memory (0: the CPU) trains at once beside the language model."""
-    beside = costs.forward_bytes(p.shape, p.first["batch_tokens"], p.width) + p.width * costs.lm_weights(p.shape)
+    beside = costs.forward_bytes(
+        p.shape, p.first["batch_tokens"], p.width
+    ) + p.width * costs.lm_weights(p.shape)
     beside += _buffers(p)
-    return costs.at_once(USABLE * card - beside, p.shape.d_model, g.latents, g.batch) if card else TOGETHER
+    return (
+        costs.at_once(USABLE * card - beside, p.shape.d_model, g.latents, g.batch)
+        if card
+        else TOGETHER
+    )
 
 
 def _buffers(p: Profile) -> float:
@@ -507,14 +689,18 @@ def _buffers(p: Profile) -> float:
 
 def _streamed(p: Profile, groups: Sequence[Group], card: float) -> float:
     """Tokens that the model runs over again to feed groups; those of all depths read a store in any case."""
-    return sum(math.ceil(g.count / max(1, _fit(p, g, card))) * g.tokens for g in groups if g.what != DEEP)
+    return sum(
+        math.ceil(g.count / max(1, _fit(p, g, card))) * g.tokens for g in groups if g.what != DEEP
+    )
 
 
 def misfits(disk: Mapping[str, float], memory: Mapping[str, float]) -> dict[str, str]:
     """What will not fit, and the parameters that change it."""
     out, most = {}, max(("store", "SAEs", "depths"), key=disk.__getitem__)
     if disk["in all"] > disk["free"]:
-        out["disk"] = f"{disk['in all']:.4g} GB to write, {disk['free']:.4g} free; most is {most}: {CHANGE[most]}"
+        out["disk"] = (
+            f"{disk['in all']:.4g} GB to write, {disk['free']:.4g} free; most is {most}: {CHANGE[most]}"
+        )
     for where in ("device", "host"):
         need, there = memory[where], memory[f"{where} has"]
         if need > USABLE * there:
@@ -523,12 +709,21 @@ def misfits(disk: Mapping[str, float], memory: Mapping[str, float]) -> dict[str,
 
 
 def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else f"{value:,.0f}" if 1e3 <= value < 1e10 else f"{value:.3g}"
+    return (
+        value
+        if isinstance(value, str)
+        else f"{value:,.0f}"
+        if 1e3 <= value < 1e10
+        else f"{value:.3g}"
+    )
 
 
 def lines(plan: Plan) -> list[str]:
     """A plan in words, a section a line."""
-    shown = {section: [f"{name} {_shown(value)}" for name, value in of.items()] for section, of in plan.items()}
+    shown = {
+        section: [f"{name} {_shown(value)}" for name, value in of.items()]
+        for section, of in plan.items()
+    }
     return [f"{name}: {', '.join(values)}" for name, values in shown.items() if values]
 
 

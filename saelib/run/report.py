@@ -50,11 +50,15 @@ def _check_verdict(entry: Mapping[str, Any], where: str) -> None:
         if not isinstance(entry[field], str) or not entry[field].strip():
             raise ValueError(f"{where}: {field} = {entry[field]!r}: expected text")
     if entry["verdict"] not in VERDICTS:
-        raise ValueError(f"{where}: verdict = {entry['verdict']!r}: expected one of {', '.join(VERDICTS)}")
+        raise ValueError(
+            f"{where}: verdict = {entry['verdict']!r}: expected one of {', '.join(VERDICTS)}"
+        )
     if not re.fullmatch(r"F\d+[a-z]?", entry["finding"]):
         raise ValueError(f"{where}: finding = {entry['finding']!r}: expected F1, F2, F2a, …")
     if Path(entry["figure"]).is_absolute() or not (root() / entry["figure"]).is_file():
-        raise ValueError(f"{where}: figure = {entry['figure']!r}: no such file; expected figures/<profile>/NAME.png")
+        raise ValueError(
+            f"{where}: figure = {entry['figure']!r}: no such file; expected figures/<profile>/NAME.png"
+        )
 
 
 def _kept(profile: str, kind: str) -> Path:
@@ -66,7 +70,9 @@ def _kept(profile: str, kind: str) -> Path:
 def record_table(profile: str, name: str, table: pd.DataFrame) -> Path:
     """Keep a table behind a figure or a verdict as `data/<profile>/diagnostics/<name>.csv`; name: "04_effects"."""
     if not re.fullmatch(r"\d\d_\w+", name):
-        raise ValueError(f"table name = {name!r}: expected the notebook's number and words, as '04_effects'")
+        raise ValueError(
+            f"table name = {name!r}: expected the notebook's number and words, as '04_effects'"
+        )
     path = _kept(profile, "diagnostics") / f"{name}.csv"
     write_text(path, table.to_csv(index=False, lineterminator="\n"))
     return path
@@ -74,10 +80,15 @@ def record_table(profile: str, name: str, table: pd.DataFrame) -> Path:
 
 def read_table(profile: str, name: str) -> pd.DataFrame:
     """A table that `record_table` kept, a grid point's own first; `FileNotFoundError` says which notebook makes it."""
-    kept = [folder / f"{name}.csv" for folder in (_kept(profile, "diagnostics"), data_dir(profile) / "diagnostics")]
+    kept = [
+        folder / f"{name}.csv"
+        for folder in (_kept(profile, "diagnostics"), data_dir(profile) / "diagnostics")
+    ]
     path = next((path for path in kept if path.exists()), None)
     if path is None:
-        raise FileNotFoundError(f"{kept[-1]} is missing: run notebook {name[:2]} with profile {profile!r}")
+        raise FileNotFoundError(
+            f"{kept[-1]} is missing: run notebook {name[:2]} with profile {profile!r}"
+        )
     try:
         return pd.read_csv(path, dtype={"run_id": str})  # "77e5" is no number
     except ValueError as error:
@@ -94,14 +105,18 @@ def record_verdicts(profile: str, notebook: str, verdicts: Sequence[Mapping[str,
     for i, entry in enumerate(verdicts):
         _check_verdict(entry, f"verdict {i} of {notebook}")
     path = _kept(profile, "verdicts") / f"{notebook}.json"
-    write_text(path, json.dumps([dict(v) for v in verdicts], indent=1, sort_keys=True, ensure_ascii=False))
+    write_text(
+        path, json.dumps([dict(v) for v in verdicts], indent=1, sort_keys=True, ensure_ascii=False)
+    )
     return path
 
 
 def record_abstract(profile: str, notebook: str, text: str) -> Path:
     """Write what a notebook has to say in the report's abstract: a sentence or two, its numbers computed."""
     if not text.strip() or "nan" in re.findall(r"\w+", text.lower()):
-        raise ValueError(f"abstract of {notebook} = {text!r}: expected sentences, with no number missing")
+        raise ValueError(
+            f"abstract of {notebook} = {text!r}: expected sentences, with no number missing"
+        )
     path = _kept(profile, "verdicts") / f"{notebook}.txt"
     write_text(path, text.strip() + "\n")
     return path
@@ -125,7 +140,9 @@ def read_verdicts(profile: str) -> list[dict[str, str]]:
     for one, two in pairwise(found):
         if one["finding"] == two["finding"]:
             both = f"{one['notebook']} and {two['notebook']}"
-            raise ValueError(f"profile {profile!r}: finding {one['finding']} is recorded twice, by {both}")
+            raise ValueError(
+                f"profile {profile!r}: finding {one['finding']} is recorded twice, by {both}"
+            )
     return found
 
 
@@ -135,7 +152,9 @@ OFFLINE = """{%- extends 'lab/index.html.j2' -%}
 {%- block html_head_js -%}{%- endblock -%}{%- block jupyter_widgets -%}{%- endblock -%}
 {%- block html_head_js_mathjax -%}{%- endblock -%}{%- block html_head_js_mermaidjs -%}{%- endblock -%}"""
 
-CODE_OR_MATH = re.compile(r"(```.*?```|`[^`\n]*`)|\$\$(.+?)\$\$|\$(?=\S)([^$\n`]+?)(?<=\S)\$(?!\d)", re.DOTALL)
+CODE_OR_MATH = re.compile(
+    r"(```.*?```|`[^`\n]*`)|\$\$(.+?)\$\$|\$(?=\S)([^$\n`]+?)(?<=\S)\$(?!\d)", re.DOTALL
+)
 
 
 def _formula(latex: str, display: bool) -> str:
@@ -147,7 +166,9 @@ def _formula(latex: str, display: bool) -> str:
         return f"<code>{html.escape(latex)}</code>"
     data = base64.b64encode(picture.getvalue()).decode()
     style = "display:block;margin:auto" if display else f"vertical-align:{-depth:.1f}pt"
-    return f'<img style="{style}" alt="{html.escape(latex)}" src="data:image/svg+xml;base64,{data}"/>'
+    return (
+        f'<img style="{style}" alt="{html.escape(latex)}" src="data:image/svg+xml;base64,{data}"/>'
+    )
 
 
 def draw_formulas(markdown: str) -> str:
@@ -213,7 +234,10 @@ def executed(profile: str) -> dict[str, Path]:
     """Page name -> executed notebook, grid points included; the failed copy of a notebook goes before an older one."""
     found = {}
     folder = data_dir(profile)
-    for path in [*sorted(folder.glob("notebooks/*.ipynb")), *sorted(folder.glob("grid/*/notebooks/*.ipynb"))]:
+    for path in [
+        *sorted(folder.glob("notebooks/*.ipynb")),
+        *sorted(folder.glob("grid/*/notebooks/*.ipynb")),
+    ]:
         name, _, state = path.stem.partition(".")
         grid = path.parts[-3] + "_" if path.parts[-4] == "grid" else ""
         if not state or state == "failed":
@@ -236,7 +260,9 @@ def replaced(folder: Path) -> Iterator[Path]:
     os.replace(new, folder)
 
 
-def _copy_figures(profile: str, verdicts: Sequence[Mapping[str, str]], folder: Path) -> tuple[list, list, list]:
+def _copy_figures(
+    profile: str, verdicts: Sequence[Mapping[str, str]], folder: Path
+) -> tuple[list, list, list]:
     """Copy the profile's figures; (name, caption) of those in the abstract and of others behind verdicts, the rest."""
     folder.mkdir(parents=True)
     wanted = [root() / v["figure"] for v in verdicts]
@@ -247,7 +273,10 @@ def _copy_figures(profile: str, verdicts: Sequence[Mapping[str, str]], folder: P
         captions.setdefault(Path(v["figure"]).name, []).append(caption(v))
     by_finding = {v["finding"]: Path(v["figure"]).name for v in verdicts}
     key = list(dict.fromkeys(by_finding[f] for f in KEY_FINDINGS if f in by_finding))
-    parts = ([(n, " ".join(captions[n])) for n in names] for names in (key, [n for n in captions if n not in key]))
+    parts = (
+        [(n, " ".join(captions[n])) for n in names]
+        for names in (key, [n for n in captions if n not in key])
+    )
     return *parts, sorted({p.name for p in folder.iterdir()} - set(captions))
 
 
@@ -255,14 +284,25 @@ def build_report(profile: str) -> Path:
     """Write `data/<profile>/report/`: a page a notebook, the figures, and index.html, whose path is returned."""
     notebooks, verdicts = executed(profile), read_verdicts(profile)
     if not notebooks:
-        raise FileNotFoundError(f"no executed notebook under {data_dir(profile)}: run the profile first")
+        raise FileNotFoundError(
+            f"no executed notebook under {data_dir(profile)}: run the profile first"
+        )
     folder = data_dir(profile) / "report"
-    context = {"profile": profile, "facts": facts(profile), "verdicts": verdicts, "findings": FINDINGS}
+    context = {
+        "profile": profile,
+        "facts": facts(profile),
+        "verdicts": verdicts,
+        "findings": FINDINGS,
+    }
     context |= {"abstract": read_abstract(profile), "stages": stage_times(profile)}
-    context["failed"] = [p.removesuffix(".html") for p, path in notebooks.items() if ".failed" in path.name]
+    context["failed"] = [
+        p.removesuffix(".html") for p, path in notebooks.items() if ".failed" in path.name
+    ]
     context["pages"] = [(p, p.removesuffix(".html")) for p in notebooks]
     with replaced(folder) as new:
-        context["key"], context["figures"], context["more"] = _copy_figures(profile, verdicts, new / "figures")
+        context["key"], context["figures"], context["more"] = _copy_figures(
+            profile, verdicts, new / "figures"
+        )
         for page, path in notebooks.items():
             write_text(new / page, notebook_html(path))
         index = jinja2.Environment(autoescape=True).from_string(INDEX.read_text(encoding="utf-8"))

@@ -20,7 +20,16 @@ from saelib.run import jobs
 from saelib.run.workspace import Workspace
 from saelib.sae.spec import ARMS, Spec
 
-RECIPE = ("n_latents", "tokens", "batch_size", "lr", "schedule", "warmup", "lam_warmup", "grad_clip")
+RECIPE = (
+    "n_latents",
+    "tokens",
+    "batch_size",
+    "lr",
+    "schedule",
+    "warmup",
+    "lam_warmup",
+    "grad_clip",
+)
 
 log = logging.getLogger("saelib")
 
@@ -39,11 +48,25 @@ def sweep(workspace: Workspace, notebook: str, values: Mapping[str, Any]) -> lis
     """The first SAEs that notebook 02 (plain alone) or 03 (every arm) trains: sites x λ x seeds."""
     sites = sorted({workspace.site(site) for site in values["sites"]})
     lambdas = {"plain": values["lambdas"]}
-    if notebook == "03_train_gated":  # its λ have three digits, and the full loss takes a multiple of them
-        wanted = {"plain": values["lambdas"], "two_term": values["lambdas_two_term"], "full": values["lambdas"]}
+    if (
+        notebook == "03_train_gated"
+    ):  # its λ have three digits, and the full loss takes a multiple of them
+        wanted = {
+            "plain": values["lambdas"],
+            "two_term": values["lambdas_two_term"],
+            "full": values["lambdas"],
+        }
         factor = {"full": values["lam_full"]}
-        lambdas = {arm: [float(f"{lam * factor.get(arm, 1.0):.3g}") for lam in wanted[arm]] for arm in ARMS}
-    cells = [(arm, site, s, lam) for arm in lambdas for site in sites for s in values["seeds"] for lam in lambdas[arm]]
+        lambdas = {
+            arm: [float(f"{lam * factor.get(arm, 1.0):.3g}") for lam in wanted[arm]] for arm in ARMS
+        }
+    cells = [
+        (arm, site, s, lam)
+        for arm in lambdas
+        for site in sites
+        for s in values["seeds"]
+        for lam in lambdas[arm]
+    ]
     recipe = {name: values[name] for name in RECIPE}
     return [workspace.spec(arm, site, lam=lam, seed=s, **recipe) for arm, site, s, lam in cells]
 
@@ -57,12 +80,16 @@ def collect(profile: str, overrides: Mapping[str, Any] | None = None) -> None:
     streaming = StreamConfig(*live) if live[0] else None
     with chdir(root() / "notebooks"), started(values["device"]) as ranks:
         workspace = Workspace(profile, values["device"], ranks=ranks)
-        store = workspace.collect(values["model"], corpus, values["sites"], config, values["dtype"], streaming)
+        store = workspace.collect(
+            values["model"], corpus, values["sites"], config, values["dtype"], streaming
+        )
         log.info("%s: %d rows a site, store %s", store.path, store.n_rows, store.store_id)
 
 
 def train(
-    profile: str, over: Literal["grid", "data", "latents"] = "grid", overrides: Mapping[str, Any] | None = None
+    profile: str,
+    over: Literal["grid", "data", "latents"] = "grid",
+    overrides: Mapping[str, Any] | None = None,
 ) -> None:
     """Train and measure the SAEs that notebooks 02 and 03 begin with; `over`: see `runs.Workspace`."""
     every = settings(profile, overrides)

@@ -85,7 +85,9 @@ CHECKPOINT = "checkpoint.safetensors"
 TIMINGS = ("run_id", "stage", "seconds", "tokens_per_second", "resumed")
 
 
-def log_time(folder: Path, stage: str, seconds: float, run: str = "", tokens: int = 0, resumed: bool = False) -> None:
+def log_time(
+    folder: Path, stage: str, seconds: float, run: str = "", tokens: int = 0, resumed: bool = False
+) -> None:
     """Append one row to `timings.csv` in `folder`."""
     path = folder / "timings.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +119,9 @@ class Workspace:
         self.evaluation = evaluation or EvalConfig()
         self.folder = data_dir(profile)
         self.checkpoint_every = 200  # steps
-        self.together = 1 if over == "latents" else 8  # SAEs trained at once; other than 1, on a GPU as many as fit
+        self.together = (
+            1 if over == "latents" else 8
+        )  # SAEs trained at once; other than 1, on a GPU as many as fit
         self._normalizers: dict[tuple[int, str, str], tuple[torch.Tensor, float]] = {}
 
     def measuring(self, evaluation: EvalConfig) -> Workspace:
@@ -149,13 +153,23 @@ class Workspace:
             self.identity["corpus_id"] = contexts.corpus_id
             contexts = contexts.select(stored_contexts(contexts, streaming))
         if not self.ranks.rank:
-            write_json(self.folder / "workspace.json", self.identity)  # model, text and sites are there
+            write_json(
+                self.folder / "workspace.json", self.identity
+            )  # model, text and sites are there
         finished = (self.folder / "store" / "manifest.json").exists()
         resumed = (self.folder / "store").exists()
-        self.store = collect(lm, contexts, resolved, self.folder / "store", cfg, not headless(), self.ranks)
+        self.store = collect(
+            lm, contexts, resolved, self.folder / "store", cfg, not headless(), self.ranks
+        )
         self.store.device = lm.device
         if not finished and not self.ranks.rank:
-            log_time(self.folder, "collect", time.monotonic() - start, tokens=self.store.n_rows, resumed=resumed)
+            log_time(
+                self.folder,
+                "collect",
+                time.monotonic() - start,
+                tokens=self.store.n_rows,
+                resumed=resumed,
+            )
         if streaming and not self.ranks.rank:
             print(self.live.summary())
         return self.store
@@ -173,7 +187,12 @@ class Workspace:
                         f"{path}: {name} is {have}, now asked for {asked}; remove {self.folder} "
                         "or give the profile another name"
                     )
-        for name in ("lm", "contexts", "n_layers", "live"):  # what an earlier call that failed may have left
+        for name in (
+            "lm",
+            "contexts",
+            "n_layers",
+            "live",
+        ):  # what an earlier call that failed may have left
             vars(self).pop(name, None)
         self.identity = identity
 
@@ -182,7 +201,9 @@ class Workspace:
         """Model and corpus of this profile, as collected."""
         path = self.folder / "workspace.json"
         if not path.exists():
-            raise FileNotFoundError(f"{path} is missing: run notebook 01_collect with profile {self.profile!r} first")
+            raise FileNotFoundError(
+                f"{path} is missing: run notebook 01_collect with profile {self.profile!r} first"
+            )
         return read_json(path)
 
     @cached_property
@@ -202,7 +223,11 @@ class Workspace:
         """The language model, loaded when first needed."""
         if headless():
             transformers_logging.disable_progress_bar()
-        return LM.load(resolve_model(self.identity["model"]), dtype=self.identity["dtype"], device=self.device_name)
+        return LM.load(
+            resolve_model(self.identity["model"]),
+            dtype=self.identity["dtype"],
+            device=self.device_name,
+        )
 
     @cached_property
     def contexts(self) -> Contexts:
@@ -214,8 +239,16 @@ class Workspace:
         """Where activations are streamed: blocks of rows for the streams of all sites."""
         cfg, text = StreamConfig.from_dict(self.identity["stream"]), self.contexts.corpus_id
         if text != self.identity["corpus_id"]:
-            raise ConfigError(f"{self.folder}: collected from text {self.identity['corpus_id']}, which now is {text}")
-        return LiveBlocks(self.lm, self.contexts, self.store, cfg, self.folder / "stream" / f"{self.rows_id}.jsonl")
+            raise ConfigError(
+                f"{self.folder}: collected from text {self.identity['corpus_id']}, which now is {text}"
+            )
+        return LiveBlocks(
+            self.lm,
+            self.contexts,
+            self.store,
+            cfg,
+            self.folder / "stream" / f"{self.rows_id}.jsonl",
+        )
 
     @property
     def rows_id(self) -> str:
@@ -258,23 +291,44 @@ class Workspace:
         for spec in specs:
             self._check(spec)
         unique = {self.run_id(spec): spec for spec in specs}
-        waiting = {run: spec for run, spec in unique.items() if not (self.run_folder(run) / "config.json").exists()}
-        self.ranks.agree("list of runs", [list(unique), list(waiting)])  # all have listed them before any is done
+        waiting = {
+            run: spec
+            for run, spec in unique.items()
+            if not (self.run_folder(run) / "config.json").exists()
+        }
+        self.ranks.agree(
+            "list of runs", [list(unique), list(waiting)]
+        )  # all have listed them before any is done
         waves = self._waves(waiting)
         mine = waves[self.ranks.rank :: self.ranks.size] if self.over == "grid" else waves
         diverged: dict[str, TrainingDiverged] = {}
-        silent, count = headless() or self.ranks.rank > 0, sum(len(group) for wave in mine for group in wave)
+        silent, count = (
+            headless() or self.ranks.rank > 0,
+            sum(len(group) for wave in mine for group in wave),
+        )
         with tqdm(total=count, desc="training", disable=silent) as bar:
             for wave in mine:  # what the others make is kept; a failure is raised below
                 diverged |= self._train_wave(wave, waiting, notebook, bar)
                 bar.update(sum(map(len, wave)))
         vars(self).pop("live", None)  # its buffers
         self.ranks.wait()
-        trained = {run: spec for run, spec in unique.items() if (self.run_folder(run) / "config.json").exists()}
-        self._measure_shared({run: spec for run, spec in trained.items() if not self._measured(run)})
+        trained = {
+            run: spec
+            for run, spec in unique.items()
+            if (self.run_folder(run) / "config.json").exists()
+        }
+        self._measure_shared(
+            {run: spec for run, spec in trained.items() if not self._measured(run)}
+        )
         if len(trained) < len(unique):
-            lost = {run: diverged.get(run, "given up by another rank") for run in unique if run not in trained}
-            raise TrainingDiverged("; ".join(f"{self.run_folder(run)}: {error}" for run, error in lost.items()))
+            lost = {
+                run: diverged.get(run, "given up by another rank")
+                for run in unique
+                if run not in trained
+            }
+            raise TrainingDiverged(
+                "; ".join(f"{self.run_folder(run)}: {error}" for run, error in lost.items())
+            )
         rows = [self._row(self.run_id(spec)) | {"arm": spec.arm} for spec in specs]
         return pd.DataFrame(rows, columns=[*COLUMNS, "arm"]).astype(NUMBERS)
 
@@ -282,11 +336,15 @@ class Workspace:
         """`results.csv` as a table, with column `arm`."""
         path = self.folder / "results.csv"
         if not path.exists():
-            raise FileNotFoundError(f"{path} is missing: run notebooks 02 to 04 with profile {self.profile!r} first")
+            raise FileNotFoundError(
+                f"{path} is missing: run notebooks 02 to 04 with profile {self.profile!r} first"
+            )
         try:
             table = pd.read_csv(path, usecols=COLUMNS, dtype=dict.fromkeys(TEXT, str) | NUMBERS)
         except ValueError as error:  # no table, a column missing, a word where a number stands
-            raise ValueError(f"{path}: damaged ({error}); delete it and run notebook 02: it is built anew") from error
+            raise ValueError(
+                f"{path}: damaged ({error}); delete it and run notebook 02: it is built anew"
+            ) from error
         return table.assign(arm=table["loss"])
 
     def load(self, spec: Spec) -> SAE | GatedSAE:
@@ -321,7 +379,9 @@ class Workspace:
         runs = sorted(folder.name for folder in (self.folder / "saes").glob("*"))
         found = (self._row(run) for run in runs if self._current(run))
         path = self.folder / "results.csv"
-        temporary = path.with_name(f"results.csv.{os.getpid()}.tmp")  # two notebooks may write at once
+        temporary = path.with_name(
+            f"results.csv.{os.getpid()}.tmp"
+        )  # two notebooks may write at once
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
@@ -333,7 +393,9 @@ class Workspace:
 
     def _check(self, spec: Spec) -> None:
         if spec.sae.site not in self.store.sites:
-            raise ConfigError(f"site = {spec.sae.site}: the store of profile {self.profile!r} has {self.store.sites}")
+            raise ConfigError(
+                f"site = {spec.sae.site}: the store of profile {self.profile!r} has {self.store.sites}"
+            )
         cfg = spec.train
         if cfg.resample_at and cfg.resample_steps[0] * cfg.batch_size < cfg.dead_window:
             raise ConfigError(
@@ -376,10 +438,15 @@ class Workspace:
         """(mean [d_model], scale) of a site: E‖scale·(x − mean)‖² = d_model over the chosen training tokens."""
         key = (site, mode, tokens)
         if key not in self._normalizers:
-            moments = row_moments(self.store, site, np.flatnonzero(self.store.mask(tokens, "train")))
+            moments = row_moments(
+                self.store, site, np.flatnonzero(self.store.mask(tokens, "train"))
+            )
             mean = moments.mean.float() if "center" in mode else torch.zeros(self.store.d_model)
             power = moments.mean_sq_dev if "center" in mode else moments.mean_sq
-            self._normalizers[key] = mean, (self.store.d_model / power) ** 0.5 if "scale" in mode else 1.0
+            self._normalizers[key] = (
+                mean,
+                (self.store.d_model / power) ** 0.5 if "scale" in mode else 1.0,
+            )
         return self._normalizers[key]
 
     def stream(self, spec: Spec) -> ShuffledRows | LiveRows:
@@ -398,7 +465,11 @@ class Workspace:
         """How the ranks share the training of one SAE."""
         if self.ranks.size == 1 or self.over == "grid":
             return Split()
-        return Split(rows=self.ranks) if self.over == "data" else Split(ONE, self.ranks, spec.sae.n_latents)
+        return (
+            Split(rows=self.ranks)
+            if self.over == "data"
+            else Split(ONE, self.ranks, spec.sae.n_latents)
+        )
 
     def _waves(self, specs: dict[str, Spec]) -> list[list[list[str]]]:
         """Groups of runs that share a stream and its normaliser, at most `_at_once` SAEs at a time.
@@ -407,7 +478,9 @@ class Workspace:
         another token mask have other rows in a block, and their turn later.
         """
         live, ranks = "stream" in self.identity, self.ranks.size if self.over == "grid" else 1
-        together = min(self.ranks.first(self._at_once(specs)), -(-len(specs) // ranks))  # no rank is left without
+        together = min(
+            self.ranks.first(self._at_once(specs)), -(-len(specs) // ranks)
+        )  # no rank is left without
 
         def key(run: str) -> tuple[Any, ...]:
             sae, cfg = specs[run]
@@ -424,10 +497,15 @@ class Workspace:
         device = choose_device(self.device_name)
         if device.type == "cpu" or self.together == 1 or not specs:
             return self.together
-        buffers = self.live.nbytes if "stream" in self.identity and self.live.device.type == "cuda" else 0
+        buffers = (
+            self.live.nbytes if "stream" in self.identity and self.live.device.type == "cuda" else 0
+        )
         torch.cuda.empty_cache()
         free = 0.9 * torch.cuda.mem_get_info(device)[0] - buffers
-        fit = [costs.at_once(free, s.sae.d_in, s.sae.n_latents, s.train.batch_size) for s in specs.values()]
+        fit = [
+            costs.at_once(free, s.sae.d_in, s.sae.n_latents, s.train.batch_size)
+            for s in specs.values()
+        ]
         return max(1, min(fit))
 
     def _train_wave(
@@ -451,7 +529,10 @@ class Workspace:
                 state = trained.split.whole(trained.sae)
                 if not trained.split.ranks.rank:
                     self._save(run, trained, history, state)
-                done[run] = (trained.cfg.steps - history.resumed_at) * trained.cfg.batch_size, history.resumed_at > 0
+                done[run] = (
+                    (trained.cfg.steps - history.resumed_at) * trained.cfg.batch_size,
+                    history.resumed_at > 0,
+                )
         per_token = (time.monotonic() - start) / max(1, sum(tokens for tokens, _ in done.values()))
         for run, (tokens, resumed) in done.items():
             if not runs[run].split.ranks.rank:
@@ -463,7 +544,12 @@ class Workspace:
         (sae_cfg, cfg), folder, split = spec, self.run_folder(run), self._split(spec)
         folder.mkdir(parents=True, exist_ok=True)
         if not split.ranks.rank and not (folder / "train.json").exists():
-            made = {"notebook": notebook, "train": cfg.to_dict(), "sae": sae_cfg.to_dict(), "store": self.rows_id}
+            made = {
+                "notebook": notebook,
+                "train": cfg.to_dict(),
+                "sae": sae_cfg.to_dict(),
+                "store": self.rows_id,
+            }
             write_json(folder / "train.json", made | {"code_version": code_version()})
         sae = build_sae(sae_cfg, torch.Generator().manual_seed(cfg.seed), split.own)
         sae.set_normalizer_(*self.normalizer(sae_cfg.site, sae_cfg.normalize, cfg.tokens_mask))
@@ -475,13 +561,18 @@ class Workspace:
         chosen = np.random.default_rng(0).choice(rows, min(PROBE_ROWS, len(rows)), replace=False)
         return self.store.rows(site, np.sort(chosen))
 
-    def _save(self, run: str, trained: Run, history: History, state: dict[str, torch.Tensor]) -> None:
+    def _save(
+        self, run: str, trained: Run, history: History, state: dict[str, torch.Tensor]
+    ) -> None:
         folder = self.run_folder(run)
         pd.DataFrame(history.table).to_csv(folder / "history.csv", index=False)
         write_json(folder / "events.json", [asdict(event) for event in history.events])
         if history.snapshots:
             snaps = history.snapshots
-            tensors = {k: torch.stack([getattr(s, k) for s in snaps]) for k in ("fire_rate", "open", "b_gate")}
+            tensors = {
+                k: torch.stack([getattr(s, k) for s in snaps])
+                for k in ("fire_rate", "open", "b_gate")
+            }
             tensors |= {k: torch.tensor([getattr(s, k) for s in snaps]) for k in ("step", "tokens")}
             save_file(tensors, folder / "snapshots.safetensors")
         trained.sae.save(folder, state=state)
@@ -490,8 +581,12 @@ class Workspace:
     def _measure_shared(self, specs: dict[str, Spec]) -> None:
         """Measure runs, each by one rank, and write the table."""
         self.ranks.agree("list of runs to measure", list(specs))
-        if self.ranks.size > 1 and self.evaluation.ce_tokens:  # or several would write a site's at once
-            for site in sorted({spec.sae.site for spec in specs.values()})[self.ranks.rank :: self.ranks.size]:
+        if (
+            self.ranks.size > 1 and self.evaluation.ce_tokens
+        ):  # or several would write a site's at once
+            for site in sorted({spec.sae.site for spec in specs.values()})[
+                self.ranks.rank :: self.ranks.size
+            ]:
                 self.reference(site)
             self.ranks.wait()
         self._measure({run: specs[run] for run in list(specs)[self.ranks.share(len(specs))]})
@@ -503,7 +598,9 @@ class Workspace:
     def _measure(self, specs: dict[str, Spec]) -> None:
         """Evaluate runs site by site, a few SAEs at once, and write their `metrics.json`."""
         by_site = _grouped(specs, lambda run: specs[run].sae.site)
-        with tqdm(total=len(specs), desc="measuring", disable=headless() or self.ranks.rank > 0) as bar:
+        with tqdm(
+            total=len(specs), desc="measuring", disable=headless() or self.ranks.rank > 0
+        ) as bar:
             for runs in by_site:
                 for part in _parts(runs, 16):
                     self._measure_part(part, specs)
@@ -511,13 +608,21 @@ class Workspace:
 
     def _measure_part(self, runs: list[str], specs: dict[str, Spec]) -> None:
         start, site = time.monotonic(), specs[runs[0]].sae.site
-        saes = {run: load_sae(self.run_folder(run)).to(choose_device(self.device_name)) for run in runs}
+        saes = {
+            run: load_sae(self.run_folder(run)).to(choose_device(self.device_name)) for run in runs
+        }
         reference = self.reference(site) if self.evaluation.ce_tokens else None
-        for run, found in evaluate(saes, self.store, site, self.lm, reference, self.evaluation).items():
+        for run, found in evaluate(
+            saes, self.store, site, self.lm, reference, self.evaluation
+        ).items():
             pages = found.pop("pages")
             row = self._describe(run, specs[run]) | found
             _drop_checkpoints(self.run_folder(run))  # where a kill came between SAE and its removal
-            measured = {"evaluation": self._measures(), "row": {c: row.get(c) for c in COLUMNS}, "pages": pages}
+            measured = {
+                "evaluation": self._measures(),
+                "row": {c: row.get(c) for c in COLUMNS},
+                "pages": pages,
+            }
             write_json(self.run_folder(run) / "metrics.json", measured)
         seconds = (time.monotonic() - start) / len(runs)
         for run in runs:
@@ -535,9 +640,13 @@ class Workspace:
             "model_id": self.store.model_id,
             "corpus_id": self.identity.get("corpus_id", self.store.corpus_id),
             "code_version": made["code_version"],
-            "layer_name": f"input of block {site}" if site < self.n_layers else f"output of block {site - 1}",
+            "layer_name": f"input of block {site}"
+            if site < self.n_layers
+            else f"output of block {site - 1}",
             "lambda": cfg.lam,
-            "resample": "none" if not cfg.resample_at else " ".join(f"{share:g}" for share in cfg.resample_at),
+            "resample": "none"
+            if not cfg.resample_at
+            else " ".join(f"{share:g}" for share in cfg.resample_at),
             "ctx_len": self.identity["corpus"]["ctx_len"],
             "tokens_trained": cfg.steps * cfg.batch_size,
         }
@@ -588,10 +697,16 @@ def reach_l0(
         new = workspace.train([make(*key, lam) for key, lam in cells], notebook)
         for key in wanted:
             mine = new[[k == key for k, _ in cells]]
-            rows[key] = pd.concat([rows[key], mine], ignore_index=True) if key in rows else mine.reset_index(drop=True)
+            rows[key] = (
+                pd.concat([rows[key], mine], ignore_index=True)
+                if key in rows
+                else mine.reset_index(drop=True)
+            )
         following = {}
         for key in wanted:
-            further = metrics.propose_lambda(zip(rows[key]["lambda"], rows[key]["l0_val"], strict=True), target)
+            further = metrics.propose_lambda(
+                zip(rows[key]["lambda"], rows[key]["l0_val"], strict=True), target
+            )
             reached = len(bracket(rows[key], target)) > 0
             if further is not None and spent[key, reached] < (refine if reached else max_extra):
                 spent[key, reached] += 1
@@ -636,7 +751,9 @@ def samples_at_l0(
     workspace: Workspace, rows: pd.DataFrame, target: float, column: str = "fvu"
 ) -> Float64[np.ndarray, " draws"]:
     """`intervals.matched` of one curve's rows: `column` at validation L0 = target, before its replicates over pages."""
-    return intervals.matched([workspace.pages(run) for run in rows["run_id"]], rows["l0_val"], target, column)
+    return intervals.matched(
+        [workspace.pages(run) for run in rows["run_id"]], rows["l0_val"], target, column
+    )
 
 
 def at_l0(rows: pd.DataFrame, target: float, column: str = "fvu") -> float | None:

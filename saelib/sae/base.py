@@ -27,7 +27,9 @@ from saelib.config import SAEConfig
 from saelib.files import read_json, write_json
 from saelib.sae import losses
 
-ENCODER_INIT_NORM = 0.2  # norm of each encoder column at the start, tied to its decoder row's direction
+ENCODER_INIT_NORM = (
+    0.2  # norm of each encoder column at the start, tied to its decoder row's direction
+)
 DRAWN_ROWS = 4096  # drawn at once for a share of a dictionary; a multiple of 16
 EVERY = slice(None)
 
@@ -54,7 +56,9 @@ class _Autoencoder(nn.Module, ABC):
     `own` are the latents it holds where ranks share a dictionary (`sharding.Split`); `config` is of the whole.
     """
 
-    def __init__(self, config: SAEConfig, generator: torch.Generator | None = None, own: slice = EVERY) -> None:
+    def __init__(
+        self, config: SAEConfig, generator: torch.Generator | None = None, own: slice = EVERY
+    ) -> None:
         super().__init__()
         self.config = config
         directions = random_rows(config, generator, own)
@@ -79,7 +83,9 @@ class _Autoencoder(nn.Module, ABC):
         """Codes f of normalised x. [batch, d_in] -> [batch, n_latents]."""
 
     @abstractmethod
-    def loss_terms(self, x: Tensor, lam: float, loss: str, reduce: losses.Reduce = None) -> losses.Terms:
+    def loss_terms(
+        self, x: Tensor, lam: float, loss: str, reduce: losses.Reduce = None
+    ) -> losses.Terms:
         """The objective's terms on normalised x, per row (see `losses`)."""
 
     def decode(self, f: Tensor) -> Tensor:
@@ -94,7 +100,9 @@ class _Autoencoder(nn.Module, ABC):
     def normalize(self, x: Tensor) -> Tensor:
         """Model units -> normalised units. [batch, d_in]."""
         if x.shape[-1] != self.config.d_in:
-            raise ValueError(f"SAE of width d_in = {self.config.d_in} was given activations of width {x.shape[-1]}")
+            raise ValueError(
+                f"SAE of width d_in = {self.config.d_in} was given activations of width {x.shape[-1]}"
+            )
         return (x - self.mean) * self.scale
 
     def denormalize(self, x: Tensor) -> Tensor:
@@ -135,15 +143,27 @@ class _Autoencoder(nn.Module, ABC):
     def check_store(self, d_model: int, sites: tuple[int, ...]) -> None:
         """Refuse activations of another width or without this SAE's site, naming both."""
         if d_model != self.config.d_in:
-            raise ValueError(f"SAE of width d_in = {self.config.d_in} does not fit activations of width {d_model}")
+            raise ValueError(
+                f"SAE of width d_in = {self.config.d_in} does not fit activations of width {d_model}"
+            )
         if self.config.site not in sites:
-            raise ValueError(f"SAE of site {self.config.site} does not fit activations of sites {sorted(sites)}")
+            raise ValueError(
+                f"SAE of site {self.config.site} does not fit activations of sites {sorted(sites)}"
+            )
 
-    def save(self, folder: Path, metrics: dict[str, Any] | None = None, state: dict[str, Tensor] | None = None) -> None:
+    def save(
+        self,
+        folder: Path,
+        metrics: dict[str, Any] | None = None,
+        state: dict[str, Tensor] | None = None,
+    ) -> None:
         """Write the folder; `config.json` comes last, so that a folder with it is complete. `state`: if not its own."""
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / "weights.safetensors.tmp"
-        save_file({k: v.detach().cpu().contiguous() for k, v in (state or self.state_dict()).items()}, temporary)
+        save_file(
+            {k: v.detach().cpu().contiguous() for k, v in (state or self.state_dict()).items()},
+            temporary,
+        )
         os.replace(temporary, folder / "weights.safetensors")
         write_json(folder / "metrics.json", metrics or {})
         write_json(folder / "config.json", self.config.to_dict())
@@ -152,7 +172,9 @@ class _Autoencoder(nn.Module, ABC):
 class SAE(_Autoencoder):
     """f = ReLU((x − b_dec) W_enc + b_enc), x̂ = f W_dec + b_dec."""
 
-    def __init__(self, config: SAEConfig, generator: torch.Generator | None = None, own: slice = EVERY) -> None:
+    def __init__(
+        self, config: SAEConfig, generator: torch.Generator | None = None, own: slice = EVERY
+    ) -> None:
         super().__init__(config, generator, own)
         self.b_enc = nn.Parameter(torch.zeros(len(self.W_dec)))
 
@@ -165,14 +187,18 @@ class SAE(_Autoencoder):
     def gate_open(self, x: Tensor) -> Tensor:
         return self.encode(x) > 0
 
-    def loss_terms(self, x: Tensor, lam: float, loss: str = "plain", reduce: losses.Reduce = None) -> losses.Terms:
+    def loss_terms(
+        self, x: Tensor, lam: float, loss: str = "plain", reduce: losses.Reduce = None
+    ) -> losses.Terms:
         return losses.sae_loss(x, dict(self.named_parameters()), lam, self.config.l1_mode, reduce)
 
 
 class GatedSAE(_Autoencoder):
     """f = 1[π > 0] ⊙ ReLU(((x − b_dec) W_enc) ⊙ exp(r_mag) + b_mag), π = (x − b_dec) W_enc + b_gate."""
 
-    def __init__(self, config: SAEConfig, generator: torch.Generator | None = None, own: slice = EVERY) -> None:
+    def __init__(
+        self, config: SAEConfig, generator: torch.Generator | None = None, own: slice = EVERY
+    ) -> None:
         super().__init__(config, generator, own)
         for name in self.bias_names():
             setattr(self, name, nn.Parameter(torch.zeros(len(self.W_dec))))
@@ -189,11 +215,17 @@ class GatedSAE(_Autoencoder):
     def gate_open(self, x: Tensor) -> Tensor:
         return self._codes(x)[1] > 0
 
-    def loss_terms(self, x: Tensor, lam: float, loss: str = "full", reduce: losses.Reduce = None) -> losses.Terms:
-        return losses.gated_loss(x, dict(self.named_parameters()), lam, self.config.l1_mode, loss, reduce)
+    def loss_terms(
+        self, x: Tensor, lam: float, loss: str = "full", reduce: losses.Reduce = None
+    ) -> losses.Terms:
+        return losses.gated_loss(
+            x, dict(self.named_parameters()), lam, self.config.l1_mode, loss, reduce
+        )
 
 
-def build_sae(config: SAEConfig, generator: torch.Generator | None = None, own: slice = EVERY) -> SAE | GatedSAE:
+def build_sae(
+    config: SAEConfig, generator: torch.Generator | None = None, own: slice = EVERY
+) -> SAE | GatedSAE:
     """A fresh SAE of `config.arch`, initialised from `generator`; of its latents those in `own`."""
     return {"sae": SAE, "gated": GatedSAE}[config.arch](config, generator, own)
 

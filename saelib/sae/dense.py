@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-SUM_ERROR = 2.0**-22  # of adding up a product in float32, relative to ‖x‖ ‖w‖, for each of its d_in terms: four units
+SUM_ERROR = (
+    2.0**-22
+)  # of adding up a product in float32, relative to ‖x‖ ‖w‖, for each of its d_in terms: four units
 
 
 class StepStats(NamedTuple):
@@ -30,7 +32,9 @@ class StepStats(NamedTuple):
 
 
 Gradients = dict[str, Tensor]
-Reduce = Callable[[Tensor], Tensor] | None  # sums over ranks in place, where each has a share of the latents
+Reduce = (
+    Callable[[Tensor], Tensor] | None
+)  # sums over ranks in place, where each has a share of the latents
 
 
 class Entries(NamedTuple):
@@ -53,7 +57,10 @@ def entries_of(a: Tensor, bias: Tensor) -> Entries:
 def entries_at(row: Tensor, col: Tensor, value: Tensor, shape: Sequence[int]) -> Entries:
     """Entries at int64 places in a matrix of that shape, given row by row."""
     order = col.argsort(stable=True)
-    starts = [pad(at.bincount(minlength=n).cumsum(0), (1, 0)) for at, n in zip((row, col), shape, strict=True)]
+    starts = [
+        pad(at.bincount(minlength=n).cumsum(0), (1, 0))
+        for at, n in zip((row, col), shape, strict=True)
+    ]
     return Entries(starts[0], col.int(), value, starts[1], row[order].int(), order.int())
 
 
@@ -69,7 +76,9 @@ def penalty_of(W_dec: Tensor, l1_mode: str, factor: float) -> Tensor | float:
 
 def encoder_product(x_c: Tensor, W_enc: Tensor, encoder: str = "exact") -> Tensor:
     """x_c W_enc [batch, n_latents]; with encoder "bfloat16" multiplied in bfloat16, which is not exact."""
-    return (x_c.bfloat16() @ W_enc.bfloat16()).to(x_c.dtype) if encoder == "bfloat16" else x_c @ W_enc
+    return (
+        (x_c.bfloat16() @ W_enc.bfloat16()).to(x_c.dtype) if encoder == "bfloat16" else x_c @ W_enc
+    )
 
 
 def over_ranks(part: Tensor, reduce: Reduce) -> Tensor:
@@ -100,7 +109,15 @@ def sae_step(
     penalty = penalty_of(W_dec, l1_mode, lam / n)
     active = f > 0
     l1 = (f * penalty).sum() * n
-    stats = StepStats(error.pow(2).sum(), l1, x.new_zeros(()), active.sum(), active.sum(), active.any(0), active.any(0))
+    stats = StepStats(
+        error.pow(2).sum(),
+        l1,
+        x.new_zeros(()),
+        active.sum(),
+        active.sum(),
+        active.any(0),
+        active.any(0),
+    )
 
     error *= 2 / n
     g_pre = (error @ W_dec.T).add_(penalty).mul_(active)
@@ -113,7 +130,13 @@ def sae_step(
 
 @torch.no_grad()
 def gated_step(
-    x: Tensor, p: Gradients, lam: float, l1_mode: str, loss: str, encoder: str = "exact", reduce: Reduce = None
+    x: Tensor,
+    p: Gradients,
+    lam: float,
+    l1_mode: str,
+    loss: str,
+    encoder: str = "exact",
+    reduce: Reduce = None,
 ) -> tuple[StepStats, Gradients]:
     """Loss terms and gradients of `losses.gated_loss`, averaged over rows. x: [batch, d_in] normalised.
 
@@ -148,7 +171,13 @@ def gated_step(
     grads["W_enc"] = _encoder_gradient(x_c, g_a)
     grads["b_dec"] = error.sum(0) - over_ranks(W_enc @ g_a.sum(0), reduce)
     stats = StepStats(
-        mse, (opened_codes * penalty).sum() * n, aux, active.sum(), is_open.sum(), active.any(0), is_open.any(0)
+        mse,
+        (opened_codes * penalty).sum() * n,
+        aux,
+        active.sum(),
+        is_open.sum(),
+        active.any(0),
+        is_open.any(0),
     )
     return stats, grads
 

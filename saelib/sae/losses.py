@@ -12,7 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-Reduce = Callable[[Tensor], Tensor] | None  # sums over ranks in place, where each has a share of the latents
+Reduce = (
+    Callable[[Tensor], Tensor] | None
+)  # sums over ranks in place, where each has a share of the latents
 
 
 class Terms(NamedTuple):
@@ -71,7 +73,9 @@ def decode(f: Tensor, W_dec: Tensor, b_dec: Tensor, reduce: Reduce = None) -> Te
     return over_ranks(f @ W_dec, reduce) + b_dec
 
 
-def sae_loss(x: Tensor, params: dict[str, Tensor], lam: float, l1_mode: str, reduce: Reduce = None) -> Terms:
+def sae_loss(
+    x: Tensor, params: dict[str, Tensor], lam: float, l1_mode: str, reduce: Reduce = None
+) -> Terms:
     """‖x − x̂‖² + λ‖f‖₁ (Bricken et al. 2023), or its decoder-norm-weighted form. x: [batch, d_in].
 
     With `reduce` params hold a rank's share of the latents; a value without a gradient.
@@ -93,7 +97,9 @@ def gated_loss(
     calls incorrect: then only the sparsity term reaches b_gate, and it can only close gates.
     """
     W_dec, b_dec = params["W_dec"], params["b_dec"]
-    f, pi = gated_codes(x, params["W_enc"], params["b_gate"], params["r_mag"], params["b_mag"], b_dec)
+    f, pi = gated_codes(
+        x, params["W_enc"], params["b_gate"], params["r_mag"], params["b_mag"], b_dec
+    )
     opened = torch.relu(pi)
     l1 = over_ranks(lam * (opened * l1_weights(W_dec, l1_mode)).sum(-1), reduce)
     mse = squared_error(x, decode(f, W_dec, b_dec, reduce))

@@ -43,7 +43,9 @@ def row_losses(
     sae: SAE | GatedSAE, x: Tensor, lam: float, loss: str, chunk: int = 2048, reduce: Reduce = None
 ) -> Tensor:
     """The training objective of each row. x: [rows, d_in] normalised -> float64 [rows]."""
-    return torch.cat([sae.loss_terms(part, lam, loss, reduce).total.double() for part in x.split(chunk)])
+    return torch.cat(
+        [sae.loss_terms(part, lam, loss, reduce).total.double() for part in x.split(chunk)]
+    )
 
 
 def draw_rows(row_loss: Tensor, n: int, generator: torch.Generator) -> Tensor:
@@ -99,6 +101,12 @@ def reset_moments_(sae: SAE | GatedSAE, optimizer: torch.optim.Optimizer, latent
 
 def _moments(optimizer: torch.optim.Optimizer, parameter: Tensor) -> list[Tensor]:
     """Adam's moments of a parameter, in its shape. The optimiser may hold a transposed view of it (see `train`)."""
-    held = {p.data_ptr(): p for group in optimizer.param_groups for p in group["params"]}[parameter.data_ptr()]
-    found = [optimizer.state[held][k] for k in ("exp_avg", "exp_avg_sq") if k in optimizer.state.get(held, {})]
+    held = {p.data_ptr(): p for group in optimizer.param_groups for p in group["params"]}[
+        parameter.data_ptr()
+    ]
+    found = [
+        optimizer.state[held][k]
+        for k in ("exp_avg", "exp_avg_sq")
+        if k in optimizer.state.get(held, {})
+    ]
     return found if held.stride() == parameter.stride() else [moment.T for moment in found]

@@ -32,28 +32,42 @@ class Split:
 
     def __init__(self, rows: Ranks = ONE, latents: Ranks = ONE, n_latents: int = 0) -> None:
         if latents.size > max(1, n_latents):
-            raise ConfigError(f"n_latents = {n_latents}: expected at least one for each of {latents.size} ranks")
+            raise ConfigError(
+                f"n_latents = {n_latents}: expected at least one for each of {latents.size} ranks"
+            )
         self.rows, self.latents, self.n_latents = rows, latents, n_latents
         self.ranks = rows if rows.size > 1 else latents
-        self.own = slice(0, sys.maxsize) if latents.size == 1 else latents.share(n_latents)  # this rank's latents
-        self.reduce = None if latents.size == 1 else latents.sum_  # for what each rank has a part of: x̂, L1
+        self.own = (
+            slice(0, sys.maxsize) if latents.size == 1 else latents.share(n_latents)
+        )  # this rank's latents
+        self.reduce = (
+            None if latents.size == 1 else latents.sum_
+        )  # for what each rank has a part of: x̂, L1
 
     def part(self, x: Tensor) -> Tensor:
         """The rows of a batch whose gradients this rank computes."""
         if len(x) < self.rows.size:
-            raise ConfigError(f"batch_size = {len(x)}: expected at least a row for each of {self.rows.size} ranks")
+            raise ConfigError(
+                f"batch_size = {len(x)}: expected at least a row for each of {self.rows.size} ranks"
+            )
         return x if self.rows.size == 1 else x[self.rows.rank :: self.rows.size].contiguous()
 
     def combine(self, stats: Any, grads: list[Tensor], share: float) -> Any:
         """The batch's `kernels.StepStats` from this rank's, of that share of its rows; `grads` are made the batch's."""
         if self.ranks.size == 1:
             return stats
-        names = ("l1", "l0", "n_open")  # where latents are shared every rank knows x̂, and so the errors
+        names = (
+            "l1",
+            "l0",
+            "n_open",
+        )  # where latents are shared every rank knows x̂, and so the errors
         if self.rows.size > 1:
             names += ("mse", "aux")
             for grad in grads:
                 self.rows.sum_(grad.mul_(share))  # each is a mean over rows
-        values = torch.stack([getattr(stats, name).to(stats.mse.device, torch.float64) for name in names])
+        values = torch.stack(
+            [getattr(stats, name).to(stats.mse.device, torch.float64) for name in names]
+        )
         fired, opened = self.rows.any_(torch.stack([stats.fired, stats.opened]))
         summed = dict(zip(names, self.ranks.sum_(values).unbind(), strict=True))
         return stats._replace(fired=fired, opened=opened, **summed)
@@ -68,7 +82,9 @@ class Split:
 
     def clip_(self, sae: nn.Module, max_norm: float) -> None:
         """Bound the norm of the whole gradient."""
-        norm = utils.get_total_norm([p.grad for name, p in sae.named_parameters() if self.counts(name)])
+        norm = utils.get_total_norm(
+            [p.grad for name, p in sae.named_parameters() if self.counts(name)]
+        )
         if self.latents.size > 1:
             norm = norm.new_tensor(self.totals(float(norm) ** 2)[0] ** 0.5)
         utils.clip_grads_with_norm_(list(sae.parameters()), max_norm, norm)
@@ -108,7 +124,10 @@ class Split:
     def whole(self, sae: nn.Module) -> dict[str, Tensor]:
         """The SAE's tensors, as one process has them, on rank 0."""
         split = {name: v for name, v in sae.state_dict().items() if name not in NOT_SPLIT}
-        whole = {name: self.join(v.T if name == "W_enc" else v, everywhere=False) for name, v in split.items()}
+        whole = {
+            name: self.join(v.T if name == "W_enc" else v, everywhere=False)
+            for name, v in split.items()
+        }
         return {**sae.state_dict(), **whole, "W_enc": whole["W_enc"].T}
 
     def writes(self) -> bool:
@@ -135,7 +154,11 @@ class Split:
                 "to start anew"
             )
         steps = {int(p.name.split(".")[-3]) for p in found}
-        complete = (s for s in steps if all(self.file(path, s, r) in found for r in range(self.latents.size)))
+        complete = (
+            s
+            for s in steps
+            if all(self.file(path, s, r) in found for r in range(self.latents.size))
+        )
         step = self.ranks.first(max(complete, default=0))
         return self.file(path, step) if step else None
 

@@ -32,10 +32,14 @@ from saelib.sae.resample import ResampleEvent, resample_, row_losses
 from saelib.sae.sharding import ALONE, Split
 
 WEISZFELD_STEPS = 32
-SPARSE_BELOW = 0.25  # share of open entries in the last batch under which "auto" takes the sparse step
+SPARSE_BELOW = (
+    0.25  # share of open entries in the last batch under which "auto" takes the sparse step
+)
 SCREEN_BELOW = 0.03  # and under which the sparse step's encoder multiplies in bfloat16 first
 B_DEC_ROWS = 8192  # training rows from which b_dec is initialised
-BLOCK_BYTES = 32 << 20  # of normalised rows read ahead: each SAE takes these batches before the next one does
+BLOCK_BYTES = (
+    32 << 20
+)  # of normalised rows read ahead: each SAE takes these batches before the next one does
 
 
 class TrainingDiverged(RuntimeError):
@@ -85,7 +89,9 @@ def geometric_median(x: Tensor) -> Tensor:
     return median
 
 
-def make_scheduler(optimizer: torch.optim.Optimizer, cfg: TrainConfig) -> torch.optim.lr_scheduler.LRScheduler:
+def make_scheduler(
+    optimizer: torch.optim.Optimizer, cfg: TrainConfig
+) -> torch.optim.lr_scheduler.LRScheduler:
     """`transformers.get_scheduler` by name; `n_cycles` divides what follows the warm-up."""
     name = {"constant": "constant_with_warmup"}.get(cfg.schedule, cfg.schedule)
     extra = {"num_cycles": cfg.n_cycles} if cfg.schedule == "cosine_with_restarts" else None
@@ -97,24 +103,36 @@ class Trainer:
     """One SAE in training. `step_` consumes a batch of normalised rows; `split`: how ranks share the work."""
 
     def __init__(
-        self, sae: SAE | GatedSAE, cfg: TrainConfig, probe: Tensor | None = None, split: Split = ALONE
+        self,
+        sae: SAE | GatedSAE,
+        cfg: TrainConfig,
+        probe: Tensor | None = None,
+        split: Split = ALONE,
     ) -> None:
         if isinstance(sae, GatedSAE) == (cfg.loss == "plain"):
-            raise ConfigError(f"TrainConfig.loss = {cfg.loss!r} does not fit a {type(sae).__name__}")
+            raise ConfigError(
+                f"TrainConfig.loss = {cfg.loss!r} does not fit a {type(sae).__name__}"
+            )
         self.sae, self.cfg, self.probe, self.split = sae.requires_grad_(True), cfg, probe, split
         self.leaves = {name: _contiguous_view(p) for name, p in sae.named_parameters()}
-        self.optimizer = torch.optim.Adam(self.leaves.values(), cfg.lr, (cfg.beta1, cfg.beta2), fused=True)
+        self.optimizer = torch.optim.Adam(
+            self.leaves.values(), cfg.lr, (cfg.beta1, cfg.beta2), fused=True
+        )
         self.scheduler = make_scheduler(self.optimizer, cfg)
         self.generator = torch.Generator().manual_seed(cfg.seed)
         self.step, self.history = 0, History()
         device, n = sae.W_dec.device, len(sae.W_dec)
         self.idle = torch.zeros(n, dtype=torch.long, device=device)  # tokens since the latent fired
-        self.gate_idle = torch.zeros(n, dtype=torch.long, device=device)  # tokens since its gate was open
+        self.gate_idle = torch.zeros(
+            n, dtype=torch.long, device=device
+        )  # tokens since its gate was open
         self.density = 1.0  # open entries of the last batch, as a share
         self._sparse_here = cfg.step != "dense" and sae.W_dec.dtype == torch.float32
         self._screen_here = self._sparse_here and sparse.screens(device)
         if cfg.step == "sparse" and not self._sparse_here:
-            raise ConfigError(f"TrainConfig.step = 'sparse': not with {sae.W_dec.dtype} weights; use 'auto' or 'dense'")
+            raise ConfigError(
+                f"TrainConfig.step = 'sparse': not with {sae.W_dec.dtype} weights; use 'auto' or 'dense'"
+            )
         self._sums: dict[str, Tensor] = {}
 
     @property
@@ -154,15 +172,23 @@ class Trainer:
 
     def _gradients(self, x: Tensor, lam: float) -> dense.StepStats:
         params, mode = dict(self.sae.named_parameters()), self.sae.config.l1_mode
-        step, rows, reduce = sparse if self.takes_sparse_step() else dense, self.split.part(x), self.split.reduce
+        step, rows, reduce = (
+            sparse if self.takes_sparse_step() else dense,
+            self.split.part(x),
+            self.split.reduce,
+        )
         if self.cfg.loss == "plain":
             stats, grads = step.sae_step(rows, params, lam, mode, self.encoder(), reduce)
         else:
-            stats, grads = step.gated_step(rows, params, lam, mode, self.cfg.loss, self.encoder(), reduce)
+            stats, grads = step.gated_step(
+                rows, params, lam, mode, self.cfg.loss, self.encoder(), reduce
+            )
         for name, parameter in params.items():
             parameter.grad = grads[name]
             self.leaves[name].grad = _oriented(grads[name], parameter, self.leaves[name])
-        stats = self.split.combine(stats, [leaf.grad for leaf in self.leaves.values()], len(rows) / len(x))
+        stats = self.split.combine(
+            stats, [leaf.grad for leaf in self.leaves.values()], len(rows) / len(x)
+        )
         self.density = float(stats.n_open) / (len(x) * self.sae.config.n_latents)
         return stats
 
@@ -181,7 +207,10 @@ class Trainer:
 
     def _accumulate(self, stats: dense.StepStats, x: Tensor) -> None:
         new = {k: getattr(stats, k).double() for k in ("mse", "l1", "aux", "l0")}
-        new |= {"variance": (x - x.mean(0)).pow(2).sum().double(), "rows": torch.tensor(float(len(x)))}
+        new |= {
+            "variance": (x - x.mean(0)).pow(2).sum().double(),
+            "rows": torch.tensor(float(len(x))),
+        }
         self._sums = {k: v + self._sums[k] if self._sums else v for k, v in new.items()}
 
     def _check_finite(self, stats: dense.StepStats, x: Tensor) -> None:
@@ -200,25 +229,40 @@ class Trainer:
         sums = {k: float(v) for k, v in self._sums.items()}
         row = {k: sums[k] / sums["rows"] for k in ("mse", "l1", "aux", "l0")}
         row |= {"step": self.step, "tokens": self.tokens, "lr": lr, "lam": lam}
-        row |= {"loss": row["mse"] + row["l1"] + row["aux"], "fvu": sums["mse"] / max(sums["variance"], 1e-300)}
+        row |= {
+            "loss": row["mse"] + row["l1"] + row["aux"],
+            "fvu": sums["mse"] / max(sums["variance"], 1e-300),
+        }
         gate_dead = self.split.join(self.gate_idle >= self.cfg.dead_window)
-        row |= {"dead_fraction": float(self.dead().float().mean()), "gate_dead": float(gate_dead.float().mean())}
+        row |= {
+            "dead_fraction": float(self.dead().float().mean()),
+            "gate_dead": float(gate_dead.float().mean()),
+        }
         row |= self._adam_moments()
         self.history.table.append(row)
         self._sums = {}
 
     def _adam_moments(self) -> dict[str, float]:
         """Root mean squares, over all weights, of Adam's moment m and of √v; a step is lr · m / √v."""
-        state = [self.optimizer.state[leaf] for name, leaf in self.leaves.items() if self.split.counts(name)]
+        state = [
+            self.optimizer.state[leaf]
+            for name, leaf in self.leaves.items()
+            if self.split.counts(name)
+        ]
         size = sum(s["exp_avg"].numel() for s in state)
-        m, v = (sum(float(s[k].pow(p).sum()) for s in state) for k, p in (("exp_avg", 2), ("exp_avg_sq", 1)))
+        m, v = (
+            sum(float(s[k].pow(p).sum()) for s in state)
+            for k, p in (("exp_avg", 2), ("exp_avg_sq", 1))
+        )
         size, m, v = self.split.totals(size, m, v)
         return {"adam_m": (m / size) ** 0.5, "adam_v": (v / size) ** 0.5}
 
     def _snapshot_due(self) -> bool:
         if self.probe is None or not self.cfg.snapshots:
             return False
-        marks = {round(self.cfg.steps * (i + 1) / self.cfg.snapshots) for i in range(self.cfg.snapshots)}
+        marks = {
+            round(self.cfg.steps * (i + 1) / self.cfg.snapshots) for i in range(self.cfg.snapshots)
+        }
         return self.step in marks
 
     @torch.no_grad()
@@ -247,12 +291,18 @@ class Trainer:
         self._require_finite_weights()
         dead, again = self.dead(), set()
         for event in reversed(self.history.events):
-            event.alive_later = sum(not dead[latent] for latent in event.revived if latent not in again)
+            event.alive_later = sum(
+                not dead[latent] for latent in event.revived if latent not in again
+            )
             again |= set(event.revived)
 
     def _require_finite_weights(self) -> None:
-        bad = [name for name, v in self.sae.state_dict().items() if not bool(torch.isfinite(v).all())]
-        if self.split.ranks.any_(torch.tensor(bool(bad))):  # by all ranks, or the others would wait for one that left
+        bad = [
+            name for name, v in self.sae.state_dict().items() if not bool(torch.isfinite(v).all())
+        ]
+        if self.split.ranks.any_(
+            torch.tensor(bool(bad))
+        ):  # by all ranks, or the others would wait for one that left
             raise TrainingDiverged(
                 f"{', '.join(bad) or 'weights of another rank'} not finite after step {self.step} of {self.cfg.steps} "
                 f"({self.cfg.to_dict()}); earlier checkpoints are kept"
@@ -274,14 +324,20 @@ class Trainer:
         tensors = {f"w.{k}": v for k, v in self.sae.state_dict().items()}
         for name, leaf in self.leaves.items():
             tensors |= {f"a.{name}.{k}": v for k, v in self.optimizer.state[leaf].items()}
-        tensors |= {"idle": self.idle, "gate_idle": self.gate_idle, "generator": self.generator.get_state()}
+        tensors |= {
+            "idle": self.idle,
+            "gate_idle": self.gate_idle,
+            "generator": self.generator.get_state(),
+        }
         for i, s in enumerate(self.history.snapshots):
             tensors |= {f"s.{i}.{k}": getattr(s, k) for k in ("fire_rate", "open", "b_gate")}
         state = {"step": self.step, "train": self.cfg.to_dict(), "sae": self.sae.config.to_dict()}
         state |= {"density": self.density, "table": self.history.table}
         state |= {"events": [asdict(e) for e in self.history.events]}
         state |= {"snapshots": [[s.step, s.tokens] for s in self.history.snapshots]}
-        state |= {"scheduler": {k: v for k, v in self.scheduler.state_dict().items() if k != "lr_lambdas"}}
+        state |= {
+            "scheduler": {k: v for k, v in self.scheduler.state_dict().items() if k != "lr_lambdas"}
+        }
         temporary = path.with_name(path.name + ".tmp")
         tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
         save_file(tensors, temporary, metadata={"state": json.dumps(state)})
@@ -295,14 +351,22 @@ class Trainer:
                 state = json.loads((file.metadata() or {})["state"])
                 tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
         except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path}: damaged ({error!r}); without it the run starts anew") from error
+            raise ValueError(
+                f"{path}: damaged ({error!r}); without it the run starts anew"
+            ) from error
         for name, config in (("train", self.cfg), ("sae", self.sae.config)):
             if state[name] != config.to_dict():
-                raise ConfigError(f"{path} belongs to another run: its {name} configuration is {state[name]}")
+                raise ConfigError(
+                    f"{path} belongs to another run: its {name} configuration is {state[name]}"
+                )
         self.sae.load_state_dict({k[2:]: v for k, v in tensors.items() if k.startswith("w.")})
         self._load_moments(tensors)
-        self.scheduler.load_state_dict(state["scheduler"] | {"lr_lambdas": [None] * len(self.optimizer.param_groups)})
-        for group, lr in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
+        self.scheduler.load_state_dict(
+            state["scheduler"] | {"lr_lambdas": [None] * len(self.optimizer.param_groups)}
+        )
+        for group, lr in zip(
+            self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True
+        ):
             group["lr"] = lr
         self.idle.copy_(tensors["idle"])
         self.gate_idle.copy_(tensors["gate_idle"])
@@ -373,7 +437,9 @@ def train_groups(
     """
     first = [sum(len(runs) for runs, _ in groups[:i]) for i in range(len(groups))]
     logs = [on_log and (lambda i, row, at=at: on_log(at + i, row)) for at in first]
-    going = {i: _training(*group, checkpoint_every, logs[i], ahead) for i, group in enumerate(groups)}
+    going = {
+        i: _training(*group, checkpoint_every, logs[i], ahead) for i, group in enumerate(groups)
+    }
     at, results = dict.fromkeys(going, -1), {}  # all are started before one trains
     while going:
         i = min(going, key=at.__getitem__)
@@ -397,13 +463,26 @@ def _training(
     trainers = [_started(run, stream) for run in runs]
     results: list[History | TrainingDiverged] = [trainer.history for trainer in trainers]
     going = dict(enumerate(trainers))
-    for start, batches in _blocks(stream, first, min(trainer.step for trainer in trainers), runs, ahead):
+    for start, batches in _blocks(
+        stream, first, min(trainer.step for trainer in trainers), runs, ahead
+    ):
         yield start * runs[0].cfg.batch_size
         for i, trainer in list(going.items()):
-            todo = [x for number, x in enumerate(batches, start) if trainer.step <= number < trainer.cfg.steps]
+            todo = [
+                x
+                for number, x in enumerate(batches, start)
+                if trainer.step <= number < trainer.cfg.steps
+            ]
             try:
                 for x in todo:
-                    _advance(trainer, x, stream, runs[i].checkpoint, checkpoint_every, on_log and partial(on_log, i))
+                    _advance(
+                        trainer,
+                        x,
+                        stream,
+                        runs[i].checkpoint,
+                        checkpoint_every,
+                        on_log and partial(on_log, i),
+                    )
                 if trainer.step == trainer.cfg.steps:
                     trainer.finish()
                     del going[i]
@@ -419,7 +498,9 @@ def _same_stream(runs: Sequence[Run]) -> SAE | GatedSAE:
     """The first SAE, whose normaliser is everyone's; `ConfigError` where it is not."""
     first = runs[0]
     for run in runs[1:]:
-        same = torch.equal(run.sae.mean, first.sae.mean) and torch.equal(run.sae.scale, first.sae.scale)
+        same = torch.equal(run.sae.mean, first.sae.mean) and torch.equal(
+            run.sae.scale, first.sae.scale
+        )
         if not same or run.cfg.batch_size != first.cfg.batch_size:
             raise ConfigError("SAEs on one stream need the same normaliser and the same batch_size")
     return first.sae
@@ -447,7 +528,9 @@ def _advance(
     cfg = trainer.cfg
     trainer.step_(x)
     if trainer.step in cfg.resample_steps:
-        trainer.resample_(_random_rows(trainer.sae, stream, cfg.resample_rows, trainer.generator, trainer.tokens))
+        trainer.resample_(
+            _random_rows(trainer.sae, stream, cfg.resample_rows, trainer.generator, trainer.tokens)
+        )
     if on_log and trainer.step % cfg.log_every == 0:
         on_log(trainer.history.table[-1])
     every = max(1, round(checkpoint_every / cfg.log_every)) * cfg.log_every
@@ -470,7 +553,9 @@ def _blocks(
 
     def read(count: int) -> list[Tensor]:
         found = [next(stream)[0] for _ in range(count)]
-        on_its_way = device.type == "cuda"  # pinned rows travel while the GPU works; a live model's are there already
+        on_its_way = (
+            device.type == "cuda"
+        )  # pinned rows travel while the GPU works; a live model's are there already
         return [x.pin_memory() if on_its_way and x.device.type == "cpu" else x for x in found]
 
     with ThreadPoolExecutor(1) as pool:
@@ -483,7 +568,9 @@ def _blocks(
 
 
 @torch.no_grad()
-def _random_rows(sae: SAE | GatedSAE, stream: RowSource, n: int, generator: torch.Generator, cursor: int) -> Tensor:
+def _random_rows(
+    sae: SAE | GatedSAE, stream: RowSource, n: int, generator: torch.Generator, cursor: int
+) -> Tensor:
     return sae.normalize(stream.sample(n, generator, cursor).to(sae.W_dec.device))
 
 
@@ -491,5 +578,9 @@ def _random_rows(sae: SAE | GatedSAE, stream: RowSource, n: int, generator: torc
 def _initialise_b_dec_(sae: SAE | GatedSAE, stream: RowSource, cfg: TrainConfig) -> None:
     """Where the decoder bias starts: zero, or the mean or geometric median of normalised rows."""
     if cfg.b_dec_init != "zero":
-        rows = _random_rows(sae, stream, B_DEC_ROWS, torch.Generator().manual_seed(cfg.seed), cursor=0)
-        sae.b_dec.copy_(geometric_median(rows) if cfg.b_dec_init == "geometric_median" else rows.mean(0))
+        rows = _random_rows(
+            sae, stream, B_DEC_ROWS, torch.Generator().manual_seed(cfg.seed), cursor=0
+        )
+        sae.b_dec.copy_(
+            geometric_median(rows) if cfg.b_dec_init == "geometric_median" else rows.mean(0)
+        )

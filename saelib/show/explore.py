@@ -25,8 +25,13 @@ from saelib.activations.store import Store
 from saelib.sae.base import load_sae
 from saelib.show import plots
 
-MAX_ROWS = 65_536  # tokens encoded to find contexts; of more, whole contexts evenly spaced are taken
-USUAL_L0, USUAL_DENSITY = 32, 3e-3  # the panel opens near these: codes neither dense nor empty, latents not rare
+MAX_ROWS = (
+    65_536  # tokens encoded to find contexts; of more, whole contexts evenly spaced are taken
+)
+USUAL_L0, USUAL_DENSITY = (
+    32,
+    3e-3,
+)  # the panel opens near these: codes neither dense nor empty, latents not rare
 SHADE = "#D55E00"
 CONTEXTS_NOTE = (
     "Its strongest contexts, one a line: shading is the activation relative to the largest, the strongest token is "
@@ -77,12 +82,16 @@ def _rows_to_read(store: Store, split: str, limit: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def index_latents(sae: Any, store: Store, split: str = "test", limit: int = MAX_ROWS) -> LatentIndex:
+def index_latents(
+    sae: Any, store: Store, split: str = "test", limit: int = MAX_ROWS
+) -> LatentIndex:
     """Encode the ordinary rows of a split at the SAE's site; raises where SAE and store do not fit."""
     sae.check_store(store.d_model, store.sites)
     index = _rows_to_read(store, split, limit)
     rows, latents, values = [], [], []
-    for part in np.split(index, range(2048, len(index), 2048)):  # one empty part where there are no rows
+    for part in np.split(
+        index, range(2048, len(index), 2048)
+    ):  # one empty part where there are no rows
         f = sae.encode_raw(store.rows(sae.config.site, part))  # [batch, n_latents]
         row, latent = f.nonzero(as_tuple=True)
         rows.append(part[row.numpy()])
@@ -91,7 +100,9 @@ def index_latents(sae: Any, store: Store, split: str = "test", limit: int = MAX_
     latent = np.concatenate(latents)
     order = np.argsort(latent, kind="stable")
     starts = np.searchsorted(latent[order], np.arange(sae.config.n_latents + 1))
-    return LatentIndex(np.concatenate(rows)[order], np.concatenate(values)[order], starts, len(index))
+    return LatentIndex(
+        np.concatenate(rows)[order], np.concatenate(values)[order], starts, len(index)
+    )
 
 
 def moderate_latents(density: Float64[np.ndarray, " n_latents"], n: int = 24) -> list[int]:
@@ -117,16 +128,27 @@ def top_contexts(
     is the strongest). `index` spares the encoding where `index_latents` has run. No rows where the latent never fires.
     """
     rows, values = (index or index_latents(sae, store, split)).of(feature)
-    strongest = pd.DataFrame({"row": rows, "value": values, "context": store.tokens["context"][rows]})
-    strongest = strongest.sort_values("value", ascending=False, kind="stable").drop_duplicates("context").head(k)
-    codes, ordinary = dict(zip(rows.tolist(), values.tolist(), strict=True)), store.mask("ordinary", split)
+    strongest = pd.DataFrame(
+        {"row": rows, "value": values, "context": store.tokens["context"][rows]}
+    )
+    strongest = (
+        strongest.sort_values("value", ascending=False, kind="stable")
+        .drop_duplicates("context")
+        .head(k)
+    )
+    codes, ordinary = (
+        dict(zip(rows.tolist(), values.tolist(), strict=True)),
+        store.mask("ordinary", split),
+    )
     return pd.DataFrame(
         [_window(store, row, codes, ordinary, width) for row in strongest["row"]],
         columns=["activation", "title", "context", "position", "token_ids", "activations", "peak"],
     )
 
 
-def _window(store: Store, row: int, codes: dict[int, float], ordinary: np.ndarray, width: int) -> dict[str, Any]:
+def _window(
+    store: Store, row: int, codes: dict[int, float], ordinary: np.ndarray, width: int
+) -> dict[str, Any]:
     """The tokens around a row, within its context."""
     context = int(store.tokens["context"][row])
     whole = store.context_rows(context)
@@ -164,7 +186,9 @@ def shade(share: float) -> tuple[str, str]:
     back = 1 - share * (1 - np.array(to_rgb(SHADE)))
     linear = np.where(back <= 0.04045, back / 12.92, ((back + 0.055) / 1.055) ** 2.4)
     luminance = linear @ [0.2126, 0.7152, 0.0722]
-    return to_hex(back), "#000000" if (luminance + 0.05) / 0.05 >= 1.05 / (luminance + 0.05) else "#ffffff"
+    return to_hex(back), "#000000" if (luminance + 0.05) / 0.05 >= 1.05 / (
+        luminance + 0.05
+    ) else "#ffffff"
 
 
 def _token_html(piece: str, activation: float, largest: float, peak: bool) -> str:
@@ -175,7 +199,9 @@ def _token_html(piece: str, activation: float, largest: float, peak: bool) -> st
         return text
     back, ink = shade(activation / largest)
     mark = ";outline:2px solid #000000;font-weight:bold" if peak else ""
-    return f'<span style="background:{back};color:{ink}{mark}" title="{activation:.3g}">{text}</span>'
+    return (
+        f'<span style="background:{back};color:{ink}{mark}" title="{activation:.3g}">{text}</span>'
+    )
 
 
 def contexts_html(top: pd.DataFrame, tokenizer: Any) -> str:
@@ -184,7 +210,10 @@ def contexts_html(top: pd.DataFrame, tokenizer: Any) -> str:
     for row in top.itertuples():
         pieces = token_pieces(tokenizer, row.token_ids)
         tokens = zip(pieces, row.activations, strict=True)
-        text = "".join(_token_html(p, a, top["activation"].max(), i == row.peak) for i, (p, a) in enumerate(tokens))
+        text = "".join(
+            _token_html(p, a, top["activation"].max(), i == row.peak)
+            for i, (p, a) in enumerate(tokens)
+        )
         head = f"<b>{row.activation:.3g}</b> · {escape(row.title)}, position {row.position}"
         style = "margin:0 0 10px;padding:4px 8px;border-left:3px solid #cccccc"
         blocks.append(
@@ -223,10 +252,23 @@ class Panel:
     """The explorer's controls and views; `explore` makes one. Shows itself as a cell's last expression."""
 
     def __init__(
-        self, results: pd.DataFrame, runs_dir: Path, store: Store, tokenizer: Any, sites: Any, headless: bool
+        self,
+        results: pd.DataFrame,
+        runs_dir: Path,
+        store: Store,
+        tokenizer: Any,
+        sites: Any,
+        headless: bool,
     ) -> None:
-        self.runs_dir, self.store, self.tokenizer, self.headless = Path(runs_dir), store, tokenizer, headless
-        self.results = _prepared(results, self.runs_dir, list(store.sites if sites is None else sites))
+        self.runs_dir, self.store, self.tokenizer, self.headless = (
+            Path(runs_dir),
+            store,
+            tokenizer,
+            headless,
+        )
+        self.results = _prepared(
+            results, self.runs_dir, list(store.sites if sites is None else sites)
+        )
         self._opened = lru_cache(maxsize=3)(self._open)
         self._filling = False
         self._build()
@@ -239,14 +281,24 @@ class Panel:
         self.run = self._control(widgets.Dropdown, "λ", self._on_run)
         self.suggested = self._control(widgets.Dropdown, "latents", self._on_suggested)
         self.feature = self._control(widgets.BoundedIntText, "or number", self._on_feature)
-        self.curve, self.metrics, self.contexts = widgets.Image(format="png"), widgets.HTML(), widgets.HTML()
+        self.curve, self.metrics, self.contexts = (
+            widgets.Image(format="png"),
+            widgets.HTML(),
+            widgets.HTML(),
+        )
         self.messages = widgets.Output()  # errors of a choice appear here
-        rows = [(self.site, self.arm, self.run), (self.curve, self.metrics), (self.suggested, self.feature)]
+        rows = [
+            (self.site, self.arm, self.run),
+            (self.curve, self.metrics),
+            (self.suggested, self.feature),
+        ]
         self.widget = widgets.VBox([*map(widgets.HBox, rows), self.contexts, self.messages])
         self.curve.layout.width = "620px"
 
     def _control(self, kind: type[widgets.Widget], description: str, action: Any) -> Any:
-        control = kind(description=description, layout={"width": "320px"}, style={"description_width": "90px"})
+        control = kind(
+            description=description, layout={"width": "320px"}, style={"description_width": "90px"}
+        )
         control.observe(self._handler(action), names="value")
         return control
 
@@ -279,9 +331,13 @@ class Panel:
 
     def _on_arm(self) -> None:
         runs = self._rows()
-        runs = runs[(runs["arm"] == self.arm.value) & runs["there"]].sort_values(["lambda", "run_id"])
+        runs = runs[(runs["arm"] == self.arm.value) & runs["there"]].sort_values(
+            ["lambda", "run_id"]
+        )
         listed = runs[["lambda", "l0", "seed", "run_id"]].itertuples(index=False, name=None)
-        options = [(f"{lam:g}   (L0 {l0:.3g}, seed {seed:g})", run) for lam, l0, seed, run in listed]
+        options = [
+            (f"{lam:g}   (L0 {l0:.3g}, seed {seed:g})", run) for lam, l0, seed, run in listed
+        ]
         usual = (np.log(runs["l0"].clip(lower=plots.L0_FLOOR)) - np.log(USUAL_L0)).abs()
         self._fill(self.run, options, runs.loc[usual.idxmin(), "run_id"])
         self._on_run()
@@ -294,7 +350,11 @@ class Panel:
         sae, index = self._opened(self.run.value)
         density = index.density
         latents = moderate_latents(density)
-        self._fill(self.suggested, [(f"{i} (on {100 * density[i]:.3g} % of tokens)", i) for i in latents], None)
+        self._fill(
+            self.suggested,
+            [(f"{i} (on {100 * density[i]:.3g} % of tokens)", i) for i in latents],
+            None,
+        )
         self._set_feature(latents[0] if latents else 0, sae.config.n_latents)
 
     def _on_suggested(self) -> None:
@@ -340,8 +400,12 @@ def _prepared(results: pd.DataFrame, runs_dir: Path, sites: list[int]) -> pd.Dat
     table = results.assign(arm=results["loss"], there=there)[results["site"].isin(sites)]
     usable = table[table["there"]][["site", "arm"]].drop_duplicates()
     if usable.empty:
-        raise ValueError(f"explore: none of the {len(results)} runs at sites {sites} has its folder in {runs_dir}")
-    return table.merge(usable, on=["site", "arm"]).dropna(subset=["l0", "fvu"]).reset_index(drop=True)
+        raise ValueError(
+            f"explore: none of the {len(results)} runs at sites {sites} has its folder in {runs_dir}"
+        )
+    return (
+        table.merge(usable, on=["site", "arm"]).dropna(subset=["l0", "fvu"]).reset_index(drop=True)
+    )
 
 
 def explore(

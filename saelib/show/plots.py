@@ -50,7 +50,16 @@ class Look(NamedTuple):
 # Okabe and Ito's palette for arms and token classes, Tol's muted one for schedules and whatever has no name there.
 with Path(__file__).with_name("looks.csv").open(encoding="utf-8", newline="") as _looks:
     LOOKS: dict[Any, Look] = {row.pop("name"): Look(**row) for row in csv.DictReader(_looks)}
-OTHER_COLORS = ("#332288", "#44AA99", "#CCAA33", "#882255", "#117733", "#88CCEE", "#AA4499", "#661100")
+OTHER_COLORS = (
+    "#332288",
+    "#44AA99",
+    "#CCAA33",
+    "#882255",
+    "#117733",
+    "#88CCEE",
+    "#AA4499",
+    "#661100",
+)
 OTHER_MARKERS = "osD^vP*X"
 METRIC_LABELS = {
     "loss": "training loss (normalised units)",
@@ -67,7 +76,9 @@ METRIC_LABELS = {
 
 def style() -> AbstractContextManager:
     """The look of every figure, as a context: nothing global changes outside it."""
-    return mpl.rc_context(sns.axes_style("ticks") | mpl.rc_params_from_file(STYLE, use_default_template=False))
+    return mpl.rc_context(
+        sns.axes_style("ticks") | mpl.rc_params_from_file(STYLE, use_default_template=False)
+    )
 
 
 def site_color(site: int | np.integer, n_layers: int) -> tuple[float, float, float, float]:
@@ -82,8 +93,16 @@ def looks_of(values: Iterable[Any], n_layers: int | None = None) -> dict[Any, Lo
     found: dict[Any, Look] = {}
     for value in values:
         free = sum(v not in LOOKS and not _is_site(v) for v in found)
-        other = Look(str(value), OTHER_COLORS[free % len(OTHER_COLORS)], OTHER_MARKERS[free % len(OTHER_MARKERS)])
-        found[value] = Look(f"site {value}", site_color(value, deepest)) if _is_site(value) else LOOKS.get(value, other)
+        other = Look(
+            str(value),
+            OTHER_COLORS[free % len(OTHER_COLORS)],
+            OTHER_MARKERS[free % len(OTHER_MARKERS)],
+        )
+        found[value] = (
+            Look(f"site {value}", site_color(value, deepest))
+            if _is_site(value)
+            else LOOKS.get(value, other)
+        )
     return found
 
 
@@ -106,7 +125,9 @@ def _takes(*columns: str) -> Callable[[Callable[..., Figure]], Callable[..., Fig
         def styled(table: pd.DataFrame, *args: Any, **kwargs: Any) -> Figure:
             missing = [c for c in columns if c not in table.columns]
             if missing:
-                raise ValueError(f"{draw.__name__}: column {missing[0]!r} is missing; it needs {', '.join(columns)}")
+                raise ValueError(
+                    f"{draw.__name__}: column {missing[0]!r} is missing; it needs {', '.join(columns)}"
+                )
             if table.empty:
                 raise ValueError(f"{draw.__name__}: the table has no rows to draw")
             with style():
@@ -118,26 +139,47 @@ def _takes(*columns: str) -> Callable[[Callable[..., Figure]], Callable[..., Fig
 
 
 def _grid(
-    columns: int, rows: int = 1, *, width: float = 3.2, height: float = 3.0, wrap: int = 4, **kwargs: Any
+    columns: int,
+    rows: int = 1,
+    *,
+    width: float = 3.2,
+    height: float = 3.0,
+    wrap: int = 4,
+    **kwargs: Any,
 ) -> tuple[Figure, Any]:
     """Figure, and its panels [rows, columns], with room for a legend at the right; a single row wraps at `wrap`."""
     n = rows * columns
     if rows == 1 and columns > wrap:
         rows, columns = math.ceil(n / wrap), wrap
-    fig = Figure(figsize=(max(columns * width + 1.9, 6.4), rows * height + 0.9), layout="constrained", dpi=DPI)
+    fig = Figure(
+        figsize=(max(columns * width + 1.9, 6.4), rows * height + 0.9),
+        layout="constrained",
+        dpi=DPI,
+    )
     axes = fig.subplots(rows, columns, squeeze=False, **kwargs)
     for ax in axes.flat[n:]:
         ax.set_axis_off()
-    for ax in axes.flat[n - columns : n]:  # the lowest panel of each column, though an empty one may follow
+    for ax in axes.flat[
+        n - columns : n
+    ]:  # the lowest panel of each column, though an empty one may follow
         ax.tick_params(labelbottom=True)
     return fig, axes
 
 
 def _panels(
-    table: pd.DataFrame, by: str, head: Callable[[Any], str] = str, *, ylabel: str = "", **kwargs: Any
+    table: pd.DataFrame,
+    by: str,
+    head: Callable[[Any], str] = str,
+    *,
+    ylabel: str = "",
+    **kwargs: Any,
 ) -> tuple[Figure, list[tuple[Axes, Any, pd.DataFrame]]]:
     """One panel a value of a column, numbers rising, words as they come: (axes, value, the value's rows)."""
-    values = sorted(table[by].unique()) if pd.api.types.is_numeric_dtype(table[by]) else dict.fromkeys(table[by])
+    values = (
+        sorted(table[by].unique())
+        if pd.api.types.is_numeric_dtype(table[by])
+        else dict.fromkeys(table[by])
+    )
     fig, axes = _grid(len(values), **kwargs)
     panels = [(ax, v, table[table[by] == v]) for ax, v in zip(axes.flat, values, strict=False)]
     for ax, value, _ in panels:
@@ -176,7 +218,9 @@ def _caption(table: pd.DataFrame, interval: str, note: str = "") -> str:
     """The caption; refuses intervals without a name."""
     if {"lo", "hi"} <= set(table.columns) and table[["lo", "hi"]].notna().any(axis=None):
         if not interval:
-            raise ValueError("columns lo and hi are drawn: say what they are, interval='95 % bootstrap over pages'")
+            raise ValueError(
+                "columns lo and hi are drawn: say what they are, interval='95 % bootstrap over pages'"
+            )
         note = f"Bars: {interval}. {note}"
     return note.strip()
 
@@ -187,7 +231,11 @@ def _number(value: float | int, _position: int | None = None) -> str:
         return f"{value:,.6g}".replace("-", "−")
     exponent = math.floor(math.log10(abs(value)))
     mantissa = value / 10**exponent
-    return rf"$10^{{{exponent}}}$" if round(mantissa, 3) == 1 else rf"${mantissa:.3g}\cdot10^{{{exponent}}}$"
+    return (
+        rf"$10^{{{exponent}}}$"
+        if round(mantissa, 3) == 1
+        else rf"${mantissa:.3g}\cdot10^{{{exponent}}}$"
+    )
 
 
 def _log(ax: Axes, *names: str) -> None:
@@ -196,8 +244,12 @@ def _log(ax: Axes, *names: str) -> None:
         ax.set(**{f"{name}scale": "log"})
         axis = ax.xaxis if name == "x" else ax.yaxis
         decades = np.diff(np.log10(axis.get_view_interval()))[0]
-        subs = [(1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)][int(np.searchsorted([0.9, 1.7, 3.2], decades))]
-        locator = ticker.MaxNLocator(5) if decades < 0.45 else ticker.LogLocator(subs=subs, numticks=12)
+        subs = [(1, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)][
+            int(np.searchsorted([0.9, 1.7, 3.2], decades))
+        ]
+        locator = (
+            ticker.MaxNLocator(5) if decades < 0.45 else ticker.LogLocator(subs=subs, numticks=12)
+        )
         axis.set_major_locator(locator)
         axis.set_major_formatter(_number)
         axis.set_minor_locator(ticker.NullLocator())
@@ -214,7 +266,9 @@ def _site_axis(ax: Axes, sites: Sequence[int], labels: Sequence[str] | None = No
     if len(sites) <= 8:
         names, last = list(labels or map(str, sites)), sites[0]
         for i, site in enumerate(sites[1:], 1):
-            names[i], last = (names[i], site) if site - last > 0.05 * (sites[-1] - sites[0]) else ("", last)
+            names[i], last = (
+                (names[i], site) if site - last > 0.05 * (sites[-1] - sites[0]) else ("", last)
+            )
         ax.set_xticks(sites, names)
     else:
         ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
@@ -237,19 +291,35 @@ def _thousands(ax: Axes) -> None:
     ax.set_xlabel("training tokens")
 
 
-def _bars(draw: Callable[..., Any], at: Any, rows: pd.DataFrame, color: Any, lw: float | int = 1.3) -> None:
+def _bars(
+    draw: Callable[..., Any], at: Any, rows: pd.DataFrame, color: Any, lw: float | int = 1.3
+) -> None:
     """Interval bars, drawn with `ax.vlines` or `ax.hlines`, from column lo to column hi, where both are known."""
     if {"lo", "hi"} <= set(rows.columns):
         known = rows[["lo", "hi"]].notna().all(axis=1).to_numpy()
-        draw(np.asarray(at)[known], rows["lo"][known], rows["hi"][known], color=color, lw=lw, alpha=0.7)
+        draw(
+            np.asarray(at)[known],
+            rows["lo"][known],
+            rows["hi"][known],
+            color=color,
+            lw=lw,
+            alpha=0.7,
+        )
 
 
-def _by_site(ax: Axes, rows: pd.DataFrame, y: str, look: Look, sites: Sequence[int], shift: float = 0.0) -> None:
+def _by_site(
+    ax: Axes, rows: pd.DataFrame, y: str, look: Look, sites: Sequence[int], shift: float = 0.0
+) -> None:
     """One line over all sites of the figure, with its bars; a missing site is a gap."""
     if rows["site"].duplicated().any():
         raise ValueError(f"several rows of {look.label!r} at one site: aggregate them first")
-    values, ms = rows.set_index("site")[y].reindex(sites).to_numpy(), 5.5 if len(sites) <= 8 else 3.5
-    ax.plot(np.add(sites, shift), values, color=look.color, marker=look.marker, ms=ms, label=look.label)
+    values, ms = (
+        rows.set_index("site")[y].reindex(sites).to_numpy(),
+        5.5 if len(sites) <= 8 else 3.5,
+    )
+    ax.plot(
+        np.add(sites, shift), values, color=look.color, marker=look.marker, ms=ms, label=look.label
+    )
     _bars(ax.vlines, rows["site"] + shift, rows, look.color)
 
 
@@ -286,14 +356,20 @@ def norm_profile(table: pd.DataFrame, *, title: str, note: str = "") -> Figure:
 @_takes("site", "position", "median", "q10", "q90", "variant")
 def norm_by_position(table: pd.DataFrame, *, title: str, note: str = "") -> Figure:
     """Norm against position in the context, one panel a site; variants 'as collected' and 'BOS prepended'."""
-    fig, panels = _panels(table, "site", "site {:g}".format, ylabel="norm ‖x‖ (model units)", sharey=True)
+    fig, panels = _panels(
+        table, "site", "site {:g}".format, ylabel="norm ‖x‖ (model units)", sharey=True
+    )
     for ax, _, rows in panels:
         for name, look in looks_of(table["variant"]).items():
             one = rows[rows["variant"] == name].sort_values("position")
             dashes = "-" if name == "as collected" else (0, (4, 1.5))
-            ax.fill_between(one["position"], one["q10"], one["q90"], color=look.color, alpha=0.2, lw=0)
+            ax.fill_between(
+                one["position"], one["q10"], one["q90"], color=look.color, alpha=0.2, lw=0
+            )
             ax.plot(one["position"], one["median"], color=look.color, ls=dashes, label=look.label)
-        ax.set_xscale("symlog", linthresh=1)  # position 0 has its own place, later ones are logarithmic
+        ax.set_xscale(
+            "symlog", linthresh=1
+        )  # position 0 has its own place, later ones are logarithmic
         ax.xaxis.set_major_formatter(_number)
         ax.set(xlabel="position in the context", xlim=(-0.15, None))
     _log(panels[0][0], "y")
@@ -305,11 +381,21 @@ def class_shares(table: pd.DataFrame, *, title: str, note: str = "") -> Figure:
     """Share of tokens and of total squared norm by token class, stacked to 100 %; the part not ordinary in figures."""
     fig, axes = _grid(2, width=3.6, sharey=True)
     order = [c for c in ("ordinary", "sink", "first") if c in set(table["class"])]
-    for ax, column, words in zip(axes.flat, ("share_tokens", "share_sq_norm"), ("tokens", "squared norm"), strict=True):
+    for ax, column, words in zip(
+        axes.flat, ("share_tokens", "share_sq_norm"), ("tokens", "squared norm"), strict=True
+    ):
         shares = table.pivot(index="site", columns="class", values=column)[order].fillna(0.0)
         bottom, at = np.zeros(len(shares)), np.arange(len(shares))
         for name in order:
-            ax.bar(at, shares[name], 0.72, bottom=bottom, lw=0, color=LOOKS[name].color, label=LOOKS[name].label)
+            ax.bar(
+                at,
+                shares[name],
+                0.72,
+                bottom=bottom,
+                lw=0,
+                color=LOOKS[name].color,
+                label=LOOKS[name].label,
+            )
             bottom += shares[name].to_numpy()
         odd = shares.drop(columns="ordinary", errors="ignore").sum(axis=1)
         for i, share in enumerate(odd if len(odd) <= 8 else ()):
@@ -342,15 +428,27 @@ def mean_offset_and_dims(table: pd.DataFrame, *, title: str, note: str = "") -> 
 
 
 @_takes("site", "rank", "cumulative", "variant")
-def spectra(table: pd.DataFrame, *, title: str, note: str = "", n_layers: int | None = None) -> Figure:
+def spectra(
+    table: pd.DataFrame, *, title: str, note: str = "", n_layers: int | None = None
+) -> Figure:
     """Cumulative share of variance against rank (log x), one line a site, one panel a variant (all, ordinary)."""
-    fig, panels = _panels(table, "variant", _label, ylabel="cumulative share of variance (%)", width=3.6, sharey=True)
+    fig, panels = _panels(
+        table, "variant", _label, ylabel="cumulative share of variance (%)", width=3.6, sharey=True
+    )
     looks = looks_of(sorted(table["site"].unique()), n_layers)
-    named = {list(looks)[i] for i in np.linspace(0, len(looks) - 1, min(8, len(looks))).round().astype(int)}
+    named = {
+        list(looks)[i]
+        for i in np.linspace(0, len(looks) - 1, min(8, len(looks))).round().astype(int)
+    }
     for ax, _, rows in panels:
         for site, look in looks.items():
             one = rows[rows["site"] == site].sort_values("rank")
-            ax.plot(one["rank"], one["cumulative"], color=look.color, label=look.label if site in named else None)
+            ax.plot(
+                one["rank"],
+                one["cumulative"],
+                color=look.color,
+                label=look.label if site in named else None,
+            )
         ax.set_xlabel("rank (principal components)")
         _log(ax, "x")
     _percent(panels[0][0], bottom=0, top=1.03)
@@ -372,7 +470,9 @@ def _seed_means(rows: pd.DataFrame, y: str) -> pd.DataFrame:
     if "lambda" not in rows:
         return rows.sort_values("l0")
     seeds = rows.groupby("lambda")["l0"].transform("size")
-    how = {"l0": _geometric, y: _geometric if y == "fvu" else "mean"} | {k: "first" for k in ("lo", "hi") if k in rows}
+    how = {"l0": _geometric, y: _geometric if y == "fvu" else "mean"} | {
+        k: "first" for k in ("lo", "hi") if k in rows
+    }
     return rows[seeds == seeds.max()].groupby("lambda", as_index=False).agg(how)
 
 
@@ -387,27 +487,54 @@ def _curve(ax: Axes, rows: pd.DataFrame, y: str, look: Look) -> None:
     gone = centre[centre["l0"] <= L0_FLOOR]
     if len(gone):
         label = f"collapsed: L0 ≤ {L0_FLOOR}"
-        ax.plot(gone["l0"], gone[y], "<", mfc="white", mec=look.color, ms=9, mew=1.5, ls="none", label=label, zorder=4)
+        ax.plot(
+            gone["l0"],
+            gone[y],
+            "<",
+            mfc="white",
+            mec=look.color,
+            ms=9,
+            mew=1.5,
+            ls="none",
+            label=label,
+            zorder=4,
+        )
 
 
 def _baselines(ax: Axes, y: str, pca: pd.DataFrame | None, floor: float) -> None:
     """Mean predictor and PCA on an FVU axis; the identity where 1 is the best there is."""
-    words = {"fvu": "mean predictor (FVU = 1)", "loss_recovered": "identity (1)", "shrinkage": "no shrinkage (1)"}[y]
+    words = {
+        "fvu": "mean predictor (FVU = 1)",
+        "loss_recovered": "identity (1)",
+        "shrinkage": "no shrinkage (1)",
+    }[y]
     ax.axhline(1, color=LOOKS["mean"].color, ls=":", lw=1.8, label=words, zorder=1)
     if y == "fvu" and pca is not None:
         shown = pca[(pca["fvu"] >= 0.8 * floor) & (pca["rank"] >= 1)].sort_values("rank")
-        ax.plot(shown["rank"], shown["fvu"], color=LOOKS["pca"].color, label=LOOKS["pca"].label, zorder=1.5)
+        ax.plot(
+            shown["rank"],
+            shown["fvu"],
+            color=LOOKS["pca"].color,
+            label=LOOKS["pca"].label,
+            zorder=1.5,
+        )
 
 
-def _against_l0(table: pd.DataFrame, y: str, pca: pd.DataFrame | None = None, highlight: Any = None) -> Figure:
-    fig, panels = _panels(table, "site", "site {:g}".format, ylabel=METRIC_LABELS[y], sharey=True, sharex=True)
+def _against_l0(
+    table: pd.DataFrame, y: str, pca: pd.DataFrame | None = None, highlight: Any = None
+) -> Figure:
+    fig, panels = _panels(
+        table, "site", "site {:g}".format, ylabel=METRIC_LABELS[y], sharey=True, sharex=True
+    )
     for ax, site, rows in panels:
         for arm, look in looks_of(table["arm"]).items():
             _curve(ax, rows[rows["arm"] == arm], y, look)
         _baselines(ax, y, None if pca is None else pca[pca["site"] == site], rows[y].min())
         if highlight is not None and highlight in rows.index:
             at = max(rows.loc[highlight, "l0"], L0_FLOOR), rows.loc[highlight, y]
-            ax.plot(*at, "o", ms=15, mfc="none", mec=INK, mew=1.8, ls="none", label="chosen", zorder=5)
+            ax.plot(
+                *at, "o", ms=15, mfc="none", mec=INK, mew=1.8, ls="none", label="chosen", zorder=5
+            )
         ax.set_xlabel(METRIC_LABELS["l0"])
     _log(panels[0][0], "x", "y") if y == "fvu" else _log(panels[0][0], "x")
     return fig
@@ -431,7 +558,11 @@ def trade_off(
     `pca` [site, rank, fvu] adds PCA at rank k = L0; `highlight` is the index label of a row to ring.
     """
     fig = _against_l0(table, y, pca, highlight)
-    seeds = "Small points: seeds; line: their mean. " if table.duplicated(["arm", "site", "lambda"]).any() else ""
+    seeds = (
+        "Small points: seeds; line: their mean. "
+        if table.duplicated(["arm", "site", "lambda"]).any()
+        else ""
+    )
     return _finish(fig, title, _caption(table, interval, seeds + note))
 
 
@@ -443,24 +574,44 @@ def shrinkage(table: pd.DataFrame, *, title: str, interval: str = "", note: str 
 
 
 @_takes("site", "arm", "lambda", "fvu", "l0")
-def trade_off_by_lambda(table: pd.DataFrame, *, title: str, note: str = "", n_layers: int | None = None) -> Figure:
+def trade_off_by_lambda(
+    table: pd.DataFrame, *, title: str, note: str = "", n_layers: int | None = None
+) -> Figure:
     """FVU and L0 against λ: one column an arm, one line a site; the grey line is the mean predictor.
 
     With a column `panel`, whose words say in what units λ is, one column of panels each. Optional lo, hi of FVU.
     """
-    by, units = ("panel", "L1 coefficient λ") if "panel" in table else ("arm", "L1 coefficient λ (normalised units)")
+    by, units = (
+        ("panel", "L1 coefficient λ")
+        if "panel" in table
+        else ("arm", "L1 coefficient λ (normalised units)")
+    )
     heads = list(dict.fromkeys(table[by]))
-    fig, axes = _grid(len(heads), rows=2, height=2.6, sharex="col" if by == "panel" else True, sharey="row")
+    fig, axes = _grid(
+        len(heads), rows=2, height=2.6, sharex="col" if by == "panel" else True, sharey="row"
+    )
     sites = looks_of(sorted(table["site"].unique()), n_layers)
     for column, head in zip(axes.T, heads, strict=True):
         for ax, y in zip(column, ("fvu", "l0"), strict=True):
             for site, look in sites.items():
                 rows = table[(table[by] == head) & (table["site"] == site)].dropna(subset=[y])
-                mean = rows.assign(l0=rows["l0"].clip(lower=L0_FLOOR)).groupby("lambda")[y].apply(_geometric)
-                ax.plot(mean.index, mean.to_numpy(), color=look.color, marker=look.marker, label=look.label)
+                mean = (
+                    rows.assign(l0=rows["l0"].clip(lower=L0_FLOOR))
+                    .groupby("lambda")[y]
+                    .apply(_geometric)
+                )
+                ax.plot(
+                    mean.index,
+                    mean.to_numpy(),
+                    color=look.color,
+                    marker=look.marker,
+                    label=look.label,
+                )
                 if y == "fvu":
                     _bars(ax.vlines, rows["lambda"], rows, look.color)
-        column[0].axhline(1, color=LOOKS["mean"].color, ls=":", label="mean predictor (FVU = 1)", zorder=1)
+        column[0].axhline(
+            1, color=LOOKS["mean"].color, ls=":", label="mean predictor (FVU = 1)", zorder=1
+        )
         column[0].set_title(_label(head), loc="left")
         column[1].set_xlabel(units, size=9.5)
     for ax in axes.flat:
@@ -474,17 +625,25 @@ def trade_off_by_lambda(table: pd.DataFrame, *, title: str, note: str = "", n_la
 
 
 @_takes("tokens", "label")
-def learning_curves(table: pd.DataFrame, *, title: str, note: str = "", metrics: Sequence[str] = ()) -> Figure:
+def learning_curves(
+    table: pd.DataFrame, *, title: str, note: str = "", metrics: Sequence[str] = ()
+) -> Figure:
     """Metrics over training tokens: one row of panels a metric, one column a site (if there is a column `site`).
 
     Columns tokens, label (a schedule, an arm, or any name), seed (optional), and any of loss, fvu, l0, dead_fraction,
     lr, adam_m, adam_v, which `metrics` picks from. Several seeds are thin lines with their mean thick.
     """
-    shown = [m for m in metrics or ("loss", "fvu", "l0", "dead_fraction", "lr") if m in table.columns]
+    shown = [
+        m for m in metrics or ("loss", "fvu", "l0", "dead_fraction", "lr") if m in table.columns
+    ]
     if not shown:
-        raise ValueError("learning_curves: no metric column to draw; it knows loss, fvu, l0, dead_fraction, lr")
+        raise ValueError(
+            "learning_curves: no metric column to draw; it knows loss, fvu, l0, dead_fraction, lr"
+        )
     parts = _site_rows(table)
-    fig, axes = _grid(len(parts), rows=len(shown), height=2.1, width=3.2 if len(parts) > 1 else 5.6, sharex=True)
+    fig, axes = _grid(
+        len(parts), rows=len(shown), height=2.1, width=3.2 if len(parts) > 1 else 5.6, sharex=True
+    )
     for column, (head, rows) in zip(axes.T, parts.items(), strict=True):
         for ax, metric in zip(column, shown, strict=False):
             for label, look in looks_of(table["label"]).items():
@@ -493,9 +652,13 @@ def learning_curves(table: pd.DataFrame, *, title: str, note: str = "", metrics:
         _thousands(column[-1])
         column[0].set_title(head, loc="left")
     for ax, metric in zip(axes[:, 0], shown, strict=False):
-        ax.set_ylabel(METRIC_LABELS[metric].split(" (")[0] + (" (%)" if metric == "dead_fraction" else ""))
+        ax.set_ylabel(
+            METRIC_LABELS[metric].split(" (")[0] + (" (%)" if metric == "dead_fraction" else "")
+        )
     many = "seed" in table and table["seed"].nunique() > 1
-    return _finish(fig, title, (f"Thin lines: seeds; thick: their mean. {note}" if many else note).strip())
+    return _finish(
+        fig, title, (f"Thin lines: seeds; thick: their mean. {note}" if many else note).strip()
+    )
 
 
 def _metric_axis(ax: Axes, metric: str) -> None:
@@ -535,7 +698,9 @@ def gate_over_training(table: pd.DataFrame, *, title: str, note: str = "") -> Fi
         ax.set_ylabel(words, size=9.5)
     for ax in axes[-1]:
         _thousands(ax)
-    return _finish(fig, title, f"b_gate: median over latents, band 10 % to 90 %. Dotted: chance. {note}")
+    return _finish(
+        fig, title, f"b_gate: median over latents, band 10 % to 90 %. Dotted: chance. {note}"
+    )
 
 
 def _gate_panel(ax: Axes, rows: pd.DataFrame, y: str, arms: Iterable[str]) -> None:
@@ -548,7 +713,14 @@ def _gate_panel(ax: Axes, rows: pd.DataFrame, y: str, arms: Iterable[str]) -> No
             ax.plot(mean.index, mean.to_numpy(), color=look.color, ls=":")
         if y == "b_gate_median":
             band = one.groupby("tokens")[["b_gate_q10", "b_gate_q90"]].mean()
-            ax.fill_between(band.index, band["b_gate_q10"], band["b_gate_q90"], color=look.color, alpha=0.18, lw=0)
+            ax.fill_between(
+                band.index,
+                band["b_gate_q10"],
+                band["b_gate_q90"],
+                color=look.color,
+                alpha=0.18,
+                lw=0,
+            )
     if y in ("open_fraction", "persistence"):
         _percent(ax, bottom=0)
     elif y == "gini":
@@ -562,7 +734,9 @@ def dead_over_time(table: pd.DataFrame, *, title: str, note: str = "") -> Figure
     Colour is the arm, line style resampling; a true `resample_event` marks where latents were resampled.
     """
     settings, parts = list(dict.fromkeys(table["setting"])), _site_rows(table)
-    fig, axes = _grid(len(settings), rows=len(parts), height=2.6, width=3.6, sharex=True, sharey=True)
+    fig, axes = _grid(
+        len(settings), rows=len(parts), height=2.6, width=3.6, sharex=True, sharey=True
+    )
     for line, (head, rows) in zip(axes, parts.items(), strict=False):
         for ax, setting in zip(line, settings, strict=False):
             _dead_panel(ax, rows[rows["setting"] == setting], table["arm"])
@@ -577,11 +751,24 @@ def dead_over_time(table: pd.DataFrame, *, title: str, note: str = "") -> Figure
 def _dead_panel(ax: Axes, rows: pd.DataFrame, arms: Iterable[str]) -> None:
     for arm, look in looks_of(arms).items():
         for value, one in rows[rows["arm"] == arm].groupby("resample", sort=False):
-            dashes, words = ("-", "resampling") if value in (True, "on") else ("--", "no resampling")
-            _seeded(ax, one, "tokens", "dead_fraction", look._replace(label=f"{look.label}, {words}"), ls=dashes)
+            dashes, words = (
+                ("-", "resampling") if value in (True, "on") else ("--", "no resampling")
+            )
+            _seeded(
+                ax,
+                one,
+                "tokens",
+                "dead_fraction",
+                look._replace(label=f"{look.label}, {words}"),
+                ls=dashes,
+            )
     if "resample_event" in rows:
-        for i, tokens in enumerate(sorted(rows.loc[rows["resample_event"].astype(bool), "tokens"].unique())):
-            ax.axvline(tokens, color=FAINT, lw=0.9, ls=":", zorder=1, label=None if i else "a resampling")
+        for i, tokens in enumerate(
+            sorted(rows.loc[rows["resample_event"].astype(bool), "tokens"].unique())
+        ):
+            ax.axvline(
+                tokens, color=FAINT, lw=0.9, ls=":", zorder=1, label=None if i else "a resampling"
+            )
 
 
 @_takes("arm", "event", "revived", "alive_later")
@@ -594,7 +781,10 @@ def survivors(table: pd.DataFrame, *, title: str, note: str = "") -> Figure:
         at, color = np.searchsorted(events, sums.index), looks[arm].color
         ax.bar(at, sums["alive_later"], 0.7, color=color, lw=0, alpha=0.8)
         outlines = ax.bar(at, sums["revived"], 0.7, color="none", edgecolor=color, lw=1.4)
-        words = [f"{100 * alive / revived:.0f} %" if revived else "none\ndead" for revived, alive in sums.to_numpy()]
+        words = [
+            f"{100 * alive / revived:.0f} %" if revived else "none\ndead"
+            for revived, alive in sums.to_numpy()
+        ]
         ax.bar_label(outlines, words, padding=3, size=9)
         ax.set_xticks(range(len(events)), [f"{e:,}" for e in events])
         ax.set(xlabel="resampling event", xlim=(-0.6, len(events) - 0.4))
@@ -614,7 +804,11 @@ def feature_density(densities: Mapping[str, np.ndarray], *, title: str, note: st
         ax = axes[0, 0]
         alive = {k: np.asarray(v, dtype=float)[np.asarray(v) > 0] for k, v in densities.items()}
         pooled = np.log10(np.concatenate([*alive.values(), np.zeros(0)]))
-        edges = np.linspace(pooled.min() - 0.05, pooled.max() + 0.05, 41) if pooled.size else np.linspace(-5, 0, 41)
+        edges = (
+            np.linspace(pooled.min() - 0.05, pooled.max() + 0.05, 41)
+            if pooled.size
+            else np.linspace(-5, 0, 41)
+        )
         for name, look in looks_of(densities).items():
             n, dead = len(densities[name]), len(densities[name]) - len(alive[name])
             label = f"{look.label}\n{dead:,} of {n:,} dead ({100 * dead / n:.3g} %)"
@@ -677,14 +871,37 @@ def interval_points(
     return _finish(fig, title, f"Small open points: seeds. {caption}" if len(seeds) else caption)
 
 
-def _dots(ax: Axes, rows: pd.DataFrame, seeds: pd.DataFrame, groups: list[Any], shift: float, look: Look) -> None:
+def _dots(
+    ax: Axes, rows: pd.DataFrame, seeds: pd.DataFrame, groups: list[Any], shift: float, look: Look
+) -> None:
     """One hue's dots, intervals, seeds, and words where a value is missing."""
-    at = rows["group"].map(groups.index).astype(float) + shift  # a hue may have no rows in this panel
-    ax.plot(rows["value"], at, look.marker, color=look.color, ms=7, ls="none", label=look.label, zorder=3)
+    at = (
+        rows["group"].map(groups.index).astype(float) + shift
+    )  # a hue may have no rows in this panel
+    ax.plot(
+        rows["value"],
+        at,
+        look.marker,
+        color=look.color,
+        ms=7,
+        ls="none",
+        label=look.label,
+        zorder=3,
+    )
     _bars(ax.hlines, at, rows, look.color, lw=2.2)
     if len(seeds):
         height = seeds["group"].map(groups.index).astype(float) + shift + 0.08  # below the dot
-        ax.plot(seeds["value"], height, "o", ms=4, mfc="white", mec=look.color, mew=0.9, ls="none", zorder=4)
+        ax.plot(
+            seeds["value"],
+            height,
+            "o",
+            ms=4,
+            mfc="white",
+            mec=look.color,
+            mew=0.9,
+            ls="none",
+            zorder=4,
+        )
     for y, (_, row) in zip(at, rows.iterrows(), strict=True):
         if pd.isna(row["value"]):
             words = row["note"] if isinstance(row.get("note"), str) and row["note"] else "no value"
@@ -696,13 +913,17 @@ def _dots(ax: Axes, rows: pd.DataFrame, seeds: pd.DataFrame, groups: list[Any], 
 
 
 @_takes("site", "recipe", "class", "fvu")
-def layer_reconstruction(table: pd.DataFrame, *, title: str, interval: str = "", note: str = "") -> Figure:
+def layer_reconstruction(
+    table: pd.DataFrame, *, title: str, interval: str = "", note: str = ""
+) -> Figure:
     """FVU against depth by token class (all, ordinary, sink), one panel a recipe; log y, mean predictor at 1.
 
     Optional lo, hi, and l0, which then stands under each site. Classes without enough tokens are gaps.
     """
     sites, looks = _sites(table), looks_of(table["class"])
-    fig, panels = _panels(table, "recipe", ylabel=METRIC_LABELS["fvu"], width=3.9, height=3.3, sharey=True)
+    fig, panels = _panels(
+        table, "recipe", ylabel=METRIC_LABELS["fvu"], width=3.9, height=3.3, sharey=True
+    )
     for ax, _, rows in panels:
         for name, look in looks.items():
             _by_site(ax, rows[rows["class"] == name], "fvu", look, sites)
@@ -726,7 +947,9 @@ def layer_matched(table: pd.DataFrame, *, title: str, interval: str = "", note: 
 
     Optional lo, hi, pca_fvu. A missing fvu is 'unreachable': a cross at the top of the panel.
     """
-    fig, panels = _panels(table, "l0_target", "L0 = {:g}".format, ylabel=METRIC_LABELS["fvu"], height=3.3, sharey=True)
+    fig, panels = _panels(
+        table, "l0_target", "L0 = {:g}".format, ylabel=METRIC_LABELS["fvu"], height=3.3, sharey=True
+    )
     sites, arms = _sites(table), looks_of(table["arm"])
     step = _dodge(sites)
     for ax, _, rows in panels:
@@ -736,18 +959,39 @@ def layer_matched(table: pd.DataFrame, *, title: str, interval: str = "", note: 
             _by_site(ax, one, "fvu", look, sites, shift=shift)
             gone = one.loc[one["fvu"].isna(), "site"] + shift
             if len(gone):
-                at_top = {"transform": ax.get_xaxis_transform(), "label": f"unreachable: {look.label}", "zorder": 4}
-                ax.plot(gone, [0.97] * len(gone), "X", color=look.color, ms=8, mec="white", ls="none", **at_top)
+                at_top = {
+                    "transform": ax.get_xaxis_transform(),
+                    "label": f"unreachable: {look.label}",
+                    "zorder": 4,
+                }
+                ax.plot(
+                    gone,
+                    [0.97] * len(gone),
+                    "X",
+                    color=look.color,
+                    ms=8,
+                    mec="white",
+                    ls="none",
+                    **at_top,
+                )
         if "pca_fvu" in rows:
             pca = rows.groupby("site")["pca_fvu"].first()
-            ax.plot(pca.index, pca.to_numpy(), color=LOOKS["pca"].color, label=LOOKS["pca"].label, zorder=1.5)
+            ax.plot(
+                pca.index,
+                pca.to_numpy(),
+                color=LOOKS["pca"].color,
+                label=LOOKS["pca"].label,
+                zorder=1.5,
+            )
         _site_axis(ax, sites)
     _log(panels[0][0], "y")
     return _finish(fig, title, _caption(table, interval, note))
 
 
 @_takes("panel", "series", "site", "value")
-def by_depth(table: pd.DataFrame, *, title: str, log: Iterable[str] = (), interval: str = "", note: str = "") -> Figure:
+def by_depth(
+    table: pd.DataFrame, *, title: str, log: Iterable[str] = (), interval: str = "", note: str = ""
+) -> Figure:
     """Several quantities against depth, each in its own panel with its own axis.
 
     Columns panel (its words head the panel), series (an arm, a token class, or any name), site, value; optional lo, hi.

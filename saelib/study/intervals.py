@@ -16,7 +16,10 @@ from saelib.measure.metrics import interpolate_matched_l0, interval_of, page_rep
 
 REPLICATES = 1000
 NORMAL_975 = 1.959964
-RECOVERED = {"loss_recovered": "ce_zero", "loss_recovered_mean": "ce_mean"}  # of the loss that this ablation costs
+RECOVERED = {
+    "loss_recovered": "ce_zero",
+    "loss_recovered_mean": "ce_mean",
+}  # of the loss that this ablation costs
 
 
 def ratio(num: Iterable, den: Iterable, n: int = REPLICATES) -> Float64[np.ndarray, " draws"]:
@@ -26,7 +29,9 @@ def ratio(num: Iterable, den: Iterable, n: int = REPLICATES) -> Float64[np.ndarr
         return np.r_[num.sum() / den.sum(), page_replicates(num, den, n)]
 
 
-def samples(pages: pd.DataFrame, column: str = "fvu", n: int = REPLICATES) -> Float64[np.ndarray, " draws"]:
+def samples(
+    pages: pd.DataFrame, column: str = "fvu", n: int = REPLICATES
+) -> Float64[np.ndarray, " draws"]:
     """`column` ("fvu" or one of `RECOVERED`) of one SAE, from its sums by test page (`Workspace.pages`)."""
     if column != "fvu" and column not in RECOVERED:
         raise ValueError(f"column = {column!r}: expected 'fvu', {', '.join(map(repr, RECOVERED))}")
@@ -38,7 +43,11 @@ def samples(pages: pd.DataFrame, column: str = "fvu", n: int = REPLICATES) -> Fl
 
 
 def matched(
-    curve: Sequence[pd.DataFrame], l0: Iterable, target: float | int, column: str = "fvu", n: int = REPLICATES
+    curve: Sequence[pd.DataFrame],
+    l0: Iterable,
+    target: float | int,
+    column: str = "fvu",
+    n: int = REPLICATES,
 ) -> Float64[np.ndarray, " draws"]:
     """`samples` at validation L0 = target: every replicate is interpolated along the curve of λ.
 
@@ -63,7 +72,9 @@ def over_seeds(per_seed: Iterable, seed: int = 0) -> Float64[np.ndarray, " draws
     out = x.mean(axis=0)
     if n > 1:
         widen = student_975(n - 1) / NORMAL_975 / (n * (n - 1)) ** 0.5
-        out[1:] += widen * (away @ np.random.default_rng([seed, 1]).normal(size=(n, x.shape[1] - 1)))
+        out[1:] += widen * (
+            away @ np.random.default_rng([seed, 1]).normal(size=(n, x.shape[1] - 1))
+        )
     return out
 
 
@@ -87,7 +98,9 @@ def words(x: Float[np.ndarray, " draws"], reference: float | int, margin: float)
     if s["hi"] < low or s["lo"] > high:
         return "lower" if s["hi"] < low else "higher"
     below, above = s["lo"] < low, s["hi"] > high
-    return {(0, 0): "equal", (1, 0): "not higher", (0, 1): "not lower", (1, 1): "unclear"}[below, above]
+    return {(0, 0): "equal", (1, 0): "not higher", (0, 1): "not lower", (1, 1): "unclear"}[
+        below, above
+    ]
 
 
 def majority(found: Sequence[str], yes: Collection[str], no: Collection[str]) -> str:

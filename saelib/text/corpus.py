@@ -56,10 +56,14 @@ from saelib.text.wikitext import CorpusError, articles
 
 SPLITS = ("train", "val", "test")  # position = stored int8
 SPLIT_ENDS = (0.7, 0.8, 1.0)  # 70 % train, 10 % val, 20 % test
-SPLIT_SALT = 43  # fixed: a salt with which the few pages of the embedded excerpt come close to these shares
+SPLIT_SALT = (
+    43  # fixed: a salt with which the few pages of the embedded excerpt come close to these shares
+)
 # the hub's own Parquet conversion, <configuration>/<split>/0000.parquet on a branch of its own
 FEVER_ON_THE_HUB = {"data_files": "wiki_pages/**/*.parquet", "revision": "refs/convert/parquet"}
-BATCH_CHARS = 250_000  # tokenised at once: the tokenizer takes about 100 bytes of memory a character
+BATCH_CHARS = (
+    250_000  # tokenised at once: the tokenizer takes about 100 bytes of memory a character
+)
 PIECE = 1 << 20  # token ids written, moved or hashed at once
 EXAMPLES = 5  # bad lines named in the report
 
@@ -77,10 +81,14 @@ class Page:
 class Contexts:
     """Tokenised pages cut into contexts, the shortest first. Context i is `ids[offsets[i] : offsets[i + 1]]`."""
 
-    ids: Int32[np.ndarray, "tokens"]  # BOS included, where the contexts have one; `pack` maps a file without a name
+    ids: Int32[
+        np.ndarray, "tokens"
+    ]  # BOS included, where the contexts have one; `pack` maps a file without a name
     offsets: Int64[np.ndarray, "bounds"]  # n_contexts + 1 of them
     page: Int32[np.ndarray, "contexts"]  # index into `page_ids`
-    start: Int32[np.ndarray, "contexts"]  # where its first text token stands among its page's text tokens
+    start: Int32[
+        np.ndarray, "contexts"
+    ]  # where its first text token stands among its page's text tokens
     page_ids: Sequence[str]  # pages that have a context, in reading order
     page_titles: Sequence[str]
     split: Int8[np.ndarray, "pages"]  # index into `SPLITS`
@@ -101,8 +109,15 @@ class Contexts:
 
     def select(self, index: Int64[np.ndarray, " n"]) -> Contexts:
         """The contexts `index`, ascending, as a corpus of their own; pages keep their numbers."""
-        ids, ends = np.concatenate([self.tokens(i) for i in index.tolist()]), np.cumsum(np.diff(self.offsets)[index])
-        chosen = {"offsets": np.concatenate([[0], ends]), "page": self.page[index], "start": self.start[index]}
+        ids, ends = (
+            np.concatenate([self.tokens(i) for i in index.tolist()]),
+            np.cumsum(np.diff(self.offsets)[index]),
+        )
+        chosen = {
+            "offsets": np.concatenate([[0], ends]),
+            "page": self.page[index],
+            "start": self.start[index],
+        }
         return replace(self, ids=ids, **chosen)
 
     @cached_property
@@ -153,7 +168,10 @@ def load_contexts(cfg: CorpusConfig, tokenizer: Any) -> Contexts:
 
 def split_of(page_id: str) -> str:
     """Split of a page by the hash of its id: the same on every machine and in every corpus."""
-    share = int.from_bytes(hashlib.sha256(f"{SPLIT_SALT}:{page_id}".encode()).digest()[:8], "big") / 2**64
+    share = (
+        int.from_bytes(hashlib.sha256(f"{SPLIT_SALT}:{page_id}".encode()).digest()[:8], "big")
+        / 2**64
+    )
     return next(name for name, end in zip(SPLITS, SPLIT_ENDS, strict=True) if share < end)
 
 
@@ -201,9 +219,13 @@ def _drawn(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Page]:
         return len(smallest) < cfg.n_docs or _digest(page_id, cfg) < -smallest[0]
 
     for page in _pages(replace(cfg, detokenize=False), report, enters):
-        (heapq.heappush if len(smallest) < cfg.n_docs else heapq.heapreplace)(smallest, -_digest(page.id, cfg))
+        (heapq.heappush if len(smallest) < cfg.n_docs else heapq.heapreplace)(
+            smallest, -_digest(page.id, cfg)
+        )
     if smallest:
-        yield from islice(_pages(cfg, {}, lambda page_id: _digest(page_id, cfg) <= -smallest[0]), cfg.n_docs)
+        yield from islice(
+            _pages(cfg, {}, lambda page_id: _digest(page_id, cfg) <= -smallest[0]), cfg.n_docs
+        )
 
 
 def _digest(name: str, cfg: CorpusConfig) -> int:
@@ -264,10 +286,18 @@ def _bad_line(message: str, cfg: CorpusConfig, report: dict[str, Any]) -> None:
 def _files(path: str, source: str, pattern: str) -> list[Path]:
     """The file itself, or the folder's matching files in name order; one that is not there is an error."""
     if not Path(path).exists():
-        raise CorpusError(f"corpus path {path!r} does not exist; source {source!r} reads a file or a folder")
-    files = [Path(path)] if Path(path).is_file() else sorted(p for p in Path(path).rglob(pattern) if p.is_file())
+        raise CorpusError(
+            f"corpus path {path!r} does not exist; source {source!r} reads a file or a folder"
+        )
+    files = (
+        [Path(path)]
+        if Path(path).is_file()
+        else sorted(p for p in Path(path).rglob(pattern) if p.is_file())
+    )
     if not files:
-        raise CorpusError(f"corpus folder {path!r} holds no {pattern}, which source {source!r} reads")
+        raise CorpusError(
+            f"corpus folder {path!r} holds no {pattern}, which source {source!r} reads"
+        )
     return files
 
 
@@ -276,7 +306,9 @@ def _decode(raw: bytes, line: int = 1) -> tuple[str, int]:
     try:
         return raw.decode("utf-8-sig"), 0
     except UnicodeDecodeError as exc:
-        return f"not UTF-8 ({exc.reason}, byte 0x{raw[exc.start]:02x})", line + raw.count(b"\n", 0, exc.start)
+        return f"not UTF-8 ({exc.reason}, byte 0x{raw[exc.start]:02x})", line + raw.count(
+            b"\n", 0, exc.start
+        )
 
 
 def _json_lines(name: str, stream: Iterable[bytes]) -> Iterator[Row]:
@@ -293,11 +325,17 @@ def _json_object(text: str) -> dict[str, Any] | str | None:
         value = json.loads(text)
     except (ValueError, RecursionError) as exc:  # the first is also a number of thousands of digits
         return f"not JSON ({exc})"
-    return value if isinstance(value, dict) else f"expected a JSON object, found {type(value).__name__}"
+    return (
+        value
+        if isinstance(value, dict)
+        else f"expected a JSON object, found {type(value).__name__}"
+    )
 
 
 def _jsonl(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
-    for path in _files(cfg.path, cfg.source, "wiki-*.jsonl" if cfg.source == "fever" else "*.jsonl"):
+    for path in _files(
+        cfg.path, cfg.source, "wiki-*.jsonl" if cfg.source == "fever" else "*.jsonl"
+    ):
         with path.open("rb") as stream:
             yield from _json_lines(str(path), stream)
 
@@ -309,13 +347,22 @@ def _zipped(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
         with zipfile.ZipFile(cfg.path) as archive:
             names = sorted(n for n in archive.namelist() if PurePosixPath(n).match("wiki-*.jsonl"))
             if not names:
-                raise CorpusError(f"corpus archive {cfg.path!r} holds no wiki-*.jsonl, which source 'fever' reads")
+                raise CorpusError(
+                    f"corpus archive {cfg.path!r} holds no wiki-*.jsonl, which source 'fever' reads"
+                )
             for name in names:
                 where = f"{cfg.path}/{name}"
                 with archive.open(name) as stream:
                     yield from _json_lines(where, stream)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as exc:  # the last: encrypted, or packed otherwise
-        raise CorpusError(f"{where}: archive cannot be read ({str(exc) or 'it ends too early'})") from exc
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        RuntimeError,
+    ) as exc:  # the last: encrypted, or packed otherwise
+        raise CorpusError(
+            f"{where}: archive cannot be read ({str(exc) or 'it ends too early'})"
+        ) from exc
 
 
 def _fever(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
@@ -324,15 +371,27 @@ def _fever(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
     if path.is_dir() and not any(path.rglob("wiki-*.jsonl")) and any(path.rglob("*.parquet")):
         return _loaded(cfg.path, where=cfg.path, columns=columns, data_files="**/*.parquet")
     if path.exists():
-        return _zipped(cfg, report) if path.is_file() and path.suffix.lower() == ".zip" else _jsonl(cfg, report)
-    return _loaded(_hub_id(cfg.path, cfg.source), where=cfg.path, columns=columns, **FEVER_ON_THE_HUB)
+        return (
+            _zipped(cfg, report)
+            if path.is_file() and path.suffix.lower() == ".zip"
+            else _jsonl(cfg, report)
+        )
+    return _loaded(
+        _hub_id(cfg.path, cfg.source), where=cfg.path, columns=columns, **FEVER_ON_THE_HUB
+    )
 
 
 def _hub_id(path: str, source: str) -> str:
     """The path, if it can be a hub id: a missing file must not become a question to the hub."""
-    if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path) and Path(path).suffix not in (".zip", ".jsonl", ".parquet"):
+    if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", path) and Path(path).suffix not in (
+        ".zip",
+        ".jsonl",
+        ".parquet",
+    ):
         return path
-    raise CorpusError(f"corpus path {path!r} does not exist, and is no hub id (owner/name); source {source!r}")
+    raise CorpusError(
+        f"corpus path {path!r} does not exist, and is no hub id (owner/name); source {source!r}"
+    )
 
 
 def _dataset(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
@@ -341,7 +400,12 @@ def _dataset(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
     split = split or "train"
     if any((Path(name) / file).exists() for file in ("state.json", "dataset_dict.json")):
         return _saved(name, split)
-    return _loaded(name if Path(name).exists() else _hub_id(name, cfg.source), name, name=config or None, split=split)
+    return _loaded(
+        name if Path(name).exists() else _hub_id(name, cfg.source),
+        name,
+        name=config or None,
+        split=split,
+    )
 
 
 def _saved(folder: str, split: str) -> Iterator[Row]:
@@ -365,9 +429,15 @@ def _loaded(path: str, where: str, split: str = "train", **options: Any) -> Iter
             rows = rows.reshard()  # not on the hub, where each group would be requests of its own
         for number, row in enumerate(rows, 1):
             yield f"{where}, row {number}", row
-    except Exception as exc:  # the hub client raises its transport's errors, which share no base class
+    except (
+        Exception
+    ) as exc:  # the hub client raises its transport's errors, which share no base class
         reason = (str(exc).splitlines() or [type(exc).__name__])[0]
-        advice = "" if Path(path).exists() else "; where the hub cannot be reached, give a local folder as path"
+        advice = (
+            ""
+            if Path(path).exists()
+            else "; where the hub cannot be reached, give a local folder as path"
+        )
         raise CorpusError(f"{where}: cannot be read ({reason}){advice}") from exc
 
 
@@ -381,7 +451,13 @@ def _text(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
     path = Path(cfg.path)
     if path.is_dir():
         for file in _files(cfg.path, cfg.source, "*.txt"):
-            yield _text_row(file, file.read_bytes(), 1, cfg, {"id": str(file.relative_to(path)), "title": file.stem})
+            yield _text_row(
+                file,
+                file.read_bytes(),
+                1,
+                cfg,
+                {"id": str(file.relative_to(path)), "title": file.stem},
+            )
         return
     with _files(cfg.path, cfg.source, "*.txt")[0].open("rb") as stream:
         for line, block in _blocks(stream):
@@ -427,7 +503,15 @@ def _cleaned(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
 
 # ---- treebank tokens (FEVER's pages were tokenised by CoreNLP)
 
-BRACKETS = {"-LRB-": "(", "-RRB-": ")", "-LSB-": "[", "-RSB-": "]", "-LCB-": "{", "-RCB-": "}", "-COLON-": ":"}
+BRACKETS = {
+    "-LRB-": "(",
+    "-RRB-": ")",
+    "-LSB-": "[",
+    "-RSB-": "]",
+    "-LCB-": "{",
+    "-RCB-": "}",
+    "-COLON-": ":",
+}
 SPACING = [  # after the brackets are back
     (re.compile(r"``\s?"), '"'),
     (re.compile(r"\s?''"), '"'),
@@ -456,7 +540,9 @@ def fever_title(page_id: str) -> str:
 # ---- contexts
 
 
-def pack(pages: Iterable[Page], tokenizer: Any, cfg: CorpusConfig, report: dict[str, Any] | None = None) -> Contexts:
+def pack(
+    pages: Iterable[Page], tokenizer: Any, cfg: CorpusConfig, report: dict[str, Any] | None = None
+) -> Contexts:
     """Tokenise pages and cut them into contexts of `ctx_len` tokens that never cross a page.
 
     `tokenizer` is any Hugging Face tokenizer. Contexts are sorted by length, stably, so equal lengths are adjacent.
@@ -481,14 +567,21 @@ def wants_bos(tokenizer: Any, mode: str) -> bool:
     """Whether contexts begin with BOS: "always", "never", or ("auto") as the tokenizer itself would do."""
     bos = tokenizer.bos_token_id
     if mode == "always" and bos is None:
-        raise CorpusError("CorpusConfig.bos = 'always', but the tokenizer has no BOS token: expected 'auto' or 'never'")
+        raise CorpusError(
+            "CorpusConfig.bos = 'always', but the tokenizer has no BOS token: expected 'auto' or 'never'"
+        )
     if mode == "auto":
         return bos is not None and list(tokenizer("a")["input_ids"])[:1] == [bos]
     return mode == "always"
 
 
 def _cut(
-    pages: Iterable[Page], tokenizer: Any, cfg: CorpusConfig, bos: bool, report: dict[str, Any], file: FileIO
+    pages: Iterable[Page],
+    tokenizer: Any,
+    cfg: CorpusConfig,
+    bos: bool,
+    report: dict[str, Any],
+    file: FileIO,
 ) -> tuple[Strings, Strings, Int32[np.ndarray, "3 contexts"]]:
     """Ids and titles of the pages with a context; length, page and start of each context; its tokens go to `file`."""
     page_ids, titles = Strings(), Strings()
@@ -544,7 +637,9 @@ def _named(cfg: CorpusConfig) -> str:
 def _tokenised(pages: Iterable[Page], tokenizer: Any) -> Iterator[tuple[Page, list[int]]]:
     for batch in _batches(pages):
         # verbose=False: a page longer than the model's window is no mistake here, it is cut
-        encoded = tokenizer([p.text for p in batch], add_special_tokens=False, verbose=False)["input_ids"]
+        encoded = tokenizer([p.text for p in batch], add_special_tokens=False, verbose=False)[
+            "input_ids"
+        ]
         yield from zip(batch, encoded, strict=True)
 
 
@@ -595,7 +690,13 @@ def _let_go(a: np.ndarray) -> None:
         a.base.madvise(mmap.MADV_DONTNEED)
 
 
-def _count(report: dict[str, Any], cfg: CorpusConfig, length: np.ndarray, page: np.ndarray, split: np.ndarray) -> None:
+def _count(
+    report: dict[str, Any],
+    cfg: CorpusConfig,
+    length: np.ndarray,
+    page: np.ndarray,
+    split: np.ndarray,
+) -> None:
     """Complete the report, and refuse a corpus that leaves a split empty."""
     report.update(contexts=len(length), tokens=int(length.sum()))
     for number, name in enumerate(SPLITS):
@@ -606,7 +707,9 @@ def _count(report: dict[str, Any], cfg: CorpusConfig, length: np.ndarray, page: 
         have += f" ({report['bad_lines']} bad lines skipped)"
     what = _named(cfg)
     if not len(length):
-        raise CorpusError(f"{what}: {have}, but no page fills one context of {cfg.min_ctx_len or cfg.ctx_len} tokens")
+        raise CorpusError(
+            f"{what}: {have}, but no page fills one context of {cfg.min_ctx_len or cfg.ctx_len} tokens"
+        )
     empty = [name for name in SPLITS if not report[f"pages_{name}"]]
     if empty:
         raise CorpusError(
@@ -625,4 +728,6 @@ READERS = {
     "parquet": _parquet,
     "text": _text,
 }
-ID_COLUMNS = dict.fromkeys(("embedded", "enwik8", "mediawiki", "fever", "text"), "id")  # elsewhere the row's number
+ID_COLUMNS = dict.fromkeys(
+    ("embedded", "enwik8", "mediawiki", "fever", "text"), "id"
+)  # elsewhere the row's number

@@ -27,7 +27,9 @@ class CorpusError(ValueError):
     """The corpus cannot be read or holds too little; the message names file and line, or pages and tokens."""
 
 
-def articles(parts: Sequence[Path], report: dict[str, Any], cut: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
+def articles(
+    parts: Sequence[Path], report: dict[str, Any], cut: bool = False
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """(where, its id, title and wikitext) of each article of a dump (.xml, .xml.bz2, .xml.gz).
 
     Redirects and pages outside namespace 0 are counted in `report` and left out. A dump that ends in the middle of a
@@ -35,13 +37,19 @@ def articles(parts: Sequence[Path], report: dict[str, Any], cut: bool = False) -
     """
     report.update(pages_redirect=0, pages_other_namespace=0)
     for path, page, prefixes in (found for part in parts for found in _xml_pages(part, cut)):
-        title, wikitext = page.findtext("{*}title") or "", page.findtext("{*}revision/{*}text") or ""
+        title, wikitext = (
+            page.findtext("{*}title") or "",
+            page.findtext("{*}revision/{*}text") or "",
+        )
         if _namespace(page, title, prefixes) != "0":
             report["pages_other_namespace"] += 1
         elif page.find("{*}redirect") is not None or wikitext.lstrip()[:9].upper() == "#REDIRECT":
             report["pages_redirect"] += 1
         else:
-            yield f"{path}, page {title!r}", {"id": page.findtext("{*}id"), "title": title, "wikitext": wikitext}
+            yield (
+                f"{path}, page {title!r}",
+                {"id": page.findtext("{*}id"), "title": title, "wikitext": wikitext},
+            )
 
 
 def _namespace(page: ET.Element, title: str, prefixes: dict[str, str]) -> str:
@@ -82,9 +90,30 @@ def write_cleaned(dump: Path, cleaned: Path, cut: bool = False) -> Path:
     return cleaned
 
 
-HIDDEN_TAGS = {"ref", "references", "table", "gallery", "math", "chem", "timeline", "score", "imagemap", "hiero"}
-HIDDEN_TAGS |= {"syntaxhighlight", "source", "mapframe", "graph", "templatestyles", "style", "noinclude"}
-HIDDEN_LINKS = re.compile(r"\s*((?i:file|image|media|category)|[a-z]{2,3}(-[a-z]+)*)\s*:")  # and other languages
+HIDDEN_TAGS = {
+    "ref",
+    "references",
+    "table",
+    "gallery",
+    "math",
+    "chem",
+    "timeline",
+    "score",
+    "imagemap",
+    "hiero",
+}
+HIDDEN_TAGS |= {
+    "syntaxhighlight",
+    "source",
+    "mapframe",
+    "graph",
+    "templatestyles",
+    "style",
+    "noinclude",
+}
+HIDDEN_LINKS = re.compile(
+    r"\s*((?i:file|image|media|category)|[a-z]{2,3}(-[a-z]+)*)\s*:"
+)  # and other languages
 LEFTOVERS = re.compile(  # where unbalanced markup makes the parser give up: tables, references, tags, quotes
     r"(?ms)^\s*\{\|.*?^\s*\|\}|<ref\b[^<>]*>.*?</ref>|</?(?:ref|blockquote|div|span|small|su[bp]|[bip])\b[^<>\n]*>"
     r"|\[\[(?:File|Image):[^\[\]]*\]\]|'{2,}|__[A-Z]+__"

@@ -37,14 +37,23 @@ def make_lm(seed=0, dtype=torch.float32):
 def count_tokens(lm):
     """A list that grows by the tokens of every forward."""
     seen = []
-    lm.model.register_forward_pre_hook(lambda _, __, named: seen.append(named["input_ids"].numel()), with_kwargs=True)
+    lm.model.register_forward_pre_hook(
+        lambda _, __, named: seen.append(named["input_ids"].numel()), with_kwargs=True
+    )
     return seen
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A store collected without interruption."""
-    return collect(make_lm(), make_contexts(), SITES, tmp_path_factory.mktemp("whole") / "s", CFG, progress=False)
+    return collect(
+        make_lm(),
+        make_contexts(),
+        SITES,
+        tmp_path_factory.mktemp("whole") / "s",
+        CFG,
+        progress=False,
+    )
 
 
 def test_rows_are_the_models_streams_of_each_context(whole):
@@ -56,8 +65,15 @@ def test_rows_are_the_models_streams_of_each_context(whole):
         with torch.no_grad():
             hidden = lm.model(ids, output_hidden_states=True).hidden_states
         for site in (1, 2):
-            assert_close(whole.rows(site, np.arange(rows.start, rows.stop)), hidden[site][0], rtol=1e-5, atol=1e-6)
-        last = whole.rows(4, np.arange(rows.start, rows.stop))  # site n is taken before the final norm
+            assert_close(
+                whole.rows(site, np.arange(rows.start, rows.stop)),
+                hidden[site][0],
+                rtol=1e-5,
+                atol=1e-6,
+            )
+        last = whole.rows(
+            4, np.arange(rows.start, rows.stop)
+        )  # site n is taken before the final norm
         assert_close(lm.model.model.norm(last), hidden[4][0], rtol=1e-5, atol=1e-5)
 
 
@@ -75,7 +91,14 @@ def test_a_batch_has_one_length_and_a_padded_one_its_longest_last():
 
 
 def test_padding_stays_out_of_what_is_stored(whole, tmp_path):
-    padded = collect(make_lm(), make_contexts(), SITES, tmp_path / "s", replace(CFG, batch_tokens=24, pad=True), False)
+    padded = collect(
+        make_lm(),
+        make_contexts(),
+        SITES,
+        tmp_path / "s",
+        replace(CFG, batch_tokens=24, pad=True),
+        False,
+    )
     every = np.arange(N_ROWS)
     for site in whole.sites:
         assert_close(padded.rows(site, every), whole.rows(site, every), rtol=1e-4, atol=1e-5)
@@ -87,7 +110,12 @@ def test_the_store_says_what_it_is(whole):
     assert (whole.model_id, whole.corpus_id) == (lm.model_id, contexts.corpus_id)
     assert whole.manifest["config"] == {"batch_tokens": 8, "shard_tokens": 8, "pad": False}
     assert whole.manifest["dtype"] == whole.manifest["compute_dtype"] == "float32"
-    assert sum(shard["rows"] for shard in whole.manifest["shards"]) == whole.n_rows == N_ROWS == sum(LENGTHS)
+    assert (
+        sum(shard["rows"] for shard in whole.manifest["shards"])
+        == whole.n_rows
+        == N_ROWS
+        == sum(LENGTHS)
+    )
 
 
 def test_rows_are_stored_in_the_models_dtype_unless_asked_otherwise(tmp_path, whole):
@@ -100,7 +128,9 @@ def test_rows_are_stored_in_the_models_dtype_unless_asked_otherwise(tmp_path, wh
     asked = CollectConfig(batch_tokens=8, shard_tokens=8, dtype="bfloat16")
     cast = collect(make_lm(), contexts, SITES, tmp_path / "cast", asked, progress=False)
     assert (cast.manifest["dtype"], cast.manifest["compute_dtype"]) == ("bfloat16", "float32")
-    assert torch.equal(cast.rows(2, np.arange(N_ROWS)), whole.rows(2, np.arange(N_ROWS)).bfloat16().float())
+    assert torch.equal(
+        cast.rows(2, np.arange(N_ROWS)), whole.rows(2, np.arange(N_ROWS)).bfloat16().float()
+    )
 
 
 def test_rows_kept_in_8_bits_are_the_models_within_half_a_scale(tmp_path, whole):
@@ -121,14 +151,25 @@ def test_rows_kept_in_8_bits_are_the_models_within_half_a_scale(tmp_path, whole)
 
 
 def test_training_runs_on_rows_of_8_bits_as_on_the_models_own(tmp_path, whole):
-    small = collect(make_lm(), make_contexts(), SITES, tmp_path / "s", replace(CFG, dtype="int8"), progress=False)
+    small = collect(
+        make_lm(),
+        make_contexts(),
+        SITES,
+        tmp_path / "s",
+        replace(CFG, dtype="int8"),
+        progress=False,
+    )
     found = []
     for store in (whole, small):
         index = np.flatnonzero(store.mask("all", "train"))
         moments = row_moments(store, 2, index)
         sae = build_sae(SAEConfig(d_in=16, n_latents=32, site=2), torch.Generator().manual_seed(0))
         sae.set_normalizer_(moments.mean.float(), (16 / moments.mean_sq_dev) ** 0.5)
-        history = train(sae, ShuffledRows(store, 2, index, 8, seed=0), TrainConfig(tokens=1600, batch_size=8, lam=0.1))
+        history = train(
+            sae,
+            ShuffledRows(store, 2, index, 8, seed=0),
+            TrainConfig(tokens=1600, batch_size=8, lam=0.1),
+        )
         found.append(history.table[-1]["fvu"])
     assert found[0] < 0.3
     assert found[1] == pytest.approx(found[0], rel=0.05)
@@ -192,16 +233,24 @@ collect(make_lm(), make_contexts(), SITES, folder, CFG, progress=False)
 def test_kill_9_in_mid_collection_then_rerun_gives_the_same_bytes(tmp_path, whole, where):
     folder = tmp_path / "s"
     here = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), os.environ.get("PYTHONPATH", "")])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(here), os.environ.get("PYTHONPATH", "")]),
+    }
     with subprocess.Popen(
-        [sys.executable, "-c", CHILD, where, str(folder)], stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-c", CHILD, where, str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
     ) as child:
         try:
             assert "blocked\n" in iter(child.stdout.readline, "")
             with pytest.raises(StoreError, match="unfinished"):
                 Store.open(folder)
             holder = f"is being written by pid {child.pid} on host {socket.gethostname()}"
-            with pytest.raises(StoreError, match=holder):  # a second collector, while the first lives
+            with pytest.raises(
+                StoreError, match=holder
+            ):  # a second collector, while the first lives
                 collect(make_lm(), make_contexts(), SITES, folder, CFG, progress=False)
         finally:
             child.kill()  # SIGKILL
@@ -222,8 +271,20 @@ def test_another_model_corpus_or_config_is_refused_before_any_forward(whole):
         (make_lm(seed=1), contexts, SITES, CFG, "model_id = 'tiny@.*', not 'tiny@"),
         (lm, make_contexts(seed=1), SITES, CFG, "corpus_id"),
         (lm, contexts, (1, 2), CFG, r"sites = \[1, 2, 4\], not \[1, 2\]"),
-        (lm, contexts, SITES, CollectConfig(batch_tokens=9, shard_tokens=8), "batch_tokens = 8, not 9"),
-        (make_lm(dtype=torch.bfloat16), contexts, SITES, CFG, "model_id|dtype = 'float32', not 'bfloat16'"),
+        (
+            lm,
+            contexts,
+            SITES,
+            CollectConfig(batch_tokens=9, shard_tokens=8),
+            "batch_tokens = 8, not 9",
+        ),
+        (
+            make_lm(dtype=torch.bfloat16),
+            contexts,
+            SITES,
+            CFG,
+            "model_id|dtype = 'float32', not 'bfloat16'",
+        ),
     ]
     before = all_bytes(whole.path)
     for model, texts, sites, cfg, message in cases:
@@ -251,7 +312,9 @@ def test_disk_need_is_printed_and_too_small_a_disk_refused_before_any_forward(tm
     assert capsys.readouterr().out.startswith("activations: 0.00 GB to write, ")
     lm.d_model = 10**12  # 36 rows x 3 sites x 4 TB
     seen = count_tokens(lm)
-    with pytest.raises(StoreError, match=r"needs 453600.00 GB of disk \(1.05 x the data\), [\d.]+ GB free"):
+    with pytest.raises(
+        StoreError, match=r"needs 453600.00 GB of disk \(1.05 x the data\), [\d.]+ GB free"
+    ):
         collect(lm, make_contexts(), SITES, tmp_path / "huge", CFG, progress=False)
     assert seen == []
     assert not list((tmp_path / "huge").glob("site_*"))
@@ -263,7 +326,9 @@ def test_an_activation_that_is_not_finite_is_refused_by_site_context_and_positio
     contexts.ids[20] = VOCAB - 1  # contexts of 2, 4, 4, 4, 5: context 5 begins at row 19
     with torch.no_grad():
         lm.model.get_input_embeddings().weight[VOCAB - 1] = float("nan")
-    with pytest.raises(StoreError, match=r"site 0, context 5 \(page 'p0'\), position 1: .* not finite as float32"):
+    with pytest.raises(
+        StoreError, match=r"site 0, context 5 \(page 'p0'\), position 1: .* not finite as float32"
+    ):
         collect(lm, contexts, (0, 2), tmp_path / "s", CFG, progress=False)
 
 

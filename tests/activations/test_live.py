@@ -20,7 +20,15 @@ from test_workspace import RECIPE, _save_model, _tree, _write_text
 from saelib.activations.collect import collect
 from saelib.activations.live import HELD, LiveBlocks, LiveRows, StreamError, stored_contexts
 from saelib.activations.store import StoreError
-from saelib.config import CollectConfig, ConfigError, CorpusConfig, EvalConfig, SAEConfig, StreamConfig, TrainConfig
+from saelib.config import (
+    CollectConfig,
+    ConfigError,
+    CorpusConfig,
+    EvalConfig,
+    SAEConfig,
+    StreamConfig,
+    TrainConfig,
+)
 from saelib.run.workspace import Workspace
 from saelib.sae.base import build_sae
 from saelib.sae.trainer import Run, train_groups
@@ -55,7 +63,9 @@ def sampled(tmp_path_factory):
     """The store of held-out pages and 20 training contexts."""
     contexts = text()
     chosen = contexts.select(stored_contexts(contexts, CFG))
-    return collect(model(), chosen, SITES, tmp_path_factory.mktemp("sampled") / "s", COLLECT, progress=False)
+    return collect(
+        model(), chosen, SITES, tmp_path_factory.mktemp("sampled") / "s", COLLECT, progress=False
+    )
 
 
 def live(store, lm=None, journal=None, cfg=CFG):
@@ -93,7 +103,10 @@ def test_a_pass_is_cut_into_even_blocks_that_hold_each_training_context_once(sam
     contexts, blocks = text(), live(sampled, cfg=replace(CFG, buffer_tokens=buffer))
     training = np.flatnonzero(contexts.split[contexts.page] == 0)
     sizes = np.diff(contexts.offsets)
-    passes = [[blocks.contexts_of(p * blocks.n_blocks + i) for i in range(blocks.n_blocks)] for p in range(3)]
+    passes = [
+        [blocks.contexts_of(p * blocks.n_blocks + i) for i in range(blocks.n_blocks)]
+        for p in range(3)
+    ]
     for one in passes:
         assert np.array_equal(np.sort(np.concatenate(one)), training)
         assert max(int(sizes[block].sum()) for block in one) <= buffer
@@ -122,7 +135,9 @@ def test_a_pass_hands_out_every_wanted_training_row_once_as_a_store_has_it(tmp_p
 
 def test_no_row_of_a_held_out_page_is_handed_out_or_even_computed(sampled):
     lm, contexts, seen = model(), text(), []
-    lm.model.register_forward_pre_hook(lambda _, __, named: seen.append(named["input_ids"].clone()), with_kwargs=True)
+    lm.model.register_forward_pre_hook(
+        lambda _, __, named: seen.append(named["input_ids"].clone()), with_kwargs=True
+    )
     stream = LiveRows(live(sampled, lm), 2, "all", BATCH)
     _, rows = walked(stream, 3 * contexts.n_tokens // BATCH)
     context = np.searchsorted(contexts.offsets, rows, side="right") - 1
@@ -135,7 +150,9 @@ def test_rows_are_mixed_over_the_buffer(sampled):
     blocks = live(sampled)
     _, rows = next(LiveRows(blocks, 1, "ordinary", BATCH))
     assert set(rows) <= set(blocks.block(0).rows)
-    assert len(set(np.searchsorted(blocks.contexts.offsets, rows, side="right"))) > BATCH / 2  # contexts
+    assert (
+        len(set(np.searchsorted(blocks.contexts.offsets, rows, side="right"))) > BATCH / 2
+    )  # contexts
 
 
 @pytest.mark.parametrize("tokens", ["ordinary", "all"])
@@ -152,7 +169,9 @@ def test_seeking_equals_walking(sampled, tokens):
 
 def test_a_sample_depends_on_the_cursor_alone(sampled):
     def drawn(blocks, n=12):
-        return LiveRows(blocks, 2, "ordinary", BATCH).sample(n, torch.Generator().manual_seed(1), 20 * BATCH)
+        return LiveRows(blocks, 2, "ordinary", BATCH).sample(
+            n, torch.Generator().manual_seed(1), 20 * BATCH
+        )
 
     ahead = live(sampled)
     walked(LiveRows(ahead, 1, "ordinary", BATCH), 60)
@@ -163,7 +182,9 @@ def test_a_sample_depends_on_the_cursor_alone(sampled):
     assert number > 0
     block = ahead.block(number)
     ordinary = block.x[2][torch.from_numpy(block.orders["ordinary"])]
-    assert torch.equal(drawn(ahead, 10**6).sort(0).values, ordinary.sort(0).values)  # no more than there are
+    assert torch.equal(
+        drawn(ahead, 10**6).sort(0).values, ordinary.sort(0).values
+    )  # no more than there are
 
 
 def test_at_most_two_blocks_are_in_memory(sampled):
@@ -202,7 +223,10 @@ def test_a_damaged_or_foreign_file_of_counts_is_named(sampled, tmp_path):
     with pytest.raises(StreamError, match=r"counts\.jsonl: damaged .*delete it"):
         live(sampled, journal=path)
     path.write_text("[0, 5]\n")
-    with pytest.raises(StreamError, match=r"counts\.jsonl: block 0 gave 5 rows, now \d+: the model computes otherwise"):
+    with pytest.raises(
+        StreamError,
+        match=r"counts\.jsonl: block 0 gave 5 rows, now \d+: the model computes otherwise",
+    ):
         next(LiveRows(live(sampled, journal=path), 1, "ordinary", BATCH))
 
 
@@ -212,15 +236,21 @@ def test_a_damaged_or_foreign_file_of_counts_is_named(sampled, tmp_path):
 def test_another_model_a_small_buffer_and_a_value_not_finite_are_refused(sampled):
     with pytest.raises(StoreError, match="model_id"):
         live(sampled, make_lm(seed=1))
-    with pytest.raises(ConfigError, match=r"buffer_tokens = 8: expected at least the longest context, 9 tokens"):
+    with pytest.raises(
+        ConfigError, match=r"buffer_tokens = 8: expected at least the longest context, 9 tokens"
+    ):
         live(sampled, cfg=replace(CFG, buffer_tokens=8))
-    with pytest.raises(ConfigError, match=r"buffer_tokens = 128: expected at least 8 batches of 17 rows"):
+    with pytest.raises(
+        ConfigError, match=r"buffer_tokens = 128: expected at least 8 batches of 17 rows"
+    ):
         LiveRows(live(sampled), 1, "all", 17)
     lm = model()
     blocks = live(sampled, lm)
     with torch.no_grad():
         lm.model.get_input_embeddings().weight[11] = float("nan")
-    with pytest.raises(StreamError, match=r"site 1, page 'p\d+': an activation is not finite as torch.float32"):
+    with pytest.raises(
+        StreamError, match=r"site 1, page 'p\d+': an activation is not finite as torch.float32"
+    ):
         walked(LiveRows(blocks, 2, "all", BATCH), 60)
 
 
@@ -228,7 +258,9 @@ def test_another_model_a_small_buffer_and_a_value_not_finite_are_refused(sampled
 
 
 def _cfg(**changes):
-    return TrainConfig(**{"tokens": 640, "batch_size": BATCH, "lam": 0.3, "lr": 3e-3, "dead_window": 64} | changes)
+    return TrainConfig(
+        **{"tokens": 640, "batch_size": BATCH, "lam": 0.3, "lr": 3e-3, "dead_window": 64} | changes
+    )
 
 
 CFGS = {  # by site
@@ -252,12 +284,23 @@ def _runs(site, folder=None):
 
 
 def _groups(blocks, folder=None):
-    return [(_runs(site, folder), LiveRows(blocks, site, "ordinary", CFGS[site][0].batch_size)) for site in CFGS]
+    return [
+        (_runs(site, folder), LiveRows(blocks, site, "ordinary", CFGS[site][0].batch_size))
+        for site in CFGS
+    ]
 
 
 def _same(groups, others):
-    pairs = zip((r for runs, _ in groups for r in runs), (r for runs, _ in others for r in runs), strict=True)
-    return all(torch.equal(v, b.sae.state_dict()[k]) for a, b in pairs for k, v in a.sae.state_dict().items())
+    pairs = zip(
+        (r for runs, _ in groups for r in runs),
+        (r for runs, _ in others for r in runs),
+        strict=True,
+    )
+    return all(
+        torch.equal(v, b.sae.state_dict()[k])
+        for a, b in pairs
+        for k, v in a.sae.state_dict().items()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +310,9 @@ def alone(sampled):
     histories = []
     for runs, stream in groups:
         for run in runs:
-            histories += train_groups([([run], LiveRows(live(sampled), stream.site, "ordinary", stream.batch_size))])
+            histories += train_groups(
+                [([run], LiveRows(live(sampled), stream.site, "ordinary", stream.batch_size))]
+            )
     assert any(event.revived for history in histories for event in history.events)
     return groups, histories
 
@@ -280,7 +325,9 @@ def test_sites_trained_side_by_side_share_forwards_and_end_as_each_alone(sampled
     assert _same(groups, alone[0])
     assert [h.table for h in histories] == [h.table for h in alone[1]]
     assert [h.events for h in histories] == [h.events for h in alone[1]]
-    assert sum(seen) == tokens_of(blocks, range(blocks.find(LAST, "ordinary")[0] + 1))  # each block once
+    assert sum(seen) == tokens_of(
+        blocks, range(blocks.find(LAST, "ordinary")[0] + 1)
+    )  # each block once
 
 
 def test_interrupted_side_by_side_they_resume_to_the_same_bits(sampled, alone, tmp_path):
@@ -300,7 +347,10 @@ def test_interrupted_side_by_side_they_resume_to_the_same_bits(sampled, alone, t
     histories = train_groups(groups, 10, ahead=blocks.ahead)
     assert all(history.resumed_at >= 20 for history in histories)
     assert _same(groups, alone[0])
-    cursors = [h.resumed_at * cfg.batch_size for h, cfg in zip(histories, chain(*CFGS.values()), strict=True)]
+    cursors = [
+        h.resumed_at * cfg.batch_size
+        for h, cfg in zip(histories, chain(*CFGS.values()), strict=True)
+    ]
     first, last = (blocks.find(cursor, "ordinary")[0] for cursor in (min(cursors), LAST))
     assert first > 0
     assert sum(seen) == tokens_of(blocks, range(first, last + 1))
@@ -339,14 +389,23 @@ STREAMING = StreamConfig(buffer_tokens=1024, sample_contexts=60)
 def workspace(home, name="live", streaming=STREAMING):
     os.environ["SAELIB_HOME"] = str(home)
     ws = Workspace(name, "cpu", EvalConfig(ce_tokens=256))
-    corpus = CorpusConfig(source="jsonl", path=str(home / "pages.jsonl"), ctx_len=16, contexts_per_page=6)
+    corpus = CorpusConfig(
+        source="jsonl", path=str(home / "pages.jsonl"), ctx_len=16, contexts_per_page=6
+    )
     cfg = CollectConfig(shard_tokens=1024)
-    ws.collect(str(home / "model"), corpus, [1, "middle", -2], cfg, dtype="float32", streaming=streaming)
+    ws.collect(
+        str(home / "model"), corpus, [1, "middle", -2], cfg, dtype="float32", streaming=streaming
+    )
     return ws
 
 
 def specs(ws):
-    arms = [("plain", 1, {}), ("full", 1, {}), ("plain", 3, {"tokens_mask": "all"}), ("plain", 2, {"seed": 1})]
+    arms = [
+        ("plain", 1, {}),
+        ("full", 1, {}),
+        ("plain", 3, {"tokens_mask": "all"}),
+        ("plain", 2, {"seed": 1}),
+    ]
     return [ws.spec(arm, site, lam=0.5, **RECIPE, **more) for arm, site, more in arms]
 
 
@@ -358,7 +417,9 @@ def test_a_profile_is_trained_live_killed_and_resumed_to_the_same_bytes(collecte
         time.sleep(0.01)
     child.send_signal(signal.SIGKILL)
     child.wait()
-    assert len(list(saes.glob("*/checkpoint.safetensors"))) == 3  # one wave: three SAEs of two sites
+    assert (
+        len(list(saes.glob("*/checkpoint.safetensors"))) == 3
+    )  # one wave: three SAEs of two sites
     ws = workspace(collected)
     rows = ws.train(specs(ws), "02_train_sae")
     assert rows["fvu"].between(0.01, 1.2).all()
@@ -378,7 +439,11 @@ def test_a_live_profile_stores_a_sample_and_trains_on_all_pages(collected):
     ws = workspace(collected)
     contexts, store = ws.contexts, ws.store
     split = contexts.split[contexts.page]
-    assert [len(store.contexts_of(name)) for name in SPLITS] == [60, (split == 1).sum(), (split == 2).sum()]
+    assert [len(store.contexts_of(name)) for name in SPLITS] == [
+        60,
+        (split == 1).sum(),
+        (split == 2).sum(),
+    ]
     stream = ws.stream(specs(ws)[0])
     _, rows = walked(stream, 80)
     pages = set(contexts.page[np.searchsorted(contexts.offsets, rows, side="right") - 1])
@@ -386,12 +451,16 @@ def test_a_live_profile_stores_a_sample_and_trains_on_all_pages(collected):
     assert len(rows) > store.mask("all", "train").sum()  # rows that no store has
 
 
-def test_a_finished_live_profile_is_read_without_its_model_and_not_mixed_with_a_store(collected, monkeypatch):
+def test_a_finished_live_profile_is_read_without_its_model_and_not_mixed_with_a_store(
+    collected, monkeypatch
+):
     ws = workspace(collected)
     before = ws.train(specs(ws)[:1], "02_train_sae")
     again = Workspace("live", "cpu", EvalConfig(ce_tokens=0))
     monkeypatch.setattr("saelib.activations.lm.LM.load", None)  # would raise
-    assert again.train(specs(again)[:1], "03_train_gated").loc[0, "run_id"] == before.loc[0, "run_id"]
+    assert (
+        again.train(specs(again)[:1], "03_train_gated").loc[0, "run_id"] == before.loc[0, "run_id"]
+    )
     monkeypatch.undo()
     for other in (None, StreamConfig(buffer_tokens=2048, sample_contexts=60)):
         with pytest.raises(ConfigError, match=r"workspace\.json: stream is .*now asked for"):
@@ -400,7 +469,10 @@ def test_a_finished_live_profile_is_read_without_its_model_and_not_mixed_with_a_
     with pytest.raises(ConfigError, match="stream is None, now asked for"):
         workspace(collected, "stored")
     assert stored.rows_id == stored.store.store_id
-    assert json.loads((ws.folder / "workspace.json").read_text())["corpus_id"] == stored.store.corpus_id
+    assert (
+        json.loads((ws.folder / "workspace.json").read_text())["corpus_id"]
+        == stored.store.corpus_id
+    )
 
 
 def test_one_wave_holds_all_sites_and_no_more_saes_than_fit(collected):

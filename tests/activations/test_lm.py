@@ -24,7 +24,9 @@ N, D, VOCAB, TIME = 4, 32, 61, 9
 SIZES = {"num_hidden_layers": N, "hidden_size": D, "num_attention_heads": 4, "vocab_size": VOCAB}
 SIZES |= {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None, "initializer_range": 0.2}
 MLP = {"intermediate_size": 48, "max_position_embeddings": 32}
-ALTERNATING = ["full_attention", "sliding_attention"] * (N // 2)  # a wrong block index gets the wrong mask
+ALTERNATING = ["full_attention", "sliding_attention"] * (
+    N // 2
+)  # a wrong block index gets the wrong mask
 CONFIGS = {
     "llama": {**MLP, "num_key_value_heads": 2},
     "mistral": {**MLP, "num_key_value_heads": 2, "sliding_window": 3},
@@ -41,7 +43,12 @@ CONFIGS = {
     "bloom": {},  # not asked for: its blocks hand on tuples, as those of older layouts do
 }
 LAYOUTS = list(CONFIGS)
-CAN_SDPA = [(layout, attention) for layout in LAYOUTS for attention in ("sdpa", "eager") if layout != "bloom"]
+CAN_SDPA = [
+    (layout, attention)
+    for layout in LAYOUTS
+    for attention in ("sdpa", "eager")
+    if layout != "bloom"
+]
 
 
 def _config(layout):
@@ -50,7 +57,9 @@ def _config(layout):
 
 def _lm(layout="llama", attention="eager", dtype=torch.float32, seed=0):
     torch.manual_seed(seed)  # transformers draws from the global generator
-    model = AutoModelForCausalLM.from_config(_config(layout), attn_implementation=attention, dtype=dtype)
+    model = AutoModelForCausalLM.from_config(
+        _config(layout), attn_implementation=attention, dtype=dtype
+    )
     return LM(model, name=layout)
 
 
@@ -66,7 +75,9 @@ def _reference(lm, ids):
 def _final_norm(lm):
     """The module that follows the block list among its siblings."""
     base = lm.model.base_model
-    return next(getattr(base, name) for name in ("norm", "ln_f", "final_layer_norm") if hasattr(base, name))
+    return next(
+        getattr(base, name) for name in ("norm", "ln_f", "final_layer_norm") if hasattr(base, name)
+    )
 
 
 class _Calls:
@@ -78,10 +89,14 @@ class _Calls:
         watched |= {"norm": _final_norm(lm), "head": lm.model.get_output_embeddings()}
         for name, module in watched.items():
             self.calls[name] = 0
-            module.register_forward_hook(lambda *_, name=name: self.calls.__setitem__(name, self.calls[name] + 1))
+            module.register_forward_hook(
+                lambda *_, name=name: self.calls.__setitem__(name, self.calls[name] + 1)
+            )
 
     def blocks(self):
-        assert [self.calls[f"block {i}"] for i in range(N)] == [self.calls[f"inside {i}"] for i in range(N)]
+        assert [self.calls[f"block {i}"] for i in range(N)] == [
+            self.calls[f"inside {i}"] for i in range(N)
+        ]
         return [self.calls[f"block {i}"] for i in range(N)]
 
 
@@ -164,7 +179,12 @@ def test_continuing_runs_only_what_follows_the_site(layout, site):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_model_is_left_unpatched_also_after_an_exception(layout):
     lm, ids = _lm(layout), _ids()
-    logits, blocks, hooks, names = run_full(lm, ids), list(lm.blocks), _hooks(lm), list(lm.model.state_dict())
+    logits, blocks, hooks, names = (
+        run_full(lm, ids),
+        list(lm.blocks),
+        _hooks(lm),
+        list(lm.model.state_dict()),
+    )
     streams = lm.capture(ids, [0, 2])
 
     def fail(*_):
@@ -175,7 +195,10 @@ def test_the_model_is_left_unpatched_also_after_an_exception(layout):
         lambda: lm.continue_from(2, streams[2], ids),
         lambda: lm.continue_from(0, streams[0], ids),
     ):
-        with lm.blocks[2].register_forward_pre_hook(fail), pytest.raises(MemoryError, match="in a block"):
+        with (
+            lm.blocks[2].register_forward_pre_hook(fail),
+            pytest.raises(MemoryError, match="in a block"),
+        ):
             run()
         assert list(lm.blocks) == blocks
         assert _hooks(lm) == hooks
@@ -185,7 +208,9 @@ def test_the_model_is_left_unpatched_also_after_an_exception(layout):
 
 def test_a_stand_in_answers_for_its_block_s_attributes():
     block = _lm().blocks[1]
-    block.attention_type = "full_attention"  # some models' loops choose the mask by such an attribute
+    block.attention_type = (
+        "full_attention"  # some models' loops choose the mask by such an attribute
+    )
     stand_in = lm_module._StandIn(block, torch.ones(2))
     assert stand_in.attention_type == "full_attention"
     assert stand_in.self_attn is block.self_attn
@@ -200,7 +225,9 @@ def test_the_model_is_frozen_and_captured_streams_are_ordinary_tensors():
     stream = lm.capture(ids, [2])[2]
     assert not stream.requires_grad
     weight = torch.ones(D, requires_grad=True)
-    (stream @ weight).sum().backward()  # "Inference tensors cannot be saved for backward", were it one
+    (
+        stream @ weight
+    ).sum().backward()  # "Inference tensors cannot be saved for backward", were it one
     assert_close(weight.grad, stream.sum((0, 1)))
     stream[:] = 0
     assert torch.equal(lm.capture(ids, [2])[2], _reference(lm, ids).hidden_states[2])
@@ -213,7 +240,15 @@ def test_a_prefix_of_a_context_has_the_same_stream():
 
 def test_sites_resolve_by_number_from_the_end_and_by_name():
     lm = _lm()
-    assert [lm.site(s) for s in (0, 2, N, -1, -2, -(N + 1), "middle")] == [0, 2, N, N, N - 1, 0, N // 2]
+    assert [lm.site(s) for s in (0, 2, N, -1, -2, -(N + 1), "middle")] == [
+        0,
+        2,
+        N,
+        N,
+        N - 1,
+        0,
+        N // 2,
+    ]
     assert lm.site(np.int64(-2)) == N - 1
     assert list(lm.capture(_ids(), [-2, "middle", 3])) == [2, 3]
 
@@ -247,7 +282,9 @@ def test_wrong_token_ids_are_refused(ids, message):
 
 
 def test_a_stream_of_another_shape_is_refused():
-    with pytest.raises(ValueError, match=rf"stream at site 2: shape \(3, 8, {D}\), expected \(3, {TIME}, {D}\)"):
+    with pytest.raises(
+        ValueError, match=rf"stream at site 2: shape \(3, 8, {D}\), expected \(3, {TIME}, {D}\)"
+    ):
         _lm().continue_from(2, torch.zeros(3, TIME - 1, D), _ids())
 
 
@@ -273,9 +310,13 @@ def test_the_block_list_is_the_outermost_one_of_that_length_and_must_be_the_only
     lm.blocks[0].experts = torch.nn.ModuleList([torch.nn.Linear(1, 1)] * N)
     assert find_blocks(lm.model, N) is lm.model.model.layers
     lm.model.model.tower = torch.nn.ModuleList([torch.nn.Linear(1, 1)] * N)
-    with pytest.raises(ValueError, match=rf"one list of {N} blocks, found \['model.layers', 'model.tower'\]"):
+    with pytest.raises(
+        ValueError, match=rf"one list of {N} blocks, found \['model.layers', 'model.tower'\]"
+    ):
         find_blocks(lm.model, N)
-    with pytest.raises(ValueError, match="LlamaForCausalLM: expected one list of 7 blocks, found none"):
+    with pytest.raises(
+        ValueError, match="LlamaForCausalLM: expected one list of 7 blocks, found none"
+    ):
         find_blocks(lm.model, 7)
 
 
@@ -314,7 +355,9 @@ def test_dtype_and_device_names_are_checked():
     assert choose_dtype("float16", cpu) == torch.float16
     assert choose_dtype("auto", cpu) == (torch.bfloat16 if native_bfloat16(cpu) else torch.float32)
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    with pytest.raises(ValueError, match="dtype 'fp8': expected one of 'auto', 'float32', 'bfloat16', 'float16'"):
+    with pytest.raises(
+        ValueError, match="dtype 'fp8': expected one of 'auto', 'float32', 'bfloat16', 'float16'"
+    ):
         choose_dtype("fp8", cpu)
     with pytest.raises(ValueError, match="device 'gpu': expected 'auto', 'cpu', 'cuda'"):
         choose_device("gpu")
@@ -332,7 +375,10 @@ def real():
 
 @pytest.mark.slow
 def test_smollm2_captures_and_continues_exactly(real):
-    text = "The residual stream of a language model is a sum of what its blocks have written into it. " * 4
+    text = (
+        "The residual stream of a language model is a sum of what its blocks have written into it. "
+        * 4
+    )
     ids = torch.tensor(real.tokenizer(text)["input_ids"][:64]).view(2, 32)
     reference = _reference(real, ids)
     streams = real.capture(ids, [2, "middle", -2, -1])
@@ -348,8 +394,19 @@ def test_smollm2_captures_and_continues_exactly(real):
 
 @pytest.mark.slow
 def test_smollm2_predicts_text_better_than_chance(real):
-    ids = torch.tensor([real.tokenizer("Paris is the capital of France, and London is the capital of")["input_ids"]])
-    assert real.tokenizer.decode(run_full(real, ids)[0, -1].argmax()).strip() in ("England", "the", "Great", "Britain")
+    ids = torch.tensor(
+        [
+            real.tokenizer("Paris is the capital of France, and London is the capital of")[
+                "input_ids"
+            ]
+        ]
+    )
+    assert real.tokenizer.decode(run_full(real, ids)[0, -1].argmax()).strip() in (
+        "England",
+        "the",
+        "Great",
+        "Britain",
+    )
 
 
 # Loading. A tiny model and tokenizer are saved once as an ordinary folder.
@@ -360,7 +417,9 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "tiny"
     _lm().model.save_pretrained(folder)
     words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w0"))
-    transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0").save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0").save_pretrained(
+        folder
+    )
     return folder
 
 
@@ -374,7 +433,11 @@ def no_hub(monkeypatch, tmp_path):
 def _point_hub_at(monkeypatch, tmp_path, endpoint):
     constants = huggingface_hub.constants
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(
+        constants,
+        "HUGGINGFACE_CO_URL_TEMPLATE",
+        endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+    )
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
@@ -398,7 +461,9 @@ def test_an_unreachable_hub_is_said_within_seconds(no_hub):
     with pytest.raises(ModelLoadError) as caught:
         LM.load("some-owner/some-model", device="cpu")
     assert time.monotonic() - began < 5
-    assert str(caught.value).startswith("model 'some-owner/some-model' is no local folder, the hub cannot be reached")
+    assert str(caught.value).startswith(
+        "model 'some-owner/some-model' is no local folder, the hub cannot be reached"
+    )
     assert "--local-dir FOLDER` and give that folder" in str(caught.value)
     assert "onnection refused" in repr(caught.value.__cause__)
 
@@ -406,7 +471,8 @@ def test_an_unreachable_hub_is_said_within_seconds(no_hub):
 def test_offline_mode_asks_nobody(no_hub, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(
-        ModelLoadError, match="model 'some-owner/some-model' is no local folder, the hub cannot be reached"
+        ModelLoadError,
+        match="model 'some-owner/some-model' is no local folder, the hub cannot be reached",
     ):
         LM.load("some-owner/some-model", device="cpu")
 
@@ -426,12 +492,22 @@ def test_a_cached_model_loads_when_the_hub_is_unreachable(folder, no_hub):
 @pytest.mark.parametrize(
     ("status", "code", "message"),
     [
-        (403, "GatedRepo", "model 'an-owner/a-model' is gated and access was refused: accept its licence"),
-        (404, "RepoNotFound", "model 'an-owner/a-model' is no local folder and not public on the hub"),
+        (
+            403,
+            "GatedRepo",
+            "model 'an-owner/a-model' is gated and access was refused: accept its licence",
+        ),
+        (
+            404,
+            "RepoNotFound",
+            "model 'an-owner/a-model' is no local folder and not public on the hub",
+        ),
         (503, "", "model 'an-owner/a-model' is no local folder, the hub cannot be reached"),
     ],
 )
-def test_a_gated_or_missing_model_is_said_with_the_local_way(status, code, message, monkeypatch, tmp_path):
+def test_a_gated_or_missing_model_is_said_with_the_local_way(
+    status, code, message, monkeypatch, tmp_path
+):
     class Refuse(BaseHTTPRequestHandler):
         def do_HEAD(self):
             self.send_response(status)
@@ -457,7 +533,9 @@ def test_a_gated_or_missing_model_is_said_with_the_local_way(status, code, messa
     assert str(status) in str(caught.value.__cause__)
 
 
-@pytest.mark.parametrize("name", ["./not-there", "/not/there", "~/not/there", "data/assets/gone", "model.gguf"])
+@pytest.mark.parametrize(
+    "name", ["./not-there", "/not/there", "~/not/there", "data/assets/gone", "model.gguf"]
+)
 def test_a_missing_folder_is_said_without_asking_the_hub(name, no_hub, monkeypatch):
     monkeypatch.setattr(lm_module, "get_hf_file_metadata", None)  # would fail when called
     with pytest.raises(ModelLoadError, match=rf"model '{name}': there is no"):
@@ -465,7 +543,10 @@ def test_a_missing_folder_is_said_without_asking_the_hub(name, no_hub, monkeypat
 
 
 def test_a_missing_gguf_file_is_named(folder):
-    for call in ({"name": str(folder), "gguf_file": "gone.gguf"}, {"name": str(folder / "gone.gguf")}):
+    for call in (
+        {"name": str(folder), "gguf_file": "gone.gguf"},
+        {"name": str(folder / "gone.gguf")},
+    ):
         with pytest.raises(ModelLoadError, match=r"there is no GGUF file 'gone.gguf' in .*tiny"):
             LM.load(**call, device="cpu")
 
@@ -496,10 +577,17 @@ def _write_gguf(path, weights):
 def test_a_gguf_file_loads_by_path_and_by_folder_and_name(tmp_path, no_hub):
     weights = _lm().model.state_dict()
     _write_gguf(tmp_path / "tiny.gguf", weights)
-    for call in ({"name": str(tmp_path / "tiny.gguf")}, {"name": str(tmp_path), "gguf_file": "tiny.gguf"}):
+    for call in (
+        {"name": str(tmp_path / "tiny.gguf")},
+        {"name": str(tmp_path), "gguf_file": "tiny.gguf"},
+    ):
         lm = LM.load(**call, dtype="float32", device="cpu")
         assert lm.name == "tiny"
-        for key in ("model.embed_tokens.weight", "model.layers.3.mlp.down_proj.weight", "lm_head.weight"):
+        for key in (
+            "model.embed_tokens.weight",
+            "model.layers.3.mlp.down_proj.weight",
+            "lm_head.weight",
+        ):
             assert torch.equal(lm.model.state_dict()[key], weights[key])
         assert lm.tokenizer.convert_tokens_to_ids("w7") == 8
         assert torch.equal(lm.capture(_ids(), [2])[2], _reference(lm, _ids()).hidden_states[2])
@@ -520,7 +608,9 @@ def test_missing_or_broken_weights_are_refused_not_drawn_at_random(folder, tmp_p
         (tmp_path / file.name).write_bytes(file.read_bytes())
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelLoadError, match=r"lacks the weights model\.layers\.1\.mlp\.up_proj\.weight"):
+    with pytest.raises(
+        ModelLoadError, match=r"lacks the weights model\.layers\.1\.mlp\.up_proj\.weight"
+    ):
         LM.load(str(tmp_path), device="cpu")
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
     with pytest.raises(ModelLoadError, match="cannot be loaded"):

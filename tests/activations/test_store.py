@@ -15,7 +15,15 @@ from safetensors.torch import load
 from torch.testing import assert_close
 
 from saelib.activations import store as store_module
-from saelib.activations.store import CLASSES, ShuffledRows, Store, StoreError, StoreWriter, row_moments, shard_plan
+from saelib.activations.store import (
+    CLASSES,
+    ShuffledRows,
+    Store,
+    StoreError,
+    StoreWriter,
+    row_moments,
+    shard_plan,
+)
 from saelib.config import CollectConfig
 from saelib.text.corpus import SPLITS, Contexts
 
@@ -49,7 +57,14 @@ def make_x(seed=0):
 
 def writer_of(path, contexts=None, shard_tokens=8, batch_tokens=64, **changed):
     contexts = contexts or make_contexts()
-    identity = {"model_id": "m@1", "corpus_id": "c", "sites": SITES, "d_model": D, "dtype": "float32", **changed}
+    identity = {
+        "model_id": "m@1",
+        "corpus_id": "c",
+        "sites": SITES,
+        "d_model": D,
+        "dtype": "float32",
+        **changed,
+    }
     config = CollectConfig(batch_tokens=batch_tokens, shard_tokens=shard_tokens)
     return StoreWriter(path, contexts=contexts, config=config, **identity)
 
@@ -69,7 +84,11 @@ def make_store(path, x=None, **options):
 
 
 def all_bytes(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(Path(folder).rglob("*"))
+        if p.is_file()
+    }
 
 
 def anonymous_mib():
@@ -83,7 +102,11 @@ def test_splits_are_numbered_as_in_the_corpus():
 
 
 def test_shards_hold_whole_contexts_and_at_least_one():
-    assert shard_plan(make_contexts((3, 3, 4, 5), (0,) * 4, (0,)), 7) == [(0, 2), (2, 3), (3, 4)]  # 6, 4, 5 rows
+    assert shard_plan(make_contexts((3, 3, 4, 5), (0,) * 4, (0,)), 7) == [
+        (0, 2),
+        (2, 3),
+        (3, 4),
+    ]  # 6, 4, 5 rows
     assert shard_plan(make_contexts((3, 3, 4, 5), (0,) * 4, (0,)), 10) == [(0, 3), (3, 4)]  # 10, 5
     assert shard_plan(make_contexts((3, 3), (0, 0), (0,)), 1) == [(0, 1), (1, 2)]
 
@@ -109,7 +132,11 @@ def test_a_row_or_site_the_store_does_not_have_is_refused(tmp_path):
     for bad in ([-1], [3, 36]):
         with pytest.raises(IndexError, match="has 0 to 35"):
             store.rows(1, np.array(bad))
-    for read in (lambda: store.rows(2, np.array([0])), lambda: store.norm(2), lambda: store.median_norm(2)):
+    for read in (
+        lambda: store.rows(2, np.array([0])),
+        lambda: store.norm(2),
+        lambda: store.median_norm(2),
+    ):
         with pytest.raises(StoreError, match="holds sites 1, 3, not 2"):
             read()
 
@@ -177,7 +204,10 @@ def test_manifest_records_hash_size_and_rows_of_every_shard(tmp_path):
     store = make_store(tmp_path / "s")
     shards = store.manifest["shards"]
     assert [shard["rows"] for shard in shards] == [6, 8, 5, 5, 6, 6]  # 2+4, 4+4, 5, 5, 6, 6
-    assert list(shards[1]["files"]) == ["site_01/shard_00001.safetensors", "site_03/shard_00001.safetensors"]
+    assert list(shards[1]["files"]) == [
+        "site_01/shard_00001.safetensors",
+        "site_03/shard_00001.safetensors",
+    ]
     for shard in shards:
         for name, entry in shard["files"].items():
             assert (store.path / name).stat().st_size == entry["bytes"]
@@ -203,7 +233,9 @@ def test_an_interrupted_store_resumes_at_the_first_missing_shard_with_equal_byte
     assert all_bytes(tmp_path / "s") == all_bytes(whole.path)
 
 
-@pytest.mark.parametrize("name", ["site_03/shard_00002.safetensors", "tokens.safetensors", "pages.json"])
+@pytest.mark.parametrize(
+    "name", ["site_03/shard_00002.safetensors", "tokens.safetensors", "pages.json"]
+)
 def test_a_deleted_file_is_redone_alone(tmp_path, name):
     store = make_store(tmp_path / "s")
     before = all_bytes(store.path)
@@ -243,7 +275,9 @@ def test_a_truncated_shard_is_refused_by_name(tmp_path):
     shard = store.path / "site_03" / "shard_00004.safetensors"
     shard.write_bytes(shard.read_bytes()[:-5])
     for opened in (True, False):
-        with pytest.raises(StoreError, match=r"site_03/shard_00004.safetensors: truncated or changed, \d+ bytes"):
+        with pytest.raises(
+            StoreError, match=r"site_03/shard_00004.safetensors: truncated or changed, \d+ bytes"
+        ):
             Store.open(store.path, verify=opened)
 
 
@@ -254,7 +288,10 @@ def test_a_damaged_shard_is_refused_on_read_and_only_there(tmp_path):
     first, stop = 24, 30  # the rows of shard 4
     assert len(store.rows(3, np.arange(first))) == first
     for read in (lambda: store.rows(3, np.array([0, stop - 1])), lambda: store.norm(3)):
-        with pytest.raises(StoreError, match=r"site_03/shard_00004.safetensors: damaged, sha256 \w{12} where \w{12}"):
+        with pytest.raises(
+            StoreError,
+            match=r"site_03/shard_00004.safetensors: damaged, sha256 \w{12} where \w{12}",
+        ):
             read()
     assert len(store.rows(1, np.arange(36))) == 36
 
@@ -263,7 +300,10 @@ def test_damage_in_an_unfinished_store_is_found_on_resuming(tmp_path):
     with writer_of(tmp_path / "s") as writer:
         write(writer, make_x(), [0, 1])
     _flip(tmp_path / "s" / "site_01" / "shard_00001.safetensors")
-    with pytest.raises(StoreError, match=r"site_01/shard_00001.safetensors: damaged"), writer_of(tmp_path / "s"):
+    with (
+        pytest.raises(StoreError, match=r"site_01/shard_00001.safetensors: damaged"),
+        writer_of(tmp_path / "s"),
+    ):
         pass
     (tmp_path / "s" / "site_01" / "shard_00001.safetensors").unlink()
     with writer_of(tmp_path / "s") as writer:
@@ -283,7 +323,9 @@ def test_an_edited_or_broken_manifest_is_refused(tmp_path):
     path = store.path / "manifest.json"
     text = path.read_text()
     path.write_text(text.replace('"model_id": "m@1"', '"model_id": "m@2"'))
-    with pytest.raises(StoreError, match=r"manifest.json: content hashes to \w+, its store_id says"):
+    with pytest.raises(
+        StoreError, match=r"manifest.json: content hashes to \w+, its store_id says"
+    ):
         Store.open(store.path)
     path.write_text(text[:-20])
     with pytest.raises(StoreError, match=r"manifest.json: not JSON"):
@@ -316,7 +358,9 @@ OTHER = {
 
 @pytest.mark.parametrize("finished", [True, False], ids=["finished", "unfinished"])
 @pytest.mark.parametrize(("changed", "message"), OTHER.values(), ids=OTHER.keys())
-def test_a_store_of_something_else_is_refused_and_left_as_it_is(tmp_path, changed, message, finished):
+def test_a_store_of_something_else_is_refused_and_left_as_it_is(
+    tmp_path, changed, message, finished
+):
     with writer_of(tmp_path / "s") as writer:
         write(writer, make_x(), range(6 if finished else 2))
         if finished:
@@ -354,7 +398,9 @@ def test_a_value_that_is_not_finite_is_refused_with_site_context_and_position(tm
     x[3][8, 2] = value  # row 8: context 2 (rows 6 to 9) of page p1, position 2
     with writer_of(tmp_path / "s") as writer:
         write(writer, x, [0])
-        with pytest.raises(StoreError, match=r"site 3, context 2 \(page 'p1'\), position 2: .* not finite"):
+        with pytest.raises(
+            StoreError, match=r"site 3, context 2 \(page 'p1'\), position 2: .* not finite"
+        ):
             write(writer, x, [1])
         assert writer.missing[0] == 1
 
@@ -370,7 +416,10 @@ def test_a_value_too_large_for_the_stored_dtype_is_refused(tmp_path):
 
 
 def test_rows_of_the_wrong_shape_are_refused(tmp_path):
-    with writer_of(tmp_path / "s") as writer, pytest.raises(ValueError, match=r"shard 0, site 1: x is \[5, 6\]"):
+    with (
+        writer_of(tmp_path / "s") as writer,
+        pytest.raises(ValueError, match=r"shard 0, site 1: x is \[5, 6\]"),
+    ):
         writer.write_shard(0, {site: torch.zeros(5, D) for site in SITES})
 
 
@@ -382,8 +431,12 @@ def exact_x():
     return dict.fromkeys(SITES, rows)
 
 
-@pytest.mark.parametrize(("dtype", "store_id"), [("float32", "28b1d2487554"), ("bfloat16", "073254ac5a4e")])
-def test_a_store_of_an_earlier_release_is_still_written_and_named_the_same(tmp_path, dtype, store_id):
+@pytest.mark.parametrize(
+    ("dtype", "store_id"), [("float32", "28b1d2487554"), ("bfloat16", "073254ac5a4e")]
+)
+def test_a_store_of_an_earlier_release_is_still_written_and_named_the_same(
+    tmp_path, dtype, store_id
+):
     assert make_store(tmp_path / "s", exact_x(), dtype=dtype).store_id == store_id
 
 
@@ -417,7 +470,9 @@ def test_an_int8_row_is_its_greatest_magnitude_over_127_times_whole_numbers(tmp_
     row = store.rows(1, np.array([0]))[0]
     assert row.dtype == torch.float32
     assert row.tolist() == [127 * scale, -64 * scale, scale, 0, 0, 0]
-    assert store.norm(1)[0] == pytest.approx((9 + 2.25 + 0.0004) ** 0.5, rel=1e-6)  # of the row as it was computed
+    assert store.norm(1)[0] == pytest.approx(
+        (9 + 2.25 + 0.0004) ** 0.5, rel=1e-6
+    )  # of the row as it was computed
     assert store.manifest["dtype"] == "int8"
     assert store.manifest["compute_dtype"] == "float32"
 
@@ -435,7 +490,12 @@ def test_what_all_rows_share_costs_an_int8_store_nothing(tmp_path):
 def test_int8_ties_go_to_the_even_number_and_rows_of_nothing_stay_nothing(tmp_path):
     rows = [[127, 0.5, 1.5, 2.5, -0.5, -1.5], [], [1e-39], [-127, 126.4, 126.6]]
     store, shard = make_int8(tmp_path / "s", rows)
-    assert shard["x"][:4].tolist() == [[127, 0, 2, 2, 0, -2], [0] * D, [0] * D, [-127, 126, 127, 0, 0, 0]]
+    assert shard["x"][:4].tolist() == [
+        [127, 0, 2, 2, 0, -2],
+        [0] * D,
+        [0] * D,
+        [-127, 126, 127, 0, 0, 0],
+    ]
     assert shard["scale"][:4].tolist() == [1, 1, 1, 1]
     assert shard["center"].tolist() == [0] * D
     assert torch.equal(store.rows(1, np.array([1, 2])), torch.zeros(2, D))
@@ -443,7 +503,10 @@ def test_int8_ties_go_to_the_even_number_and_rows_of_nothing_stay_nothing(tmp_pa
 
 @pytest.mark.parametrize("compute", ["float32", "bfloat16", "float16"])
 def test_no_value_of_an_int8_row_is_off_by_more_than_half_its_scale(tmp_path, compute):
-    x = {site: (rows * 10 ** torch.linspace(-3, 3, N_ROWS)[:, None]) for site, rows in make_x().items()}
+    x = {
+        site: (rows * 10 ** torch.linspace(-3, 3, N_ROWS)[:, None])
+        for site, rows in make_x().items()
+    }
     store = make_store(tmp_path / "s", x, dtype="int8", compute_dtype=compute)
     for site in SITES:
         computed = x[site].to(getattr(torch, compute)).float()
@@ -472,7 +535,9 @@ def test_int8_rows_come_in_any_order_and_by_the_stream_as_one_by_one(tmp_path):
 def test_classes_and_masks_of_an_int8_store_are_those_of_a_bfloat16_one(tmp_path):
     x = make_x()
     x[1][[4, 20], 2] = 3000.0  # sinks, whose other dimensions int8 loses
-    x[3] = x[3] * 10 ** torch.linspace(-1, 1, N_ROWS)[:, None]  # norms on both sides of the threshold
+    x[3] = (
+        x[3] * 10 ** torch.linspace(-1, 1, N_ROWS)[:, None]
+    )  # norms on both sides of the threshold
     whole = make_store(tmp_path / "bf16", x, dtype="bfloat16")
     small = make_store(tmp_path / "int8", x, dtype="int8", compute_dtype="bfloat16")
     assert small.store_id != whole.store_id
@@ -505,7 +570,10 @@ def test_an_interrupted_int8_store_resumes_with_equal_bytes(tmp_path):
     whole = make_store(tmp_path / "whole", **INT8)
     with writer_of(tmp_path / "s", **INT8) as writer:
         write(writer, make_x(), [0, 1])
-    with pytest.raises(StoreError, match="dtype = 'int8', not 'float32'"), writer_of(tmp_path / "s"):
+    with (
+        pytest.raises(StoreError, match="dtype = 'int8', not 'float32'"),
+        writer_of(tmp_path / "s"),
+    ):
         pass
     with writer_of(tmp_path / "s", **INT8) as writer:
         assert writer.missing == [2, 3, 4, 5]
@@ -528,7 +596,9 @@ def test_int8_rows_not_finite_or_of_an_unknown_arithmetic_are_refused(tmp_path):
     x[3][8, 2] = float("nan")
     with writer_of(tmp_path / "s", dtype="int8", compute_dtype="bfloat16") as writer:
         write(writer, x, [0])
-        message = r"site 3, context 2 .*, position 2: .* computed as bfloat16, is not finite as bfloat16"
+        message = (
+            r"site 3, context 2 .*, position 2: .* computed as bfloat16, is not finite as bfloat16"
+        )
         with pytest.raises(StoreError, match=message):
             write(writer, x, [1])
     with pytest.raises(ValueError, match="dtype = 'int8': the compute_dtype of the rows is needed"):
@@ -576,7 +646,10 @@ def test_a_batch_may_straddle_epochs_or_span_several(tmp_path):
         batches = [stream.next_rows() for _ in range(180 // batch_size)]
         assert all(len(batch) == batch_size for batch in batches)
         in_order = np.split(order[: len(batches) * batch_size], len(batches))
-        assert all(np.array_equal(batch, np.sort(want)) for batch, want in zip(batches, in_order, strict=True))
+        assert all(
+            np.array_equal(batch, np.sort(want))
+            for batch, want in zip(batches, in_order, strict=True)
+        )
 
 
 def test_a_sample_is_drawn_from_the_whole_stream_wherever_it_stands(tmp_path):
@@ -634,7 +707,9 @@ def test_moments_survive_a_mean_far_from_zero(tmp_path):
     exact = x[3][index].double()
     mean, mean_sq_dev, mean_sq = row_moments(store, 3, index, batch=4)
     assert_close(mean, exact.mean(0), rtol=1e-14, atol=0)
-    assert mean_sq_dev == pytest.approx(float((exact - exact.mean(0)).square().sum(1).mean()), rel=1e-9)
+    assert mean_sq_dev == pytest.approx(
+        float((exact - exact.mean(0)).square().sum(1).mean()), rel=1e-9
+    )
     assert mean_sq == pytest.approx(float(exact.square().sum(1).mean()), rel=1e-13)
 
 

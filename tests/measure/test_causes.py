@@ -28,7 +28,9 @@ def test_shapley_is_the_mean_over_orders_and_adds_up():
             before = frozenset(order[: order.index(player)])
             gains.append(value[before | {player}] - value[before])
         np.testing.assert_allclose(found[player], np.mean(gains, axis=0))
-    np.testing.assert_allclose(sum(found.values()), value[frozenset(causes.TOGGLES)] - value[frozenset()])
+    np.testing.assert_allclose(
+        sum(found.values()), value[frozenset(causes.TOGGLES)] - value[frozenset()]
+    )
 
 
 def test_shapley_names_the_coalition_that_lacks_a_value():
@@ -43,7 +45,10 @@ def test_coalitions_are_all_subsets_and_name_their_recipe():
     assert every[0] == frozenset()
     assert causes.recipe_of(()) == {"normalize": "none", "tokens_mask": "all"}
     assert causes.recipe_of(("scale", "match")) == {"normalize": "scale", "tokens_mask": "all"}
-    assert causes.recipe_of(("mask", "center", "scale")) == {"normalize": "center_scale", "tokens_mask": "ordinary"}
+    assert causes.recipe_of(("mask", "center", "scale")) == {
+        "normalize": "center_scale",
+        "tokens_mask": "ordinary",
+    }
     with pytest.raises(ValueError, match=r"'depth'.*mask, center, scale, match"):
         causes.recipe_of(("depth",))
 
@@ -65,10 +70,14 @@ def case():
 
 def test_code_errors_are_in_model_units_and_ordered(case):
     sae, x, _, errors = case
-    np.testing.assert_allclose(errors["encoder"], (x - sae.reconstruct(x)).square().sum(-1), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        errors["encoder"], (x - sae.reconstruct(x)).square().sum(-1), rtol=1e-3, atol=1e-4
+    )
     total = {name: e.sum() for name, e in errors.items()}
     assert (errors["refitted"] <= errors["encoder"] + 1e-5).all()
-    assert total["pursuit"] < 0.7 * total["refitted"]  # these rows were made from the decoder's items
+    assert (
+        total["pursuit"] < 0.7 * total["refitted"]
+    )  # these rows were made from the decoder's items
     assert total["lasso"] < total["encoder"]
     assert total["pursuit"] < 0.7 * total["random items"]
 
@@ -91,7 +100,9 @@ def test_code_errors_need_a_unit_norm_decoder():
 
 def test_other_items_are_searched_with_the_first_saes_number_of_latents(case):
     sae, x, train, errors = case
-    other = build_sae(SAEConfig("sae", 16, 48), torch.Generator().manual_seed(8)).requires_grad_(False)
+    other = build_sae(SAEConfig("sae", 16, 48), torch.Generator().manual_seed(8)).requires_grad_(
+        False
+    )
     other.set_normalizer_(sae.mean, float(sae.scale))
     found = causes.code_errors(sae, x, train, {"itself": sae, "48 items": other})
     np.testing.assert_allclose(found["itself"], errors["pursuit"])

@@ -39,7 +39,12 @@ def contexts():
 def streams():
     rng = np.random.default_rng(1)
     spread = np.array([3, 2, 1, 0.5, 0.2, 0.1])
-    x = 2 + rng.normal(size=(CONTEXTS * LENGTH, D)) * spread @ np.linalg.qr(rng.normal(size=(D, D)))[0]
+    x = (
+        2
+        + rng.normal(size=(CONTEXTS * LENGTH, D))
+        * spread
+        @ np.linalg.qr(rng.normal(size=(D, D)))[0]
+    )
     first = np.arange(CONTEXTS * LENGTH) % LENGTH == 0
     deep = 10 * x
     deep[first, 4] += 5000 + 50 * rng.normal(size=CONTEXTS)
@@ -55,8 +60,18 @@ def x():
 
 @pytest.fixture(scope="module")
 def store(x, tmp_path_factory):
-    path, what, cfg = tmp_path_factory.mktemp("diagnose") / "store", contexts(), CollectConfig(shard_tokens=170)
-    identity = {"model_id": "m", "corpus_id": what.corpus_id, "sites": (0, 3), "d_model": D, "dtype": torch.float32}
+    path, what, cfg = (
+        tmp_path_factory.mktemp("diagnose") / "store",
+        contexts(),
+        CollectConfig(shard_tokens=170),
+    )
+    identity = {
+        "model_id": "m",
+        "corpus_id": what.corpus_id,
+        "sites": (0, 3),
+        "d_model": D,
+        "dtype": torch.float32,
+    }
     with StoreWriter(path, **identity, contexts=what, config=cfg) as writer:
         for shard, (first, stop) in enumerate(shard_plan(what, cfg.shard_tokens)):
             part = slice(what.offsets[first], what.offsets[stop])
@@ -74,7 +89,12 @@ def masks(split=None):
     rows = np.arange(CONTEXTS * LENGTH)
     first, sink = rows % LENGTH == 0, np.isin(rows, SINKS)
     mine = np.ones_like(first) if split is None else contexts().split[rows // (3 * LENGTH)] == split
-    return {"all": mine, "first": first & mine, "sink": sink & mine, "ordinary": ~first & ~sink & mine}
+    return {
+        "all": mine,
+        "first": first & mine,
+        "sink": sink & mine,
+        "ordinary": ~first & ~sink & mine,
+    }
 
 
 def naive_profile(x, everything):
@@ -99,7 +119,9 @@ def naive_profile(x, everything):
 @pytest.mark.parametrize("split", [None, "test"])
 def test_site_profile_agrees_with_numpy_in_every_class(split, x, store):
     table = diagnose.site_profile(store, split).set_index(["site", "class"])
-    assert list(table.index) == [(s, c) for s in (0, 3) for c in ("all", "first", "sink", "ordinary")]
+    assert list(table.index) == [
+        (s, c) for s in (0, 3) for c in ("all", "first", "sink", "ordinary")
+    ]
     chosen = masks({"test": 2}.get(split))
     for site, name in [(0, "all"), (0, "ordinary"), (3, "all"), (3, "first"), (3, "ordinary")]:
         a = x[site].astype(np.float64)
@@ -111,10 +133,14 @@ def test_site_profile_shows_what_was_planted(store):
     table = diagnose.site_profile(store).set_index(["site", "class"])
     assert table.loc[(3, "first"), "norm_share"] > 0.95
     assert table.loc[(3, "all"), "top1_share"] > 0.95
-    assert table.loc[(3, "all"), "participation"] < 1.1 < table.loc[(3, "ordinary"), "participation"]
+    assert (
+        table.loc[(3, "all"), "participation"] < 1.1 < table.loc[(3, "ordinary"), "participation"]
+    )
     assert table.loc[(3, "sink"), "count"] == 4
     # ordinary at every site: the rows that are sinks at site 3 are not ordinary at site 0 either
-    assert table.loc[(0, "ordinary"), "count"] == table.loc[(3, "ordinary"), "count"] == 600 - 60 - 4
+    assert (
+        table.loc[(0, "ordinary"), "count"] == table.loc[(3, "ordinary"), "count"] == 600 - 60 - 4
+    )
     assert table.loc[(0, "sink"), "count"] == 0
     assert np.isnan(table.loc[(0, "sink"), "norm_median"])
 
@@ -132,7 +158,9 @@ def test_norm_by_position_agrees_with_numpy_and_with_its_twin_on_captured_stream
     assert len(table) == 2 * LENGTH
     norms = np.linalg.norm(x[3].astype(np.float64), axis=1).reshape(CONTEXTS, LENGTH)
     for column, q in (("median", 0.5), ("q10", 0.1), ("q90", 0.9)):
-        assert table[table.site == 3][column].to_numpy() == pytest.approx(np.quantile(norms, q, axis=0), rel=1e-5)
+        assert table[table.site == 3][column].to_numpy() == pytest.approx(
+            np.quantile(norms, q, axis=0), rel=1e-5
+        )
     assert (table.n == CONTEXTS).all()
     captured = {site: torch.from_numpy(v).view(CONTEXTS, LENGTH, D) for site, v in x.items()}
     pd.testing.assert_frame_equal(diagnose.norms_by_position(captured), table, rtol=1e-5)
@@ -155,12 +183,19 @@ def test_massive_dims_finds_the_planted_dimension_and_its_share(x, store):
 
 
 def test_massive_tokens_are_the_largest_norms_after_position_zero(x, store):
-    table = diagnose.massive_tokens(store, 3, k=6, tokenizer=SimpleNamespace(decode=lambda ids: f"<{ids[0]}>"))
+    table = diagnose.massive_tokens(
+        store, 3, k=6, tokenizer=SimpleNamespace(decode=lambda ids: f"<{ids[0]}>")
+    )
     assert set(table["row"][:4]) == set(SINKS)
     assert table["class"].tolist() == ["sink"] * 4 + ["ordinary"] * 2
     row = table[table["row"] == 337].iloc[0]
     token = contexts().ids[337]
-    assert (row["title"], row["position"], row["token_id"], row["token"]) == ("Page 11", 7, token, f"<{token}>")
+    assert (row["title"], row["position"], row["token_id"], row["token"]) == (
+        "Page 11",
+        7,
+        token,
+        f"<{token}>",
+    )
     assert row["norm"] == pytest.approx(np.linalg.norm(x[3][337]), rel=1e-6)
     assert row["over_median"] == pytest.approx(row["norm"] / store.median_norm(3), rel=1e-6)
     assert (diagnose.massive_tokens(store, 3, k=6)["token"] == "").all()
@@ -196,7 +231,9 @@ def test_pca_is_fitted_on_training_rows_and_measured_on_test_rows(x, store):
     assert (abs(held_out["fvu"] / own["fvu"] - 1) > 1e-3).all()
     a = x[0].astype(np.float64)[masks(0)["ordinary"]]
     values = np.linalg.eigvalsh(np.cov(a.T, bias=True))[::-1]
-    assert own["fvu"].tolist() == pytest.approx([1 - values[:k].sum() / values.sum() for k in (1, 3)])
+    assert own["fvu"].tolist() == pytest.approx(
+        [1 - values[:k].sum() / values.sum() for k in (1, 3)]
+    )
     with pytest.raises(ValueError, match="expected 0 to d = 6"):
         diagnose.pca_fvu(store, 0, [7])
 
@@ -219,15 +256,23 @@ def test_naive_predictors_agree_with_numpy_on_test_rows(x, store):
         "one_latent": np.where(odd, odd_mean, mean),
         "sinks_only": np.where(odd, rows, mean),
     }.items():
-        assert got.loc[(name, "all"), "fvu"] == pytest.approx(((rows - guess) ** 2).sum() / total, rel=1e-5)
-        assert got.loc[(name, "ordinary"), "fvu"] == pytest.approx(((plain - mean) ** 2).sum() / plain_total, rel=1e-5)
-    assert got.loc[("pca", "ordinary"), "fvu"] == pytest.approx(diagnose.pca_fvu(store, 3, [2])["fvu"][0])
+        assert got.loc[(name, "all"), "fvu"] == pytest.approx(
+            ((rows - guess) ** 2).sum() / total, rel=1e-5
+        )
+        assert got.loc[(name, "ordinary"), "fvu"] == pytest.approx(
+            ((plain - mean) ** 2).sum() / plain_total, rel=1e-5
+        )
+    assert got.loc[("pca", "ordinary"), "fvu"] == pytest.approx(
+        diagnose.pca_fvu(store, 3, [2])["fvu"][0]
+    )
     assert set(got["pages"]) == {5}
     assert (got["lo"] <= got["fvu"] * (1 + 1e-9)).all()
     assert (got["fvu"] <= got["hi"] * (1 + 1e-9)).all()
 
 
-def test_rebuilding_only_sinks_looks_perfect_over_all_rows_and_is_the_mean_over_ordinary_ones(store):
+def test_rebuilding_only_sinks_looks_perfect_over_all_rows_and_is_the_mean_over_ordinary_ones(
+    store,
+):
     fvu = naive_fvus(store, 3, rank=2)["fvu"].unstack()
     assert fvu.loc["one_latent", "all"] < 0.02
     assert fvu.loc["sinks_only", "all"] < 0.01 * fvu.loc["pca", "all"]
@@ -240,7 +285,9 @@ def test_without_odd_training_rows_one_latent_is_the_mean(store, monkeypatch):
     x, odd = torch.ones(3, D, dtype=torch.float64), torch.tensor([[True], [False], [True]])
     guess = diagnose.naive_predictors(store, 3)
     assert torch.equal(guess["one_latent"](x, odd), guess["mean"](x, odd))
-    monkeypatch.setattr(store, "mask", lambda tokens, split=None, factor=5.0: np.zeros(CONTEXTS * LENGTH, bool))
+    monkeypatch.setattr(
+        store, "mask", lambda tokens, split=None, factor=5.0: np.zeros(CONTEXTS * LENGTH, bool)
+    )
     with pytest.raises(ValueError, match="site 3: split 'test' has no rows"):
         diagnose.predictor_fvu(store, 3, guess)
 
@@ -257,7 +304,9 @@ def snapshot(step, gates, rate=(1.0, 0.0), bias=(0.0, -1.0)):
 
 def test_gate_statistics_by_hand():
     before = snapshot(1, [[1, 0], [1, 0], [0, 1], [0, 0]])  # p = 1/2, 1/4
-    now = snapshot(2, [[1, 0], [0, 0], [1, 0], [0, 0]], rate=(0.5, 0.5), bias=(-1.0, -3.0))  # q = 1/2, 0
+    now = snapshot(
+        2, [[1, 0], [0, 0], [1, 0], [0, 0]], rate=(0.5, 0.5), bias=(-1.0, -3.0)
+    )  # q = 1/2, 0
     table = diagnose.gate_statistics([before, now])
     assert table["step"].tolist() == [1, 2]
     assert table["tokens"].tolist() == [100, 200]
@@ -276,10 +325,16 @@ def test_persistence_meets_its_chance_level_for_independent_rows_and_is_one_for_
     rates = torch.tensor([0.9, 0.5, 0.1, 0.02])
     draws = [torch.rand(20_000, 4, generator=g) < rates for _ in range(2)]
     fields = {"tokens": 0, "fire_rate": rates, "b_gate": rates}
-    free = diagnose.gate_statistics([{"step": i, "open": d} | fields for i, d in enumerate(draws)]).iloc[1]
+    free = diagnose.gate_statistics(
+        [{"step": i, "open": d} | fields for i, d in enumerate(draws)]
+    ).iloc[1]
     assert free["persistence"] == pytest.approx(free["persistence_chance"], abs=0.01)
-    assert free["persistence_chance"] > 0.6 > free["open_fraction"]  # the level keeps that some latents open often
-    frozen = diagnose.gate_statistics([{"step": i, "open": draws[0]} | fields for i in range(2)]).iloc[1]
+    assert (
+        free["persistence_chance"] > 0.6 > free["open_fraction"]
+    )  # the level keeps that some latents open often
+    frozen = diagnose.gate_statistics(
+        [{"step": i, "open": draws[0]} | fields for i in range(2)]
+    ).iloc[1]
     assert frozen["persistence"] == 1
 
 

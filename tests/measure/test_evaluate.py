@@ -24,8 +24,30 @@ from saelib.text.corpus import Contexts
 SITES, SITE, D, SINK_TOKEN = (1, 2, 4), 2, 32, 7
 CFG = EvalConfig(ce_tokens=400, batch_tokens=64, seed=0)
 COLUMNS = (
-    *("mse", "mse_raw", "fvu", "fvu_all", "fvu_sink", "l0", "l0_all", "l1", "l1_raw", "dead_fraction", "gate_dead"),
-    *("shrinkage", "shrinkage_raw", "ce_id", "ce_sae", "ce_zero", "ce_mean", "delta_ce", "kl", "loss_recovered"),
+    *(
+        "mse",
+        "mse_raw",
+        "fvu",
+        "fvu_all",
+        "fvu_sink",
+        "l0",
+        "l0_all",
+        "l1",
+        "l1_raw",
+        "dead_fraction",
+        "gate_dead",
+    ),
+    *(
+        "shrinkage",
+        "shrinkage_raw",
+        "ce_id",
+        "ce_sae",
+        "ce_zero",
+        "ce_mean",
+        "delta_ce",
+        "kl",
+        "loss_recovered",
+    ),
     *("loss_recovered_mean", "n_test_pages", "n_test_tokens", "fvu_val", "l0_val", "note", "pages"),
 )
 
@@ -57,7 +79,9 @@ def own_text(lm, n, length, generator):
     """Contexts the model samples itself, with the sink token strewn in."""
     ids = torch.randint(200, (n, 1), generator=generator)
     for _ in range(length - 1):
-        drawn = torch.multinomial(run_full(lm, ids)[:, -1].float().softmax(-1), 1, generator=generator)
+        drawn = torch.multinomial(
+            run_full(lm, ids)[:, -1].float().softmax(-1), 1, generator=generator
+        )
         drawn[torch.rand(n, 1, generator=generator) < 0.06] = SINK_TOKEN
         ids = torch.cat([ids, drawn], 1)
     return ids
@@ -68,7 +92,9 @@ def write_store(lm, path):
     g = torch.Generator().manual_seed(1)
     texts = [own_text(lm, 96, length, g) for length in (12, 16)]
     page = np.tile(np.repeat(np.arange(48, dtype=np.int32), 2), 2)
-    split = np.array([2 if p % 4 == 0 else 1 if p % 6 == 1 else 0 for p in range(48)], dtype=np.int8)
+    split = np.array(
+        [2 if p % 4 == 0 else 1 if p % 6 == 1 else 0 for p in range(48)], dtype=np.int8
+    )
     contexts = Contexts(
         ids=torch.cat([t.flatten() for t in texts]).numpy().astype(np.int32),
         offsets=np.cumsum([0] + [12] * 96 + [16] * 96),
@@ -120,7 +146,9 @@ def normaliser(store, split="train"):
 
 
 def make_sae(store, arch="sae", seed=0):
-    sae = build_sae(SAEConfig(arch=arch, d_in=D, n_latents=48, site=SITE), torch.Generator().manual_seed(seed))
+    sae = build_sae(
+        SAEConfig(arch=arch, d_in=D, n_latents=48, site=SITE), torch.Generator().manual_seed(seed)
+    )
     sae.set_normalizer_(*normaliser(store))
     with torch.no_grad():
         sae.W_enc *= 5
@@ -178,7 +206,9 @@ def naive_rows(store, split=2):
     t = store.tokens
     norms = {site: store.rows(site, np.arange(store.n_rows)).norm(dim=1).numpy() for site in SITES}
     later = t["position"] > 0
-    sink = {s: later & (norms[s] > 5 * np.median(norms[s][later & (t["split"] == 0)])) for s in SITES}
+    sink = {
+        s: later & (norms[s] > 5 * np.median(norms[s][later & (t["split"] == 0)])) for s in SITES
+    }
     mine = t["split"] == split
     ordinary = mine & later & ~np.logical_or.reduce(list(sink.values()))
     return {"all": mine, "ordinary": ordinary, "sink": mine & (~later | sink[SITE])}
@@ -201,7 +231,11 @@ def naive_reconstruction(sae, store, split=2):
     m = masks["ordinary"]
     a, b, c, mu = x[m], x_hat[m], f[m], x[m].mean(0)
     out |= {"mse": ((s * a - s * b) ** 2).sum(1).mean(), "mse_raw": ((a - b) ** 2).sum(1).mean()}
-    out |= {"l1": c.sum(1).mean(), "l1_raw": (c / s).sum(1).mean(), "dead_fraction": (c.max(0) == 0).mean()}
+    out |= {
+        "l1": c.sum(1).mean(),
+        "l1_raw": (c / s).sum(1).mean(),
+        "dead_fraction": (c.max(0) == 0).mean(),
+    }
     out |= {
         "shrinkage": ((b - mu) ** 2).sum() / ((a - mu) * (b - mu)).sum(),
         "shrinkage_raw": (b**2).sum() / (a * b).sum(),
@@ -222,7 +256,11 @@ def naive_losses(lm, store, contexts, replace):
         def patch(_, args, kwargs, at=at):
             stream = (args[0] if args else kwargs["hidden_states"]).clone()
             stream[0, at] = replace(stream[0, at])
-            return ((stream, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": stream})
+            return (
+                ((stream, *args[1:]), kwargs)
+                if args
+                else (args, kwargs | {"hidden_states": stream})
+            )
 
         with torch.no_grad():
             clean = lm.model(ids).logits[0].double().log_softmax(-1)[:-1]
@@ -241,7 +279,9 @@ def naive_losses(lm, store, contexts, replace):
 def test_the_store_has_what_the_tests_need(store):
     masks = naive_rows(store)
     assert masks["sink"].sum() >= 50
-    assert (masks["all"] & ~masks["ordinary"] & ~masks["sink"]).sum() > 0  # sinks at another site only
+    assert (
+        masks["all"] & ~masks["ordinary"] & ~masks["sink"]
+    ).sum() > 0  # sinks at another site only
     assert masks["ordinary"].sum() > 200
 
 
@@ -287,7 +327,12 @@ def test_identity_recovers_exactly_one_and_ablations_exactly_zero(results):
     identity, zero, mean = (results[name] for name in ("identity", "zero", "train mean"))
     assert identity["loss_recovered"] == 1
     assert identity["loss_recovered_mean"] == 1
-    assert (identity["delta_ce"], identity["kl"], identity["fvu"], identity["shrinkage"]) == (0, 0, 0, pytest.approx(1))
+    assert (identity["delta_ce"], identity["kl"], identity["fvu"], identity["shrinkage"]) == (
+        0,
+        0,
+        0,
+        pytest.approx(1),
+    )
     assert zero["loss_recovered"] == 0
     assert mean["loss_recovered_mean"] == 0
 
@@ -322,8 +367,12 @@ def test_only_test_pages_are_measured(results, saes, store, ref):
     got, train = results["plain"], quick_metrics(saes["plain"], store, SITE, split="train")
     assert {page["page_id"] for page in got["pages"]} == test
     assert {page["page_id"] for page in ref.pages} <= test
-    assert got["fvu"] == pytest.approx(naive_reconstruction(saes["plain"], store, 2)["fvu"], rel=1e-6)
-    assert train["fvu"] == pytest.approx(naive_reconstruction(saes["plain"], store, 0)["fvu"], rel=1e-6)
+    assert got["fvu"] == pytest.approx(
+        naive_reconstruction(saes["plain"], store, 2)["fvu"], rel=1e-6
+    )
+    assert train["fvu"] == pytest.approx(
+        naive_reconstruction(saes["plain"], store, 0)["fvu"], rel=1e-6
+    )
     assert abs(train["fvu"] / got["fvu"] - 1) > 1e-4
 
 
@@ -337,24 +386,35 @@ def test_only_ordinary_positions_are_replaced(store, lm, ref):
     seen = []
     replaced = {"spy": lambda x: seen.append(x.clone()) or x}
     evaluate.replaced_losses(lm, store, SITE, ref.contexts, 64, replaced)
-    rows = np.concatenate([np.arange(r.start, r.stop) for r in map(store.context_rows, ref.contexts)])
+    rows = np.concatenate(
+        [np.arange(r.start, r.stop) for r in map(store.context_rows, ref.contexts)]
+    )
     rows = rows[naive_rows(store)["ordinary"][rows]]
     assert torch.equal(torch.cat(seen), store.rows(SITE, rows))
     assert ref.n_replaced == len(rows)
 
 
 def test_an_sae_is_measured_the_same_alone_and_in_company(results, saes, store, lm, ref):
-    assert evaluate.evaluate({"alone": saes["gated"]}, store, SITE, lm, ref, CFG)["alone"] == results["gated"]
+    assert (
+        evaluate.evaluate({"alone": saes["gated"]}, store, SITE, lm, ref, CFG)["alone"]
+        == results["gated"]
+    )
 
 
-def test_one_clean_forward_a_batch_and_one_reading_of_each_test_row(saes, store, lm, ref, monkeypatch):
+def test_one_clean_forward_a_batch_and_one_reading_of_each_test_row(
+    saes, store, lm, ref, monkeypatch
+):
     forwards, read = [], []
     continue_from, rows = lm.continue_from, store.rows
     monkeypatch.setattr(lm, "continue_from", lambda *a: forwards.append(1) or continue_from(*a))
-    monkeypatch.setattr(store, "rows", lambda site, index: read.append(np.asarray(index)) or rows(site, index))
+    monkeypatch.setattr(
+        store, "rows", lambda site, index: read.append(np.asarray(index)) or rows(site, index)
+    )
     evaluate.evaluate({name: saes[name] for name in ("plain", "gated")}, store, SITE, lm, ref, CFG)
     lengths = [store.context_rows(c).stop - store.context_rows(c).start for c in ref.contexts]
-    batches = math.ceil(lengths.count(12) / 5) + math.ceil(lengths.count(16) / 4)  # of at most 64 tokens
+    batches = math.ceil(lengths.count(12) / 5) + math.ceil(
+        lengths.count(16) / 4
+    )  # of at most 64 tokens
     assert len(forwards) == batches * 3
     once = np.bincount(np.concatenate(read), minlength=store.n_rows)[store.mask("all", "test")]
     assert once.max() <= 3  # itself, for the shift, and for the loss; not once for each SAE
@@ -384,7 +444,9 @@ def test_fvu_sink_needs_fifty_rows(saes, store, lm, ref, monkeypatch):
     assert f"fvu_sink: {naive_rows(store)['sink'].sum()} first and sink rows" in row["note"]
 
 
-def test_loss_recovered_is_undefined_where_ablation_costs_nothing(saes, store, lm, ref, monkeypatch):
+def test_loss_recovered_is_undefined_where_ablation_costs_nothing(
+    saes, store, lm, ref, monkeypatch
+):
     monkeypatch.setattr(metrics, "MIN_ABLATION_NATS", 1e3)
     row = evaluate.evaluate({"a": saes["plain"]}, store, SITE, lm, ref, CFG)["a"]
     assert row["loss_recovered"] is row["loss_recovered_mean"] is None
@@ -407,12 +469,19 @@ def test_contexts_are_dealt_round_robin_over_pages_within_the_budget(store):
         assert lengths == sorted(lengths)
         assert sum(lengths) <= tokens
         assert sum(lengths) > tokens - 16 or tokens == 10_000
-        times = np.bincount([int(store.tokens["page"][store.context_rows(c).start]) // 4 for c in chosen], minlength=12)
+        times = np.bincount(
+            [int(store.tokens["page"][store.context_rows(c).start]) // 4 for c in chosen],
+            minlength=12,
+        )
         assert times.max() - times.min() <= 1
     assert len(chosen) == 48
     assert len(ce_contexts(store, EvalConfig(ce_tokens=1))) == 1
-    assert ce_contexts(store, EvalConfig(ce_tokens=200)) == ce_contexts(store, EvalConfig(ce_tokens=200))
-    assert ce_contexts(store, EvalConfig(ce_tokens=200)) != ce_contexts(store, EvalConfig(ce_tokens=200, seed=1))
+    assert ce_contexts(store, EvalConfig(ce_tokens=200)) == ce_contexts(
+        store, EvalConfig(ce_tokens=200)
+    )
+    assert ce_contexts(store, EvalConfig(ce_tokens=200)) != ce_contexts(
+        store, EvalConfig(ce_tokens=200, seed=1)
+    )
 
 
 def test_the_reference_is_computed_once_and_read_back_equal(store, lm, ref, tmp_path, monkeypatch):
@@ -424,7 +493,9 @@ def test_the_reference_is_computed_once_and_read_back_equal(store, lm, ref, tmp_
     assert [p.name for p in cache.parent.iterdir()] == ["site_02.json"]
     assert ref.n_targets == sum(page["n"] for page in ref.pages) > 300
     other = EvalConfig(ce_tokens=100, batch_tokens=64)
-    assert site_reference(lm, store, SITE, other, cache).config == other.to_dict()  # a stale file is replaced
+    assert (
+        site_reference(lm, store, SITE, other, cache).config == other.to_dict()
+    )  # a stale file is replaced
     assert site_reference(lm, store, SITE, other, cache).n_targets < ref.n_targets
 
 
@@ -436,17 +507,22 @@ def test_a_cache_that_is_no_reference_is_named(content, store, lm, tmp_path):
         site_reference(lm, store, SITE, CFG, cache)
 
 
-def test_without_loss_tokens_all_else_is_measured_the_same_and_no_model_is_needed(saes, store, lm, ref):
+def test_without_loss_tokens_all_else_is_measured_the_same_and_no_model_is_needed(
+    saes, store, lm, ref
+):
     plain, none = {"plain": saes["plain"]}, EvalConfig(ce_tokens=0)
     whole, part = (
-        evaluate.evaluate(plain, store, SITE, *with_loss)["plain"] for with_loss in ((lm, ref, CFG), (None, None, none))
+        evaluate.evaluate(plain, store, SITE, *with_loss)["plain"]
+        for with_loss in ((lm, ref, CFG), (None, None, none))
     )
     differ = {k for k in whole if whole[k] != part[k]}
     assert differ == {*evaluate.LOSS_COLUMNS, "note", "pages"}
     assert all(part[k] is None for k in evaluate.LOSS_COLUMNS)
     assert "next-token loss: not measured (ce_tokens = 0)" in part["note"]
     assert [(p["sse"], p["ce_n"]) for p in part["pages"]] == [(p["sse"], 0) for p in whole["pages"]]
-    with pytest.raises(ValueError, match="ce_tokens = 400: a language model and a reference are needed"):
+    with pytest.raises(
+        ValueError, match="ce_tokens = 400: a language model and a reference are needed"
+    ):
         evaluate.evaluate(plain, store, SITE, None, None, CFG)
 
 

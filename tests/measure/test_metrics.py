@@ -27,7 +27,9 @@ def reconstruct(x, x_hat, f, group=None, n_groups=1, gate=None, batch=37, shift=
         part = slice(i, i + batch)
         g = None if group is None else group[part]
         sums.update(x[part], g)
-        out.update(x[part], x_hat[part], CodeSums.of(f[part], None if gate is None else gate[part]), g)
+        out.update(
+            x[part], x_hat[part], CodeSums.of(f[part], None if gate is None else gate[part]), g
+        )
     return out
 
 
@@ -104,8 +106,12 @@ def test_groups_split_the_sums_and_add_up():
     mu = x.double().mean(0)
     for i in range(3):
         mine = group == i
-        assert grouped.sse[i].item() == pytest.approx((x - x_hat)[mine].double().square().sum().item())
-        assert grouped.x.scatter()[i].item() == pytest.approx((x[mine].double() - mu).square().sum().item())
+        assert grouped.sse[i].item() == pytest.approx(
+            (x - x_hat)[mine].double().square().sum().item()
+        )
+        assert grouped.x.scatter()[i].item() == pytest.approx(
+            (x[mine].double() - mu).square().sum().item()
+        )
         assert grouped.active[i] == (f[mine] > 0).sum()
     assert grouped.x.count.tolist() == [100, 100, 100]
     assert grouped.compute() == pytest.approx(whole.compute(), nan_ok=True)
@@ -119,7 +125,9 @@ def test_row_sums_of_two_sets_add_to_those_of_both():
     both = parts[0] + parts[1]
     assert both.n == 300
     assert both.mean.numpy() == pytest.approx(x.double().mean(0).numpy())
-    assert both.scatter().item() == pytest.approx((x.double() - x.double().mean(0)).square().sum().item())
+    assert both.scatter().item() == pytest.approx(
+        (x.double() - x.double().mean(0)).square().sum().item()
+    )
     with pytest.raises(ValueError, match="different shifts"):
         parts[0] + RowSums(x[1])
 
@@ -127,7 +135,9 @@ def test_row_sums_of_two_sets_add_to_those_of_both():
 def test_a_latent_is_dead_and_a_gate_closed_only_if_so_on_every_row():
     x, x_hat, _ = rows(n=4)
     f = torch.tensor([[0.0, 1, 0], [0, 0, 0], [0, 2, 0], [0, 0, 0]])
-    gate = torch.tensor([[0, 1, 1], [0, 0, 0], [0, 1, 0], [0, 0, 0]]).bool()  # latent 2 opens without magnitude
+    gate = torch.tensor(
+        [[0, 1, 1], [0, 0, 0], [0, 1, 0], [0, 0, 0]]
+    ).bool()  # latent 2 opens without magnitude
     sums = reconstruct(x, x_hat, f, gate=gate, batch=2)
     assert sums.density.tolist() == [0, 0.5, 0]
     assert sums.compute()["dead_fraction"] == pytest.approx(2 / 3)
@@ -161,7 +171,9 @@ def test_gini_by_hand():
 def test_next_token_loss_is_the_sum_over_all_targets(monkeypatch):
     g = torch.Generator().manual_seed(0)
     logits, ids = torch.randn(3, 8, 7, generator=g) + 50, torch.randint(7, (3, 8), generator=g)
-    naive = [sum(-math.log(logits[b, t].softmax(0)[ids[b, t + 1]]) for t in range(7)) for b in range(3)]
+    naive = [
+        sum(-math.log(logits[b, t].softmax(0)[ids[b, t + 1]]) for t in range(7)) for b in range(3)
+    ]
     for held in (64, 7, 3):  # all positions at once, exactly, in parts that do not divide
         monkeypatch.setattr(metrics, "LOGIT_ROWS", held)
         got, without_p = metrics.next_token_losses(logits, ids)
@@ -182,13 +194,21 @@ def test_logits_are_read_and_not_written():
 def test_cross_entropy_less_its_own_is_kl():
     def cross(p, q):
         logits = torch.tensor([q, q]).log()[None]  # the last position has no next token
-        return metrics.next_token_losses(logits, torch.zeros(1, 2, dtype=torch.long), torch.tensor([[p]]))[1].item()
+        return metrics.next_token_losses(
+            logits, torch.zeros(1, 2, dtype=torch.long), torch.tensor([[p]])
+        )[1].item()
 
     p, q = [0.5, 0.5], [0.9, 0.1]
-    assert cross(p, q) - cross(p, p) == pytest.approx(0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1))
-    assert cross(q, p) - cross(q, q) == pytest.approx(0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5))
+    assert cross(p, q) - cross(p, p) == pytest.approx(
+        0.5 * math.log(0.5 / 0.9) + 0.5 * math.log(0.5 / 0.1)
+    )
+    assert cross(q, p) - cross(q, q) == pytest.approx(
+        0.9 * math.log(0.9 / 0.5) + 0.1 * math.log(0.1 / 0.5)
+    )
     g = torch.Generator().manual_seed(0)
-    a, b = 3 * torch.randn(2, 2, 9, 50_000, generator=g)  # a vocabulary's size, where float32 sums are not exact
+    a, b = 3 * torch.randn(
+        2, 2, 9, 50_000, generator=g
+    )  # a vocabulary's size, where float32 sums are not exact
     p, ids = metrics.next_token_probs(a), torch.zeros(2, 9, dtype=torch.long)
     kl = metrics.next_token_losses(b, ids, p)[1] - metrics.next_token_losses(a, ids, p)[1]
     log_p, log_q = (x[:, :-1].double().log_softmax(-1) for x in (a, b))
@@ -202,17 +222,25 @@ def test_loss_recovered_ends_are_exact_and_a_small_denominator_has_no_value():
     assert metrics.loss_recovered(zero, id_, zero) == 0
     assert metrics.loss_recovered(4.0, 3.0, 13.0) == pytest.approx(0.9)
     assert math.isnan(metrics.loss_recovered(3.0, 3.0, 3.05))
-    assert math.isnan(metrics.loss_recovered(3.0, 3.0, 2.0))  # ablation that helps is no scale either
+    assert math.isnan(
+        metrics.loss_recovered(3.0, 3.0, 2.0)
+    )  # ablation that helps is no scale either
 
 
 def test_matched_l0_is_linear_in_the_logarithms_and_never_extrapolates():
     l0, fvu = [100, 10], [0.1, 0.4]
-    assert metrics.interpolate_matched_l0(l0, fvu, math.sqrt(1000)) == pytest.approx(0.2)  # √(0.1 · 0.4)
+    assert metrics.interpolate_matched_l0(l0, fvu, math.sqrt(1000)) == pytest.approx(
+        0.2
+    )  # √(0.1 · 0.4)
     assert metrics.interpolate_matched_l0(l0, fvu, 10) == pytest.approx(0.4)
     assert metrics.interpolate_matched_l0(l0, fvu, 9.99) is None
     assert metrics.interpolate_matched_l0(l0, fvu, 100.01) is None
-    assert metrics.interpolate_matched_l0([10, 20, 80], [0.4, 0.2, 0.1], 40) == pytest.approx(math.sqrt(0.02))
-    assert metrics.interpolate_matched_l0(l0, [1.0, -1.0], math.sqrt(1000), log_y=False) == pytest.approx(0)
+    assert metrics.interpolate_matched_l0([10, 20, 80], [0.4, 0.2, 0.1], 40) == pytest.approx(
+        math.sqrt(0.02)
+    )
+    assert metrics.interpolate_matched_l0(
+        l0, [1.0, -1.0], math.sqrt(1000), log_y=False
+    ) == pytest.approx(0)
 
 
 def test_matched_l0_leaves_out_collapsed_points_and_averages_equal_ones():
@@ -245,12 +273,20 @@ def test_next_lambda_goes_outwards_until_the_bound():
 
 
 def test_next_lambda_follows_the_slope_of_the_curves_end_and_a_fifth_further():
-    assert metrics.propose_lambda([(1, 10), (2, 5)], 30) == pytest.approx(1 / 3 / 1.2)  # L0 = 10 / λ
+    assert metrics.propose_lambda([(1, 10), (2, 5)], 30) == pytest.approx(
+        1 / 3 / 1.2
+    )  # L0 = 10 / λ
     assert metrics.propose_lambda([(2, 50), (1, 100)], 30) == pytest.approx(2 * 50 / 30 * 1.2)
-    ends = 4 * 2 ** (math.log(90 / 80) / math.log(100 / 90)) * 1.2  # the last two points count, not the first
+    ends = (
+        4 * 2 ** (math.log(90 / 80) / math.log(100 / 90)) * 1.2
+    )  # the last two points count, not the first
     assert metrics.propose_lambda([(1, 400), (2, 100), (4, 90)], 80) == pytest.approx(ends)
-    assert metrics.propose_lambda([(1, 51), (2, 50)], 5) == pytest.approx(8)  # hardly any slope: no more than a step
-    assert metrics.propose_lambda([(1, 50.0001), (2, 50)], 5) == pytest.approx(8)  # nearly none: no overflow
+    assert metrics.propose_lambda([(1, 51), (2, 50)], 5) == pytest.approx(
+        8
+    )  # hardly any slope: no more than a step
+    assert metrics.propose_lambda([(1, 50.0001), (2, 50)], 5) == pytest.approx(
+        8
+    )  # nearly none: no overflow
     assert metrics.propose_lambda([(1, 50), (2, 51)], 30) == pytest.approx(8)  # none at all
     assert metrics.propose_lambda([(1, 0), (2, 0)], 30) == pytest.approx(1 / 4)
 
@@ -272,7 +308,9 @@ def test_page_bootstrap_is_seeded_ratio_of_sums_over_pages():
     assert (low, high) == metrics.bootstrap_pages(num, den, 2000, seed=0)
     assert (low, high) != metrics.bootstrap_pages(num, den, 2000, seed=1)
     ratio = num.sum() / den.sum()
-    analytic = (num - ratio * den).std(ddof=1) / math.sqrt(40) / den.mean()  # standard error of a ratio
+    analytic = (
+        (num - ratio * den).std(ddof=1) / math.sqrt(40) / den.mean()
+    )  # standard error of a ratio
     assert low < ratio < high
     assert (high - low) / (2 * 1.96) == pytest.approx(analytic, rel=0.15)
 
@@ -281,7 +319,9 @@ def test_page_bootstrap_needs_two_pages_and_pairs_by_seed():
     assert all(math.isnan(v) for v in metrics.bootstrap_pages([1.0], [2.0]))
     assert metrics.bootstrap_pages([1.0, 2.0], [2.0, 4.0]) == (0.5, 0.5)
     assert set(metrics.page_replicates([1, 0], [1, 9])) == {0, 0.1, 1}  # sums before the ratio
-    a, b = (metrics.page_replicates(np.array([1.0, 2, 3]) + k, np.ones(3), 50, seed=3) for k in (0, 1))
+    a, b = (
+        metrics.page_replicates(np.array([1.0, 2, 3]) + k, np.ones(3), 50, seed=3) for k in (0, 1)
+    )
     assert b - a == pytest.approx(np.ones(50))
     with pytest.raises(ValueError, match="one value a page"):
         metrics.page_replicates([1.0], [1.0, 2.0])
@@ -297,4 +337,6 @@ def test_seed_interval_by_hand():
 def test_t_quantiles_hold_97_5_percent(df):
     t = torch.linspace(0, metrics._T_975[df - 1], 200_001, dtype=torch.float64)
     c = math.gamma((df + 1) / 2) / math.sqrt(df * math.pi) / math.gamma(df / 2)
-    assert 0.5 + torch.trapezoid(c * (1 + t**2 / df) ** (-(df + 1) / 2), t).item() == pytest.approx(0.975, abs=1e-5)
+    assert 0.5 + torch.trapezoid(c * (1 + t**2 / df) ** (-(df + 1) / 2), t).item() == pytest.approx(
+        0.975, abs=1e-5
+    )

@@ -20,7 +20,9 @@ def planted(n=64, d=24, m=40, k=4, seed=1):
     atoms = unit(m, d)
     f = torch.zeros(n, m, dtype=torch.float64)
     for row in f:
-        row[torch.randperm(m, generator=g)[:k]] = 1 + torch.rand(k, generator=g, dtype=torch.float64)
+        row[torch.randperm(m, generator=g)[:k]] = 1 + torch.rand(
+            k, generator=g, dtype=torch.float64
+        )
     return f @ atoms, atoms, f
 
 
@@ -33,7 +35,9 @@ def test_omp_by_hand():
     x = torch.tensor([[2.0, 0.5], [-1.0, -3.0]])
     one = nn_omp(x, atoms, 1)
     assert one.tolist() == [[2, 0, 0], [0, 0, 3]]  # products 2, 1.6, -0.5 and -1, -3, 3
-    two = nn_omp(x, atoms, 2)  # row 0: 2 = a + 0.6 b, 0.5 = 0.8 b; row 1: what is left, (-1, 0), has no atom
+    two = nn_omp(
+        x, atoms, 2
+    )  # row 0: 2 = a + 0.6 b, 0.5 = 0.8 b; row 1: what is left, (-1, 0), has no atom
     torch.testing.assert_close(two, torch.tensor([[1.625, 0.625, 0.0], [0.0, 0.0, 3.0]]))
     assert nn_omp(x, atoms, 0).count_nonzero() == 0
     assert nn_omp(x, atoms, torch.tensor([0, 2])).count_nonzero(-1).tolist() == [0, 1]
@@ -42,16 +46,21 @@ def test_omp_by_hand():
 
 
 def test_omp_finds_what_was_planted_among_orthogonal_atoms():
-    atoms = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64))[0]
+    atoms = torch.linalg.qr(
+        torch.randn(16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    )[0]
     f = torch.zeros(5, 16, dtype=torch.float64)
-    f[torch.arange(5)[:, None], torch.randperm(16, generator=torch.Generator().manual_seed(1))[:3]] = torch.tensor(
-        [3.0, 2.0, 1.0], dtype=torch.float64
-    )
+    f[
+        torch.arange(5)[:, None], torch.randperm(16, generator=torch.Generator().manual_seed(1))[:3]
+    ] = torch.tensor([3.0, 2.0, 1.0], dtype=torch.float64)
     torch.testing.assert_close(nn_omp(f @ atoms, atoms, 3), f)
 
 
 def test_omp_codes_are_the_best_on_their_support_and_each_round_lowers_the_error():
-    x, atoms = torch.randn(700, 12, generator=torch.Generator().manual_seed(2), dtype=torch.float64), unit(30, 12)
+    x, atoms = (
+        torch.randn(700, 12, generator=torch.Generator().manual_seed(2), dtype=torch.float64),
+        unit(30, 12),
+    )
     before = x.square().sum(-1)
     for k in range(1, 9):
         f = nn_omp(x, atoms, k)
@@ -70,13 +79,17 @@ def test_omp_codes_are_the_best_on_their_support_and_each_round_lowers_the_error
 
 def test_omp_is_exact_where_several_atoms_are_given_back_at_once():
     g = torch.Generator().manual_seed(0)
-    atoms = torch.randn(40, 6, generator=g, dtype=torch.float64) + 0.5  # coherent: that happens in some rows
+    atoms = (
+        torch.randn(40, 6, generator=g, dtype=torch.float64) + 0.5
+    )  # coherent: that happens in some rows
     atoms /= atoms.norm(dim=-1, keepdim=True)
     x = torch.randn(600, 6, generator=g, dtype=torch.float64) + 0.5
     alone = torch.cat([nn_omp(row[None], atoms, 6) for row in x])
     gradient = (x - alone @ atoms) @ atoms.T
     assert gradient[alone > 0].abs().max() < 1e-9
-    torch.testing.assert_close(nn_omp(x, atoms, 6) @ atoms, alone @ atoms)  # whatever rows stand beside it
+    torch.testing.assert_close(
+        nn_omp(x, atoms, 6) @ atoms, alone @ atoms
+    )  # whatever rows stand beside it
 
 
 def test_omp_gives_back_atoms_that_end_at_zero():
@@ -87,7 +100,9 @@ def test_omp_gives_back_atoms_that_end_at_zero():
     x = (1.2 * atoms[0] + 0.9 * atoms[1])[None]
     f = nn_omp(x, atoms, 2)
     assert error(x, f, atoms).item() < 1e-20
-    duplicate = torch.cat([atoms, atoms])  # equal atoms make no singular system: the second one adds nothing
+    duplicate = torch.cat(
+        [atoms, atoms]
+    )  # equal atoms make no singular system: the second one adds nothing
     assert error(x, nn_omp(x, duplicate, 4), duplicate).item() < 1e-20
 
 
@@ -103,7 +118,10 @@ def best_of_all(x, atoms, k):
 
 
 def test_refit_is_the_non_negative_least_squares_of_its_support():
-    x, atoms = torch.randn(20, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64), unit(9, 5, seed=4)
+    x, atoms = (
+        torch.randn(20, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64),
+        unit(9, 5, seed=4),
+    )
     f = torch.rand(20, 9, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     f[f < 0.5] = 0
     new = refit(x, atoms, f)
@@ -111,16 +129,24 @@ def test_refit_is_the_non_negative_least_squares_of_its_support():
     for row in range(len(x)):
         on = f[row] > 0
         if on.any():
-            assert error(x, new, atoms)[row].item() == pytest.approx(best_of_all(x[row], atoms[on], int(on.sum())))
+            assert error(x, new, atoms)[row].item() == pytest.approx(
+                best_of_all(x[row], atoms[on], int(on.sum()))
+            )
 
 
 def test_refit_of_nothing_is_nothing():
-    assert refit(torch.ones(3, 4), unit(6, 4, dtype=torch.float32), torch.zeros(3, 6)).count_nonzero() == 0
+    assert (
+        refit(torch.ones(3, 4), unit(6, 4, dtype=torch.float32), torch.zeros(3, 6)).count_nonzero()
+        == 0
+    )
 
 
 @pytest.mark.parametrize("lam", [0.05, 0.5, 3.0])
 def test_fista_meets_the_conditions_of_the_minimum(lam):
-    x, atoms = torch.randn(50, 10, generator=torch.Generator().manual_seed(6), dtype=torch.float64), unit(25, 10)
+    x, atoms = (
+        torch.randn(50, 10, generator=torch.Generator().manual_seed(6), dtype=torch.float64),
+        unit(25, 10),
+    )
     f = fista(x, atoms, lam, steps=3000)
     gradient = 2 * (f @ atoms - x) @ atoms.T + lam
     assert gradient[f > 0].abs().max() < 1e-6
@@ -141,12 +167,17 @@ def test_fista_of_one_atom_is_the_soft_threshold():
 
 
 def test_fista_at_l1_has_the_codes_norm_and_no_larger_error():
-    x, atoms = torch.randn(300, 12, generator=torch.Generator().manual_seed(2)), unit(40, 12, dtype=torch.float32)
+    x, atoms = (
+        torch.randn(300, 12, generator=torch.Generator().manual_seed(2)),
+        unit(40, 12, dtype=torch.float32),
+    )
     f = (x @ atoms.T - 1.0).relu()
     g = fista_at_l1(x, atoms, f, steps=300)
     assert g.sum(-1).mean().item() == pytest.approx(f.sum(-1).mean().item(), rel=0.03)
     assert error(x, g, atoms).sum() < 0.8 * error(x, f, atoms).sum()
-    assert fista_at_l1(x, atoms, 100 * f).sum() < 50 * f.sum()  # no penalty reaches that: it stays finite
+    assert (
+        fista_at_l1(x, atoms, 100 * f).sum() < 50 * f.sum()
+    )  # no penalty reaches that: it stays finite
 
 
 def test_learned_atoms_rebuild_better_and_have_unit_norm():
@@ -161,8 +192,12 @@ def test_learned_atoms_rebuild_better_and_have_unit_norm():
 
 def test_learned_atoms_by_hand():
     x = torch.tensor([[1.0, 0.0], [2.0, 0.0]])
-    start = torch.tensor([[0.8, 0.6], [0.0, -1.0]])  # codes 0.8 and 1.6 of the first, none of the second
-    torch.testing.assert_close(learn_atoms([x], start, 1, inertia=0), torch.tensor([[1.0, 0.0], [0.0, -1.0]]))
+    start = torch.tensor(
+        [[0.8, 0.6], [0.0, -1.0]]
+    )  # codes 0.8 and 1.6 of the first, none of the second
+    torch.testing.assert_close(
+        learn_atoms([x], start, 1, inertia=0), torch.tensor([[1.0, 0.0], [0.0, -1.0]])
+    )
     # inertia 4: A0 = 4 x 3.2 / 2 = 6.4, A = 6.4 + 3.2, B = 6.4 (0.8, 0.6) + (0.8 + 3.2, 0), B / A = (0.95, 0.4)
     moved = torch.tensor([0.95, 0.4]) / math.hypot(0.95, 0.4)
     torch.testing.assert_close(learn_atoms([x], start, 1), torch.stack([moved, start[1]]))

@@ -28,7 +28,10 @@ def test_weights_of_known_models():
 def test_weights_are_those_of_a_real_model_but_for_its_norms():
     model = tiny_llama().model
     norms = sum(p.numel() for name, p in model.named_parameters() if "norm" in name)
-    assert costs.lm_weights(costs.shape_of(model.config)) == sum(p.numel() for p in model.parameters()) - norms
+    assert (
+        costs.lm_weights(costs.shape_of(model.config))
+        == sum(p.numel() for p in model.parameters()) - norms
+    )
 
 
 def test_a_token_costs_two_operations_a_weight_and_attention_over_half_its_context():
@@ -39,7 +42,9 @@ def test_a_token_costs_two_operations_a_weight_and_attention_over_half_its_conte
 
 def test_the_shape_of_a_family_that_leaves_fields_out():
     assert costs.shape_of(GPT2Config()) == costs.Shape(768, 12, 12, 12, 4 * 768, 50257, True)
-    config = LlamaConfig(hidden_size=64, num_attention_heads=4, num_key_value_heads=2, intermediate_size=96)
+    config = LlamaConfig(
+        hidden_size=64, num_attention_heads=4, num_key_value_heads=2, intermediate_size=96
+    )
     assert costs.shape_of(config)[2:5] == (4, 2, 96)
 
 
@@ -71,7 +76,9 @@ def test_a_dense_step_is_five_products_and_a_sparse_one_the_encoder_s_and_what_i
     assert costs.step_flops(576, 2304, 512) == 5 * product
     assert costs.step_flops(576, 2304, 512, full=True) == 7 * product
     assert costs.step_flops(576, 2304, 512, 32) == product + 8 * 576 * 512 * 32
-    assert costs.step_flops(576, 2304, 512, 2304) == 5 * product  # with every latent active they are equal
+    assert (
+        costs.step_flops(576, 2304, 512, 2304) == 5 * product
+    )  # with every latent active they are equal
     assert costs.step_flops(576, 2304, 512, 2304, full=True) == 7 * product
 
 
@@ -91,19 +98,30 @@ def test_a_ring_sends_nearly_twice_what_is_added_up_and_nothing_alone():
 
 def test_constants_are_fitted_to_measurements_and_tell_one_from_the_others():
     made = [
-        {"kind": "k", "size": str(i), "quantities": [i * 1e9, i**2, 1.0], "seconds": 2e-9 * i * 1e9 + 0.5}
+        {
+            "kind": "k",
+            "size": str(i),
+            "quantities": [i * 1e9, i**2, 1.0],
+            "seconds": 2e-9 * i * 1e9 + 0.5,
+        }
         for i in (1, 2, 4, 8)
     ]
     assert scaling.fitted(made) == pytest.approx([2e-9, 0, 0.5], abs=1e-6)
-    made[2]["seconds"] *= 2  # what does not follow shows as its own error, since its constants are the others'
+    made[2]["seconds"] *= (
+        2  # what does not follow shows as its own error, since its constants are the others'
+    )
     assert scaling.predicted(made)[2]["error"] == "-50.0%"
 
 
 def test_more_latents_than_a_gpu_holds_are_short_of_memory_unless_they_are_split():
-    whole, split = (scaling.extrapolated(1e9, 2**24, 64, how) for how in ("data-parallel", "split by latents"))
+    whole, split = (
+        scaling.extrapolated(1e9, 2**24, 64, how) for how in ("data-parallel", "split by latents")
+    )
     assert whole["first"] == "memory" != split["first"]
     assert whole["GB a GPU"] > 2000 > 80 > split["GB a GPU"]
-    parts = {k: v for k, v in split.items() if k.endswith(", h") and k not in ("in all, h", "reading, h")}
+    parts = {
+        k: v for k, v in split.items() if k.endswith(", h") and k not in ("in all, h", "reading, h")
+    }
     assert sum(parts.values()) == pytest.approx(split["in all, h"])
     assert split["first"] + ", h" == max(parts, key=parts.get)
 

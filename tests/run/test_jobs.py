@@ -30,9 +30,14 @@ lambdas: list[float] = [0.5, 1.0]  # L1 coefficients
 """
 
 
-def write_notebook(home: Path, name: str, parameters: str = PARAMETERS, code: str = "print(lr)") -> Path:
+def write_notebook(
+    home: Path, name: str, parameters: str = PARAMETERS, code: str = "print(lr)"
+) -> Path:
     """A source notebook: claim, parameters, one cell."""
-    cells = [new_markdown_cell(f"# {name}"), new_code_cell(parameters, metadata={"tags": ["parameters"]})]
+    cells = [
+        new_markdown_cell(f"# {name}"),
+        new_code_cell(parameters, metadata={"tags": ["parameters"]}),
+    ]
     path = home / "notebooks" / f"{name}.ipynb"
     nbformat.write(new_notebook(cells=[*cells, new_code_cell(code)]), path)
     return path
@@ -51,11 +56,15 @@ def stdout_of(path: Path) -> str:
 
 
 def test_parameters_are_the_literals_of_the_tagged_cell(home):
-    found = batch.parameters(write_notebook(home, "01_a", "a: int = 3  # three\nb = [-1, 'x']  # two\n"))
+    found = batch.parameters(
+        write_notebook(home, "01_a", "a: int = 3  # three\nb = [-1, 'x']  # two\n")
+    )
     assert found == {"a": 3, "b": [-1, "x"]}
 
 
-@pytest.mark.parametrize("line", ["b = 2 * a", "import os", "print(1)", "a.b = 1", "c: int", "a = b = 1", "a += 1"])
+@pytest.mark.parametrize(
+    "line", ["b = 2 * a", "import os", "print(1)", "a.b = 1", "c: int", "a = b = 1", "a += 1"]
+)
 def test_anything_but_a_literal_in_the_parameters_cell_is_refused(home, line):
     with pytest.raises(ConfigError, match="expected name = literal"):
         batch.parameters(write_notebook(home, "01_a", f"a = 1\n{line}\n"))
@@ -78,7 +87,9 @@ def test_a_notebook_needs_exactly_one_parameters_cell(home):
         ({"lambdas": []}, {"lambdas": []}),
     ],
 )
-def test_values_of_the_right_type_are_accepted_and_whole_numbers_become_floats(home, values, fitted):
+def test_values_of_the_right_type_are_accepted_and_whole_numbers_become_floats(
+    home, values, fitted
+):
     result = batch.check_parameters(write_notebook(home, "01_a"), values)
     assert repr(result) == repr(fitted)
 
@@ -107,14 +118,20 @@ def test_a_wrong_type_is_refused_naming_key_value_and_type(home, key, value, exp
 
 
 def test_an_unknown_parameter_is_refused_naming_key_notebook_and_accepted(home):
-    with pytest.raises(ConfigError, match=r"01_a: unknown parameter 'learning_rate'; accepted: profile, lr, steps"):
+    with pytest.raises(
+        ConfigError, match=r"01_a: unknown parameter 'learning_rate'; accepted: profile, lr, steps"
+    ):
         batch.check_parameters(write_notebook(home, "01_a"), {"learning_rate": 1.0})
 
 
 def test_a_list_of_sites_holds_numbers_or_names_whatever_its_literal_has(home):
     path = write_notebook(home, "01_a", 'some_sites = ["middle"]  # depths')
-    assert batch.check_parameters(path, {"some_sites": [2, "middle", -2]}) == {"some_sites": [2, "middle", -2]}
-    with pytest.raises(ConfigError, match=r"some_sites = .*expected a list of a string or a whole number"):
+    assert batch.check_parameters(path, {"some_sites": [2, "middle", -2]}) == {
+        "some_sites": [2, "middle", -2]
+    }
+    with pytest.raises(
+        ConfigError, match=r"some_sites = .*expected a list of a string or a whole number"
+    ):
         batch.check_parameters(path, {"some_sites": [2.5]})
 
 
@@ -170,7 +187,9 @@ stream_contexts: int = 64  # stored all the same
         ("sites", [2, 2], "each element once"),
     ],
 )
-def test_a_value_out_of_range_is_refused_in_the_user_s_words_before_anything_runs(home, key, value, expected):
+def test_a_value_out_of_range_is_refused_in_the_user_s_words_before_anything_runs(
+    home, key, value, expected
+):
     write_notebook(home, "01_a", "n = 1\n")
     write_notebook(home, "02_b", RANGED)
     write_profile(home, "")
@@ -189,7 +208,9 @@ def test_a_rule_that_joins_parameters_is_checked_once_all_are_there(home):
 
 def test_a_refused_field_that_is_no_parameter_is_named_as_it_is(home):
     path = write_notebook(home, "02_b", "batch_size = 256\n")
-    with pytest.raises(ConfigError, match=r"02_b: TrainConfig\.tokens = 204800 .*one batch of 300000"):
+    with pytest.raises(
+        ConfigError, match=r"02_b: TrainConfig\.tokens = 204800 .*one batch of 300000"
+    ):
         batch.check_ranges(path, {"batch_size": 300_000})
 
 
@@ -223,7 +244,9 @@ def test_a_profile_gives_each_notebook_the_common_keys_it_has_and_then_its_own(h
         ("common: {a", "not YAML"),
     ],
 )
-def test_a_wrong_profile_is_refused_even_when_the_wrong_part_is_another_notebook_s(home, text, message):
+def test_a_wrong_profile_is_refused_even_when_the_wrong_part_is_another_notebook_s(
+    home, text, message
+):
     write_notebook(home, "01_a")
     write_notebook(home, "02_b", "profile = ''\n")
     write_profile(home, text)
@@ -254,14 +277,29 @@ def test_a_name_that_is_no_folder_of_a_profile_s_own_is_refused(home, name):
 def test_clean_data_removes_a_profile_s_folder_and_no_other(tmp_path, name):
     for folder in ("recorded", "assets", "kernels", "smoke", "a/b"):
         (tmp_path / "data" / folder).mkdir(parents=True)
-    make = ["make", "-s", "-C", tmp_path, "-f", Path(__file__).resolve().parents[2] / "Makefile", "clean-data"]
+    make = [
+        "make",
+        "-s",
+        "-C",
+        tmp_path,
+        "-f",
+        Path(__file__).resolve().parents[2] / "Makefile",
+        "clean-data",
+    ]
     refused = subprocess.run([*make, f"PROFILE={name}"], capture_output=True, text=True)
     assert refused.returncode != 0
     assert f"error: PROFILE='{name}'" in refused.stdout
     assert len(list((tmp_path / "data").iterdir())) == 5
-    assert subprocess.run(make, capture_output=True).returncode != 0  # the default is not meant by saying nothing
+    assert (
+        subprocess.run(make, capture_output=True).returncode != 0
+    )  # the default is not meant by saying nothing
     subprocess.run([*make, "PROFILE=smoke"], check=True, capture_output=True)
-    assert sorted(p.name for p in (tmp_path / "data").iterdir()) == ["a", "assets", "kernels", "recorded"]
+    assert sorted(p.name for p in (tmp_path / "data").iterdir()) == [
+        "a",
+        "assets",
+        "kernels",
+        "recorded",
+    ]
 
 
 @pytest.mark.parametrize("name", ["02", "02_b", "02_b.ipynb", "notebooks/02_b.ipynb"])
@@ -305,7 +343,9 @@ def test_a_grid_is_the_product_of_its_lists_for_the_notebooks_that_have_its_name
         ("02_b", lr, seed) for lr in (1.0, 2.0) for seed in (0, 1)
     ]
     assert len({j.output for j in jobs}) == 4
-    assert all(j.output.parent == home / "data" / "smoke" / "grid" / j.grid / "notebooks" for j in jobs)
+    assert all(
+        j.output.parent == home / "data" / "smoke" / "grid" / j.grid / "notebooks" for j in jobs
+    )
 
 
 @pytest.mark.parametrize("text", ["lr: 1", "lr: []", "zz: [1]", "profile: [a]", "lr: ['x']"])
@@ -340,13 +380,18 @@ def test_a_run_executes_skips_what_is_finished_and_reruns_what_changed(workbook,
     assert statuses(batch.run("smoke")) == ["done", "done"]
     output = workbook / "data" / "smoke" / "notebooks" / "01_a.ipynb"
     assert stdout_of(output) == "0.25 smoke 1 notebooks\n"
-    assert str(workbook) not in output.read_text()  # no path of this machine in an executed notebook
+    assert (
+        str(workbook) not in output.read_text()
+    )  # no path of this machine in an executed notebook
     assert statuses(batch.run("smoke")) == ["skipped", "skipped"]
 
     assert statuses(batch.run("smoke", ["02"], {"lr": 0.5})) == ["done"]  # other parameters
     assert statuses(batch.run("smoke", ["02"], {"lr": 0.5})) == ["skipped"]
     write_notebook(workbook, "01_a", code=CODE + "\nprint('more')")
-    assert statuses(batch.run("smoke", overrides={"lr": 0.5})) == ["done", "done"]  # 02_b: its input changed
+    assert statuses(batch.run("smoke", overrides={"lr": 0.5})) == [
+        "done",
+        "done",
+    ]  # 02_b: its input changed
     assert statuses(batch.run("smoke", ["01"], {"lr": 0.5}, force=True)) == ["done"]
     output.unlink()
     assert statuses(batch.run("smoke", overrides={"lr": 0.5})) == ["done", "skipped"]
@@ -363,7 +408,10 @@ def test_a_comment_or_another_layout_in_a_notebook_executes_nothing_again(workbo
 def test_a_failure_is_kept_reported_and_does_not_stop_the_next(workbook, capsys):
     write_profile(workbook, "notebooks: {01_a: {steps: 4}}\n")
     folder = workbook / "data" / "smoke" / "notebooks"
-    said = [folder.parent / name for name in ("verdicts/01_a.json", "verdicts/01_a.txt", "diagnostics/01_table.csv")]
+    said = [
+        folder.parent / name
+        for name in ("verdicts/01_a.json", "verdicts/01_a.txt", "diagnostics/01_table.csv")
+    ]
     others = [folder.parent / name for name in ("verdicts/02_b.txt", "diagnostics/02_table.csv")]
     for path in said + others:
         write_text(path, "of an earlier run")
@@ -371,7 +419,11 @@ def test_a_failure_is_kept_reported_and_does_not_stop_the_next(workbook, capsys)
     assert not any(path.exists() for path in said)  # what failed claims nothing
     assert all(path.exists() for path in others)
     assert main(["run", "--profile", "smoke"]) == 1
-    assert sorted(p.name for p in folder.iterdir()) == ["01_a.failed.ipynb", "02_b.ipynb", "02_b.json"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "01_a.failed.ipynb",
+        "02_b.ipynb",
+        "02_b.json",
+    ]
     assert (workbook / "data" / "smoke" / "report" / "01_a.html").is_file()
     assert "01_a failed" in (workbook / "data" / "smoke" / "report" / "index.html").read_text()
 
@@ -381,7 +433,10 @@ def test_a_failure_is_kept_reported_and_does_not_stop_the_next(workbook, capsys)
     with (workbook / "data" / "smoke" / "timings.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["run_id", "stage", "seconds", "tokens_per_second", "resumed"]
-    assert [(r["stage"], r["resumed"]) for r in rows] == [("notebook:02_b", "false"), ("notebook:01_a", "true")]
+    assert [(r["stage"], r["resumed"]) for r in rows] == [
+        ("notebook:02_b", "false"),
+        ("notebook:01_a", "true"),
+    ]
     assert all(float(r["seconds"]) > 0 for r in rows)
 
 
@@ -392,13 +447,18 @@ def test_failures_are_told_before_the_report_and_whatever_becomes_of_it(workbook
     verdicts.mkdir(parents=True)
     (verdicts / "08_x.json").write_text('[{"finding": "F1", "figure": ""}]')
     assert main(["run", "--profile", "smoke", "01"]) == 1
-    failed, no_report = caplog.text.index("failed: 01_a cell 3"), caplog.text.index(f"error: no report: {verdicts}")
+    failed, no_report = (
+        caplog.text.index("failed: 01_a cell 3"),
+        caplog.text.index(f"error: no report: {verdicts}"),
+    )
     assert failed < no_report < caplog.text.index("work in all")
     write_profile(workbook, "")
     assert main(["run", "--profile", "smoke", "01"]) == 1  # no notebook failed, but the report did
 
 
-@pytest.mark.parametrize("error", [AssetError("no wheel\n  in sight"), ValueError("no wheel in sight")])
+@pytest.mark.parametrize(
+    "error", [AssetError("no wheel\n  in sight"), ValueError("no wheel in sight")]
+)
 def test_an_asset_that_cannot_be_had_is_one_line_and_exit_2(workbook, caplog, monkeypatch, error):
     def fail():
         raise error
@@ -456,7 +516,10 @@ def test_prose_changed_after_the_run_shows_without_running_again(workbook):
     nbformat.write(nb, path)
     assert statuses(batch.run("smoke", ["01"])) == ["skipped"]
     done = nbformat.read(workbook / "data" / "smoke" / "notebooks" / "01_a.ipynb", as_version=4)
-    assert [c.source for c in done.cells if c.cell_type == "markdown"] == [nb.cells[0].source, nb.cells[-1].source]
+    assert [c.source for c in done.cells if c.cell_type == "markdown"] == [
+        nb.cells[0].source,
+        nb.cells[-1].source,
+    ]
     assert [batch.tags(c) for c in done.cells][1:3] == [["parameters"], ["injected-parameters"]]
     assert done.cells[3].outputs[0].text == "0.25 smoke 1 notebooks\n"
 

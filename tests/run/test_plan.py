@@ -24,7 +24,9 @@ from saelib.run import jobs as batch
 
 ROOT = Path(plan.__file__).parents[2]
 RECORDED = ROOT / "data" / "recorded"
-TINY = LlamaConfig(hidden_size=64, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4, vocab_size=256)
+TINY = LlamaConfig(
+    hidden_size=64, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4, vocab_size=256
+)
 Usage = namedtuple("Usage", "total used free")
 
 
@@ -38,15 +40,27 @@ def groups_of(profile: str) -> dict[str, list[plan.Group]]:
 def small(home, tmp_path):
     """A workbook with notebook 01's own parameters over a tiny model and text, and nothing in its cell."""
     source = nbformat.read(ROOT / "notebooks" / "01_collect.ipynb", as_version=4)
-    cells = [new_code_cell(c.source, metadata=c.metadata) for c in source.cells if "parameters" in batch.tags(c)]
+    cells = [
+        new_code_cell(c.source, metadata=c.metadata)
+        for c in source.cells
+        if "parameters" in batch.tags(c)
+    ]
     nbformat.write(
-        new_notebook(cells=[*cells, new_code_cell("print(profile)")]), home / "notebooks" / "01_collect.ipynb"
+        new_notebook(cells=[*cells, new_code_cell("print(profile)")]),
+        home / "notebooks" / "01_collect.ipynb",
     )
     TINY.save_pretrained(tmp_path / "model")
     (tmp_path / "text").mkdir()
     for i in range(40):
-        (tmp_path / "text" / f"{i}.txt").write_text("word " * 420)  # 2,100 characters: 500 tokens, three contexts
-    common = {"model": str(tmp_path / "model"), "source": "text", "path": str(tmp_path / "text"), "device": "cpu"}
+        (tmp_path / "text" / f"{i}.txt").write_text(
+            "word " * 420
+        )  # 2,100 characters: 500 tokens, three contexts
+    common = {
+        "model": str(tmp_path / "model"),
+        "source": "text",
+        "path": str(tmp_path / "text"),
+        "device": "cpu",
+    }
     (home / "notebooks" / "profiles" / "p.yaml").write_text(json.dumps({"common": common}))
     return home
 
@@ -56,13 +70,21 @@ def small(home, tmp_path):
 
 def counted(profile: str, notebook: str) -> tuple[tuple[float, float], tuple[int, int]]:
     """(SAEs, training tokens) of a notebook as planned and as recorded, but for those that no table lists."""
-    groups = [g for g in groups_of(profile)[notebook] if g.tokens and g.what not in (plan.DEEP, plan.NOISE)]
+    groups = [
+        g
+        for g in groups_of(profile)[notebook]
+        if g.tokens and g.what not in (plan.DEEP, plan.NOISE)
+    ]
     found = pd.read_csv(RECORDED / profile / "results.csv")
     found = found[found["notebook"] == notebook]
     mine = {
-        (g.batch, n) for g in groups for n in range(g.tokens - g.tokens % g.batch - g.batch, g.tokens + g.batch + 1)
+        (g.batch, n)
+        for g in groups
+        for n in range(g.tokens - g.tokens % g.batch - g.batch, g.tokens + g.batch + 1)
     }
-    found = found[[key in mine for key in zip(found["batch_size"], found["tokens_trained"], strict=True)]]
+    found = found[
+        [key in mine for key in zip(found["batch_size"], found["tokens_trained"], strict=True)]
+    ]
     planned = sum(g.count for g in groups), sum(g.count * g.tokens for g in groups)
     return planned, (len(found), found["tokens_trained"].sum())
 
@@ -70,7 +92,10 @@ def counted(profile: str, notebook: str) -> tuple[tuple[float, float], tuple[int
 @pytest.mark.parametrize("profile", ["default", "full"])
 def test_counts_and_training_tokens_are_those_of_the_recorded_run(profile):
     each = [counted(profile, notebook) for notebook in plan.GROUPS]
-    for planned, found in each:  # a search for an L0 has an expected length: a notebook of few curves may be off
+    for (
+        planned,
+        found,
+    ) in each:  # a search for an L0 has an expected length: a notebook of few curves may be off
         assert planned == pytest.approx(found, rel=0.2)
     planned, found = (np.sum([pair[i] for pair in each], axis=0) for i in (0, 1))
     assert planned == pytest.approx(found, rel=0.05)
@@ -79,7 +104,10 @@ def test_counts_and_training_tokens_are_those_of_the_recorded_run(profile):
 @pytest.mark.parametrize("profile", ["default", "full"])
 def test_notebook_02_searches_for_nothing_so_its_count_is_exact(profile):
     found = pd.read_csv(RECORDED / profile / "results.csv")["notebook"].value_counts()
-    assert sum(g.count for g in groups_of(profile)["02_train_sae"] if g.tokens) == found["02_train_sae"]
+    assert (
+        sum(g.count for g in groups_of(profile)["02_train_sae"] if g.tokens)
+        == found["02_train_sae"]
+    )
 
 
 def test_more_seeds_and_sites_are_more_saes_and_refine_adds_to_searches():
@@ -96,13 +124,22 @@ def test_more_seeds_and_sites_are_more_saes_and_refine_adds_to_searches():
 
 def test_a_page_gives_whole_contexts_and_a_tail_where_it_is_long_enough():
     cfg = CorpusConfig(ctx_len=128, min_ctx_len=16)
-    assert [plan._kept(n, cfg, 0) for n in (10, 16, 100, 128, 140, 300)] == [0, 16, 100, 128, 128, 300]
+    assert [plan._kept(n, cfg, 0) for n in (10, 16, 100, 128, 140, 300)] == [
+        0,
+        16,
+        100,
+        128,
+        128,
+        300,
+    ]
     assert plan._kept(300, cfg, 1) == 128
     assert [plan._kept(n, CorpusConfig(ctx_len=128), 0) for n in (100, 300)] == [0, 256]
 
 
 def test_fever_s_100_000_pages_are_assumed_to_be_10_million_tokens():
-    cfg = CorpusConfig(source="fever", path="fever/fever", n_docs=100_000, min_ctx_len=16, contexts_per_page=0)
+    cfg = CorpusConfig(
+        source="fever", path="fever/fever", n_docs=100_000, min_ctx_len=16, contexts_per_page=0
+    )
     text = plan._estimated(cfg, 1)
     assert text.split == pytest.approx([7e6, 1e6, 2e6])
     assert text.said == "100,000 pages of 100 tokens, assumed"
@@ -162,14 +199,16 @@ def test_rates_are_measured_once_a_shape_at_the_l0_that_is_meant(monkeypatch):
     monkeypatch.setattr(plan.Trainer, "step_", lambda self, x: trainers.append((self, x)))
     rates.step(600, 512, True, False)
     trainer, x = trainers[0]
-    assert float(trainer.sae.gate_open(x).sum(1).float().mean()) == pytest.approx(plan.ACTIVE, rel=0.1)
+    assert float(trainer.sae.gate_open(x).sum(1).float().mean()) == pytest.approx(
+        plan.ACTIVE, rel=0.1
+    )
 
 
 def test_a_large_step_is_measured_in_part_on_a_cpu_and_scaled(monkeypatch):
     monkeypatch.setattr(plan, "_seconds", lambda call, *_: 1.0)
-    assert plan._step_seconds(torch.device("cpu"), 4096, 16384, 4096, False, False) == pytest.approx(
-        16384 / (3 * 10**6 // 4096) * 4096 / 512 / 10
-    )
+    assert plan._step_seconds(
+        torch.device("cpu"), 4096, 16384, 4096, False, False
+    ) == pytest.approx(16384 / (3 * 10**6 // 4096) * 4096 / 512 / 10)
 
 
 # --- the plan --------------------------------------------------------------------------------------------------------
@@ -186,7 +225,15 @@ def test_every_shipped_profile_can_be_planned_without_network(profile, home, cap
     made = plan.make_plan(profile, rate=400e12)
     assert list(made["SAEs"])[:4] == list(plan.GROUPS)
     assert made["SAEs"]["tokens trained"] > 1e6
-    for word in ("tokens", "disk, GB", "memory, GB", "operations", "minutes at", "a card of 24 GB", "a card of 141 GB"):
+    for word in (
+        "tokens",
+        "disk, GB",
+        "memory, GB",
+        "operations",
+        "minutes at",
+        "a card of 24 GB",
+        "a card of 141 GB",
+    ):
         assert word in caplog.text
 
 
@@ -201,7 +248,9 @@ def test_llama2_7b_takes_82_gb_a_site_in_two_bytes_and_half_in_one(home):
     assert cards[0] < cards[1] < cards[2]
 
 
-def test_a_disk_too_small_stops_a_run_before_anything_starts_and_names_the_parameter(small, monkeypatch, caplog):
+def test_a_disk_too_small_stops_a_run_before_anything_starts_and_names_the_parameter(
+    small, monkeypatch, caplog
+):
     monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: Usage(10**9, 10**9, 10**6))
     assert main(["run", "--profile", "p"]) == 2
     assert "does not fit on the disk" in caplog.text
@@ -225,7 +274,9 @@ def test_a_finished_store_is_not_counted_again_and_a_part_of_one_is_taken_off(sm
 def test_a_store_s_own_tokens_are_counted_where_it_is_of_this_text(small, monkeypatch):
     values = {"source": "text", "path": str(small / "text"), "contexts_per_page": 2}
     (small / "data" / "p" / "store").mkdir(parents=True)
-    (small / "data" / "p" / "workspace.json").write_text(json.dumps({"corpus": CorpusConfig(**values).to_dict()}))
+    (small / "data" / "p" / "workspace.json").write_text(
+        json.dumps({"corpus": CorpusConfig(**values).to_dict()})
+    )
     (small / "data" / "p" / "store" / "manifest.json").write_text("{}")
 
     tokens = {"page": np.array([0, 0, 0, 1, 2]), "split": np.array([0, 0, 0, 1, 2])}
@@ -241,7 +292,9 @@ def test_memory_that_is_short_is_told_with_what_to_change():
     told = plan.misfits(disk, memory)
     assert list(told) == ["device memory"]
     assert "lower n_latents" in told["device memory"]
-    assert next(plan.brief({"will not fit": told})).startswith("plan: will not fit: device memory 100 GB, 80 there")
+    assert next(plan.brief({"will not fit": told})).startswith(
+        "plan: will not fit: device memory 100 GB, 80 there"
+    )
 
 
 def test_streaming_stores_held_out_pages_alone(small):
@@ -251,7 +304,10 @@ def test_streaming_stores_held_out_pages_alone(small):
 
 def test_a_smaller_card_streams_with_more_passes(small):
     every = [plan.Group("sweep", 60, (2, 16, 31), 20_000_000, 4096, 32768, 0.1)]
-    shape, first = costs.shape_of(LlamaConfig()), {"ctx_len": 128, "batch_tokens": 16384, "stream_tokens": 0}
+    shape, first = (
+        costs.shape_of(LlamaConfig()),
+        {"ctx_len": 128, "batch_tokens": 16384, "stream_tokens": 0},
+    )
     rates, text = plan.stated(shape, 128, 400e12), plan.Text([7e6, 1e6, 2e6], 0, "")
     about = (80e9, 2, "bfloat16")
     p = plan.Profile(small, first, (2, 16, 31), every, (), shape, text, rates, *about)
@@ -260,13 +316,23 @@ def test_a_smaller_card_streams_with_more_passes(small):
     assert cards[24]["SAEs at once"] < cards[80]["SAEs at once"]
     passes = {size: cards[size]["passes over the training text"] for size in (24, 80)}
     assert passes[24] > passes[80] >= 20 / 7
-    assert cards[24]["hours streaming"] > cards[80]["hours streaming"] > cards[80]["hours from a store, at that rate"]
+    assert (
+        cards[24]["hours streaming"]
+        > cards[80]["hours streaming"]
+        > cards[80]["hours from a store, at that rate"]
+    )
 
 
-def test_run_prints_the_plan_first_and_measures_nothing_where_all_is_finished(small, monkeypatch, caplog):
+def test_run_prints_the_plan_first_and_measures_nothing_where_all_is_finished(
+    small, monkeypatch, caplog
+):
     caplog.set_level("INFO", "saelib")
     assert main(["run", "--profile", "p"]) == 0
-    assert re.search(r"plan: tokens: .*plan: minutes at rates measured on cpu.*=== 01_collect", caplog.text, re.DOTALL)
+    assert re.search(
+        r"plan: tokens: .*plan: minutes at rates measured on cpu.*=== 01_collect",
+        caplog.text,
+        re.DOTALL,
+    )
     caplog.clear()
     monkeypatch.setattr(plan, "measured", lambda *_: pytest.fail("measured for a finished profile"))
     assert main(["run", "--profile", "p"]) == 0
@@ -282,13 +348,17 @@ def test_a_model_that_cannot_be_planned_with_does_not_stop_a_run(small, caplog):
 
 
 def test_a_setting_for_one_notebook_reaches_its_plan(small):
-    one, two = (plan.make_plan("p", (), {"contexts_per_page": n}, 1e12)["tokens"]["train"] for n in (1, 2))
+    one, two = (
+        plan.make_plan("p", (), {"contexts_per_page": n}, 1e12)["tokens"]["train"] for n in (1, 2)
+    )
     assert two == pytest.approx(2 * one)
 
 
 def test_streaming_adds_the_forwards_of_its_passes_to_what_a_store_would_take(home):
     shutil.copytree(ROOT / "notebooks", home / "notebooks", dirs_exist_ok=True)
-    stored, live = (plan.make_plan("llama2-7b", ["01", "02"], {"stream_tokens": n}, 400e12) for n in (0, 65536))
+    stored, live = (
+        plan.make_plan("llama2-7b", ["01", "02"], {"stream_tokens": n}, 400e12) for n in (0, 65536)
+    )
     tokens = sum(
         math.ceil(g.count / 25) * g.tokens  # so many fit in 80 GB beside the model
         for g in plan.train_sae(batch.plan("llama2-7b", ["02"])[0].values, 32)
@@ -298,11 +368,19 @@ def test_streaming_adds_the_forwards_of_its_passes_to_what_a_store_would_take(ho
     assert "02 stream" not in stored["operations"]
     hours = [made["a card of 80 GB"]["hours from a store, at that rate"] for made in (stored, live)]
     assert 0 < hours[0] - hours[1] < 0.2  # but for the rows that are not stored
-    assert live["minutes at 4e+14 operations a second (55% in forwards, 10% in steps)"]["in all"] > 60 * hours[1]
+    assert (
+        live["minutes at 4e+14 operations a second (55% in forwards, 10% in steps)"]["in all"]
+        > 60 * hours[1]
+    )
 
 
 def test_a_family_with_a_type_for_each_layer_is_measured_too():
-    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
     config = Qwen2Config(num_hidden_layers=4, vocab_size=256, **sizes)
     assert plan._forward_seconds(config, 16, torch.device("cpu"), torch.float32) > (0, 0)
 
@@ -313,12 +391,20 @@ def test_fewer_latents_than_are_thought_active_can_be_planned(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("content", "tell"), [("", "unknown pages"), ('{"text": "short"}', "0 tokens in contexts of 128")]
+    ("content", "tell"),
+    [("", "unknown pages"), ('{"text": "short"}', "0 tokens in contexts of 128")],
 )
-def test_a_text_without_a_context_is_refused_and_a_run_goes_on_without_a_plan(small, content, tell, caplog):
+def test_a_text_without_a_context_is_refused_and_a_run_goes_on_without_a_plan(
+    small, content, tell, caplog
+):
     caplog.set_level("INFO", "saelib")
     (small / "notebooks" / "few.jsonl").write_text(content)
-    text = ["--set", "source=jsonl", "--set", "path=few.jsonl"]  # relative to the notebooks, as for them
+    text = [
+        "--set",
+        "source=jsonl",
+        "--set",
+        "path=few.jsonl",
+    ]  # relative to the notebooks, as for them
     assert main(["plan", "--profile", "p", *text]) == 2
     assert "path = 'few.jsonl'" in caplog.text
     assert tell in caplog.text
@@ -338,4 +424,6 @@ def test_streaming_counts_what_it_stores_and_its_buffers(home):
 def test_a_buffer_smaller_than_eight_batches_is_refused_before_anything_is_collected(home, caplog):
     shutil.copytree(ROOT / "notebooks", home / "notebooks", dirs_exist_ok=True)
     assert main(["collect", "--profile", "llama2-7b", "--set", "stream_tokens=4096"]) == 2
-    assert "01_collect: stream_tokens = 4096: expected 0 or at least 32768, 8 batches" in caplog.text
+    assert (
+        "01_collect: stream_tokens = 4096: expected 0 or at least 32768, 8 batches" in caplog.text
+    )

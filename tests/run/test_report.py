@@ -33,14 +33,25 @@ def figure(home: Path) -> str:
 
 
 def verdict(figure: str, **changes: str) -> dict[str, str]:
-    base = {"finding": "F4", "claim": "FVU falls & L0 rises", "verdict": "replicates", "cell": "How we know"}
+    base = {
+        "finding": "F4",
+        "claim": "FVU falls & L0 rises",
+        "verdict": "replicates",
+        "cell": "How we know",
+    }
     return base | {"effect": "0.3 [0.2, 0.4] <nats>", "figure": figure} | changes
 
 
 def write_executed(home: Path, name: str = "02_x") -> Path:
     """An executed notebook with a formula, an image, a table and a widget's output."""
-    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "a1"}, "text/plain": "IntSlider(value=0)"}
-    outputs = [new_output("display_data", {"text/html": "<b>bold</b>"}), new_output("display_data", widget)]
+    widget = {
+        "application/vnd.jupyter.widget-view+json": {"model_id": "a1"},
+        "text/plain": "IntSlider(value=0)",
+    }
+    outputs = [
+        new_output("display_data", {"text/html": "<b>bold</b>"}),
+        new_output("display_data", widget),
+    ]
     cells = [new_markdown_cell(TEXT), new_code_cell("1 < 2", outputs=outputs, execution_count=1)]
     path = home / "data" / "smoke" / "notebooks" / f"{name}.ipynb"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,13 +62,20 @@ def write_executed(home: Path, name: str = "02_x") -> Path:
 def test_recorded_verdicts_come_back_sorted_by_finding_with_their_notebook(home, figure):
     report.record_verdicts("smoke", "02_x", [verdict(figure), verdict(figure, finding="F2a")])
     report.record_verdicts("smoke", "01_y", [verdict(figure, finding="F1", verdict="cannot tell")])
-    report.record_verdicts("smoke", "02_x", [verdict(figure), verdict(figure, finding="F2a")])  # replaces, adds nothing
+    report.record_verdicts(
+        "smoke", "02_x", [verdict(figure), verdict(figure, finding="F2a")]
+    )  # replaces, adds nothing
     found = report.read_verdicts("smoke")
-    assert [(v["finding"], v["notebook"]) for v in found] == [("F1", "01_y"), ("F2a", "02_x"), ("F4", "02_x")]
+    assert [(v["finding"], v["notebook"]) for v in found] == [
+        ("F1", "01_y"),
+        ("F2a", "02_x"),
+        ("F4", "02_x"),
+    ]
 
 
 @pytest.mark.parametrize(
-    ("text", "named"), [("[{", r"02_x\.json: damaged"), ('[{"claim": "c"}]', r"02_x\.json, verdict 0: fields")]
+    ("text", "named"),
+    [("[{", r"02_x\.json: damaged"), ('[{"claim": "c"}]', r"02_x\.json, verdict 0: fields")],
 )
 def test_a_damaged_file_of_verdicts_is_named(home, text, named):
     path = home / "data" / "smoke" / "verdicts" / "02_x.json"
@@ -139,22 +157,34 @@ def test_the_index_shows_verdicts_figures_size_failures_and_times_escaped(home, 
     header = "run_id,model_id,site,tokens_trained,n_test_pages,n_test_tokens"
     table = f"{header}\nr1,m,15,1000,21,5000\nr2,m,2,2000,21,5000\n"
     (home / "data" / "smoke" / "results.csv").write_text(table)
-    times = (
-        "run_id,stage,seconds,tokens_per_second,resumed\n,train,2.5,,false\n,train,1.0,,true\n,notebook:02_x,4.0,,\n"
-    )
+    times = "run_id,stage,seconds,tokens_per_second,resumed\n,train,2.5,,false\n,train,1.0,,true\n,notebook:02_x,4.0,,\n"
     (home / "data" / "smoke" / "timings.csv").write_text(times)
     index = report.build_report("smoke")
     page = index.read_text()
     assert "FVU falls &amp; L0 rises" in page
     assert "0.3 [0.2, 0.4] &lt;nats&gt;" in page
-    for text in ("1,000 to 2,000", "21", "5,000", "03_z failed", "train</td>\n<td>2</td><td>3.5", "abc_04_g.html"):
+    for text in (
+        "1,000 to 2,000",
+        "21",
+        "5,000",
+        "03_z failed",
+        "train</td>\n<td>2</td><td>3.5",
+        "abc_04_g.html",
+    ):
         assert text in page
-    assert page.index("<td>notebook:02_x</td>") < page.index('<td class="within">train</td>')  # not beside it
-    assert "<figcaption>F4, replicates: &#34;FVU falls &amp; L0 rises&#34; 0.3 [0.2, 0.4] &lt;nats&gt;<" in page
+    assert page.index("<td>notebook:02_x</td>") < page.index(
+        '<td class="within">train</td>'
+    )  # not beside it
+    assert (
+        "<figcaption>F4, replicates: &#34;FVU falls &amp; L0 rises&#34; 0.3 [0.2, 0.4] &lt;nats&gt;<"
+        in page
+    )
     assert 'href="02_x.html#How-we-know"' in page
     targets = re.findall(r'(?:src|href)="([^"#]+)', page)
     assert {"figures/curve.png", "figures/other.png", "02_x.html", "03_z.html"} <= set(targets)
-    assert all((index.parent / t).is_file() for t in targets)  # the folder is whole: it can be mailed
+    assert all(
+        (index.parent / t).is_file() for t in targets
+    )  # the folder is whole: it can be mailed
     assert "<script" not in page
 
 
@@ -162,11 +192,14 @@ def test_the_abstract_is_what_the_notebooks_say_in_order_above_its_key_figures(h
     write_executed(home)
     report.record_abstract("smoke", "03_z", "Third & last.\n")
     report.record_abstract("smoke", "02_x", "The second says 0.3.")
-    report.record_verdicts("smoke", "02_x", [verdict(figure), verdict("figures/smoke/other.png", finding="F1")])
+    report.record_verdicts(
+        "smoke", "02_x", [verdict(figure), verdict("figures/smoke/other.png", finding="F1")]
+    )
     page = report.build_report("smoke").read_text()
     assert "The second says 0.3. Third &amp; last. Every number" in page
     marks = [
-        page.index(text) for text in ("<h2>Abstract", 'src="figures/other.png"', "<h2>Verdicts", "figures/curve.png")
+        page.index(text)
+        for text in ("<h2>Abstract", 'src="figures/other.png"', "<h2>Verdicts", "figures/curve.png")
     ]
     assert marks == sorted(marks)  # F1's figure is one of the abstract's, F4's is not
     assert page.count('src="figures/other.png"') == 1
@@ -195,7 +228,10 @@ def test_building_again_replaces_the_report_and_nothing_to_report_is_an_error(ho
     report.build_report("smoke")
     path.rename(path.with_name("05_w.ipynb"))
     report.build_report("smoke")
-    assert sorted(p.name for p in (home / "data" / "smoke" / "report").glob("*.html")) == ["05_w.html", "index.html"]
+    assert sorted(p.name for p in (home / "data" / "smoke" / "report").glob("*.html")) == [
+        "05_w.html",
+        "index.html",
+    ]
     assert not (home / "data" / "smoke" / ".report").exists()
 
 
@@ -226,11 +262,19 @@ def finished(home: Path, figure: str) -> Path:
 
 
 def test_recording_keeps_notebooks_tables_and_the_findings_in_the_readme(finished, figure):
-    published, kept = finished / "notebooks" / "published" / "smoke", finished / "data" / "recorded" / "smoke"
-    for old in (published / "09_old.ipynb", kept / "verdicts" / "09_old.json"):  # of a run recorded before
+    published, kept = (
+        finished / "notebooks" / "published" / "smoke",
+        finished / "data" / "recorded" / "smoke",
+    )
+    for old in (
+        published / "09_old.ipynb",
+        kept / "verdicts" / "09_old.json",
+    ):  # of a run recorded before
         old.parent.mkdir(parents=True)
         old.write_text("")
-    report.record_verdicts("smoke", "09_gone", [verdict(figure, finding="F9")])  # of a notebook that is no more
+    report.record_verdicts(
+        "smoke", "09_gone", [verdict(figure, finding="F9")]
+    )  # of a notebook that is no more
     report.record_table("smoke", "02_gaps", pd.DataFrame({"gap": [0.1]}))
     report.record_abstract("smoke", "02_x", "It falls.")
     report.record_table("smoke", "09_gone", pd.DataFrame({"gap": [0.1]}))
@@ -239,12 +283,19 @@ def test_recording_keeps_notebooks_tables_and_the_findings_in_the_readme(finishe
     assert (published / "02_x.ipynb").read_text() == (
         finished / "data" / "smoke" / "notebooks" / "02_x.ipynb"
     ).read_text()
-    assert sorted(p.name for p in kept.iterdir()) == ["diagnostics", "results.csv", "timings.csv", "verdicts"]
+    assert sorted(p.name for p in kept.iterdir()) == [
+        "diagnostics",
+        "results.csv",
+        "timings.csv",
+        "verdicts",
+    ]
     assert [p.name for p in (kept / "diagnostics").iterdir()] == ["02_gaps.csv"]
     assert (kept / "diagnostics" / "02_gaps.csv").read_text() == "gap\n0.1\n"
     assert sorted(p.name for p in (kept / "verdicts").iterdir()) == ["02_x.json", "02_x.txt"]
     text = (finished / "README.md").read_text()
-    assert text.startswith(f"# Title\n\n{OTHER}<!-- findings: smoke -->\nIt falls.\n\n| | as reported")
+    assert text.startswith(
+        f"# Title\n\n{OTHER}<!-- findings: smoke -->\nIt falls.\n\n| | as reported"
+    )
     assert text.endswith("<!-- /findings: smoke -->\n\nRest.\n")
     assert "old" not in text
     assert record.findings_table("smoke", report.read_verdicts("recorded/smoke")) in text
@@ -255,21 +306,37 @@ def test_recording_keeps_notebooks_tables_and_the_findings_in_the_readme(finishe
 @pytest.mark.parametrize(
     ("spoil", "named"),
     [
-        (lambda home, run: (run / "03_z.ipynb").rename(run / "03_z.failed.ipynb"), "notebooks/03_z.failed.ipynb"),
-        (lambda home, run: (run / "03_z.ipynb").rename(run / "03_z.partial.ipynb"), "notebooks/03_z.partial.ipynb"),
+        (
+            lambda home, run: (run / "03_z.ipynb").rename(run / "03_z.failed.ipynb"),
+            "notebooks/03_z.failed.ipynb",
+        ),
+        (
+            lambda home, run: (run / "03_z.ipynb").rename(run / "03_z.partial.ipynb"),
+            "notebooks/03_z.partial.ipynb",
+        ),
         (lambda home, run: (run / "03_z.ipynb").unlink(), "03_z "),
         (lambda home, run: (run / "03_z.json").unlink(), "03_z "),
-        (lambda home, run: (run / "02_x.ipynb").rename(run / "09_old.ipynb"), "notebooks/09_old.ipynb"),
-        (lambda home, run: (home / "notebooks" / "profiles" / "smoke.yaml").write_text(""), "02_x "),
+        (
+            lambda home, run: (run / "02_x.ipynb").rename(run / "09_old.ipynb"),
+            "notebooks/09_old.ipynb",
+        ),
+        (
+            lambda home, run: (home / "notebooks" / "profiles" / "smoke.yaml").write_text(""),
+            "02_x ",
+        ),
         (lambda home, run: (run.parent / "timings.csv").unlink(), "timings.csv"),
     ],
 )
-def test_a_run_that_is_not_whole_is_not_recorded_and_what_was_recorded_stays(finished, spoil, named):
+def test_a_run_that_is_not_whole_is_not_recorded_and_what_was_recorded_stays(
+    finished, spoil, named
+):
     kept = finished / "data" / "recorded" / "smoke" / "results.csv"
     kept.parent.mkdir(parents=True)
     kept.write_text("earlier\n")
     spoil(finished, finished / "data" / "smoke" / "notebooks")
-    with pytest.raises(FileNotFoundError, match=f"'smoke' is not a finished run: .*{re.escape(named)}"):
+    with pytest.raises(
+        FileNotFoundError, match=f"'smoke' is not a finished run: .*{re.escape(named)}"
+    ):
         record.record("smoke")
     assert (finished / "README.md").read_text() == README
     assert kept.read_text() == "earlier\n"
@@ -303,7 +370,9 @@ def test_a_table_is_named_after_its_notebook(home):
 
 
 def test_a_recorded_table_is_read_back_and_a_missing_one_names_its_notebook(home, monkeypatch):
-    with pytest.raises(FileNotFoundError, match=r"02_curves\.csv is missing: run notebook 02 with profile 'smoke'"):
+    with pytest.raises(
+        FileNotFoundError, match=r"02_curves\.csv is missing: run notebook 02 with profile 'smoke'"
+    ):
         report.read_table("smoke", "02_curves")
     table = pd.DataFrame({"run_id": ["77e5", "0012"], "fvu": [0.1, 1 / 3]})
     report.record_table("smoke", "02_curves", table)

@@ -67,7 +67,10 @@ def alone(home):
 
 
 def by_run(folder):
-    return {path.parent.name: load_file(path) for path in sorted(folder.glob("saes/*/weights.safetensors"))}
+    return {
+        path.parent.name: load_file(path)
+        for path in sorted(folder.glob("saes/*/weights.safetensors"))
+    }
 
 
 def give_store(home, profile):
@@ -121,29 +124,48 @@ def test_what_is_collected_is_what_notebook_01_asks_for(at_home):
 
 
 def test_settings_of_the_command_line_reach_collection_and_may_stream(at_home):
-    found = asked("collect", lambda: sweep.collect("alone", {"stream_tokens": 2048, "n_latents": 24, "bos": "never"}))
+    found = asked(
+        "collect",
+        lambda: sweep.collect("alone", {"stream_tokens": 2048, "n_latents": 24, "bos": "never"}),
+    )
     assert found[0][-1] == StreamConfig(buffer_tokens=2048)
     assert found[0][1].bos == "never"
     with pytest.raises(ConfigError, match="'n_latent'"):
         sweep.collect("alone", {"n_latent": 24})
 
 
-def test_torchrun_collects_the_same_store_and_the_notebook_launcher_trains_the_same_saes(alone, at_home):
+def test_torchrun_collects_the_same_store_and_the_notebook_launcher_trains_the_same_saes(
+    alone, at_home
+):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--rdzv-backend",
+        "c10d",
+    ]
     command += ["--rdzv-endpoint", "127.0.0.1:0", "-m", "saelib", "collect", "--profile", "tiny"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("rows a site, store ") == 1  # one rank speaks
     assert all_bytes(data_dir("tiny") / "store") == all_bytes(alone / "store")
-    cell = "from accelerate import notebook_launcher; from saelib import sweep; "
+    cell = "from accelerate import notebook_launcher; from saelib.run import sweep; "
     cell += f"notebook_launcher(sweep.train, ('tiny', 'grid'), num_processes=2, use_port='{free_port()}')"
-    done = subprocess.run([sys.executable, "-c", cell], env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", cell], env=environment, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     found, expected = by_run(data_dir("tiny")), by_run(alone)
     assert found.keys() == expected.keys()
     assert len(found) == 4 + 12
-    assert all(torch.equal(found[run][key], value) for run in expected for key, value in expected[run].items())
+    assert all(
+        torch.equal(found[run][key], value)
+        for run in expected
+        for key, value in expected[run].items()
+    )
     assert (data_dir("tiny") / "results.csv").read_bytes() == (alone / "results.csv").read_bytes()
 
 

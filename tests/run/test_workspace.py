@@ -21,7 +21,15 @@ from saelib import config
 from saelib.activations.store import ShuffledRows
 from saelib.config import CollectConfig, ConfigError, CorpusConfig, EvalConfig
 from saelib.run import costs, workspace
-from saelib.run.workspace import COLUMNS, Workspace, at_l0, bracket, reach_l0, samples_at_l0, seeds_at_l0
+from saelib.run.workspace import (
+    COLUMNS,
+    Workspace,
+    at_l0,
+    bracket,
+    reach_l0,
+    samples_at_l0,
+    seeds_at_l0,
+)
 from saelib.sae.spec import make_spec
 from saelib.sae.trainer import TrainingDiverged
 
@@ -60,8 +68,16 @@ def collected(tmp_path_factory):
 def _open(home):
     os.environ["SAELIB_HOME"] = str(home)
     ws = Workspace("tiny", "cpu", EvalConfig(ce_tokens=256))
-    corpus = CorpusConfig(source="jsonl", path=str(home / "pages.jsonl"), ctx_len=16, contexts_per_page=6)
-    ws.collect(str(home / "model"), corpus, [1, "middle", -2], CollectConfig(shard_tokens=1024), dtype="float32")
+    corpus = CorpusConfig(
+        source="jsonl", path=str(home / "pages.jsonl"), ctx_len=16, contexts_per_page=6
+    )
+    ws.collect(
+        str(home / "model"),
+        corpus,
+        [1, "middle", -2],
+        CollectConfig(shard_tokens=1024),
+        dtype="float32",
+    )
     return ws
 
 
@@ -113,11 +129,15 @@ def test_results_csv_holds_one_row_a_run_sorted_and_nothing_of_time_or_place(ws,
     assert str(collected) not in text
     table = ws.results().set_index("run_id")
     for row in rows:  # floats in repr: nothing is lost on the way through the file
-        stored = json.loads((ws.folder / "saes" / row["run_id"] / "metrics.json").read_text())["row"]
+        stored = json.loads((ws.folder / "saes" / row["run_id"] / "metrics.json").read_text())[
+            "row"
+        ]
         assert table.loc[row["run_id"], "fvu"] == stored["fvu"]
 
 
-@pytest.mark.parametrize("text", ["", "run_id,notebook\n77e5,02\n"], ids=["empty", "columns missing"])
+@pytest.mark.parametrize(
+    "text", ["", "run_id,notebook\n77e5,02\n"], ids=["empty", "columns missing"]
+)
 def test_a_damaged_results_table_is_named(ws, text):
     ws.folder.mkdir(parents=True, exist_ok=True)
     (ws.folder / "results.csv").write_text(text)
@@ -132,7 +152,9 @@ def test_evaluation_is_on_test_pages_and_the_pages_add_up(ws):
     test_pages = set(ws.store.tokens["page"][splits == 2])
     assert set(pages["page_id"]) == {ws.store.page_ids[p] for p in test_pages}
     assert pages["sse"].sum() / pages["sst"].sum() == pytest.approx(rows.loc[0, "fvu"], rel=1e-6)
-    assert pages["n"].sum() == rows.loc[0, "n_test_tokens"] == ws.store.mask("ordinary", "test").sum()
+    assert (
+        pages["n"].sum() == rows.loc[0, "n_test_tokens"] == ws.store.mask("ordinary", "test").sum()
+    )
 
 
 def test_normaliser_gives_ordinary_training_rows_zero_mean_and_d_squared_norm(ws):
@@ -160,7 +182,9 @@ def test_training_sees_the_chosen_tokens_of_training_pages_alone(ws, tokens):
 
 def test_the_order_of_the_rows_is_the_seeds_unless_it_has_its_own(ws):
     seeds = ({"seed": 0}, {"seed": 1}, {"seed": 1, "data_seed": 0})
-    first, second, own = (ws.stream(ws.spec("plain", 2, **seed, **RECIPE)).next_rows() for seed in seeds)
+    first, second, own = (
+        ws.stream(ws.spec("plain", 2, **seed, **RECIPE)).next_rows() for seed in seeds
+    )
     assert np.array_equal(first, own)
     assert not np.array_equal(first, second)
 
@@ -192,13 +216,17 @@ ws.train([ws.spec("full", 2, lam=0.7, resample_at=(0.3,), dead_window=512, **tes
 
 
 def _tree(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 def test_kill_9_in_mid_training_then_rerun_gives_the_same_bytes(ws, collected, tmp_path):
     spec = ws.spec("full", 2, lam=0.7, resample_at=(0.3,), dead_window=512, **RECIPE)
     folder = ws.run_folder(spec)
-    child = subprocess.Popen([sys.executable, "-c", CHILD, str(collected), str(Path(__file__).parent)])
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(collected), str(Path(__file__).parent)]
+    )
     deadline = time.monotonic() + 120
     while not (folder / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -209,7 +237,9 @@ def test_kill_9_in_mid_training_then_rerun_gives_the_same_bytes(ws, collected, t
     ws.train([spec], "03_train_gated")
     killed, table = _tree(folder), (ws.folder / "results.csv").read_bytes()
     timings = list(csv.DictReader((ws.folder / "timings.csv").open()))
-    assert [r["resumed"] for r in timings if r["run_id"] == folder.name and r["stage"] == "train"] == ["true"]
+    assert [
+        r["resumed"] for r in timings if r["run_id"] == folder.name and r["stage"] == "train"
+    ] == ["true"]
     for path in folder.iterdir():
         path.unlink()
     ws.train([spec], "03_train_gated")
@@ -249,7 +279,10 @@ def test_a_bracket_wider_than_a_factor_two_is_refined_as_often_as_asked_and_no_m
     once = reach_l0(ws, "02_train_sae", make, {(): [0.05, 3.6]}, 12.0, refine=1)[()]
     assert once["lambda"].tolist() == [0.05, 3.6, pytest.approx(0.18**0.5, rel=1e-3)]
     close = reach_l0(ws, "02_train_sae", make, {(): [0.05, 3.6]}, 12.0, refine=9)[()]
-    nearest = [op(close["l0_val"][mask]) for op, mask in ((min, close["l0_val"] >= 12), (max, close["l0_val"] <= 12))]
+    nearest = [
+        op(close["l0_val"][mask])
+        for op, mask in ((min, close["l0_val"] >= 12), (max, close["l0_val"] <= 12))
+    ]
     assert nearest[0] <= 2 * nearest[1]
     assert len(close) < 8
     found = samples_at_l0(ws, close, 12.0)
@@ -303,7 +336,9 @@ def test_a_collapsed_curve_brackets_nothing_until_its_l0_is_above_zero(ws):
     l0 = ws.train(specs, "02_train_sae")["l0_val"]
     path = ws.run_folder(specs[1]) / "metrics.json"
     stored = json.loads(path.read_text())
-    path.write_text(json.dumps(stored | {"row": stored["row"] | {"l0_val": 0.0}}))  # as of one whose latents all died
+    path.write_text(
+        json.dumps(stored | {"row": stored["row"] | {"l0_val": 0.0}})
+    )  # as of one whose latents all died
     rows = reach_l0(ws, "02_train_sae", make, {(): [0.45, 90.0]}, 0.7 * float(l0[0]))[()]
     assert len(rows) > 2
     path.unlink()
@@ -329,7 +364,9 @@ def test_what_was_measured_otherwise_is_measured_again(ws):
     ws.evaluation = EvalConfig(ce_tokens=256)
     assert ws.train(_specs(ws)[:1], "02_train_sae").equals(before)
     ws.evaluation = EvalConfig(ce_tokens=0)
-    assert ws.train(_specs(ws)[:1], "02_train_sae").equals(before)  # a measured loss is not thrown away
+    assert ws.train(_specs(ws)[:1], "02_train_sae").equals(
+        before
+    )  # a measured loss is not thrown away
     spec = ws.spec("plain", 2, lam=0.77, **RECIPE)
     assert ws.train([spec], "02_train_sae")[["ce_id", "kl"]].isna().all(axis=None)
     ws.evaluation = EvalConfig(ce_tokens=256)
@@ -374,9 +411,15 @@ def test_a_damaged_metrics_file_is_named(ws):
 
 def test_a_model_text_or_site_that_is_not_there_does_not_claim_the_profile(collected, monkeypatch):
     monkeypatch.setenv("SAELIB_HOME", str(collected))
-    corpus = CorpusConfig(source="jsonl", path=str(collected / "pages.jsonl"), ctx_len=16, contexts_per_page=6)
+    corpus = CorpusConfig(
+        source="jsonl", path=str(collected / "pages.jsonl"), ctx_len=16, contexts_per_page=6
+    )
     absent = CorpusConfig(source="jsonl", path=str(collected / "page.jsonl"), ctx_len=16)
-    ws, model, cfg = Workspace("typos", "cpu"), str(collected / "model"), CollectConfig(shard_tokens=1024)
+    ws, model, cfg = (
+        Workspace("typos", "cpu"),
+        str(collected / "model"),
+        CollectConfig(shard_tokens=1024),
+    )
     with pytest.raises(OSError, match="modle"):
         ws.collect(str(collected / "modle"), corpus, [1], cfg, dtype="float32")
     with pytest.raises(ValueError, match=r"page\.jsonl"):
@@ -390,12 +433,16 @@ def test_a_model_text_or_site_that_is_not_there_does_not_claim_the_profile(colle
 def test_the_store_of_another_model_or_text_is_not_mixed_in(ws, collected):
     corpus = CorpusConfig(source="jsonl", path=str(collected / "pages.jsonl"), ctx_len=12)
     with pytest.raises(ConfigError, match=r"workspace\.json: corpus is .*now asked for"):
-        Workspace("tiny", "cpu").collect(str(collected / "model"), corpus, [1], CollectConfig(), dtype="float32")
+        Workspace("tiny", "cpu").collect(
+            str(collected / "model"), corpus, [1], CollectConfig(), dtype="float32"
+        )
 
 
 def test_without_a_store_the_notebook_to_run_is_named(home):
     for name in ("identity", "store"):
-        with pytest.raises(FileNotFoundError, match="run notebook 01_collect with profile 'empty' first"):
+        with pytest.raises(
+            FileNotFoundError, match="run notebook 01_collect with profile 'empty' first"
+        ):
             getattr(Workspace("empty"), name)
     with pytest.raises(FileNotFoundError, match="run notebooks 02 to 04"):
         Workspace("empty").results()
@@ -421,16 +468,24 @@ def test_a_site_that_was_not_collected_is_refused(ws):
 
 @pytest.mark.parametrize(
     ("share", "window", "message"),
-    [(0.9, 1000, "dead_window = 1000: longer than the 384 tokens"), (0.1, 1000, "before dead_window = 1000 tokens")],
+    [
+        (0.9, 1000, "dead_window = 1000: longer than the 384 tokens"),
+        (0.1, 1000, "before dead_window = 1000 tokens"),
+    ],
 )
-def test_a_dead_window_that_does_not_fit_around_the_resamplings_is_refused(ws, share, window, message):
+def test_a_dead_window_that_does_not_fit_around_the_resamplings_is_refused(
+    ws, share, window, message
+):
     spec = ws.spec("plain", 2, resample_at=(share,), **(RECIPE | {"dead_window": window}))
     with pytest.raises(ConfigError, match=message):
         ws.train([spec], "04_resampling")
 
 
 def test_one_diverged_run_is_named_and_the_others_are_kept(ws):
-    good, bad = ws.spec("plain", 2, lam=0.6, **RECIPE), ws.spec("plain", 2, **(RECIPE | {"lr": 1e30, "warmup": 0.0}))
+    good, bad = (
+        ws.spec("plain", 2, lam=0.6, **RECIPE),
+        ws.spec("plain", 2, **(RECIPE | {"lr": 1e30, "warmup": 0.0})),
+    )
     with pytest.raises(TrainingDiverged, match=ws.run_id(bad)):
         ws.train([bad, good], "02_train_sae")
     assert ws.run_id(good) in set(ws.results()["run_id"])
@@ -438,7 +493,9 @@ def test_one_diverged_run_is_named_and_the_others_are_kept(ws):
 
 
 def test_snapshots_and_events_are_kept_with_the_run(ws):
-    spec = ws.spec("full", 2, lam=0.5, snapshots=3, resample_at=(0.25, 0.5), **(RECIPE | {"dead_window": 256}))
+    spec = ws.spec(
+        "full", 2, lam=0.5, snapshots=3, resample_at=(0.25, 0.5), **(RECIPE | {"dead_window": 256})
+    )
     ws.train([spec], "04_resampling")
     snapshots = ws.snapshots(spec)
     assert [s.step for s in snapshots] == [21, 43, 64]
@@ -463,7 +520,9 @@ def test_another_measuring_version_measures_again_and_trains_nothing(ws, monkeyp
     ws.train([spec], "02_train_sae")
     folder = ws.run_folder(spec)
     weights = (folder / "weights.safetensors").stat().st_mtime_ns
-    (folder / "metrics.json").write_text((folder / "metrics.json").read_text().replace('"version": 1', '"version": 0'))
+    (folder / "metrics.json").write_text(
+        (folder / "metrics.json").read_text().replace('"version": 1', '"version": 0')
+    )
     ws.train([spec], "02_train_sae")
     assert '"version": 1' in (folder / "metrics.json").read_text()
     assert (folder / "weights.safetensors").stat().st_mtime_ns == weights
@@ -472,7 +531,10 @@ def test_another_measuring_version_measures_again_and_trains_nothing(ws, monkeyp
 def test_on_a_gpu_no_more_saes_train_at_once_than_its_free_memory_holds(home, monkeypatch):
     monkeypatch.setattr(workspace, "choose_device", lambda _: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    ws, specs = Workspace("p"), {str(i): make_spec("plain", 1, 576, n_latents=9216, lam=1.0 + i) for i in range(12)}
+    ws, specs = (
+        Workspace("p"),
+        {str(i): make_spec("plain", 1, 576, n_latents=9216, lam=1.0 + i) for i in range(12)},
+    )
     ws.identity = {}
     one = costs.TRAINED * costs.sae_weights(576, 9216, gated=True)
     for many, expected in ((0.5, 1), (3.5, 3), (50, 12)):

@@ -12,7 +12,10 @@ ARCHS = ["sae", "gated"]
 
 
 def _sae(arch, **changes):
-    sae = build_sae(SAEConfig(arch=arch, d_in=6, n_latents=15, site=2, **changes), torch.Generator().manual_seed(0))
+    sae = build_sae(
+        SAEConfig(arch=arch, d_in=6, n_latents=15, site=2, **changes),
+        torch.Generator().manual_seed(0),
+    )
     sae.set_normalizer_(torch.arange(6.0), 0.5)
     return sae.requires_grad_(False)
 
@@ -31,7 +34,9 @@ def test_saved_and_loaded_sae_is_bit_identical(arch, tmp_path):
 def test_same_seed_gives_the_same_bytes(arch, tmp_path):
     for name in "ab":
         _sae(arch).save(tmp_path / name)
-    assert (tmp_path / "a/weights.safetensors").read_bytes() == (tmp_path / "b/weights.safetensors").read_bytes()
+    assert (tmp_path / "a/weights.safetensors").read_bytes() == (
+        tmp_path / "b/weights.safetensors"
+    ).read_bytes()
 
 
 def test_normaliser_is_scale_times_x_minus_mean():
@@ -52,7 +57,8 @@ def test_reconstruction_in_model_units_folds_into_the_weights(arch):
     biases = {n: getattr(sae, n) / (1 if n == "r_mag" else s) for n in sae.bias_names()}
     folded = build_sae(sae.config).requires_grad_(False)
     folded.load_state_dict(
-        {"W_enc": sae.W_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec / s + mean, **biases}, strict=False
+        {"W_enc": sae.W_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec / s + mean, **biases},
+        strict=False,
     )
     torch.testing.assert_close(folded.encode(x), sae.encode_raw(x) / s)
     torch.testing.assert_close(folded.decode(folded.encode(x)), sae.reconstruct(x))

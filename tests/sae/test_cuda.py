@@ -35,11 +35,15 @@ LOSSES = ["plain", "two_term", "full"]
 
 def _sae(loss, device, d=D, n=N, site=0):
     arch = "sae" if loss == "plain" else "gated"
-    return build_sae(SAEConfig(arch=arch, d_in=d, n_latents=n, site=site), torch.Generator().manual_seed(0)).to(device)
+    return build_sae(
+        SAEConfig(arch=arch, d_in=d, n_latents=n, site=site), torch.Generator().manual_seed(0)
+    ).to(device)
 
 
 def _cfg(loss, **changes):
-    return TrainConfig(**{"loss": loss, "tokens": 64 * 300, "batch_size": 64, "lam": 0.5, "lr": 3e-3} | changes)
+    return TrainConfig(
+        **{"loss": loss, "tokens": 64 * 300, "batch_size": 64, "lam": 0.5, "lr": 3e-3} | changes
+    )
 
 
 def test_the_sparse_step_of_a_gpu_is_in_triton_with_a_screen():
@@ -57,12 +61,17 @@ def test_entries_and_their_gradients_are_plain_pytorchs(shape, encoder):
     g = torch.Generator().manual_seed(rows)
     x_c, W = torch.randn(rows, d, generator=g).to(GPU), torch.randn(n, d, generator=g).to(GPU)
     bias = -torch.rand(n, generator=g).to(GPU) * 2 * d**0.5
-    exact, at = sparse_plain.open_entries(x_c, W.T, bias), sparse_triton.open_entries(x_c, W.T, bias, encoder)
+    exact, at = (
+        sparse_plain.open_entries(x_c, W.T, bias),
+        sparse_triton.open_entries(x_c, W.T, bias, encoder),
+    )
     assert len(exact.col)
     values, sure = {}, {}
     for name, e in (("plain", exact), ("triton", at)):
         row, col = torch.repeat_interleave(e.crow.diff()), e.col.long()
-        assert torch.equal(e.ccol, torch.nn.functional.pad(col.bincount(minlength=n).cumsum(0), (1, 0)))
+        assert torch.equal(
+            e.ccol, torch.nn.functional.pad(col.bincount(minlength=n).cumsum(0), (1, 0))
+        )
         assert torch.equal(e.row.long(), row[e.order.long()])
         assert torch.equal(col[e.order.long()], col.sort().values)
         values[name] = torch.zeros(rows, n, device=GPU).index_put_((row, col), e.value)
@@ -73,8 +82,14 @@ def test_entries_and_their_gradients_are_plain_pytorchs(shape, encoder):
     on = sure["plain"]
     torch.testing.assert_close(values["plain"][on], values["triton"][on], rtol=1e-4, atol=1e-4)
     f = exact.value.abs()
-    pairs = zip(*(ops.decode(x_c, W, x_c[0], exact, f, 0.5) for ops in (sparse_plain, sparse_triton)), strict=True)
-    for plain, triton in [*pairs, [ops.weights(x_c, exact, f, n) for ops in (sparse_plain, sparse_triton)]]:
+    pairs = zip(
+        *(ops.decode(x_c, W, x_c[0], exact, f, 0.5) for ops in (sparse_plain, sparse_triton)),
+        strict=True,
+    )
+    for plain, triton in [
+        *pairs,
+        [ops.weights(x_c, exact, f, n) for ops in (sparse_plain, sparse_triton)],
+    ]:
         assert (plain - triton).norm() <= 1e-5 * plain.norm()
 
 
@@ -97,7 +112,9 @@ def test_nothing_fires_in_an_empty_batch_of_entries():
     at = sparse_triton.open_entries(-ones, eye, torch.zeros(7, device=GPU), "screen")
     assert at.crow.tolist() == [0] * 5
     assert at.ccol.tolist() == [0] * 8
-    error, squared, g_code = sparse_triton.decode(ones, eye, eye[0] * 0, at, torch.empty(0, device=GPU), 2.0)
+    error, squared, g_code = sparse_triton.decode(
+        ones, eye, eye[0] * 0, at, torch.empty(0, device=GPU), 2.0
+    )
     assert (error.tolist(), float(squared), len(g_code)) == ([[-2.0] * 7] * 4, 28.0, 0)
 
 
@@ -119,7 +136,10 @@ def test_training_ends_where_the_cpu_ends(loss):
     for device in (CPU, GPU):
         sae, x = _sae(loss, device), _rows()
         history = train_one(
-            sae, MemoryStream(x, 64), _cfg(loss, resample_at=(0.3,), dead_window=500, snapshots=2), probe=x[:9]
+            sae,
+            MemoryStream(x, 64),
+            _cfg(loss, resample_at=(0.3,), dead_window=500, snapshots=2),
+            probe=x[:9],
         )
         x_hat = sae.requires_grad_(False).reconstruct(x.to(device)).cpu()
         fvu[device.type] = float((x - x_hat).square().sum() / (x - x.mean(0)).square().sum())
@@ -138,7 +158,11 @@ def test_rows_that_are_on_the_gpu_already_train_the_same_sae():
 
 @pytest.mark.parametrize("loss", ["plain", "full"])
 def test_a_run_continued_on_the_gpu_is_the_uninterrupted_one(loss, tmp_path):
-    x, cfg, file = _rows(), _cfg(loss, lam=5.0, resample_at=(0.3,), dead_window=500), tmp_path / "checkpoint"
+    x, cfg, file = (
+        _rows(),
+        _cfg(loss, lam=5.0, resample_at=(0.3,), dead_window=500),
+        tmp_path / "checkpoint",
+    )
 
     class Killed(Exception):
         pass
@@ -150,7 +174,14 @@ def test_a_run_continued_on_the_gpu_is_the_uninterrupted_one(loss, tmp_path):
     whole = _sae(loss, GPU)
     train_one(whole, MemoryStream(x, 64), cfg)
     with pytest.raises(Killed):
-        train_one(_sae(loss, GPU), MemoryStream(x, 64), cfg, checkpoint=file, checkpoint_every=50, on_log=kill)
+        train_one(
+            _sae(loss, GPU),
+            MemoryStream(x, 64),
+            cfg,
+            checkpoint=file,
+            checkpoint_every=50,
+            on_log=kill,
+        )
     again = _sae(loss, GPU)
     assert train_one(again, MemoryStream(x, 64), cfg, checkpoint=file).resumed_at
     for name, value in whole.state_dict().items():
@@ -162,10 +193,14 @@ def test_collection_on_the_gpu_stores_the_cpus_rows(tmp_path):
     for device in (CPU, GPU):
         lm = make_lm()
         lm = LM(lm.model.to(device), name=lm.name)
-        stores.append(collect(lm, make_contexts(), SITES, tmp_path / device.type, CFG, progress=False))
+        stores.append(
+            collect(lm, make_contexts(), SITES, tmp_path / device.type, CFG, progress=False)
+        )
     for site in stores[0].sites:
         index = np.arange(stores[0].n_rows)
-        torch.testing.assert_close(*(store.rows(site, index) for store in stores), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            *(store.rows(site, index) for store in stores), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_capture_in_bfloat16_is_the_models_own_hidden_state():
@@ -183,13 +218,19 @@ def test_every_metric_is_the_cpus(tmp_path):
     store, columns = write_store(cpu, tmp_path / "store"), []
     lms = {CPU: cpu, GPU: LM(tiny_llama().model.to(GPU), None, cpu.name)}
     for device, lm in lms.items():
-        saes = {loss: _sae(loss, device, store.d_model, 64, SITE).requires_grad_(False) for loss in LOSSES}
+        saes = {
+            loss: _sae(loss, device, store.d_model, 64, SITE).requires_grad_(False)
+            for loss in LOSSES
+        }
         ref = evaluate.site_reference(lm, store, SITE, EVAL)
         columns.append(evaluate.evaluate(saes, store, SITE, lm, ref, EVAL))
     for loss in LOSSES:
         for name, want in columns[0][loss].items():
             if isinstance(want, float):
-                assert columns[1][loss][name] == pytest.approx(want, rel=1e-3, abs=1e-4), (loss, name)
+                assert columns[1][loss][name] == pytest.approx(want, rel=1e-3, abs=1e-4), (
+                    loss,
+                    name,
+                )
 
 
 def test_diagnosis_and_measuring_on_the_stores_device_are_the_cpus(tmp_path):
@@ -198,8 +239,14 @@ def test_diagnosis_and_measuring_on_the_stores_device_are_the_cpus(tmp_path):
     for store.device in (CPU, GPU):
         measured = evaluate.quick_metrics(sae, store, SITE)
         assert sae.mean.device == CPU
-        columns = [pca_fvu(store, SITE)["fvu"], site_profile(store)["participation"], spectrum(store, SITE)]
-        found.append([np.asarray(column) for column in (*columns, [measured["fvu"], measured["l0"]])])
+        columns = [
+            pca_fvu(store, SITE)["fvu"],
+            site_profile(store)["participation"],
+            spectrum(store, SITE),
+        ]
+        found.append(
+            [np.asarray(column) for column in (*columns, [measured["fvu"], measured["l0"]])]
+        )
     for of_cpu, of_gpu in zip(*found, strict=True):
         np.testing.assert_allclose(of_gpu, of_cpu, rtol=1e-3, atol=1e-6)
 
@@ -217,7 +264,9 @@ def test_live_rows_on_the_gpu_are_the_cpus(tmp_path):
     store = collect(lms[CPU], make_contexts(), SITES, tmp_path / "store", CFG, progress=False)
     batches = []
     for lm in lms.values():
-        stream = LiveRows(LiveBlocks(lm, make_contexts(), store, StreamConfig(64)), store.sites[0], "all", 4)
+        stream = LiveRows(
+            LiveBlocks(lm, make_contexts(), store, StreamConfig(64)), store.sites[0], "all", 4
+        )
         batches.append([next(stream) for _ in range(5)])
         assert stream.device.type == lm.device.type
     for (x, rows), (y, others) in zip(*batches, strict=True):
@@ -229,7 +278,9 @@ def test_an_8_bit_store_of_the_gpus_rows_is_near_the_cpus(tmp_path):
     cfg, stores = CollectConfig(CFG.batch_tokens, CFG.shard_tokens, "int8"), []
     for device in (CPU, GPU):
         lm = LM(make_lm().model.to(device), name="tiny")
-        stores.append(collect(lm, make_contexts(), SITES, tmp_path / device.type, cfg, progress=False))
+        stores.append(
+            collect(lm, make_contexts(), SITES, tmp_path / device.type, cfg, progress=False)
+        )
     for site in stores[0].sites:
         x, y = (store.rows(site, np.arange(store.n_rows)) for store in stores)
         assert float((x - y).abs().max()) <= float(x.abs().max()) / 50
@@ -246,6 +297,12 @@ def test_pursuit_finds_the_cpus_codes():
     x, g = _rows()[:300], torch.Generator().manual_seed(0)
     atoms = torch.nn.functional.normalize(torch.randn(48, D, generator=g), dim=1)
     of_cpu = nn_omp(x, atoms, 4)
-    for code in (lambda x, atoms: nn_omp(x, atoms, 4), lambda x, atoms: fista_at_l1(x, atoms, of_cpu.to(x))):
-        errors = [float((x - (code(x.to(on), atoms.to(on)) @ atoms.to(on)).cpu()).square().sum()) for on in (CPU, GPU)]
+    for code in (
+        lambda x, atoms: nn_omp(x, atoms, 4),
+        lambda x, atoms: fista_at_l1(x, atoms, of_cpu.to(x)),
+    ):
+        errors = [
+            float((x - (code(x.to(on), atoms.to(on)) @ atoms.to(on)).cpu()).square().sum())
+            for on in (CPU, GPU)
+        ]
         assert errors[1] == pytest.approx(errors[0], rel=1e-3)

@@ -19,7 +19,9 @@ def _problem(arch, mode, bias=0.0, dtype=torch.float64):
     sae = build_sae(SAEConfig(arch=arch, d_in=12, n_latents=40, l1_mode=mode), generator).to(dtype)
     with torch.no_grad():
         for parameter in sae.parameters():
-            parameter += 0.2 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(dtype)
+            parameter += 0.2 * torch.randn(
+                parameter.shape, generator=generator, dtype=torch.float64
+            ).to(dtype)
         getattr(sae, sae.bias_names()[0]).add_(bias)
     x = torch.randn(24, 12, generator=generator, dtype=torch.float64).to(dtype)
     return sae, x
@@ -34,7 +36,9 @@ def _step(sae, x, lam, loss, module=dense):
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("arch", "loss"), ARMS)
-@pytest.mark.parametrize("bias", [-100.0, -0.5, 0.0, 5.0], ids=["none fire", "few fire", "half", "nearly all"])
+@pytest.mark.parametrize(
+    "bias", [-100.0, -0.5, 0.0, 5.0], ids=["none fire", "few fire", "half", "nearly all"]
+)
 def test_gradients_equal_autograd(arch, loss, mode, bias):
     sae, x = _problem(arch, mode, bias)
     x = torch.cat([x, x[:3]])  # repeated rows count twice
@@ -55,7 +59,9 @@ needs_compiler = pytest.mark.skipif(not sparse_c.available(), reason="no C compi
 class Screened:
     """The sparse step whose encoder multiplies in bfloat16 first."""
 
-    sae_step, gated_step = (staticmethod(partial(f, encoder="screen")) for f in (sparse.sae_step, sparse.gated_step))
+    sae_step, gated_step = (
+        staticmethod(partial(f, encoder="screen")) for f in (sparse.sae_step, sparse.gated_step)
+    )
 
 
 STEPS = [dense, sparse, pytest.param(Screened, marks=needs_compiler)]
@@ -75,7 +81,9 @@ def test_float32_gradients_stay_within_1e_5(arch, loss, mode, module, bias):
     for name, parameter in sae.named_parameters():
         assert (grads[name] - parameter.grad).norm() <= 1e-5 * parameter.grad.norm(), name
     for name in ("mse", "l1", "aux"):
-        torch.testing.assert_close(getattr(stats, name).float(), getattr(terms, name).sum().detach())
+        torch.testing.assert_close(
+            getattr(stats, name).float(), getattr(terms, name).sum().detach()
+        )
 
 
 @pytest.mark.parametrize("module", STEPS, ids=NAMES)

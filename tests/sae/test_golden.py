@@ -81,11 +81,20 @@ def rows(generator: torch.Generator) -> torch.Tensor:
 
 def last_loss(arm: str, step: str, l1_mode: str) -> float:
     """The loss that a run of 50 steps ends with, one resampling included."""
-    sae = build_sae(SAEConfig(ARMS[arm], D_IN, N_LATENTS, l1_mode=l1_mode), torch.Generator().manual_seed(0))
+    sae = build_sae(
+        SAEConfig(ARMS[arm], D_IN, N_LATENTS, l1_mode=l1_mode), torch.Generator().manual_seed(0)
+    )
     how = {"schedule": "cosine_with_restarts", "n_cycles": 2, "warmup": 0.1, "grad_clip": 1.0}
     resampling = {"resample_at": (0.5,), "dead_window": 512}
     cfg = TrainConfig(
-        loss=arm, lam=0.3, tokens=BATCH * STEPS, batch_size=BATCH, lr=3e-3, step=step, **how, **resampling
+        loss=arm,
+        lam=0.3,
+        tokens=BATCH * STEPS,
+        batch_size=BATCH,
+        lr=3e-3,
+        step=step,
+        **how,
+        **resampling,
     )
     trainer, generator = Trainer(sae, cfg), torch.Generator().manual_seed(2)
     for _ in range(STEPS):
@@ -102,7 +111,9 @@ def test_training_s_arithmetic_is_the_recorded_one(case):
 
 def test_the_defaults_that_names_leave_out_are_the_recorded_ones():
     known = {"SAEConfig": SAEConfig().to_dict(), "TrainConfig": TrainConfig().to_dict()}
-    changed = {k: {f: v[f] for f in DEFAULTS[k] if v.get(f) != DEFAULTS[k][f]} for k, v in known.items()}
+    changed = {
+        k: {f: v[f] for f in DEFAULTS[k] if v.get(f) != DEFAULTS[k][f]} for k, v in known.items()
+    }
     assert changed == {"SAEConfig": {}, "TrainConfig": {}}, ADVICE
 
 

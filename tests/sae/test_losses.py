@@ -55,7 +55,9 @@ def test_gated_terms_by_hand():
 def test_gate_bias_lies_outside_the_product():
     # pi = (x - b_dec) W + b_gate: with W = 2 and b_gate = -1, pi = 2x - 1, not 2(x - 1)
     one = torch.ones(1)
-    f, pi = losses.gated_codes(torch.tensor([[3.0]]), 2 * torch.ones(1, 1), -one, 0 * one, 0 * one, 0 * one)
+    f, pi = losses.gated_codes(
+        torch.tensor([[3.0]]), 2 * torch.ones(1, 1), -one, 0 * one, 0 * one, 0 * one
+    )
     assert pi.item() == 5
     assert f.item() == 6
 
@@ -63,14 +65,21 @@ def test_gate_bias_lies_outside_the_product():
 @pytest.fixture
 def gated():
     generator = torch.Generator().manual_seed(0)
-    shapes = {"W_enc": (6, 10), "W_dec": (10, 6), "b_dec": (6,)} | dict.fromkeys(("b_gate", "r_mag", "b_mag"), (10,))
-    params = {k: 0.5 * torch.randn(*s, generator=generator, dtype=torch.float64) for k, s in shapes.items()}
+    shapes = {"W_enc": (6, 10), "W_dec": (10, 6), "b_dec": (6,)} | dict.fromkeys(
+        ("b_gate", "r_mag", "b_mag"), (10,)
+    )
+    params = {
+        k: 0.5 * torch.randn(*s, generator=generator, dtype=torch.float64)
+        for k, s in shapes.items()
+    }
     x = torch.randn(32, 6, generator=generator, dtype=torch.float64)
     return x, {k: v.requires_grad_() for k, v in params.items()}
 
 
 def _grads(loss, params):
-    return dict(zip(params, torch.autograd.grad(loss, params.values(), allow_unused=True), strict=True))
+    return dict(
+        zip(params, torch.autograd.grad(loss, params.values(), allow_unused=True), strict=True)
+    )
 
 
 def test_auxiliary_term_gives_the_decoder_no_gradient(gated):
@@ -82,7 +91,9 @@ def test_auxiliary_term_gives_the_decoder_no_gradient(gated):
 
 def test_auxiliary_term_reaches_b_dec_through_the_encoder_alone(gated):
     x, params = gated
-    full = _grads(losses.gated_loss(x, params, 0.3, "unit_norm", "full").aux.mean(), params)["b_dec"]
+    full = _grads(losses.gated_loss(x, params, 0.3, "unit_norm", "full").aux.mean(), params)[
+        "b_dec"
+    ]
     frozen = {k: v.detach() for k, v in params.items()}
     centre = params["b_dec"]
     codes = torch.relu((x - centre) @ frozen["W_enc"] + frozen["b_gate"])

@@ -46,7 +46,9 @@ def test_alive_latents_and_shared_biases_stay_bit_identical(arch, loss):
     sae, _, _, before, revived = _resampled(arch, loss)
     assert revived.tolist() == [1, 4, 5]
     for name in ("W_enc", "W_dec", *sae.bias_names()):
-        now, then = (_latent_first(sae, name, t) for t in (getattr(sae, name).detach(), before[name]))
+        now, then = (
+            _latent_first(sae, name, t) for t in (getattr(sae, name).detach(), before[name])
+        )
         assert torch.equal(now[~DEAD], then[~DEAD]), name
         assert not torch.equal(now[DEAD], then[DEAD]), name
     assert torch.equal(sae.b_dec, before["b_dec"])
@@ -68,7 +70,9 @@ def test_new_encoder_columns_have_a_fifth_of_the_alive_mean_norm(arch, loss):
     expected = 0.2 * before["W_enc"][:, ~DEAD].norm(dim=0).mean()
     torch.testing.assert_close(sae.W_enc[:, revived].norm(dim=0), expected.expand(3))
     torch.testing.assert_close(
-        sae.W_enc[:, revived].T / expected, sae.W_dec[revived], msg="encoder and decoder share one direction"
+        sae.W_enc[:, revived].T / expected,
+        sae.W_dec[revived],
+        msg="encoder and decoder share one direction",
     )
     for name in sae.bias_names():
         assert (getattr(sae, name)[revived] == 0).all(), name
@@ -110,7 +114,9 @@ def test_no_more_latents_are_revived_than_rows_have_positive_loss():
 
 def test_with_no_latent_alive_the_initial_encoder_norm_is_the_reference():
     sae, _, _, _, revived = _resampled("sae", "plain", torch.ones(8, dtype=torch.bool))
-    torch.testing.assert_close(sae.W_enc[:, revived].norm(dim=0), torch.full((8,), 0.2 * ENCODER_INIT_NORM))
+    torch.testing.assert_close(
+        sae.W_enc[:, revived].norm(dim=0), torch.full((8,), 0.2 * ENCODER_INIT_NORM)
+    )
 
 
 def test_with_none_dead_nothing_changes():

@@ -26,7 +26,9 @@ needs_compiler = pytest.mark.skipif(not sparse_c.available(), reason="no C compi
 def _rows():
     generator = torch.Generator().manual_seed(0)
     directions = torch.randn(64, D, generator=generator)
-    codes = torch.rand(4000, 64, generator=generator) * (torch.rand(4000, 64, generator=generator) < 0.05)
+    codes = torch.rand(4000, 64, generator=generator) * (
+        torch.rand(4000, 64, generator=generator) < 0.05
+    )
     x = codes @ directions
     return x / x.pow(2).sum(1).mean().sqrt() * D**0.5
 
@@ -35,7 +37,8 @@ def _trained(loss, step, steps=500, lam=0.5):
     x = _rows()
     cfg = TrainConfig(loss=loss, step=step, tokens=64 * steps, batch_size=64, lam=lam, lr=3e-3)
     sae = build_sae(
-        SAEConfig(arch="sae" if loss == "plain" else "gated", d_in=D, n_latents=N), torch.Generator().manual_seed(0)
+        SAEConfig(arch="sae" if loss == "plain" else "gated", d_in=D, n_latents=N),
+        torch.Generator().manual_seed(0),
     )
     trainer, kinds = Trainer(sae, cfg), []
     order = torch.Generator().manual_seed(1)
@@ -49,7 +52,10 @@ def _trained(loss, step, steps=500, lam=0.5):
 @needs_compiler
 @pytest.mark.parametrize("loss", ["plain", "two_term", "full"])
 def test_five_hundred_steps_of_either_kind_end_at_the_same_fvu(loss):
-    (dense, kinds, _), (sparse_fvu, sparse_kinds, _) = _trained(loss, "dense"), _trained(loss, "sparse")
+    (dense, kinds, _), (sparse_fvu, sparse_kinds, _) = (
+        _trained(loss, "dense"),
+        _trained(loss, "sparse"),
+    )
     assert not any(kinds)
     assert all(sparse_kinds)
     assert dense < 0.5
@@ -133,7 +139,7 @@ def test_a_folder_that_cannot_be_written_is_named(compiler):
 
 @needs_compiler
 def test_a_damaged_library_is_compiled_anew(compiler):
-    code = "from saelib import sparse_c; print(sparse_c.available())"
+    code = "from saelib.sae.sparse import c as sparse_c; print(sparse_c.available())"
     home = compiler("cc")
     subprocess.run([sys.executable, "-c", code], check=True)
     (built,) = (home / "data" / "kernels").iterdir()
@@ -162,7 +168,9 @@ def test_nothing_fires_in_an_empty_batch_of_entries(ops):
     assert at.crow.tolist() == [0] * 5
     assert at.ccol.tolist() == [0] * 8
     assert len(at.col) == 0
-    error, squared, g_code = ops.decode(torch.ones(4, 7), torch.eye(7), torch.zeros(7), at, torch.empty(0), 2.0)
+    error, squared, g_code = ops.decode(
+        torch.ones(4, 7), torch.eye(7), torch.zeros(7), at, torch.empty(0), 2.0
+    )
     assert (error.tolist(), float(squared), len(g_code)) == ([[-2.0] * 7] * 4, 28.0, 0)
 
 
@@ -178,7 +186,12 @@ def test_entries_are_found_row_by_row_and_latent_by_latent(ops):
     assert at.order.tolist() == [0, 3, 1, 2]
 
 
-SHAPES = [(5, 3, 7), (33, 40, 64), (64, 100, 200), (17, 16, 129)]  # widths and counts that fill no vector
+SHAPES = [
+    (5, 3, 7),
+    (33, 40, 64),
+    (64, 100, 200),
+    (17, 16, 129),
+]  # widths and counts that fill no vector
 
 
 def _entries(ops, rows, d, n, encoder="exact"):
@@ -197,7 +210,9 @@ def test_c_does_what_plain_pytorch_does(shape):
         assert torch.equal(getattr(at, name).long(), getattr(of_c, name).long()), name
     torch.testing.assert_close(at.value, of_c.value)
     f = at.value.abs()
-    for plain, c in zip(*(ops.decode(x_c, W, x_c[0], at, f, 0.5) for ops in (sparse_plain, sparse_c)), strict=True):
+    for plain, c in zip(
+        *(ops.decode(x_c, W, x_c[0], at, f, 0.5) for ops in (sparse_plain, sparse_c)), strict=True
+    ):
         assert (plain - c).norm() <= 1e-6 * plain.norm()
     plain, c = (ops.weights(x_c, at, f, len(W)) for ops in (sparse_plain, sparse_c))
     assert (plain - c).norm() <= 1e-6 * plain.norm()
@@ -235,7 +250,9 @@ def test_the_screen_loses_nothing_that_bfloat16_would_round_away(size):
 def test_the_screen_holds_at_any_size_that_float32_has(size):
     x_c, W, bias, _ = _entries(sparse_c, 64, 100, 200)
     x_c, bias = x_c * size, bias * size
-    exact, screened = (sparse_c.open_entries(x_c, W.T, bias, encoder) for encoder in ("exact", "screen"))
+    exact, screened = (
+        sparse_c.open_entries(x_c, W.T, bias, encoder) for encoder in ("exact", "screen")
+    )
     assert len(exact.col) > 100
     assert torch.equal(exact.crow, screened.crow)
     assert torch.equal(exact.col, screened.col)
@@ -248,7 +265,13 @@ def test_the_screen_holds_at_any_size_that_float32_has(size):
         ((2.0, 0.0), (3.0, 0.0), 0.5, 0.0, 3.0),  # adding up: 0.5 · 2 · 3
         ((2.0, 1.0), (3.0, 0.0), 0.0, 0.0, 3.0),  # x rounded: 1 · 3
         ((2.0, 0.0), (3.0, 1.0), 0.0, 0.0, 2.0),  # w rounded: 2 · 1
-        ((2.0, 1.0), (3.0, 1.0), 0.0, 0.0, 6.0),  # both: 1 · 3 + (2 + 1) · 1, ‖x'‖ being up to ‖x‖ + ‖x − x'‖
+        (
+            (2.0, 1.0),
+            (3.0, 1.0),
+            0.0,
+            0.0,
+            6.0,
+        ),  # both: 1 · 3 + (2 + 1) · 1, ‖x'‖ being up to ‖x‖ + ‖x − x'‖
         ((2.0, 0.0), (3.0, 0.0), 0.0, 0.25, 1.0),  # the product rounded: 0.25 · 4
     ],
 )
@@ -275,7 +298,9 @@ def test_a_bfloat16_encoder_is_not_exact_and_says_so_by_name():
     for ops in (sparse_plain, sparse_c):
         rounded = ops.open_entries(x_c, W.T, bias, "bfloat16")
         want = (x_c.bfloat16() @ W.T.bfloat16()).float()
-        assert torch.equal(rounded.value, want[torch.repeat_interleave(rounded.crow.diff()), rounded.col.long()])
+        assert torch.equal(
+            rounded.value, want[torch.repeat_interleave(rounded.crow.diff()), rounded.col.long()]
+        )
     assert not torch.equal(rounded.value[: len(exact.value)], exact.value[: len(rounded.value)])
 
 
@@ -283,7 +308,11 @@ def test_a_bfloat16_encoder_is_not_exact_and_says_so_by_name():
 def test_training_screens_only_where_few_codes_are_active():
     _, _, trainer = _trained("plain", "auto", steps=1, lam=5.0)
     trainer._screen_here = True
-    for density, encoder in ((0.5, "exact"), (SPARSE_BELOW / 1.01, "exact"), (SCREEN_BELOW / 2, "screen")):
+    for density, encoder in (
+        (0.5, "exact"),
+        (SPARSE_BELOW / 1.01, "exact"),
+        (SCREEN_BELOW / 2, "screen"),
+    ):
         trainer.density = density
         assert trainer.encoder() == encoder
 
@@ -309,5 +338,7 @@ print("equal")
 def test_triton_does_what_plain_pytorch_does():
     """On a GPU where there is one, else in Triton's interpreter."""
     env = os.environ | ({} if torch.cuda.is_available() else {"TRITON_INTERPRET": "1"})
-    done = subprocess.run([sys.executable, "-c", TRITON_TWIN], env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", TRITON_TWIN], env=env, capture_output=True, text=True
+    )
     assert done.stdout.strip() == "equal", done.stderr

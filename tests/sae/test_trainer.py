@@ -9,7 +9,14 @@ from saelib.config import ConfigError, SAEConfig, TrainConfig
 from saelib.sae.base import build_sae
 from saelib.sae.dense import StepStats
 from saelib.sae.resample import ResampleEvent
-from saelib.sae.trainer import Run, Trainer, TrainingDiverged, geometric_median, make_scheduler, train_groups
+from saelib.sae.trainer import (
+    Run,
+    Trainer,
+    TrainingDiverged,
+    geometric_median,
+    make_scheduler,
+    train_groups,
+)
 
 D, N = 8, 32
 
@@ -19,19 +26,31 @@ def table():
     """2,000 rows that really are sparse sums of 24 directions."""
     generator = torch.Generator().manual_seed(0)
     directions = torch.randn(24, D, generator=generator)
-    codes = torch.rand(2000, 24, generator=generator) * (torch.rand(2000, 24, generator=generator) < 0.1)
+    codes = torch.rand(2000, 24, generator=generator) * (
+        torch.rand(2000, 24, generator=generator) < 0.1
+    )
     return 3 * codes @ directions
 
 
 def _cfg(**changes):
     return TrainConfig(
-        **{"tokens": 6400, "batch_size": 32, "lam": 0.05, "lr": 5e-3, "log_every": 10, "dead_window": 640} | changes
+        **{
+            "tokens": 6400,
+            "batch_size": 32,
+            "lam": 0.05,
+            "lr": 5e-3,
+            "log_every": 10,
+            "dead_window": 640,
+        }
+        | changes
     )
 
 
 def _run(table, cfg, folder=None, silent=0, **kwargs):
     arch = "sae" if cfg.loss == "plain" else "gated"
-    sae = build_sae(SAEConfig(arch=arch, d_in=D, n_latents=N), torch.Generator().manual_seed(cfg.seed))
+    sae = build_sae(
+        SAEConfig(arch=arch, d_in=D, n_latents=N), torch.Generator().manual_seed(cfg.seed)
+    )
     with torch.no_grad():
         getattr(sae, sae.bias_names()[0])[:silent] = -1e3
     history = train_one(sae, MemoryStream(table, cfg.batch_size), cfg, checkpoint=folder, **kwargs)
@@ -89,7 +108,9 @@ def test_a_run_continued_from_a_checkpoint_is_bit_identical(table, tmp_path, sto
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), name
     assert len(again.snapshots) == len(history.snapshots) == 4
-    assert all(torch.equal(a.open, b.open) for a, b in zip(again.snapshots, history.snapshots, strict=True))
+    assert all(
+        torch.equal(a.open, b.open) for a, b in zip(again.snapshots, history.snapshots, strict=True)
+    )
 
 
 TOGETHER = [
@@ -105,10 +126,19 @@ def _runs(table, cfgs, folder=None):
     runs = []
     for i, cfg in enumerate(cfgs):
         arch = "sae" if cfg.loss == "plain" else "gated"
-        sae = build_sae(SAEConfig(arch=arch, d_in=D, n_latents=N), torch.Generator().manual_seed(cfg.seed))
+        sae = build_sae(
+            SAEConfig(arch=arch, d_in=D, n_latents=N), torch.Generator().manual_seed(cfg.seed)
+        )
         with torch.no_grad():
             getattr(sae, sae.bias_names()[0])[: 26 if cfg.resample_at else 0] = -1e3
-        runs.append(Run(sae, cfg, table[:50] if cfg.snapshots else None, folder and folder / f"{i}.safetensors"))
+        runs.append(
+            Run(
+                sae,
+                cfg,
+                table[:50] if cfg.snapshots else None,
+                folder and folder / f"{i}.safetensors",
+            )
+        )
     return runs
 
 
@@ -116,14 +146,18 @@ def _same(a, b):
     return all(torch.equal(value, b.state_dict()[name]) for name, value in a.state_dict().items())
 
 
-@pytest.mark.parametrize("block_bytes", [1, 7 * 32 * D * 4, 1 << 30], ids=["a batch", "7 batches", "all"])
+@pytest.mark.parametrize(
+    "block_bytes", [1, 7 * 32 * D * 4, 1 << 30], ids=["a batch", "7 batches", "all"]
+)
 def test_many_on_one_stream_are_bit_identical_to_each_alone(table, monkeypatch, block_bytes):
     monkeypatch.setattr("saelib.sae.trainer.BLOCK_BYTES", block_bytes)
     together, logged = _runs(table, TOGETHER), []
     histories = train_groups(
         [(together, MemoryStream(table, 32))], on_log=lambda i, row: logged.append((i, row["step"]))
     )
-    for i, (run, history, alone) in enumerate(zip(together, histories, _runs(table, TOGETHER), strict=True)):
+    for i, (run, history, alone) in enumerate(
+        zip(together, histories, _runs(table, TOGETHER), strict=True)
+    ):
         (expected,) = train_groups([([alone], MemoryStream(table, 32))])
         assert _same(run.sae, alone.sae), run.cfg
         assert (history.table, history.events) == (expected.table, expected.events)
@@ -150,14 +184,20 @@ def test_groups_on_streams_of_their_own_go_on_side_by_side_and_end_as_each_alone
 
     tables = [table, other[:1500]]
     groups = [(_runs(x, TOGETHER[i::2]), Watched(x, 32)) for i, x in enumerate(tables)]
-    results = train_groups(groups, on_log=lambda i, row: logged.append((i, row["step"])), ahead=ahead)
+    results = train_groups(
+        groups, on_log=lambda i, row: logged.append((i, row["step"])), ahead=ahead
+    )
     order = [*TOGETHER[::2], *TOGETHER[1::2]]
-    assert [max(step for j, step in logged if j == i) for i in range(5)] == [cfg.steps for cfg in order]
+    assert [max(step for j, step in logged if j == i) for i in range(5)] == [
+        cfg.steps for cfg in order
+    ]
     expected = []
     for i, x in enumerate(tables):
         alone = _runs(x, TOGETHER[i::2])
         expected += train_groups([(alone, MemoryStream(x, 32))])
-        assert all(_same(run.sae, single.sae) for run, single in zip(groups[i][0], alone, strict=True))
+        assert all(
+            _same(run.sae, single.sae) for run, single in zip(groups[i][0], alone, strict=True)
+        )
     assert [result.table for result in results] == [result.table for result in expected]
     at, spread = dict.fromkeys((2000, 1500), 0), 0
     for size, cursor in read:
@@ -231,7 +271,9 @@ def test_a_checkpoint_whose_state_cannot_be_read_is_refused_by_name(tmp_path, me
 
 
 def test_a_step_moves_no_decoder_row_along_itself_before_adam(table):
-    trainer = Trainer(build_sae(SAEConfig(d_in=D, n_latents=N), torch.Generator().manual_seed(0)), _cfg())
+    trainer = Trainer(
+        build_sae(SAEConfig(d_in=D, n_latents=N), torch.Generator().manual_seed(0)), _cfg()
+    )
     before = trainer.sae.W_dec.detach().clone()
     trainer.step_(table[:32])
     grad = trainer.sae.W_dec.grad
@@ -240,7 +282,10 @@ def test_a_step_moves_no_decoder_row_along_itself_before_adam(table):
 
 def test_history_holds_the_fvu_about_the_batch_mean(table):
     x = table[:32] + 5
-    trainer = Trainer(build_sae(SAEConfig(d_in=D, n_latents=N), torch.Generator().manual_seed(0)), _cfg(log_every=1))
+    trainer = Trainer(
+        build_sae(SAEConfig(d_in=D, n_latents=N), torch.Generator().manual_seed(0)),
+        _cfg(log_every=1),
+    )
     x_hat = trainer.sae(x)[1].detach()
     trainer.step_(x)
     expected = float((x - x_hat).pow(2).sum() / (x - x.mean(0)).pow(2).sum())
@@ -249,7 +294,10 @@ def test_history_holds_the_fvu_about_the_batch_mean(table):
 
 def test_resampled_latents_count_as_alive_and_gates_never_open_are_reported_apart(table):
     cfg = _cfg(loss="full", dead_window=64)
-    trainer = Trainer(build_sae(SAEConfig(arch="gated", d_in=D, n_latents=N), torch.Generator().manual_seed(0)), cfg)
+    trainer = Trainer(
+        build_sae(SAEConfig(arch="gated", d_in=D, n_latents=N), torch.Generator().manual_seed(0)),
+        cfg,
+    )
     with torch.no_grad():
         trainer.sae.b_gate[:4] = -1e3
         trainer.sae.b_mag[4:8] = -1e3
@@ -283,7 +331,9 @@ def _rates(**changes):
 
 
 def test_schedules_warm_up_and_end_where_their_names_say():
-    assert _rates(schedule="constant", warmup=0.1)[:11] == pytest.approx([i / 10 for i in range(10)] + [1.0])
+    assert _rates(schedule="constant", warmup=0.1)[:11] == pytest.approx(
+        [i / 10 for i in range(10)] + [1.0]
+    )
     assert _rates(schedule="constant", warmup=0.1)[-1] == 1
     assert _rates(schedule="linear", warmup=0.0)[50] == pytest.approx(0.5)
     assert _rates(schedule="cosine", warmup=0.0)[50] == pytest.approx(0.5)
@@ -297,7 +347,9 @@ def test_hard_restarts_divide_the_run_and_return_to_the_full_rate():
 
 
 def test_a_run_stopped_in_mid_cycle_ends_at_a_high_rate(table):
-    _, history = _run(table, _cfg(schedule="cosine_with_restarts", warmup=0.0, n_cycles=2, stop_at=0.55, lr=1e-3))
+    _, history = _run(
+        table, _cfg(schedule="cosine_with_restarts", warmup=0.0, n_cycles=2, stop_at=0.55, lr=1e-3)
+    )
     assert history.table[-1]["step"] == 110
     assert history.table[-1]["lr"] > 0.9e-3
 
@@ -309,7 +361,9 @@ def test_lambda_warms_up_linearly_from_zero():
     assert trainer.lam == 2.0
 
 
-def test_a_non_finite_loss_stops_names_step_and_config_and_keeps_the_last_checkpoint(table, tmp_path):
+def test_a_non_finite_loss_stops_names_step_and_config_and_keeps_the_last_checkpoint(
+    table, tmp_path
+):
     class Poisoned(MemoryStream):
         def __next__(self):
             batch, rows = super().__next__()
@@ -331,7 +385,9 @@ def test_a_weight_that_is_not_finite_in_a_latent_that_never_fires_stops_the_run(
         sae.b_enc[3] = float("nan")
         sae.b_enc[4] = -float("inf")
     for call in (trainer.finish, lambda: trainer.save_checkpoint(tmp_path / "c.safetensors")):
-        with pytest.raises(TrainingDiverged, match=r"b_enc not finite after step 0 of 200 \(.*'lam': 0\.05"):
+        with pytest.raises(
+            TrainingDiverged, match=r"b_enc not finite after step 0 of 200 \(.*'lam': 0\.05"
+        ):
             call()
     assert not list(tmp_path.iterdir())
     (result,) = train_groups([(_runs(table, [_cfg(lr=1e38)]), MemoryStream(table, 32))])
@@ -344,9 +400,13 @@ def test_no_runs_are_no_results(table):
 
 def test_where_the_loss_is_looked_at_now_and_then_the_last_step_is_looked_at_too():
     trainer = Trainer(build_sae(SAEConfig(d_in=D, n_latents=N)), _cfg(tokens=64 * 32, log_every=10))
-    elsewhere = torch.empty(32, D, device="meta")  # as on a GPU, where reading the loss at every step would cost
+    elsewhere = torch.empty(
+        32, D, device="meta"
+    )  # as on a GPU, where reading the loss at every step would cost
     nan = torch.tensor(float("nan"))
-    stats = StepStats(nan, nan, nan, nan, nan, torch.ones(N, dtype=torch.bool), torch.ones(N, dtype=torch.bool))
+    stats = StepStats(
+        nan, nan, nan, nan, nan, torch.ones(N, dtype=torch.bool), torch.ones(N, dtype=torch.bool)
+    )
     trainer.step = 63
     trainer._check_finite(stats, elsewhere)
     trainer.step = 64
@@ -387,7 +447,14 @@ def test_a_loss_of_the_other_architecture_is_refused(arch, loss):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("lam", -1.0), ("lr", 0.0), ("schedule", "step"), ("tokens", 3), ("resample_at", (0.5, 0.2)), ("stop_at", 1.5)],
+    [
+        ("lam", -1.0),
+        ("lr", 0.0),
+        ("schedule", "step"),
+        ("tokens", 3),
+        ("resample_at", (0.5, 0.2)),
+        ("stop_at", 1.5),
+    ],
 )
 def test_bad_training_configuration_names_field_and_value(field, value):
     with pytest.raises(ConfigError, match=field) as error:
@@ -397,7 +464,10 @@ def test_bad_training_configuration_names_field_and_value(field, value):
 
 def test_a_latent_revived_twice_counts_as_a_survivor_of_the_second_time_only():
     trainer = Trainer(build_sae(SAEConfig(d_in=D, n_latents=N)), _cfg())
-    trainer.history.events = [ResampleEvent(1, 32, 3, 3, [0, 1, 2]), ResampleEvent(2, 64, 2, 2, [1, 5])]
+    trainer.history.events = [
+        ResampleEvent(1, 32, 3, 3, [0, 1, 2]),
+        ResampleEvent(2, 64, 2, 2, [1, 5]),
+    ]
     trainer.idle[2] = 10_000
     trainer.finish()
     assert [event.alive_later for event in trainer.history.events] == [1, 2]

@@ -37,7 +37,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module")
 def ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    return tokenizer("<b>é\nt", add_special_tokens=False)["input_ids"]  # 7 bytes; contexts take the first 6
+    return tokenizer("<b>é\nt", add_special_tokens=False)[
+        "input_ids"
+    ]  # 7 bytes; contexts take the first 6
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,13 @@ def store(tmp_path_factory: pytest.TempPathFactory, ids: list[int]) -> Store:
     )
     folder = tmp_path_factory.mktemp("store")
     config = CollectConfig(shard_tokens=LENGTH)
-    identity = {"model_id": "m", "corpus_id": "c", "sites": (SITE,), "d_model": D, "dtype": "float32"}
+    identity = {
+        "model_id": "m",
+        "corpus_id": "c",
+        "sites": (SITE,),
+        "d_model": D,
+        "dtype": "float32",
+    }
     with StoreWriter(folder, contexts=contexts, config=config, **identity) as writer:
         for shard in range(5):
             writer.write_shard(shard, {SITE: x[shard]})
@@ -104,7 +112,9 @@ def results() -> pd.DataFrame:
 
 
 @pytest.fixture
-def panel(results: pd.DataFrame, runs: Path, store: Store, tokenizer: PreTrainedTokenizerFast) -> explore.Panel:
+def panel(
+    results: pd.DataFrame, runs: Path, store: Store, tokenizer: PreTrainedTokenizerFast
+) -> explore.Panel:
     return explore.explore(results, runs, store, tokenizer, headless=False)
 
 
@@ -118,7 +128,9 @@ def test_top_contexts_are_the_strongest_of_the_split_each_context_once(store: St
 def test_activations_of_a_context_stand_beside_its_tokens(store: Store, ids: list[int]) -> None:
     first = explore.top_contexts(identity_sae(), store, 0, k=1).iloc[0]
     assert first["token_ids"] == ids[:LENGTH]
-    np.testing.assert_equal(first["activations"], [np.nan, 5, 0, 0, 7, 0])  # position 0 is not ordinary
+    np.testing.assert_equal(
+        first["activations"], [np.nan, 5, 0, 0, 7, 0]
+    )  # position 0 is not ordinary
     assert first["peak"] == 4
     narrow = explore.top_contexts(identity_sae(), store, 0, k=1, width=1).iloc[0]
     assert (narrow["activations"], narrow["peak"]) == ([0, 7, 0], 1)
@@ -126,7 +138,9 @@ def test_activations_of_a_context_stand_beside_its_tokens(store: Store, ids: lis
 
 def test_splits_are_kept_apart(store: Store) -> None:
     assert explore.top_contexts(identity_sae(), store, 1).empty  # fires in training rows only
-    assert explore.top_contexts(identity_sae(), store, 1, split="train")["title"].tolist() == ["Train"]
+    assert explore.top_contexts(identity_sae(), store, 1, split="train")["title"].tolist() == [
+        "Train"
+    ]
 
 
 def test_the_index_holds_every_activation_once(store: Store) -> None:
@@ -134,7 +148,12 @@ def test_the_index_holds_every_activation_once(store: Store) -> None:
     assert index.n_rows == 15  # 3 test contexts of 6 without their first tokens
     np.testing.assert_allclose(index.density, [4 / 15, 0, 1, 0])
     rows, values = index.of(0)
-    assert dict(zip(rows.tolist(), values.tolist(), strict=True)) == {15: 2.0, 19: 5.0, 22: 7.0, 26: 1.0}
+    assert dict(zip(rows.tolist(), values.tolist(), strict=True)) == {
+        15: 2.0,
+        19: 5.0,
+        22: 7.0,
+        26: 1.0,
+    }
     f = identity_sae().encode_raw(store.rows(SITE, np.flatnonzero(store.mask("ordinary", "test"))))
     assert len(index.values) == int((f > 0).sum())
 
@@ -165,7 +184,9 @@ def test_pieces_join_to_the_text_with_split_characters_whole(
     assert explore.token_pieces(tokenizer, ids[3:4]) == ["\ufffd"]  # cut off: shown as what it is
 
 
-def test_text_is_escaped_and_the_strongest_token_outlined(store: Store, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_text_is_escaped_and_the_strongest_token_outlined(
+    store: Store, tokenizer: PreTrainedTokenizerFast
+) -> None:
     html = explore.contexts_html(explore.top_contexts(identity_sae(), store, 0), tokenizer)
     assert "<b>é" not in html
     assert "Test &lt;one&gt;" in html
@@ -180,7 +201,11 @@ def contrast(a: str, b: str) -> float:
     light = []
     for color in (a, b):
         c = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-        light.append(np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722] + 0.05)
+        light.append(
+            np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+            @ [0.2126, 0.7152, 0.0722]
+            + 0.05
+        )
     return max(light) / min(light)
 
 
@@ -193,7 +218,11 @@ def test_shading_grows_with_activation_and_stays_legible() -> None:
 
 
 def test_the_panel_opens_on_the_run_near_the_usual_l0(panel: explore.Panel) -> None:
-    assert (panel.site.value, panel.arm.value, panel.run.value) == (SITE, "plain", "r1")  # L0 30, nearest 32
+    assert (panel.site.value, panel.arm.value, panel.run.value) == (
+        SITE,
+        "plain",
+        "r1",
+    )  # L0 30, nearest 32
     assert bytes(panel.curve.value).startswith(b"\x89PNG")
     assert "<td" in panel.metrics.value
     assert ">0.2<" in panel.metrics.value
@@ -234,12 +263,18 @@ def test_the_ring_moves_with_the_choice(panel: explore.Panel) -> None:
     for run in ("r1", "r2"):
         panel.run.value = run
         chosen = panel.results[panel.results["run_id"] == panel.run.value].iloc[0]
-        (ring,) = [line for line in panel._figure(chosen).axes[0].lines if line.get_label() == "chosen"]
+        (ring,) = [
+            line for line in panel._figure(chosen).axes[0].lines if line.get_label() == "chosen"
+        ]
         np.testing.assert_allclose(ring.get_xydata(), [[chosen["l0"], chosen["fvu"]]])
 
 
 def test_a_damaged_run_raises_and_leaves_no_contexts_of_another(
-    results: pd.DataFrame, runs: Path, store: Store, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+    results: pd.DataFrame,
+    runs: Path,
+    store: Store,
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
 ) -> None:
     shutil.copytree(runs, tmp_path / "runs")
     (tmp_path / "runs" / "r2" / "weights.safetensors").unlink()
@@ -251,7 +286,9 @@ def test_a_damaged_run_raises_and_leaves_no_contexts_of_another(
     assert "Latent 0" in panel.contexts.value
 
 
-def test_results_without_any_folder_are_refused(results: pd.DataFrame, store: Store, tmp_path: Path) -> None:
+def test_results_without_any_folder_are_refused(
+    results: pd.DataFrame, store: Store, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=r"none of the 5 runs at sites \[1\] has its folder in"):
         explore.explore(results, tmp_path, store, None)
 
@@ -270,14 +307,25 @@ explore(results, Path({runs!r}), Store.open({store!r}), tokenizer, headless={hea
 
 
 def test_a_kernel_shows_widgets_live_and_a_picture_with_html_headless(
-    results: pd.DataFrame, runs: Path, store: Store, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+    results: pd.DataFrame,
+    runs: Path,
+    store: Store,
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
 ) -> None:
     results.to_csv(tmp_path / "results.csv", index=False)
     tokenizer.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
     where = {"folder": str(tmp_path), "runs": str(runs), "store": str(store.path)}
-    cells = [nbformat.v4.new_code_cell(CELL.format(**where, headless=headless)) for headless in (True, None, False)]
-    notebook = NotebookClient(nbformat.v4.new_notebook(cells=cells), timeout=120, kernel_name="python3").execute()
-    static, by_environment, live = ([set(o.data) for o in cell.outputs if "data" in o] for cell in notebook.cells)
+    cells = [
+        nbformat.v4.new_code_cell(CELL.format(**where, headless=headless))
+        for headless in (True, None, False)
+    ]
+    notebook = NotebookClient(
+        nbformat.v4.new_notebook(cells=cells), timeout=120, kernel_name="python3"
+    ).execute()
+    static, by_environment, live = (
+        [set(o.data) for o in cell.outputs if "data" in o] for cell in notebook.cells
+    )
     for kinds in (static, by_environment):  # the tests run with SAELIB_HEADLESS set
         assert any("image/png" in kind for kind in kinds)
         assert any("text/html" in kind for kind in kinds)

@@ -29,11 +29,20 @@ def table(columns: str, *rows: tuple) -> pd.DataFrame:
 def sweep(seeds: int = 1) -> pd.DataFrame:
     """Arms × sites × λ × seeds; the two-term gate is shut (L0 = 0) at the largest λ."""
     rows = [
-        (arm, site, lam, seed, 0.0 if arm == "two_term" and lam == 8 else 100 / lam * (1 + seed), 0.1 * lam)
+        (
+            arm,
+            site,
+            lam,
+            seed,
+            0.0 if arm == "two_term" and lam == 8 else 100 / lam * (1 + seed),
+            0.1 * lam,
+        )
         for arm, site, lam, seed in itertools.product(ARMS, SITES, (1.0, 2.0, 8.0), range(seeds))
     ]
     frame = table("arm site lambda seed l0 fvu", *rows)
-    return frame.assign(lo=frame["fvu"] * 0.9, hi=frame["fvu"] * 1.1, loss_recovered=0.9, shrinkage=0.8)
+    return frame.assign(
+        lo=frame["fvu"] * 0.9, hi=frame["fvu"] * 1.1, loss_recovered=0.9, shrinkage=0.8
+    )
 
 
 def history() -> pd.DataFrame:
@@ -45,7 +54,9 @@ def history() -> pd.DataFrame:
 
 def gates() -> pd.DataFrame:
     frame = table("arm site tokens", *itertools.product(ARMS[1:], SITES, (1000, 2000, 3000)))
-    frame = frame.assign(open_fraction=0.05, persistence=[np.nan, 0.5, 0.6] * 6, persistence_chance=0.1, gini=0.7)
+    frame = frame.assign(
+        open_fraction=0.05, persistence=[np.nan, 0.5, 0.6] * 6, persistence_chance=0.1, gini=0.7
+    )
     return frame.assign(b_gate_q10=-1.0, b_gate_median=-0.5, b_gate_q90=0.0)
 
 
@@ -57,42 +68,69 @@ def deaths() -> pd.DataFrame:
 
 def recipes() -> pd.DataFrame:
     rows = []
-    for recipe, site in itertools.product(("original: raw, all tokens", "normalised, ordinary tokens"), SITES):
+    for recipe, site in itertools.product(
+        ("original: raw, all tokens", "normalised, ordinary tokens"), SITES
+    ):
         sink = np.nan if site == 2 else 1e-5
-        rows += [(site, recipe, c, v, 490.0) for c, v in (("all", 0.0009), ("ordinary", 0.7), ("sink", sink))]
+        rows += [
+            (site, recipe, c, v, 490.0)
+            for c, v in (("all", 0.0009), ("ordinary", 0.7), ("sink", sink))
+        ]
     return table("site recipe class fvu l0", *rows)
 
 
 def matched() -> pd.DataFrame:
-    frame = table("arm site l0_target", *itertools.product(ARMS, SITES, (16, 32))).assign(fvu=0.3, pca_fvu=0.6)
+    frame = table("arm site l0_target", *itertools.product(ARMS, SITES, (16, 32))).assign(
+        fvu=0.3, pca_fvu=0.6
+    )
     frame.loc[(frame["arm"] == "two_term") & (frame["site"] == 29), "fvu"] = np.nan
     return frame.assign(lo=frame["fvu"] - 0.02, hi=frame["fvu"] + 0.02)
 
 
 def quantities() -> pd.DataFrame:
-    frame = table("panel series site", *itertools.product(("norm", "rank"), ("ordinary", "all"), SITES))
-    fvu = table("panel series site", *itertools.product(("FVU",), ARMS, SITES)).assign(lo=0.3, hi=0.5)
+    frame = table(
+        "panel series site", *itertools.product(("norm", "rank"), ("ordinary", "all"), SITES)
+    )
+    fvu = table("panel series site", *itertools.product(("FVU",), ARMS, SITES)).assign(
+        lo=0.3, hi=0.5
+    )
     return pd.concat([frame, fvu], ignore_index=True).assign(value=range(1, 22))
 
 
 def norms() -> pd.DataFrame:
     rows = [(2, "first", 60, 70, 80), (15, "first", 2e4, 2.4e4, 3e4), (15, "sink", 1e4, 2e4, 3e4)]
-    return table("site class q10 median q90", *rows, *[(s, "ordinary", 60 * s, 80 * s, 90 * s) for s in SITES])
+    return table(
+        "site class q10 median q90",
+        *rows,
+        *[(s, "ordinary", 60 * s, 80 * s, 90 * s) for s in SITES],
+    )
 
 
 def shares() -> pd.DataFrame:
     rows = [(s, "ordinary", 0.99, 0.01 if s == 15 else 0.9) for s in SITES]
-    return table("site class share_tokens share_sq_norm", *rows, (15, "first", 0.01, 0.99), (29, "first", 0.01, 0.1))
+    return table(
+        "site class share_tokens share_sq_norm",
+        *rows,
+        (15, "first", 0.01, 0.99),
+        (29, "first", 0.01, 0.1),
+    )
 
 
 def effects() -> pd.DataFrame:
     note = "not applicable"
-    rows = [("normal", a, np.nan, np.nan, np.nan, note) for a in ARMS] + [("die", a, -0.2, -0.3, 0.1, "") for a in ARMS]
+    rows = [("normal", a, np.nan, np.nan, np.nan, note) for a in ARMS] + [
+        ("die", a, -0.2, -0.3, 0.1, "") for a in ARMS
+    ]
     return table("group hue value lo hi note", *rows)
 
 
-POSITIONS = table("site variant position", *itertools.product(SITES, ("as collected", "BOS prepended"), range(128)))
-SPECTRA = table("site variant rank", *itertools.product(range(31), ("all", "ordinary"), (1, 10, 100)))
+POSITIONS = table(
+    "site variant position",
+    *itertools.product(SITES, ("as collected", "BOS prepended"), range(128)),
+)
+SPECTRA = table(
+    "site variant rank", *itertools.product(range(31), ("all", "ordinary"), (1, 10, 100))
+)
 PCA = table("site rank fvu", *[(s, r, r**-0.2) for s in SITES for r in (1, 10, 100)])
 SURVIVORS = [("plain", 51200, 400, 100), ("plain", 102400, 0, 0), ("full", 51200, 9, 9)]
 WITH = {"title": LONG, "note": "21 test pages."}
@@ -100,33 +138,58 @@ NAMED = {**WITH, "interval": "95 % bootstrap over pages"}
 
 FIGURES = {
     "norm_profile": lambda: plots.norm_profile(norms(), **WITH),
-    "norm_by_position": lambda: plots.norm_by_position(POSITIONS.assign(q10=70.0, median=80.0, q90=24e3), **WITH),
+    "norm_by_position": lambda: plots.norm_by_position(
+        POSITIONS.assign(q10=70.0, median=80.0, q90=24e3), **WITH
+    ),
     "class_shares": lambda: plots.class_shares(shares(), **WITH),
     "mean_offset_and_dims": lambda: plots.mean_offset_and_dims(
-        table("site offset_share top_dim_share_all top_dim_share_ordinary", (2, 0.5, 0.1, 0.1), (15, 0.4, 0.9, np.nan)),
+        table(
+            "site offset_share top_dim_share_all top_dim_share_ordinary",
+            (2, 0.5, 0.1, 0.1),
+            (15, 0.4, 0.9, np.nan),
+        ),
         **WITH,
     ),
-    "spectra": lambda: plots.spectra(SPECTRA.assign(cumulative=SPECTRA["rank"] / 100), **WITH, n_layers=30),
+    "spectra": lambda: plots.spectra(
+        SPECTRA.assign(cumulative=SPECTRA["rank"] / 100), **WITH, n_layers=30
+    ),
     "trade_off": lambda: plots.trade_off(sweep(3), PCA, **NAMED, highlight=4),
-    "trade_off of loss": lambda: plots.trade_off(sweep().drop(columns=["lo", "hi"]), y="loss_recovered", **WITH),
+    "trade_off of loss": lambda: plots.trade_off(
+        sweep().drop(columns=["lo", "hi"]), y="loss_recovered", **WITH
+    ),
     "trade_off_by_lambda": lambda: plots.trade_off_by_lambda(sweep(2), **WITH, n_layers=30),
     "trade_off_by_lambda in two units": lambda: plots.trade_off_by_lambda(
-        pd.concat([sweep().query("arm == 'plain'").assign(panel=words) for words in ("normalised units", "raw units")]),
+        pd.concat(
+            [
+                sweep().query("arm == 'plain'").assign(panel=words)
+                for words in ("normalised units", "raw units")
+            ]
+        ),
         **WITH,
         n_layers=30,
     ),
     "shrinkage": lambda: plots.shrinkage(sweep().drop(columns=["lo", "hi", "lambda"]), **WITH),
     "learning_curves": lambda: plots.learning_curves(history(), **WITH),
-    "one learning curve": lambda: plots.learning_curves(history().query("site == 2 and seed == 0"), **WITH),
+    "one learning curve": lambda: plots.learning_curves(
+        history().query("site == 2 and seed == 0"), **WITH
+    ),
     "gate_over_training": lambda: plots.gate_over_training(gates(), **WITH),
     "gate of one site": lambda: plots.gate_over_training(gates().query("site == 2"), **WITH),
     "dead_over_time": lambda: plots.dead_over_time(deaths(), **WITH),
-    "survivors": lambda: plots.survivors(table("arm event revived alive_later", *SURVIVORS), **WITH),
-    "feature_density": lambda: plots.feature_density({"plain": np.array([0.0, 1e-3]), "mine": np.zeros(3)}, **WITH),
-    "interval_points": lambda: plots.interval_points(effects(), value_label="effect", reference=(0, "none"), **NAMED),
+    "survivors": lambda: plots.survivors(
+        table("arm event revived alive_later", *SURVIVORS), **WITH
+    ),
+    "feature_density": lambda: plots.feature_density(
+        {"plain": np.array([0.0, 1e-3]), "mine": np.zeros(3)}, **WITH
+    ),
+    "interval_points": lambda: plots.interval_points(
+        effects(), value_label="effect", reference=(0, "none"), **NAMED
+    ),
     "layer_reconstruction": lambda: plots.layer_reconstruction(recipes(), **WITH),
     "layer_matched": lambda: plots.layer_matched(matched(), **NAMED),
-    "layer_matched at one site": lambda: plots.layer_matched(matched().query("site == 2 and l0_target == 16"), **NAMED),
+    "layer_matched at one site": lambda: plots.layer_matched(
+        matched().query("site == 2 and l0_target == 16"), **NAMED
+    ),
     "by_depth": lambda: plots.by_depth(quantities(), log=["norm"], **NAMED),
 }
 
@@ -138,17 +201,24 @@ def figure(name: str) -> Figure:
 
 def test_bars_of_a_trade_off_stand_at_the_mean_over_seeds():
     rows = table(
-        "arm site lambda seed l0 fvu lo hi", *[("plain", 2, 1.0, s, l0, 0.4, 0.3, 0.5) for s, l0 in ((0, 10), (1, 40))]
+        "arm site lambda seed l0 fvu lo hi",
+        *[("plain", 2, 1.0, s, l0, 0.4, 0.3, 0.5) for s, l0 in ((0, 10), (1, 40))],
     )
     (bars,) = [
-        c for c in plots.trade_off(rows, title="t", interval="pages").axes[0].collections if len(c.get_segments())
+        c
+        for c in plots.trade_off(rows, title="t", interval="pages").axes[0].collections
+        if len(c.get_segments())
     ]
-    assert [s.tolist() for s in bars.get_segments()] == [[[pytest.approx(20), 0.3], [pytest.approx(20), 0.5]]]
+    assert [s.tolist() for s in bars.get_segments()] == [
+        [[pytest.approx(20), 0.3], [pytest.approx(20), 0.5]]
+    ]
 
 
 def test_one_curve_in_two_units_has_one_x_axis_each():
     one = table("arm site lambda l0 fvu", *[("plain", 2, lam, 10, 0.4) for lam in (1.0, 2.0)])
-    both = pd.concat([one.assign(panel="normalised"), one.assign(panel="raw", **{"lambda": [100.0, 200.0]})])
+    both = pd.concat(
+        [one.assign(panel="normalised"), one.assign(panel="raw", **{"lambda": [100.0, 200.0]})]
+    )
     axes = plots.trade_off_by_lambda(both, title="t").axes
     assert [ax.get_title(loc="left") for ax in axes[:2]] == ["normalised", "raw"]
     assert axes[1].get_xlim()[0] > axes[0].get_xlim()[1]
@@ -173,7 +243,11 @@ def test_nothing_is_cut_off_or_covered(name: str) -> None:
     assert (tight.x0, tight.y0) >= (-1, -1)
     assert tight.x1 <= whole.x1 + 1
     assert tight.y1 <= whole.y1 + 1
-    title, caption = (t.get_window_extent(renderer) for t in fig.texts[:2]) if len(fig.texts) > 1 else (None, None)
+    title, caption = (
+        (t.get_window_extent(renderer) for t in fig.texts[:2])
+        if len(fig.texts) > 1
+        else (None, None)
+    )
     boxes = [ax.get_tightbbox(renderer) for ax in fig.axes if ax.axison]
     boxes += [legend.get_window_extent(renderer) for legend in fig.legends]
     for a, b in itertools.combinations([*boxes, title, caption], 2):
@@ -188,7 +262,10 @@ def test_every_figure_is_titled_labelled_and_readable(name: str) -> None:
     assert "21 test pages." in fig.get_supxlabel()
     for ax in fig.axes:
         assert ax.get_ylabel() or fig.axes[0].get_ylabel() or ax.get_yticklabels()
-        sizes = [t.get_fontsize() for t in (*ax.get_xticklabels(), *ax.get_yticklabels(), *ax.texts, ax.xaxis.label)]
+        sizes = [
+            t.get_fontsize()
+            for t in (*ax.get_xticklabels(), *ax.get_yticklabels(), *ax.texts, ax.xaxis.label)
+        ]
         assert min(sizes) >= 8.5
     assert any(ax.get_xlabel() for ax in fig.axes)
 
@@ -196,17 +273,33 @@ def test_every_figure_is_titled_labelled_and_readable(name: str) -> None:
 # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB.
 SIGHT = {
     "full": np.eye(3),
-    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.01182, 0.04294, 0.968881],
+    ],
 }
-SRGB_TO_XYZ = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]]
+SRGB_TO_XYZ = [
+    [0.4124564, 0.3575761, 0.1804375],
+    [0.2126729, 0.7151522, 0.072175],
+    [0.0193339, 0.119192, 0.9503041],
+]
 
 
 def seen(color: object, sight: str) -> np.ndarray:
     """CIE L*a*b* of a colour as seen."""
     rgb = np.array(to_rgb(color))
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    xyz = np.array(SRGB_TO_XYZ) @ np.clip(np.array(SIGHT[sight]) @ linear, 0, 1) / [0.95047, 1, 1.08883]
+    xyz = (
+        np.array(SRGB_TO_XYZ)
+        @ np.clip(np.array(SIGHT[sight]) @ linear, 0, 1)
+        / [0.95047, 1, 1.08883]
+    )
     f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
@@ -252,12 +345,21 @@ def test_names_without_a_look_get_distinct_ones_in_order() -> None:
 
 
 def test_the_trade_off_line_goes_through_the_seeds_geometric_means() -> None:
-    points = ((1.0, 40, 0.1), (1.0, 10, 0.4), (1.5, 8, 0.9), (2.0, 5, 0.5), (2.0, 5, 0.5))  # 1.5: one seed alone
+    points = (
+        (1.0, 40, 0.1),
+        (1.0, 10, 0.4),
+        (1.5, 8, 0.9),
+        (2.0, 5, 0.5),
+        (2.0, 5, 0.5),
+    )  # 1.5: one seed alone
     rows = table("arm site lambda l0 fvu", *(("plain", 2, *point) for point in points))
     fig = plots.trade_off(rows, title="t")
     line = lines(fig.axes[0], "plain SAE")
     np.testing.assert_allclose(line.get_xydata(), [[20, 0.2], [5, 0.5]])  # √(40·10), √(0.1·0.4)
-    assert [len(one.get_xdata()) for one in fig.axes[0].lines[:2]] == [2, 5]  # the mean, then every seed
+    assert [len(one.get_xdata()) for one in fig.axes[0].lines[:2]] == [
+        2,
+        5,
+    ]  # the mean, then every seed
     assert fig.axes[0].get_xscale() == fig.axes[0].get_yscale() == "log"
 
 
@@ -265,7 +367,9 @@ def test_a_shut_gate_is_drawn_at_the_edge_and_named() -> None:
     fig = plots.trade_off(sweep().drop(columns=["lo", "hi"]), PCA, title="t")
     mark = lines(fig.axes[0], "collapsed: L0 ≤ 0.5")
     np.testing.assert_allclose(mark.get_xydata(), [[0.5, 0.8]])
-    assert {"collapsed: L0 ≤ 0.5", "mean predictor (FVU = 1)", "PCA of rank k = L0"} <= set(labels(fig))
+    assert {"collapsed: L0 ≤ 0.5", "mean predictor (FVU = 1)", "PCA of rank k = L0"} <= set(
+        labels(fig)
+    )
 
 
 def test_the_mean_predictor_stands_at_one_and_pca_stays_in_sight() -> None:
@@ -289,7 +393,9 @@ def test_a_missing_site_is_a_gap_and_an_unreachable_cell_a_cross() -> None:
     fig = plots.layer_matched(matched(), **NAMED)
     line = lines(fig.axes[0], "Gated, two-term loss")
     assert np.isnan(line.get_ydata()).tolist() == [False, False, True]
-    assert lines(fig.axes[0], "unreachable: Gated, two-term loss").get_xdata()[0] == pytest.approx(29, abs=0.1)
+    assert lines(fig.axes[0], "unreachable: Gated, two-term loss").get_xdata()[0] == pytest.approx(
+        29, abs=0.1
+    )
     profile = plots.norm_profile(norms(), title="t").axes[0]
     assert np.isnan(lines(profile, "sink tokens").get_ydata()).tolist() == [True, False, True]
 
@@ -305,9 +411,16 @@ def test_a_site_too_near_the_last_named_one_keeps_its_tick_and_loses_its_name() 
 def test_each_quantity_by_depth_has_its_own_panel_series_and_axis() -> None:
     norm, rank, fvu = plots.by_depth(quantities(), log=["norm"], **NAMED).axes
     assert [ax.get_title(loc="left") for ax in (norm, rank, fvu)] == ["norm", "rank", "FVU"]
-    assert [(ax.get_yscale(), ax.get_ylim()[0] == 0) for ax in (norm, rank)] == [("log", False), ("linear", True)]
+    assert [(ax.get_yscale(), ax.get_ylim()[0] == 0) for ax in (norm, rank)] == [
+        ("log", False),
+        ("linear", True),
+    ]
     assert lines(rank, "all tokens").get_ydata().tolist() == [10, 11, 12]
-    assert [line.get_label() for line in fvu.lines] == ["plain SAE", "Gated, two-term loss", "Gated, full loss"]
+    assert [line.get_label() for line in fvu.lines] == [
+        "plain SAE",
+        "Gated, two-term loss",
+        "Gated, full loss",
+    ]
 
 
 def test_a_missing_value_is_said_in_words_and_never_drawn_as_zero() -> None:
@@ -321,7 +434,9 @@ def test_a_missing_value_is_said_in_words_and_never_drawn_as_zero() -> None:
 
 def test_a_hue_may_be_missing_from_a_panel() -> None:
     rows = table("group hue panel value", ("a", "plain", "left", 1.0), ("a", "full", "left", 2.0))
-    rows = pd.concat([rows, table("group hue panel value", ("a", "full", "right", 3.0))], ignore_index=True)
+    rows = pd.concat(
+        [rows, table("group hue panel value", ("a", "full", "right", 3.0))], ignore_index=True
+    )
     left, right = plots.interval_points(rows, value_label="v", title="t").axes
     assert [line.get_xdata().tolist() for line in left.lines] == [[1.0], [2.0]]
     assert [line.get_xdata().tolist() for line in right.lines] == [[], [3.0]]
@@ -342,7 +457,10 @@ def test_an_interval_without_a_name_is_refused(draw: object) -> None:
 
 
 def test_a_missing_column_and_an_empty_table_are_refused_by_name() -> None:
-    with pytest.raises(ValueError, match="shrinkage: column 'shrinkage' is missing; it needs arm, site, l0, shrinkage"):
+    with pytest.raises(
+        ValueError,
+        match="shrinkage: column 'shrinkage' is missing; it needs arm, site, l0, shrinkage",
+    ):
         plots.shrinkage(sweep().drop(columns="shrinkage"), title="t")
     with pytest.raises(ValueError, match="norm_profile: the table has no rows"):
         plots.norm_profile(norms().iloc[:0], title="t")
@@ -351,7 +469,9 @@ def test_a_missing_column_and_an_empty_table_are_refused_by_name() -> None:
 
 
 def test_the_thick_learning_curve_is_the_mean_where_all_seeds_are_there() -> None:
-    rows = table("tokens label seed fvu", (0, "linear", 0, 1.0), (0, "linear", 1, 0.5), (9, "linear", 0, 0.4))
+    rows = table(
+        "tokens label seed fvu", (0, "linear", 0, 1.0), (0, "linear", 1, 0.5), (9, "linear", 0, 0.4)
+    )
     ax = plots.learning_curves(rows, title="t").axes[0]
     np.testing.assert_allclose(lines(ax, "linear decay").get_xydata(), [[0, 0.75]])
     assert len(ax.lines) == 3
@@ -377,7 +497,14 @@ def test_survivors_say_their_share_and_none_where_nothing_died() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0009, "0.0009"), (24000, "24,000"), (1e6, "$10^{6}$"), (2e-5, r"$2\cdot10^{-5}$"), (-0.3, "−0.3"), (0, "0")],
+    [
+        (0.0009, "0.0009"),
+        (24000, "24,000"),
+        (1e6, "$10^{6}$"),
+        (2e-5, r"$2\cdot10^{-5}$"),
+        (-0.3, "−0.3"),
+        (0, "0"),
+    ],
 )
 def test_ticks_are_plain_numbers(value: float, text: str) -> None:
     assert plots._number(value) == text
@@ -402,7 +529,8 @@ def test_a_picture_in_256_colours_looks_the_same_and_is_far_smaller() -> None:
     small = plots.indexed(plain.getvalue())
     assert len(small) < len(plain.getvalue()) / 2
     before, after = (
-        np.asarray(PIL.Image.open(io.BytesIO(b)).convert("RGB")).astype(int) for b in (plain.getvalue(), small)
+        np.asarray(PIL.Image.open(io.BytesIO(b)).convert("RGB")).astype(int)
+        for b in (plain.getvalue(), small)
     )
     assert before.shape == after.shape
     apart = np.abs(before - after).max(axis=-1)

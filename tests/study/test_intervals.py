@@ -10,7 +10,9 @@ from saelib.study import intervals
 
 def page_sums(sse, ce_sae=(3.0, 5.0, 0.0)):
     columns = {"sse": sse, "sst": [10.0, 20.0, 30.0], "ce_n": [9, 9, 0], "ce_sae": ce_sae}
-    return pd.DataFrame(columns | {"ce_id": [2.0, 4.0, 0.0], "ce_zero": [6.0, 6.0, 0.0], "ce_mean": [4.0, 6.0, 0.0]})
+    return pd.DataFrame(
+        columns | {"ce_id": [2.0, 4.0, 0.0], "ce_zero": [6.0, 6.0, 0.0], "ce_mean": [4.0, 6.0, 0.0]}
+    )
 
 
 def test_the_estimate_stands_before_its_replicates():
@@ -22,7 +24,9 @@ def test_the_estimate_stands_before_its_replicates():
 
 def test_samples_of_proportional_pages_are_constant_and_paired():
     assert intervals.samples(page_sums([1.0, 2.0, 3.0]), n=50) == pytest.approx(np.full(51, 0.1))
-    some, twice = (intervals.samples(page_sums(k * np.array([1.0, 9.0, 2.0])), n=50) for k in (1, 2))
+    some, twice = (
+        intervals.samples(page_sums(k * np.array([1.0, 9.0, 2.0])), n=50) for k in (1, 2)
+    )
     assert some.std() > 0.01
     assert twice / some == pytest.approx(np.full(51, 2.0))
 
@@ -30,15 +34,23 @@ def test_samples_of_proportional_pages_are_constant_and_paired():
 def test_samples_of_loss_recovered_leave_out_pages_without_a_measured_loss():
     recovered = intervals.samples(page_sums([1.0, 2.0, 3.0]), "loss_recovered", n=200)
     assert recovered[0] == pytest.approx(4 / 6)
-    assert set(recovered.round(9)) == {0.75, 0.5, round(4 / 6, 9)}  # page 1 twice, page 2 twice, one of each
-    assert intervals.samples(page_sums([1.0, 2.0, 3.0]), "loss_recovered_mean")[0] == pytest.approx(2 / 4)
+    assert set(recovered.round(9)) == {
+        0.75,
+        0.5,
+        round(4 / 6, 9),
+    }  # page 1 twice, page 2 twice, one of each
+    assert intervals.samples(page_sums([1.0, 2.0, 3.0]), "loss_recovered_mean")[0] == pytest.approx(
+        2 / 4
+    )
     with pytest.raises(ValueError, match="column = 'l0'"):
         intervals.samples(page_sums([1.0, 2.0, 3.0]), "l0")
 
 
 def test_matched_interpolates_every_draw_and_never_extrapolates():
     curve = [page_sums(fvu * np.array([10.0, 20.0, 30.0])) for fvu in (0.4, 0.1)]
-    assert intervals.matched(curve, [10, 40], 20, n=20) == pytest.approx(np.full(21, 0.2))  # log-log middle
+    assert intervals.matched(curve, [10, 40], 20, n=20) == pytest.approx(
+        np.full(21, 0.2)
+    )  # log-log middle
     linear = intervals.matched(curve[:1] * 2, [10, 40], 20, "loss_recovered", n=20)
     assert linear == pytest.approx(intervals.samples(curve[0], "loss_recovered", n=20))
     assert np.isnan(intervals.matched(curve, [10, 40], 41, n=20)).all()
@@ -50,7 +62,9 @@ def test_seeds_widen_the_interval_and_pairs_of_cells_draw_the_same_seeds():
     x, y = intervals.over_seeds(one), intervals.over_seeds(other)
     s, student = intervals.summary(x), metrics.seed_interval([1, 2, 6])
     assert s["value"] == 3.0
-    assert s["hi"] - s["lo"] == pytest.approx(student[1] - student[0], rel=0.1)  # where pages add nothing
+    assert s["hi"] - s["lo"] == pytest.approx(
+        student[1] - student[0], rel=0.1
+    )  # where pages add nothing
     assert (y - x) == pytest.approx(np.ones(2001))
     paged = np.r_[0.0, np.random.default_rng(0).normal(size=2000)]
     both = intervals.over_seeds([paged + v for v in (1.0, 2.0, 6.0)])

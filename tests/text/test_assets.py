@@ -37,8 +37,13 @@ def make_wheel(folder: Path, content: bytes = CONTENT, member: str = MEMBER) -> 
     wheel = folder / "tiny_wheel-1.0-py3-none-any.whl"
     info = "tiny_wheel-1.0.dist-info"
     with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr(zipfile.ZipInfo(member), content)  # ZipInfo: a fixed date, so that the hash repeats
-        archive.writestr(zipfile.ZipInfo(f"{info}/METADATA"), "Metadata-Version: 2.1\nName: tiny-wheel\nVersion: 1.0\n")
+        archive.writestr(
+            zipfile.ZipInfo(member), content
+        )  # ZipInfo: a fixed date, so that the hash repeats
+        archive.writestr(
+            zipfile.ZipInfo(f"{info}/METADATA"),
+            "Metadata-Version: 2.1\nName: tiny-wheel\nVersion: 1.0\n",
+        )
         tag = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         archive.writestr(zipfile.ZipInfo(f"{info}/WHEEL"), tag)
         archive.writestr(zipfile.ZipInfo(f"{info}/RECORD"), "")
@@ -50,7 +55,9 @@ def tiny(home, monkeypatch):
     """The excerpt's place taken by a tiny pinned wheel; the index is switched off, pip looks into `links`."""
     wheel = make_wheel(home / "made")
     requirements = home / "requirements.txt"
-    requirements.write_text(f"# a comment\ntiny-wheel==1.0 --hash=sha256:{sha256(wheel.read_bytes())}\n")
+    requirements.write_text(
+        f"# a comment\ntiny-wheel==1.0 --hash=sha256:{sha256(wheel.read_bytes())}\n"
+    )
     monkeypatch.setattr(assets, "REQUIREMENTS", requirements)
     monkeypatch.setattr(assets, "DUMP", assets.Asset("tiny-wheel", MEMBER, sha256(CONTENT)))
     (home / "links").mkdir()
@@ -126,14 +133,18 @@ def test_a_damaged_wheel_put_there_by_hand_is_named_with_both_hashes(tiny):
     wheel.write_bytes(wheel.read_bytes()[:-7])
     with pytest.raises(assets.AssetError) as caught:
         assets.embedded_wiki()
-    assert f"{wheel}: sha256 is {sha256(wheel.read_bytes())}, expected {expected}" in str(caught.value)
+    assert f"{wheel}: sha256 is {sha256(wheel.read_bytes())}, expected {expected}" in str(
+        caught.value
+    )
     assert left_in(tiny) == set()
 
 
 def test_a_file_that_is_not_the_pinned_one_or_not_in_the_wheel_is_refused(tiny, monkeypatch):
     make_wheel(tiny / "links")
     monkeypatch.setattr(assets, "DUMP", assets.Asset("tiny-wheel", MEMBER, "0" * 64))
-    with pytest.raises(assets.AssetError, match=r"expected 0000.*whl is not the archive that was pinned"):
+    with pytest.raises(
+        assets.AssetError, match=r"expected 0000.*whl is not the archive that was pinned"
+    ):
         assets.embedded_wiki()
     monkeypatch.setattr(assets, "DUMP", assets.Asset("tiny-wheel", "tiny_wheel/other", "0" * 64))
     with pytest.raises(assets.AssetError, match="cannot take tiny_wheel/other out of it"):
@@ -145,7 +156,9 @@ def test_a_damaged_asset_is_found_on_the_next_call(tiny):
     make_wheel(tiny / "links")
     path = assets.embedded_wiki()
     path.write_bytes(CONTENT[:-1])
-    with pytest.raises(assets.AssetError, match=r"data\.bz2: sha256 is .* expected .*; delete .* and run again"):
+    with pytest.raises(
+        assets.AssetError, match=r"data\.bz2: sha256 is .* expected .*; delete .* and run again"
+    ):
         assets.embedded_wiki()
 
 
@@ -153,8 +166,13 @@ def test_a_gguf_that_cannot_be_converted_leaves_no_model_folder(tiny, monkeypatc
     content = b"GGUF, but no more than that"
     wheel = make_wheel(tiny / "links", content, "tiny_wheel/model.gguf")
     assets.REQUIREMENTS.write_text(f"tiny-wheel==1.0 --hash=sha256:{sha256(wheel.read_bytes())}\n")
-    monkeypatch.setattr(assets, "GGUF", assets.Asset("tiny-wheel", "tiny_wheel/model.gguf", sha256(content)))
-    with pytest.raises(assets.AssetError, match=r"model\.gguf could not be converted \(.*Error.*\); nothing was kept"):
+    monkeypatch.setattr(
+        assets, "GGUF", assets.Asset("tiny-wheel", "tiny_wheel/model.gguf", sha256(content))
+    )
+    with pytest.raises(
+        assets.AssetError,
+        match=r"model\.gguf could not be converted \(.*Error.*\); nothing was kept",
+    ):
         assets.embedded_model()
     assert left_in(tiny) == set()
 
@@ -180,7 +198,9 @@ def start(home: Path, **env: str) -> subprocess.Popen:
     )
 
 
-def test_a_killed_download_leaves_only_a_partial_folder_which_the_next_call_clears(tiny, monkeypatch):
+def test_a_killed_download_leaves_only_a_partial_folder_which_the_next_call_clears(
+    tiny, monkeypatch
+):
     with socket.create_server(("127.0.0.1", 0)) as index:  # an index that accepts and never answers
         env = {"PIP_INDEX_URL": f"http://127.0.0.1:{index.getsockname()[1]}/simple"}
         monkeypatch.delenv("PIP_NO_INDEX")
@@ -224,7 +244,9 @@ def source(tiny, monkeypatch):
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     digest = sha256(made.read_bytes())
-    asset = assets.SourceAsset("tiny-source", "tiny_source-1.0/data/enwik8.gz", sha256(CONTENT), made.name, digest)
+    asset = assets.SourceAsset(
+        "tiny-source", "tiny_source-1.0/data/enwik8.gz", sha256(CONTENT), made.name, digest
+    )
     monkeypatch.setattr(assets, "ENWIK8", asset)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     return made
@@ -265,15 +287,21 @@ def serve(monkeypatch):
 
 HTML_PAGE = b"""<!DOCTYPE html><a href="../../files/tiny_source-0.9.tar.gz#sha256=0">old</a>
 <a data-requires-python="&gt;=3" href="../../files/tiny%5Fsource-1.0.tar.gz?a=1&amp;b=2#sha256=0">new</a>"""
-JSON_PAGE = json.dumps({"files": [{"filename": "x", "url": "/files/tiny_source-1.0.tar.gz?a=1&b=2"}]}).encode()
+JSON_PAGE = json.dumps(
+    {"files": [{"filename": "x", "url": "/files/tiny_source-1.0.tar.gz?a=1&b=2"}]}
+).encode()
 
 
 @pytest.mark.parametrize(
     ("kind", "page"), [("text/html", HTML_PAGE), ("application/vnd.pypi.simple.v1+json", JSON_PAGE)]
 )
-def test_the_archive_comes_from_pips_index_once_and_only_its_member_is_taken(source, serve, home, kind, page, capfd):
+def test_the_archive_comes_from_pips_index_once_and_only_its_member_is_taken(
+    source, serve, home, kind, page, capfd
+):
     links = [f"/files/tiny{_}source-1.0.tar.gz?a=1&b=2" for _ in ("_", "%5F")]
-    asked = serve({"/simple/tiny-source/": (kind, page), **dict.fromkeys(links, ("", source.read_bytes()))})
+    asked = serve(
+        {"/simple/tiny-source/": (kind, page), **dict.fromkeys(links, ("", source.read_bytes()))}
+    )
     path = assets.enwik8()
     assert path == home / "data" / "assets" / "enwik8.gz"
     assert path.read_bytes() == CONTENT
@@ -291,7 +319,8 @@ def test_an_archive_of_another_hash_is_refused_and_leaves_nothing(source, serve,
     serve({"/simple/tiny-source/": ("text/html", b'<a href="/t/tiny_source-1.0.tar.gz">t</a>'),
            "/t/tiny_source-1.0.tar.gz": ("", damaged)})  # fmt: skip
     with pytest.raises(
-        assets.AssetError, match=rf"sha256 is {sha256(damaged)}, expected .*not the archive that was pin"
+        assets.AssetError,
+        match=rf"sha256 is {sha256(damaged)}, expected .*not the archive that was pin",
     ):
         assets.enwik8()
     assert left_in(home) == set()
@@ -308,12 +337,16 @@ def test_an_archive_of_another_hash_is_refused_and_leaves_nothing(source, serve,
         ({"/simple/tiny-source/": ("application/json", b"{}")}, "files"),
     ],
 )
-def test_an_index_without_the_archive_is_named_with_the_way_by_hand(source, serve, home, answers, reason):
+def test_an_index_without_the_archive_is_named_with_the_way_by_hand(
+    source, serve, home, answers, reason
+):
     serve(answers)
     with pytest.raises(assets.AssetError) as caught:
         assets.enwik8()
     assert reason in str(caught.value)
-    assert str(caught.value).startswith("tiny_source-1.0.tar.gz of tiny-source could not be downloaded (")
+    assert str(caught.value).startswith(
+        "tiny_source-1.0.tar.gz of tiny-source could not be downloaded ("
+    )
     assert f"bring it into {home}/data/assets/wheels, and run again." in str(caught.value)
     assert left_in(home) == set()
 
@@ -333,8 +366,12 @@ def test_an_archive_put_there_by_hand_needs_no_index_and_a_damaged_one_is_named(
 def test_a_member_that_is_not_in_the_archive_is_named(source, home, monkeypatch):
     (home / "data" / "assets" / "wheels").mkdir(parents=True)
     (home / "data" / "assets" / "wheels" / source.name).write_bytes(source.read_bytes())
-    monkeypatch.setattr(assets, "ENWIK8", replace(assets.ENWIK8, member="tiny_source-1.0/data/other"))
-    with pytest.raises(assets.AssetError, match=r"cannot take tiny_source-1\.0/data/other out of it: .*not found"):
+    monkeypatch.setattr(
+        assets, "ENWIK8", replace(assets.ENWIK8, member="tiny_source-1.0/data/other")
+    )
+    with pytest.raises(
+        assets.AssetError, match=r"cannot take tiny_source-1\.0/data/other out of it: .*not found"
+    ):
         assets.enwik8()
     assert left_in(home) == set()
 
@@ -342,8 +379,12 @@ def test_a_member_that_is_not_in_the_archive_is_named(source, home, monkeypatch)
 def test_without_an_index_of_his_own_a_user_asks_pips():
     from pip._internal.models.index import PyPI
 
-    env = {k: v for k, v in os.environ.items() if not k.startswith("PIP_")} | {"PIP_CONFIG_FILE": os.devnull}
-    done = subprocess.run([sys.executable, "-c", assets.PIP_INDEX], capture_output=True, text=True, env=env)
+    env = {k: v for k, v in os.environ.items() if not k.startswith("PIP_")} | {
+        "PIP_CONFIG_FILE": os.devnull
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", assets.PIP_INDEX], capture_output=True, text=True, env=env
+    )
     assert json.loads(done.stdout) == [PyPI.simple_url, True]
 
 
@@ -364,13 +405,19 @@ def test_a_whole_folder_passes_and_a_copied_one_is_hashed_once(folder):
     assets._verify_folder(folder)
     os.utime(folder / "weights", ns=(1, 1))  # what a copy does
     assets._verify_folder(folder)
-    assert json.loads((folder / assets.RECORD).read_text())["weights"] == [sha256(CONTENT), len(CONTENT), 1]
+    assert json.loads((folder / assets.RECORD).read_text())["weights"] == [
+        sha256(CONTENT),
+        len(CONTENT),
+        1,
+    ]
 
 
 def test_a_changed_or_missing_file_of_the_folder_is_named(folder):
     (folder / "weights").write_bytes(b"X" + CONTENT[1:])
     os.utime(folder / "weights", ns=(time.time_ns(), time.time_ns() + 10**9))
-    with pytest.raises(assets.AssetError, match=r"weights: sha256 is .*; delete .*model and run again"):
+    with pytest.raises(
+        assets.AssetError, match=r"weights: sha256 is .*; delete .*model and run again"
+    ):
         assets._verify_folder(folder)
     (folder / "weights").unlink()
     with pytest.raises(assets.AssetError, match="weights: missing; delete"):
@@ -405,7 +452,11 @@ def test_the_embedded_model_is_an_ordinary_folder_that_predicts_text():
     assert assets.resolve_model("embedded") == str(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    assert (model.config.model_type, model.config.num_hidden_layers, model.config.hidden_size) == ("llama", 30, 576)
+    assert (model.config.model_type, model.config.num_hidden_layers, model.config.hidden_size) == (
+        "llama",
+        30,
+        576,
+    )
     assert model.dtype == torch.float32
     assert not hasattr(model.config, "quantization_config")
     text = "The capital of France is Paris, which lies on the river Seine. The capital of Italy is Rome."
@@ -424,14 +475,22 @@ def test_the_embedded_tokenizer_splits_digits_and_gives_text_back():
     ids = tokenizer(text)["input_ids"]
     assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
     assert ids[0] != tokenizer.bos_token_id == 1
-    assert "|".join(tokenizer.decode(i) for i in ids).startswith("E|nds| here|.|\n\n|1|9|8|4| was|  |1|9| years")
+    assert "|".join(tokenizer.decode(i) for i in ids).startswith(
+        "E|nds| here|.|\n\n|1|9|8|4| was|  |1|9| years"
+    )
 
 
 def test_what_an_index_s_address_holds_is_not_told(monkeypatch, tmp_path):
-    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)  # answers 501 to all
+    server = http.server.HTTPServer(
+        ("127.0.0.1", 0), http.server.BaseHTTPRequestHandler
+    )  # answers 501 to all
     threading.Thread(target=server.handle_request).start()
-    monkeypatch.setattr(assets, "_pip_index", lambda: (f"http://bob:s3cret@127.0.0.1:{server.server_port}", True))
-    with pytest.raises(assets.AssetError, match=r"could not be downloaded \(HTTPError, 501\)") as error:
+    monkeypatch.setattr(
+        assets, "_pip_index", lambda: (f"http://bob:s3cret@127.0.0.1:{server.server_port}", True)
+    )
+    with pytest.raises(
+        assets.AssetError, match=r"could not be downloaded \(HTTPError, 501\)"
+    ) as error:
         assets._fetch(assets.ENWIK8, tmp_path)
     server.server_close()
     assert "s3cret" not in "".join(traceback.format_exception(error.value))

@@ -51,9 +51,13 @@ def word_tokenizer(adds_bos: bool = False, has_bos: bool = True) -> PreTrainedTo
     backend = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     if adds_bos:
-        backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+        backend.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", 1)]
+        )
     names = {"bos_token": "<s>"} if has_bos else {}
-    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", model_max_length=8, **names)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="[UNK]", model_max_length=8, **names
+    )
 
 
 def words(n: int, first: int = 0) -> str:
@@ -85,15 +89,21 @@ def test_a_page_is_cut_into_whole_contexts_and_its_tail_is_dropped():
 
 
 def test_a_tail_is_kept_from_min_ctx_len_on_and_the_shortest_contexts_come_first():
-    contexts = pack(pages_of_every_split(11), word_tokenizer(), config("text", "-", ctx_len=4, min_ctx_len=3))
+    contexts = pack(
+        pages_of_every_split(11), word_tokenizer(), config("text", "-", ctx_len=4, min_ctx_len=3)
+    )
     assert np.diff(contexts.offsets).tolist() == [3] * 6 + [4] * 12
     assert contexts.page.tolist() == [0, 1, 2, 3, 4, 5] + [p for p in range(6) for _ in range(2)]
-    none = pack(pages_of_every_split(10), word_tokenizer(), config("text", "-", ctx_len=4, min_ctx_len=3))
+    none = pack(
+        pages_of_every_split(10), word_tokenizer(), config("text", "-", ctx_len=4, min_ctx_len=3)
+    )
     assert np.diff(none.offsets).tolist() == [4] * 12
 
 
 def test_with_bos_each_context_begins_with_it_and_holds_one_text_token_less():
-    contexts = pack(pages_of_every_split(6), word_tokenizer(), config("text", "-", ctx_len=4, bos="always"))
+    contexts = pack(
+        pages_of_every_split(6), word_tokenizer(), config("text", "-", ctx_len=4, bos="always")
+    )
     assert contexts.bos
     assert contexts.start.tolist() == [0, 3] * 6
     assert all(contexts.tokens(i)[0] == 1 and len(contexts.tokens(i)) == 4 for i in range(12))
@@ -118,18 +128,26 @@ def test_bos_follows_the_tokenizer_unless_told_otherwise(mode, adds_bos, has_bos
 
 def test_bos_always_needs_a_tokenizer_that_has_one():
     with pytest.raises(CorpusError, match="bos = 'always', but the tokenizer has no BOS"):
-        pack(pages_of_every_split(8), word_tokenizer(has_bos=False), config("text", "-", ctx_len=4, bos="always"))
+        pack(
+            pages_of_every_split(8),
+            word_tokenizer(has_bos=False),
+            config("text", "-", ctx_len=4, bos="always"),
+        )
 
 
 def test_a_long_page_gives_a_seeded_draw_in_reading_order():
     def starts(seed: int, pages: list[Page]) -> dict[str, list[int]]:
         cfg = config("text", "-", ctx_len=4, contexts_per_page=5, seed=seed)
         contexts = pack(pages, word_tokenizer(), cfg)
-        return {p: contexts.start[contexts.page == i].tolist() for i, p in enumerate(contexts.page_ids)}
+        return {
+            p: contexts.start[contexts.page == i].tolist() for i, p in enumerate(contexts.page_ids)
+        }
 
     pages = pages_of_every_split(400)
     drawn = starts(0, pages)
-    assert all(len(s) == 5 and s == sorted(set(s)) and all(v % 4 == 0 for v in s) for s in drawn.values())
+    assert all(
+        len(s) == 5 and s == sorted(set(s)) and all(v % 4 == 0 for v in s) for s in drawn.values()
+    )
     assert len({tuple(s) for s in drawn.values()}) > 1, "each page has its own draw"
     assert starts(0, pages[::-1]) == drawn, "the order of the corpus does not matter"
     assert starts(1, pages) != drawn
@@ -148,14 +166,23 @@ def test_contexts_never_cross_a_page_and_repeat_its_tokens(lengths, ctx_len, sha
     pages += pages_of_every_split(2 * ctx_len, each=1)  # so that no split is empty
     least = int(share * ctx_len)
     cfg = config(
-        "text", "-", ctx_len=ctx_len, min_ctx_len=least, contexts_per_page=per_page, bos=["never", "always"][bos]
+        "text",
+        "-",
+        ctx_len=ctx_len,
+        min_ctx_len=least,
+        contexts_per_page=per_page,
+        bos=["never", "always"][bos],
     )
     tokenizer = word_tokenizer()
     contexts = pack(pages, tokenizer, cfg)
     text = {p.id: tokenizer(p.text, add_special_tokens=False)["input_ids"] for p in pages}
     seen: dict[str, list[tuple[int, int]]] = {}
     for i in range(contexts.n_contexts):
-        page, start, tokens = contexts.page_ids[contexts.page[i]], int(contexts.start[i]), contexts.tokens(i).tolist()
+        page, start, tokens = (
+            contexts.page_ids[contexts.page[i]],
+            int(contexts.start[i]),
+            contexts.tokens(i).tolist(),
+        )
         body = tokens[bos:]
         assert tokens[:bos] == [1] * bos
         assert body
@@ -164,7 +191,9 @@ def test_contexts_never_cross_a_page_and_repeat_its_tokens(lengths, ctx_len, sha
         seen.setdefault(page, []).append((start, start + len(body)))
     for page, spans in seen.items():
         assert spans == sorted(spans) or least, "in reading order where all lengths are equal"
-        assert all(a[1] <= b[0] for a, b in zip(sorted(spans), sorted(spans)[1:], strict=False)), "disjoint"
+        assert all(a[1] <= b[0] for a, b in zip(sorted(spans), sorted(spans)[1:], strict=False)), (
+            "disjoint"
+        )
         assert not per_page or len(spans) <= per_page
         if not per_page and not least:
             assert len(spans) == len(text[page]) // (ctx_len - bos)
@@ -191,24 +220,35 @@ def test_the_identity_of_a_corpus_is_its_content():
     pages = pages_of_every_split(8)
     same = pack(pages, word_tokenizer(), cfg).corpus_id
     assert pack(iter(pages), word_tokenizer(), config("jsonl", "x", ctx_len=4)).corpus_id == same
-    assert pack([*pages[:-1], Page(pages[-1].id, "", words(8))], word_tokenizer(), cfg).corpus_id != same
+    assert (
+        pack([*pages[:-1], Page(pages[-1].id, "", words(8))], word_tokenizer(), cfg).corpus_id
+        != same
+    )
     assert pack(pages[::-1], word_tokenizer(), cfg).corpus_id != same
 
 
 def test_a_corpus_is_named_as_it_was_when_its_tokens_were_kept_in_memory():
     pages = [*pages_of_every_split(11), Page('"é', "", words(9)), Page("日本\n", "", words(7))]
-    contexts = pack(pages, word_tokenizer(), config("text", "-", ctx_len=4, min_ctx_len=3, bos="always"))
+    contexts = pack(
+        pages, word_tokenizer(), config("text", "-", ctx_len=4, min_ctx_len=3, bos="always")
+    )
     arrays = (contexts.ids, contexts.offsets, contexts.page, contexts.start, contexts.split)
     hashes = [hashlib.sha256(a.tobytes()).hexdigest() for a in arrays]
     assert contexts.corpus_id == stable_hash(hashes, tuple(contexts.page_ids), contexts.bos)
-    assert pack(pages_of_every_split(8), word_tokenizer(), config("text", "-", ctx_len=4)).corpus_id == "ca7a713c2237"
+    assert (
+        pack(pages_of_every_split(8), word_tokenizer(), config("text", "-", ctx_len=4)).corpus_id
+        == "ca7a713c2237"
+    )
 
 
 # ---- memory
 
 
 def test_tokens_spilled_in_pieces_are_those_of_one_piece(monkeypatch):
-    pages = [Page(p.id, p.title, words(7 + 3 * i, first=i)) for i, p in enumerate(pages_of_every_split(8, each=9))]
+    pages = [
+        Page(p.id, p.title, words(7 + 3 * i, first=i))
+        for i, p in enumerate(pages_of_every_split(8, each=9))
+    ]
     cfg = config("text", "-", ctx_len=16, min_ctx_len=2)
     whole = pack(pages, word_tokenizer(), cfg)
     monkeypatch.setattr(corpus, "PIECE", 24)
@@ -249,7 +289,9 @@ def test_ten_times_the_pages_take_no_memory_for_their_tokens(monkeypatch):
 
     peak(200)
     (small, few), (large, many) = peak(1_000), peak(10_000)
-    assert (large - small) / (many - few) < 2, "bytes a token, for tables of contexts and pages; ids alone are 4"
+    assert (large - small) / (many - few) < 2, (
+        "bytes a token, for tables of contexts and pages; ids alone are 4"
+    )
 
 
 def test_strings_are_a_sequence_of_what_was_put_in():
@@ -258,7 +300,12 @@ def test_strings_are_a_sequence_of_what_was_put_in():
     for text in given:
         strings.append(text)
     assert list(strings) == given
-    assert (len(strings), strings[-1], strings[np.int32(2)], strings[1:3]) == (4, "a\nb", "日本", ("", "日本"))
+    assert (len(strings), strings[-1], strings[np.int32(2)], strings[1:3]) == (
+        4,
+        "a\nb",
+        "日本",
+        ("", "日本"),
+    )
     assert "日本" in strings
     with pytest.raises(IndexError):
         strings[4]
@@ -292,18 +339,24 @@ def test_stored_splits_are_those_of_the_pages():
 
 def test_an_empty_corpus_says_so(tmp_path):
     (tmp_path / "empty.jsonl").write_text("")
-    with pytest.raises(CorpusError, match=r"empty\.jsonl: 0 pages and 0 tokens, but no page fills one context of 4"):
+    with pytest.raises(
+        CorpusError, match=r"empty\.jsonl: 0 pages and 0 tokens, but no page fills one context of 4"
+    ):
         load_contexts(config("jsonl", tmp_path / "empty.jsonl", ctx_len=4), word_tokenizer())
 
 
 def test_pages_shorter_than_one_context_are_counted_in_the_error():
-    with pytest.raises(CorpusError, match="6 pages and 18 tokens, but no page fills one context of 4 tokens"):
+    with pytest.raises(
+        CorpusError, match="6 pages and 18 tokens, but no page fills one context of 4 tokens"
+    ):
         pack(pages_of_every_split(3), word_tokenizer(), config("text", "-", ctx_len=4))
 
 
 def test_a_split_left_empty_is_named():
     pages = [p for p in pages_of_every_split(8) if split_of(p.id) != "val"]
-    with pytest.raises(CorpusError, match=r"4 pages and 32 tokens give 4 pages with 8 contexts.*split 'val'"):
+    with pytest.raises(
+        CorpusError, match=r"4 pages and 32 tokens give 4 pages with 8 contexts.*split 'val'"
+    ):
         pack(pages, word_tokenizer(), config("text", "-", ctx_len=4))
 
 
@@ -314,11 +367,17 @@ def test_two_pages_of_one_id_are_refused_with_the_way_out(tmp_path):
     rows = [{"k": p.id, "text": p.text} for p in pages_of_every_split(8)]
     path = jsonl(tmp_path / "a.jsonl", [*rows, {**rows[2], "text": words(8, first=9)}])
     tokenizer, twice = word_tokenizer(), f"two pages have the id {rows[2]['k']!r}"
-    with pytest.raises(CorpusError, match=rf"a\.jsonl: {twice}.*another id_column than 'k', or none"):
+    with pytest.raises(
+        CorpusError, match=rf"a\.jsonl: {twice}.*another id_column than 'k', or none"
+    ):
         load_contexts(config("jsonl", path, id_column="k", ctx_len=4), tokenizer)
-    assert load_contexts(config("jsonl", path, ctx_len=4), tokenizer).report["pages"] == 7, "row numbers differ"
+    assert load_contexts(config("jsonl", path, ctx_len=4), tokenizer).report["pages"] == 7, (
+        "row numbers differ"
+    )
     pages = pages_of_every_split(8)
-    with pytest.raises(CorpusError, match=r"corpus mediawiki d: two pages have the id.*an id_column that tells"):
+    with pytest.raises(
+        CorpusError, match=r"corpus mediawiki d: two pages have the id.*an id_column that tells"
+    ):
         pack([*pages, pages[0]], tokenizer, config("mediawiki", "d", ctx_len=4))
 
 
@@ -331,7 +390,10 @@ def jsonl(path: Path, rows: list[dict]) -> Path:
 
 
 def test_jsonl_rows_become_pages_with_a_named_column_and_id(tmp_path):
-    path = jsonl(tmp_path / "a.jsonl", [{"k": 7, "body": "one"}, {"k": 8, "body": " \n"}, {"k": 9, "body": "two"}])
+    path = jsonl(
+        tmp_path / "a.jsonl",
+        [{"k": 7, "body": "one"}, {"k": 8, "body": " \n"}, {"k": 9, "body": "two"}],
+    )
     cfg = config("jsonl", path, text_column="body", id_column="k")
     assert list(read_pages(cfg)) == [Page("7", "7", "one"), Page("9", "9", "two")]
     numbered = config("jsonl", path, text_column="body")
@@ -356,20 +418,34 @@ def test_n_docs_draws_the_pages_of_smallest_digest_in_reading_order(tmp_path):
     full = [r["k"] for r in rows if r["text"].strip()]
     path = jsonl(tmp_path / "a.jsonl", rows)
     for seed in (0, 7):
-        drawn = [p.id for p in read_pages(config("jsonl", path, id_column="k", n_docs=25, seed=seed))]
-        assert drawn == [i for i in full if i in smallest_digests(full, 25, seed)], "blank pages do not count"
+        drawn = [
+            p.id for p in read_pages(config("jsonl", path, id_column="k", n_docs=25, seed=seed))
+        ]
+        assert drawn == [i for i in full if i in smallest_digests(full, 25, seed)], (
+            "blank pages do not count"
+        )
     numbered = [p.id for p in read_pages(config("jsonl", path, n_docs=25))]
-    assert set(numbered) == smallest_digests([str(i + 1) for i in range(80) if i % 4], 25), "row numbers are ids too"
+    assert set(numbered) == smallest_digests([str(i + 1) for i in range(80) if i % 4], 25), (
+        "row numbers are ids too"
+    )
     shuffled = jsonl(tmp_path / "b.jsonl", rows[::-1])
-    assert {p.id for p in read_pages(config("jsonl", shuffled, id_column="k", n_docs=25, seed=7))} == set(drawn)
+    assert {
+        p.id for p in read_pages(config("jsonl", shuffled, id_column="k", n_docs=25, seed=7))
+    } == set(drawn)
 
 
 def test_fewer_pages_than_n_docs_are_all_of_them_and_are_counted_once(tmp_path):
-    path = jsonl(tmp_path / "a.jsonl", [{"text": "one"}, {"text": ""}, {"body": 1}, {"text": "two"}])
+    path = jsonl(
+        tmp_path / "a.jsonl", [{"text": "one"}, {"text": ""}, {"body": 1}, {"text": "two"}]
+    )
     report: dict = {}
     pages = list(read_pages(config("jsonl", path, n_docs=100, on_bad_line="skip"), report))
     assert [p.text for p in pages] == ["one", "two"]
-    assert (report["pages_blank"], report["bad_lines"], len(report["bad_line_examples"])) == (1, 1, 1)
+    assert (report["pages_blank"], report["bad_lines"], len(report["bad_line_examples"])) == (
+        1,
+        1,
+        1,
+    )
     jsonl(path, [])
     assert list(read_pages(config("jsonl", path, n_docs=100))) == []
 
@@ -377,7 +453,9 @@ def test_fewer_pages_than_n_docs_are_all_of_them_and_are_counted_once(tmp_path):
 def test_only_a_draw_reads_the_corpus_twice(tmp_path, monkeypatch):
     path, opened = jsonl(tmp_path / "a.jsonl", [{"text": "one"}, {"text": "two"}]), []
     read = corpus._json_lines
-    monkeypatch.setattr(corpus, "_json_lines", lambda name, stream: opened.append(name) or read(name, stream))
+    monkeypatch.setattr(
+        corpus, "_json_lines", lambda name, stream: opened.append(name) or read(name, stream)
+    )
     assert len(list(read_pages(config("jsonl", path)))) == 2
     assert len(opened) == 1
     assert len(list(read_pages(config("jsonl", path, n_docs=1)))) == 1
@@ -387,13 +465,18 @@ def test_only_a_draw_reads_the_corpus_twice(tmp_path, monkeypatch):
 def test_a_draw_that_is_packed_reports_the_whole_corpus_and_the_drawn_pages(tmp_path):
     rows = [{"id": p.id, "text": p.text} for p in pages_of_every_split(8, each=20)]
     path = jsonl(tmp_path / "a.jsonl", [*rows, {"id": "y", "text": ""}])
-    contexts = load_contexts(config("jsonl", path, id_column="id", ctx_len=4, n_docs=50), word_tokenizer())
+    contexts = load_contexts(
+        config("jsonl", path, id_column="id", ctx_len=4, n_docs=50), word_tokenizer()
+    )
     expected = {"pages": 50, "pages_blank": 1, "contexts": 100, "tokens_read": 400}
     assert {k: contexts.report[k] for k in expected} == expected
 
 
 BAD_LINES = {
-    "not JSON": (b'{"text": "cut\n', "not JSON (Invalid control character at: line 1 column 14 (char 13))"),
+    "not JSON": (
+        b'{"text": "cut\n',
+        "not JSON (Invalid control character at: line 1 column 14 (char 13))",
+    ),
     "not an object": (b"[1, 2]\n", "expected a JSON object, found list"),
     "no text": (b'{"id": "x", "body": "y"}\n', "no field 'text'; it has 'id', 'body'"),
     "null text": (b'{"text": null}\n', "field 'text' is null"),
@@ -406,7 +489,10 @@ BAD_LINES = {
         "field 'title' cannot be written as UTF-8 (lone surrogate U+DFFF, character 1)",
     ),
     "text of another type": (b'{"text": 3}\n', "field 'text' is int, expected text"),
-    "wrong encoding": ('{"text": "café"}\n'.encode("latin-1"), "not UTF-8 (invalid continuation byte, byte 0xe9)"),
+    "wrong encoding": (
+        '{"text": "café"}\n'.encode("latin-1"),
+        "not UTF-8 (invalid continuation byte, byte 0xe9)",
+    ),
 }
 
 
@@ -456,8 +542,17 @@ def test_a_whole_surrogate_pair_is_a_character_like_any_other(tmp_path):
 def test_skipped_lines_reach_the_report_of_the_contexts(tmp_path):
     rows = [{"id": p.id, "text": p.text} for p in pages_of_every_split(8)]
     path = jsonl(tmp_path / "a.jsonl", [*rows, {"id": "x"}, {"id": "y", "text": ""}])
-    contexts = load_contexts(config("jsonl", path, id_column="id", ctx_len=4, on_bad_line="skip"), word_tokenizer())
-    expected = {"bad_lines": 1, "pages_blank": 1, "pages": 6, "tokens_read": 48, "contexts": 12, "pages_short": 0}
+    contexts = load_contexts(
+        config("jsonl", path, id_column="id", ctx_len=4, on_bad_line="skip"), word_tokenizer()
+    )
+    expected = {
+        "bad_lines": 1,
+        "pages_blank": 1,
+        "pages": 6,
+        "tokens_read": 48,
+        "contexts": 12,
+        "pages_short": 0,
+    }
     assert {k: contexts.report[k] for k in expected} == expected
     json.dumps(contexts.report)
 
@@ -481,9 +576,15 @@ def test_parquet_files_stream_in_name_order(tmp_path):
     pq.write_table(pa.table({"body": ["one", None, "two"], "n": [1, 0, 2]}), tmp_path / "a.parquet")
     cfg = config("parquet", tmp_path, text_column="body", id_column="n", on_bad_line="skip")
     report: dict = {}
-    assert [(p.id, p.text) for p in read_pages(cfg, report)] == [("1", "one"), ("2", "two"), ("3", "three")]
+    assert [(p.id, p.text) for p in read_pages(cfg, report)] == [
+        ("1", "one"),
+        ("2", "two"),
+        ("3", "three"),
+    ]
     assert report["bad_line_examples"] == [f"{tmp_path}/a.parquet, row 2: field 'body' is null"]
-    with pytest.raises(CorpusError, match=r"a\.parquet, row 1: no field 'text'; it has 'body', 'n'"):
+    with pytest.raises(
+        CorpusError, match=r"a\.parquet, row 1: no field 'text'; it has 'body', 'n'"
+    ):
         list(read_pages(config("parquet", tmp_path / "a.parquet")))
 
 
@@ -553,11 +654,16 @@ def test_a_text_file_is_one_page_a_block_between_blank_lines(tmp_path):
 def test_wrong_encoding_in_text_is_named_by_line(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"one\n\ntwo\ncaf" + b"\xe9!\n\nthree")
-    with pytest.raises(CorpusError, match=r"a\.txt:4: not UTF-8 \(invalid continuation byte, byte 0xe9\)"):
+    with pytest.raises(
+        CorpusError, match=r"a\.txt:4: not UTF-8 \(invalid continuation byte, byte 0xe9\)"
+    ):
         list(read_pages(config("text", path)))
     with pytest.raises(CorpusError, match=r"a\.txt:4: not UTF-8"):
         list(read_pages(config("text", tmp_path)))
-    assert [p.text for p in read_pages(config("text", path, on_bad_line="skip"))] == ["one\n", "three"]
+    assert [p.text for p in read_pages(config("text", path, on_bad_line="skip"))] == [
+        "one\n",
+        "three",
+    ]
 
 
 # ---- FEVER
@@ -571,9 +677,17 @@ FEVER_ROWS = [
         "lines": "0\tAbel -LRB- 2010 -RRB- is a film .\tfilm\tFilm\n1\tIt is short .\n2\t",
     },
     {"id": "Blank", "text": "", "lines": ""},
-    {"id": "Star-COLON-_One", "text": "It 's `` new '' , they say . ", "lines": "0\tIt 's `` new '' , they say ."},
+    {
+        "id": "Star-COLON-_One",
+        "text": "It 's `` new '' , they say . ",
+        "lines": "0\tIt 's `` new '' , they say .",
+    },
     {"id": "Space", "text": " ", "lines": "0\t"},
-    {"id": "Tōkyō_-LRB-東京-RRB-", "text": "Tōkyō -LRB- 東京 , \u2028 \x85 مدينة -RRB- . ", "lines": "0\t"},
+    {
+        "id": "Tōkyō_-LRB-東京-RRB-",
+        "text": "Tōkyō -LRB- 東京 , \u2028 \x85 مدينة -RRB- . ",
+        "lines": "0\t",
+    },
     {"id": "Long", "text": LONG, "lines": f"0\t{LONG}"},
 ]
 FEVER_PAGES = [
@@ -614,17 +728,28 @@ def test_fever_folder_archive_and_parquet_give_the_same_pages(tmp_path):
         report: dict = {}
         assert list(read_pages(config("fever", path), report)) == FEVER_PAGES
         assert (report["pages_blank"], report["bad_lines"]) == (3, 0)
-    streamed = list(_loaded(str(tmp_path / "conversion"), "hub", columns=["id", "text"], **FEVER_ON_THE_HUB))
-    assert streamed == [(f"hub, row {i}", {k: r[k] for k in ("id", "text")}) for i, r in enumerate(FEVER_ROWS, 1)]
+    streamed = list(
+        _loaded(str(tmp_path / "conversion"), "hub", columns=["id", "text"], **FEVER_ON_THE_HUB)
+    )
+    assert streamed == [
+        (f"hub, row {i}", {k: r[k] for k in ("id", "text")}) for i, r in enumerate(FEVER_ROWS, 1)
+    ]
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_n_docs_draws_the_same_pages_from_every_form_of_fever(tmp_path, seed):
     forms = fever_forms(tmp_path, FEVER_ROWS[::-1])
-    drawn = {name: list(read_pages(config("fever", path, n_docs=2, seed=seed))) for name, path in forms.items()}
+    drawn = {
+        name: list(read_pages(config("fever", path, n_docs=2, seed=seed)))
+        for name, path in forms.items()
+    }
     chosen = smallest_digests([p.id for p in FEVER_PAGES], 2, seed)
-    assert drawn["wiki-pages"] == drawn["wiki-pages.zip"] == [p for p in FEVER_PAGES if p.id in chosen]
-    assert drawn["conversion"] == drawn["wiki-pages"][::-1], "the pages are the same, their order is the form's"
+    assert (
+        drawn["wiki-pages"] == drawn["wiki-pages.zip"] == [p for p in FEVER_PAGES if p.id in chosen]
+    )
+    assert drawn["conversion"] == drawn["wiki-pages"][::-1], (
+        "the pages are the same, their order is the form's"
+    )
 
 
 def test_of_the_parquet_conversion_only_id_and_text_are_read(tmp_path):
@@ -633,16 +758,22 @@ def test_of_the_parquet_conversion_only_id_and_text_are_read(tmp_path):
     table = pa.Table.from_pylist(FEVER_ROWS[1:2]).append_column("note", pa.array(["x" * 1000]))
     pq.write_table(table, path, compression="none", use_dictionary=False)
     data = path.read_bytes()
-    path.write_bytes(data.replace(b"x" * 1000, b"\xff" * 1000))  # no longer UTF-8, which reading it would notice
+    path.write_bytes(
+        data.replace(b"x" * 1000, b"\xff" * 1000)
+    )  # no longer UTF-8, which reading it would notice
     assert list(read_pages(config("fever", tmp_path))) == FEVER_PAGES[:1]
 
 
 def test_the_treebank_option_off_leaves_text_and_title_as_they_are(tmp_path):
     pages = list(read_pages(config("fever", fever_folder(tmp_path / "w"), detokenize=False)))
     assert pages[0] == Page(
-        "Abel_-LRB-film-RRB-", "Abel_-LRB-film-RRB-", "Abel -LRB- 2010 -RRB- is a film . It is short ."
+        "Abel_-LRB-film-RRB-",
+        "Abel_-LRB-film-RRB-",
+        "Abel -LRB- 2010 -RRB- is a film . It is short .",
     )
-    assert [p.id for p in pages] == [p.id for p in FEVER_PAGES], "the option moves no page to another split"
+    assert [p.id for p in pages] == [p.id for p in FEVER_PAGES], (
+        "the option moves no page to another split"
+    )
 
 
 def test_pages_are_streamed_so_later_files_are_not_touched(tmp_path):
@@ -656,7 +787,9 @@ def test_pages_are_streamed_so_later_files_are_not_touched(tmp_path):
 def test_a_bad_line_in_the_archive_is_named_and_a_damaged_archive_too(tmp_path):
     with zipfile.ZipFile(tmp_path / "w.zip", "w") as archive:
         archive.writestr("wiki-pages/wiki-001.jsonl", '{"id": "a", "text": "one"}\n{"id": "b"}\n')
-    with pytest.raises(CorpusError, match=r"w\.zip/wiki-pages/wiki-001\.jsonl:2: no field 'text'; it has 'id'"):
+    with pytest.raises(
+        CorpusError, match=r"w\.zip/wiki-pages/wiki-001\.jsonl:2: no field 'text'; it has 'id'"
+    ):
         list(read_pages(config("fever", tmp_path / "w.zip")))
     (tmp_path / "w.zip").write_bytes(b"PK no archive")
     with pytest.raises(CorpusError, match=r"w\.zip: archive cannot be read \("):
@@ -668,14 +801,17 @@ def test_a_damaged_member_of_the_archive_is_named(tmp_path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("wiki-pages/wiki-001.jsonl", '{"id": "a", "text": "one"}\n')
         archive.writestr(name, '{"id": "b", "text": "two"}\n' * 9)
-        begin = archive.getinfo(name).header_offset + 30 + len(name)  # a local header is 30 bytes and the name
+        begin = (
+            archive.getinfo(name).header_offset + 30 + len(name)
+        )  # a local header is 30 bytes and the name
     data = bytearray(path.read_bytes())
     data[begin] = 0b111  # a deflate block of the type that does not exist
     path.write_bytes(data)
     pages = read_pages(config("fever", path))
     assert next(pages).text == "one"
     with pytest.raises(
-        CorpusError, match=r"w\.zip/wiki-pages/wiki-002\.jsonl: archive cannot be read \(.*invalid block type"
+        CorpusError,
+        match=r"w\.zip/wiki-pages/wiki-002\.jsonl: archive cannot be read \(.*invalid block type",
     ):
         next(pages)
 
@@ -683,15 +819,30 @@ def test_a_damaged_member_of_the_archive_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("tokens", "text"),
     [
-        ("He -LRB- born 1 May 1980 -RRB- , a poet , died . ", "He (born 1 May 1980), a poet, died."),
-        ("`` Heroes '' -LRB- David Bowie song -RRB- is old .", '"Heroes" (David Bowie song) is old.'),
+        (
+            "He -LRB- born 1 May 1980 -RRB- , a poet , died . ",
+            "He (born 1 May 1980), a poet, died.",
+        ),
+        (
+            "`` Heroes '' -LRB- David Bowie song -RRB- is old .",
+            '"Heroes" (David Bowie song) is old.',
+        ),
         ("-LRB- `` A '' ; see -LSB- 1 -RSB- -RRB- !", '("A"; see [1])!'),
         ("the set -LCB- 1 , 2 -RCB- holds two -COLON- yes ?", "the set {1, 2} holds two: yes?"),
-        ("It did n't and they 've said John 's dog ca n't .", "It didn't and they've said John's dog can't."),
-        ("the boys ' toys of the ' 90s cost $ 5 , or 3 % ...", "the boys' toys of the ' 90s cost $5, or 3%..."),
+        (
+            "It did n't and they 've said John 's dog ca n't .",
+            "It didn't and they've said John's dog can't.",
+        ),
+        (
+            "the boys ' toys of the ' 90s cost $ 5 , or 3 % ...",
+            "the boys' toys of the ' 90s cost $5, or 3%...",
+        ),
         ("it rose by .5 from 10:30 -- see a.b , c/d", "it rose by .5 from 10:30 -- see a.b, c/d"),
         ("a ` word ' in single quotes", "a 'word' in single quotes"),
-        ('Ordinary text (as it is): "quoted", it\'s 5.5% [1].', 'Ordinary text (as it is): "quoted", it\'s 5.5% [1].'),
+        (
+            'Ordinary text (as it is): "quoted", it\'s 5.5% [1].',
+            'Ordinary text (as it is): "quoted", it\'s 5.5% [1].',
+        ),
     ],
 )
 def test_treebank_tokens_become_text(tokens, text):
@@ -713,7 +864,13 @@ def test_the_embedded_wikipedia_gives_the_expected_articles_tokens_and_contexts(
     from saelib.text.assets import embedded_model
 
     contexts = load_contexts(CorpusConfig(), AutoTokenizer.from_pretrained(embedded_model()))
-    expected = {"pages": 106, "pages_short": 2, "pages_redirect": 99, "pages_other_namespace": 1, "contexts": 1698}
+    expected = {
+        "pages": 106,
+        "pages_short": 2,
+        "pages_redirect": 99,
+        "pages_other_namespace": 1,
+        "contexts": 1698,
+    }
     assert {k: contexts.report[k] for k in expected} == expected
     assert contexts.n_tokens == 1698 * 128
     assert 600_000 < contexts.report["tokens_read"] < 700_000
@@ -728,7 +885,9 @@ def test_enwik8_gives_its_articles_up_to_the_cut():
     report: dict = {}
     pages = list(read_pages(CorpusConfig(source="enwik8"), report))
     assert (len(pages), report["pages_blank"]) == (8571, 18)
-    assert (report["pages_redirect"], report["pages_other_namespace"]) == (3649, 108), "12,346 whole pages in all"
+    assert (report["pages_redirect"], report["pages_other_namespace"]) == (3649, 108), (
+        "12,346 whole pages in all"
+    )
     assert (pages[0].title, pages[-1].title) == ("Anarchism", "James Bond")
     assert 70e6 < sum(len(p.text) for p in pages) < 75e6
 
@@ -739,5 +898,10 @@ def test_the_cleaned_excerpt_is_kept_and_read_back_the_same():
     pages = list(read_pages(CorpusConfig(), first))
     assert list(read_pages(CorpusConfig(), again)) == pages
     assert again == first
-    left = [p.title for p in pages for mark in ("{{", "{|", "[[", "<ref", "''", "\x00") if mark in p.text]
+    left = [
+        p.title
+        for p in pages
+        for mark in ("{{", "{|", "[[", "<ref", "''", "\x00")
+        if mark in p.text
+    ]
     assert left == []

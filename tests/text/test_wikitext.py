@@ -75,7 +75,10 @@ def test_unbalanced_markup_leaves_no_table_or_reference_behind():
 
 
 def test_an_open_bracket_before_a_heading_does_not_take_its_line():
-    assert clean_markup("A sad face is :-(\n\n==Use==\nSeen ( , often).") == "A sad face is :-(\n\nUse\nSeen (often)."
+    assert (
+        clean_markup("A sad face is :-(\n\n==Use==\nSeen ( , often).")
+        == "A sad face is :-(\n\nUse\nSeen (often)."
+    )
 
 
 @pytest.mark.parametrize("name", ["d.xml", "d.xml.bz2", "d.xml.gz"])
@@ -100,19 +103,26 @@ def test_a_dump_gives_its_articles_without_redirects_and_other_namespaces(tmp_pa
 
 def test_the_parts_of_a_dump_are_read_in_name_order_and_counted_together(tmp_path):
     dump(tmp_path / "d2.xml-p20p29.bz2", [("C", "0", "20", "Three."), ("Old", "0", "21", "#R")])
-    dump(tmp_path / "d1.xml", [("A", "0", "10", "One."), ("Older", "0", "11", "#R"), ("Talk:A", "1", "12", "talk")])
+    dump(
+        tmp_path / "d1.xml",
+        [("A", "0", "10", "One."), ("Older", "0", "11", "#R"), ("Talk:A", "1", "12", "talk")],
+    )
     report: dict = {}
     read = list(read_pages(config(tmp_path), report))
     assert read == [Page("10", "A", "One."), Page("20", "C", "Three.")]
     assert (report["pages_redirect"], report["pages_other_namespace"]) == (2, 1)
     (tmp_path / "d3.xml").write_text("<mediawiki><page>")
-    assert list(islice(read_pages(config(tmp_path)), 2)) == read, "streamed: the third part is not touched"
+    assert list(islice(read_pages(config(tmp_path)), 2)) == read, (
+        "streamed: the third part is not touched"
+    )
     with pytest.raises(CorpusError, match=r"d3\.xml: not a whole MediaWiki dump"):
         list(read_pages(config(tmp_path)))
 
 
 def test_a_dump_is_read_in_the_memory_of_a_page(tmp_path):
-    path = dump(tmp_path / "d.xml", [(f"Talk:{i}", "1", str(i), "talk " * 5000) for i in range(300)])  # 7.5 MB
+    path = dump(
+        tmp_path / "d.xml", [(f"Talk:{i}", "1", str(i), "talk " * 5000) for i in range(300)]
+    )  # 7.5 MB
     tracemalloc.start()
     assert list(read_pages(config(path))) == []
     peak = tracemalloc.get_traced_memory()[1]
@@ -152,10 +162,16 @@ def test_an_old_dump_has_its_namespaces_in_the_titles(tmp_path):
     assert report["pages_other_namespace"] == 2
 
 
-@pytest.mark.parametrize("end", ["<page><title>Cut</title><id>3</id><revision><text>Half a sent", "<page><tit", ""])
+@pytest.mark.parametrize(
+    "end", ["<page><title>Cut</title><id>3</id><revision><text>Half a sent", "<page><tit", ""]
+)
 def test_a_dump_cut_off_gives_its_whole_pages_only_where_that_is_asked_for(tmp_path, end):
     path = tmp_path / "d.gz"
-    path.write_bytes(gzip.compress((OLD + old_page(1, "Abel", "One.") + old_page(2, "Cain", "Two.") + end).encode()))
+    path.write_bytes(
+        gzip.compress(
+            (OLD + old_page(1, "Abel", "One.") + old_page(2, "Cain", "Two.") + end).encode()
+        )
+    )
     assert [page["title"] for _, page in articles([path], {}, cut=True)] == ["Abel", "Cain"]
     with pytest.raises(CorpusError, match=r"d\.gz: not a whole MediaWiki dump"):
         list(articles([path], {}))
@@ -165,7 +181,11 @@ def test_a_dump_cut_off_gives_its_whole_pages_only_where_that_is_asked_for(tmp_p
 
 
 def test_the_cleaned_dump_is_its_articles_and_then_the_counts(tmp_path):
-    pages = [("Abel", "0", "12", ARTICLE), ("Old", "0", "13", "#R"), ("Blank", "0", "16", "{{only a template}}")]
+    pages = [
+        ("Abel", "0", "12", ARTICLE),
+        ("Old", "0", "13", "#R"),
+        ("Blank", "0", "16", "{{only a template}}"),
+    ]
     path = write_cleaned(dump(tmp_path / "d.xml", pages), tmp_path / "c.jsonl")
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
         {"id": "12", "title": "Abel", "text": PLAIN},
@@ -174,12 +194,20 @@ def test_the_cleaned_dump_is_its_articles_and_then_the_counts(tmp_path):
     ]
 
 
-def test_a_draw_of_a_dump_passes_over_pages_that_are_blank_without_their_markup(tmp_path, monkeypatch):
-    pages = [(f"A{i}", "0", str(i), "{{only a template}}" if i % 3 else f"Text {i}.") for i in range(300)]
+def test_a_draw_of_a_dump_passes_over_pages_that_are_blank_without_their_markup(
+    tmp_path, monkeypatch
+):
+    pages = [
+        (f"A{i}", "0", str(i), "{{only a template}}" if i % 3 else f"Text {i}.") for i in range(300)
+    ]
     everything = config(dump(tmp_path / "d.xml", pages))
-    first = sorted(read_pages(everything), key=lambda p: hashlib.sha256(f"0:{p.id}".encode()).digest())[:10]
+    first = sorted(
+        read_pages(everything), key=lambda p: hashlib.sha256(f"0:{p.id}".encode()).digest()
+    )[:10]
     cleaned = []
-    monkeypatch.setattr(wikitext, "clean_markup", lambda text: cleaned.append(text) or clean_markup(text))
+    monkeypatch.setattr(
+        wikitext, "clean_markup", lambda text: cleaned.append(text) or clean_markup(text)
+    )
     drawn = list(read_pages(replace(everything, n_docs=10)))
     assert {p.id for p in drawn} == {p.id for p in first}
     assert len(cleaned) < 250, "markup is removed only where a page may be drawn"

@@ -14,7 +14,15 @@ import torch
 from torch import Tensor
 
 from saelib.hardware import native_bfloat16
-from saelib.sae.dense import Entries, Gradients, Reduce, StepStats, decoder_norm_gradient, over_ranks, penalty_of
+from saelib.sae.dense import (
+    Entries,
+    Gradients,
+    Reduce,
+    StepStats,
+    decoder_norm_gradient,
+    over_ranks,
+    penalty_of,
+)
 from saelib.sae.sparse import c as sparse_c
 from saelib.sae.sparse import plain as sparse_plain
 from saelib.sae.sparse import triton as sparse_triton
@@ -34,11 +42,17 @@ def screens(device: torch.device) -> bool:
 
 def _sums(at: Entries, v: Tensor, n: int) -> Tensor:
     """Σ of v over each latent's entries. -> [n]."""
-    return torch.zeros(n, dtype=torch.float64, device=v.device).index_add_(0, at.col.long(), v.double()).float()
+    return (
+        torch.zeros(n, dtype=torch.float64, device=v.device)
+        .index_add_(0, at.col.long(), v.double())
+        .float()
+    )
 
 
 def _any(at: Entries, flags: Tensor, n: int) -> Tensor:
-    return torch.zeros(n, dtype=torch.bool, device=flags.device).index_fill_(0, at.col[flags].long(), True)
+    return torch.zeros(n, dtype=torch.bool, device=flags.device).index_fill_(
+        0, at.col[flags].long(), True
+    )
 
 
 @torch.no_grad()
@@ -88,7 +102,13 @@ def sae_step(
     g_pre += weight
     fired = _any(at, torch.ones_like(f, dtype=torch.bool), n)
     stats = StepStats(
-        squared, (f * weight).sum() * size, x.new_zeros(()), torch.tensor(len(f)), torch.tensor(len(f)), fired, fired
+        squared,
+        (f * weight).sum() * size,
+        x.new_zeros(()),
+        torch.tensor(len(f)),
+        torch.tensor(len(f)),
+        fired,
+        fired,
     )
     grads = {
         "W_dec": ops.weights(error, at, f, n),
@@ -103,7 +123,13 @@ def sae_step(
 
 @torch.no_grad()
 def gated_step(
-    x: Tensor, p: Gradients, lam: float, l1_mode: str, loss: str, encoder: str = "exact", reduce: Reduce = None
+    x: Tensor,
+    p: Gradients,
+    lam: float,
+    l1_mode: str,
+    loss: str,
+    encoder: str = "exact",
+    reduce: Reduce = None,
 ) -> tuple[StepStats, Gradients]:
     """`kernels.gated_step` on open gates; `encoder`: see `sparse_c`. x: float32 [batch, d_in] normalised."""
     W_enc, n, size = p["W_enc"], p["W_enc"].shape[1], len(x)
@@ -129,5 +155,13 @@ def gated_step(
     if l1_mode == "norm_weighted":
         grads["W_dec"] += decoder_norm_gradient(_sums(at, opened_codes, n), p["W_dec"], lam / size)
     fired, opened = _any(at, active, n), _any(at, torch.ones_like(active), n)
-    stats = StepStats(mse, (opened_codes * weight).sum() * size, aux, active.sum(), torch.tensor(len(f)), fired, opened)
+    stats = StepStats(
+        mse,
+        (opened_codes * weight).sum() * size,
+        aux,
+        active.sum(),
+        torch.tensor(len(f)),
+        fired,
+        opened,
+    )
     return stats, grads

@@ -26,7 +26,15 @@ from saelib.sae.dense import SUM_ERROR, Entries, encoder_product
 SOURCE = Path(__file__).with_name("sparse_step.c")
 ROUNDING = 2.0**-7  # of storing a product as bfloat16, relative: twice the worst case
 # No -ffast-math: linked into a shared library it would change how the whole process rounds denormals.
-FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+FLAGS = (
+    "-O3",
+    "-march=native",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fopenmp",
+    "-shared",
+    "-fPIC",
+)
 
 
 @cache
@@ -36,7 +44,9 @@ def _library() -> ctypes.CDLL | None:
     if (found := shutil.which(compiler)) is None:
         return None
     command = [found, *options, *FLAGS, str(SOURCE), "-o"]
-    key = hashlib.sha256(SOURCE.read_bytes() + " ".join(command).encode() + _processor().encode()).hexdigest()[:16]
+    key = hashlib.sha256(
+        SOURCE.read_bytes() + " ".join(command).encode() + _processor().encode()
+    ).hexdigest()[:16]
     path = root() / "data" / "kernels" / f"sparse_step_{key}.so"
     if path.exists():
         with contextlib.suppress(OSError):
@@ -67,7 +77,10 @@ def _processor() -> str:
     """What -march=native depends on."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    return "".join(line for line in lines if line.startswith(("model name", "flags"))) or os.uname().machine
+    return (
+        "".join(line for line in lines if line.startswith(("model name", "flags")))
+        or os.uname().machine
+    )
 
 
 def available() -> bool:
@@ -119,7 +132,9 @@ def _screened(x_c: Tensor, W: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Ten
     (x16, *x_sizes), (w16, *w_sizes) = _rounded(x_c), _rounded(W)
     bits, counts = _bits(rows, n)
     a = x16 @ w16.T
-    _call("screen_bf16", a, bias, rows, n, *x_sizes, *w_sizes, d * SUM_ERROR, ROUNDING, bits, counts)
+    _call(
+        "screen_bf16", a, bias, rows, n, *x_sizes, *w_sizes, d * SUM_ERROR, ROUNDING, bits, counts
+    )
     start, col, value = _room(counts)
     _call("recompute", x_c, W, bias, bits, rows, n, d, start, col, value, counts)
     crow = _starts(counts)

@@ -25,7 +25,9 @@ def decode(
     x: Tensor, W_dec: Tensor, b_dec: Tensor, at: Entries, f: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(scale · error [rows, d_in], Σ squared error, scale · error[row] · W_dec[latent] of each entry)."""
-    f_csr = torch.sparse_csr_tensor(at.crow, at.col.long(), f, (len(x), len(W_dec)), check_invariants=False)
+    f_csr = torch.sparse_csr_tensor(
+        at.crow, at.col.long(), f, (len(x), len(W_dec)), check_invariants=False
+    )
     error = (f_csr @ W_dec).add_(b_dec).sub_(x)
     squared = error.double().square().sum()
     error *= scale
@@ -37,4 +39,7 @@ def decode(
 def weights(rows_of: Tensor, at: Entries, v: Tensor, n: int) -> Tensor:
     """Σ over entries of v · rows_of[row], latent by latent. -> [n, d_in]."""
     size = (n, len(rows_of))
-    return torch.sparse_csr_tensor(at.ccol, at.row.long(), v[at.order], size, check_invariants=False) @ rows_of
+    return (
+        torch.sparse_csr_tensor(at.ccol, at.row.long(), v[at.order], size, check_invariants=False)
+        @ rows_of
+    )

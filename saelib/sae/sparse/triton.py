@@ -26,7 +26,20 @@ def available() -> bool:
 if triton is not None:
 
     @triton.jit
-    def _screen(a, bias, x_norm, x_residual, w_norm, w_residual, sums, n, crow, counts, col, WRITE: tl.constexpr):
+    def _screen(
+        a,
+        bias,
+        x_norm,
+        x_residual,
+        w_norm,
+        w_residual,
+        sums,
+        n,
+        crow,
+        counts,
+        col,
+        WRITE: tl.constexpr,
+    ):
         b = tl.program_id(0).to(tl.int64)
         norm, residual = tl.load(x_norm + b), tl.load(x_residual + b)
         by_norm, by_residual = residual + sums * norm, norm + residual
@@ -34,10 +47,14 @@ if triton is not None:
         for first in range(0, n, 1024):
             i = first + tl.arange(0, 1024)
             inside = i < n
-            upper = tl.load(a + b * n + i, mask=inside, other=0.0) + tl.load(bias + i, mask=inside, other=0.0)
+            upper = tl.load(a + b * n + i, mask=inside, other=0.0) + tl.load(
+                bias + i, mask=inside, other=0.0
+            )
             upper += by_norm * tl.load(w_norm + i, mask=inside, other=0.0)
             upper += by_residual * tl.load(w_residual + i, mask=inside, other=0.0)
-            hit = (inside & ((upper <= 0) == 0)).to(tl.int64)  # what overflowed to NaN is looked at again too
+            hit = (inside & ((upper <= 0) == 0)).to(
+                tl.int64
+            )  # what overflowed to NaN is looked at again too
             if WRITE:
                 tl.store(col + found + tl.cumsum(hit) - 1, i, mask=hit > 0)
             found += tl.sum(hit)
@@ -65,11 +82,15 @@ if triton is not None:
             tl.store(value + j, tl.sum(x * tl.load(row + k, mask=k < d, other=0.0)))
 
     @triton.jit
-    def _decode(x, W_dec, b_dec, crow, col, f, error, squared, g_code, scale, d, BLOCK: tl.constexpr):
+    def _decode(
+        x, W_dec, b_dec, crow, col, f, error, squared, g_code, scale, d, BLOCK: tl.constexpr
+    ):
         b = tl.program_id(0).to(tl.int64)
         k = tl.arange(0, BLOCK)
         start, stop = tl.load(crow + b), tl.load(crow + b + 1)
-        e = tl.load(b_dec + k, mask=k < d, other=0.0) - tl.load(x + b * d + k, mask=k < d, other=0.0)
+        e = tl.load(b_dec + k, mask=k < d, other=0.0) - tl.load(
+            x + b * d + k, mask=k < d, other=0.0
+        )
         for j in range(start, stop):
             row = W_dec + tl.load(col + j).to(tl.int64) * d
             e += tl.load(f + j) * tl.load(row + k, mask=k < d, other=0.0)
@@ -106,7 +127,11 @@ def _candidates(x_c: Tensor, W: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, T
 
     The bound is that of `screen_bf16` in the C file, less its last term: here the product is not stored in bfloat16.
     """
-    (rows, d), n, counts = x_c.shape, len(W), torch.empty(len(x_c), dtype=torch.int64, device=x_c.device)
+    (rows, d), n, counts = (
+        x_c.shape,
+        len(W),
+        torch.empty(len(x_c), dtype=torch.int64, device=x_c.device),
+    )
     (x16, *x_sizes), (w16, *w_sizes) = _rounded(x_c), _rounded(W)
     a = torch.mm(x16, w16.T, out_dtype=torch.float32)
     known = a, bias, *x_sizes, *w_sizes, d * SUM_ERROR, n
@@ -134,7 +159,21 @@ def decode(
     (rows, d), error, g_code = x.shape, torch.empty_like(x), torch.empty_like(f)
     squared = torch.empty(rows, device=x.device)
     block = triton.next_power_of_2(d)
-    _decode[(rows,)](x, W_dec, b_dec, at.crow, at.col, f, error, squared, g_code, scale, d, block, num_warps=_warps(d))
+    _decode[(rows,)](
+        x,
+        W_dec,
+        b_dec,
+        at.crow,
+        at.col,
+        f,
+        error,
+        squared,
+        g_code,
+        scale,
+        d,
+        block,
+        num_warps=_warps(d),
+    )
     return error, squared.double().sum(), g_code
 
 
@@ -142,7 +181,17 @@ def weights(rows_of: Tensor, at: Entries, v: Tensor, n: int) -> Tensor:
     """As `sparse_plain.weights`."""
     d = rows_of.shape[1]
     out = torch.empty(n, d, device=v.device)
-    _weights[(n,)](rows_of, at.ccol, at.row, at.order, v, out, d, triton.next_power_of_2(d), num_warps=_warps(d))
+    _weights[(n,)](
+        rows_of,
+        at.ccol,
+        at.row,
+        at.order,
+        v,
+        out,
+        d,
+        triton.next_power_of_2(d),
+        num_warps=_warps(d),
+    )
     return out
 
 
