@@ -1,0 +1,138 @@
+"""Files appear whole or not at all, with ordinary permissions; locks exclude others."""
+
+import multiprocessing
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from saelib.files import (
+    LockedError,
+    locked,
+    read_json,
+    replaced_file,
+    replaced_folder,
+    temporary_name,
+    write_bytes,
+    write_json,
+    write_text,
+)
+
+
+@pytest.fixture
+def umask_027():
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
+
+
+def _write_half(path: Path) -> None:
+    path.write_text("ne")
+    raise ZeroDivisionError
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_written_into_a_folder_that_is_made(tmp_path):
+    write_bytes(tmp_path / "a" / "b" / "c", b"\x00\x01")
+    assert (tmp_path / "a" / "b" / "c").read_bytes() == b"\x00\x01"
+    assert names(tmp_path / "a" / "b") == ["c"]
+
+
+def test_text_is_utf_8_with_its_line_ends_as_they_are(tmp_path):
+    write_text(tmp_path / "a", "λ\r\nb\n")
+    assert (tmp_path / "a").read_bytes() == "λ\r\nb\n".encode()
+
+
+def test_a_write_that_fails_leaves_the_old_content_and_nothing_else(tmp_path):
+    path = tmp_path / "a"
+    write_text(path, "old")
+    with pytest.raises(ZeroDivisionError), replaced_file(path) as temporary:
+        _write_half(temporary)
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_temporary_name_carries_the_process_and_is_no_file_of_its_kind(tmp_path):
+    name = temporary_name(tmp_path / "a.json").name
+    assert str(os.getpid()) in name
+    assert not name.endswith(".json")
+
+
+@pytest.mark.usefixtures("umask_027")
+def test_files_get_the_permissions_of_the_umask(tmp_path):
+    write_text(tmp_path / "text", "a")
+    with replaced_file(tmp_path / "weights") as temporary:
+        save_file({"x": torch.zeros(1)}, temporary)
+        temporary.chmod(0o600)  # as some libraries create their files
+    with replaced_folder(tmp_path / "folder") as temporary:
+        (temporary / "a").touch()
+    assert (tmp_path / "text").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "weights").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "folder").stat().st_mode & 0o777 == 0o750
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    write_text(tmp_path / "report" / "old", "")
+    with replaced_folder(tmp_path / "report") as new:
+        (new / "new").write_text("")
+    assert names(tmp_path / "report") == ["new"]
+    assert names(tmp_path) == ["report"]
+
+
+def test_a_folder_that_cannot_be_filled_stays_as_it_was(tmp_path):
+    write_text(tmp_path / "report" / "old", "")
+    with pytest.raises(ZeroDivisionError), replaced_folder(tmp_path / "report") as new:
+        _write_half(new / "new")
+    assert names(tmp_path / "report") == ["old"]
+    assert names(tmp_path) == ["report"]
+
+
+def test_equal_values_give_equal_json(tmp_path):
+    write_json(tmp_path / "a.json", {"b": [1, 2.5, None], "a": "λ"})
+    write_json(tmp_path / "b.json", {"a": "λ", "b": [1, 2.5, None]})
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    assert read_json(tmp_path / "a.json") == {"a": "λ", "b": [1, 2.5, None]}
+
+
+def test_json_that_is_damaged_or_not_a_number_is_refused(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": ')
+    with pytest.raises(ValueError, match=r"a\.json: damaged, not JSON"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(tmp_path / "b.json", float("nan"))
+    assert names(tmp_path) == ["a.json"]
+
+
+def test_a_held_lock_is_refused_with_its_holder_and_free_afterwards(tmp_path):
+    path = tmp_path / "lock"
+    path.write_text("pid 1 on host elsewhere")  # what a killed holder leaves
+    with locked(path):
+        with pytest.raises(LockedError) as caught, locked(path, wait=False):
+            pass
+        assert caught.value.holder == f"pid {os.getpid()} on host {socket.gethostname()}"
+    assert path.read_text() == ""
+    with locked(path, wait=False):
+        pass
+
+
+def _append(folder: Path, number: int) -> None:
+    with locked(folder / "lock"):
+        text = (folder / "text").read_text()
+        write_text(folder / "text", f"{text}{number}\n")
+
+
+def test_processes_wait_for_each_other(tmp_path):
+    write_text(tmp_path / "text", "")
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_append, args=(tmp_path, n)) for n in range(8)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert sorted((tmp_path / "text").read_text().split()) == list("01234567")
