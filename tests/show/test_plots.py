@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import PIL.Image
@@ -16,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from saelib.show import plots
+from saelib.show import panels, plots, style
 
 SITES, ARMS = (2, 15, 29), ("plain", "two_term", "full")
 LONG = "A sentence that says what was found, with its numbers, long enough to need a second line in a narrow figure"
@@ -401,11 +402,11 @@ def test_a_missing_site_is_a_gap_and_an_unreachable_cell_a_cross() -> None:
 
 
 def test_a_site_too_near_the_last_named_one_keeps_its_tick_and_loses_its_name() -> None:
-    ax = plots.plt.figure().add_subplot()
-    plots._site_axis(ax, [0, 2, 15, 29, 30])
+    ax = plt.figure().add_subplot()
+    panels.site_axis(ax, [0, 2, 15, 29, 30])
     assert [t.get_text() for t in ax.get_xticklabels()] == ["0", "2", "15", "29", ""]
     assert list(ax.get_xticks()) == [0, 2, 15, 29, 30]
-    plots.plt.close(ax.figure)
+    plt.close(ax.figure)
 
 
 def test_each_quantity_by_depth_has_its_own_panel_series_and_axis() -> None:
@@ -507,7 +508,7 @@ def test_survivors_say_their_share_and_none_where_nothing_died() -> None:
     ],
 )
 def test_ticks_are_plain_numbers(value: float, text: str) -> None:
-    assert plots._number(value) == text
+    assert panels.tick_text(value) == text
 
 
 def test_drawing_changes_no_global_setting() -> None:
@@ -554,7 +555,7 @@ def test_show_displays_the_saved_picture_once_and_prints_its_name(
     home: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list = []
-    monkeypatch.setattr(plots, "display", shown.append)
+    monkeypatch.setattr(style, "display", shown.append)
     plots.show(plots.norm_profile(norms(), title="Norms grow"), "01_norms", "smoke")
     assert capsys.readouterr().out == "figures/smoke/01_norms.png\n"
     assert [s.data for s in shown] == [(home / "figures/smoke/01_norms.png").read_bytes()]
