@@ -15,7 +15,6 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,24 @@ from matplotlib.mathtext import math_to_image
 from nbconvert import HTMLExporter
 
 from saelib.env import data_dir, root
-from saelib.files import read_json, write_text
+from saelib.files import write_text
+from saelib.study.finding import (
+    OLDER_WORDS,
+    kept_in,
+    load,
+    read_abstract,
+    read_table,
+    record_abstract,
+    record_table,
+)
 from saelib.text.assets import EMBEDDED, MODEL_LABEL
+
+__all__ = [
+    "read_abstract",
+    "read_table",
+    "record_abstract",
+    "record_table",
+]  # as notebooks import them
 
 VERDICTS = ("replicates", "does not replicate", "cannot tell")
 FIELDS = ("finding", "claim", "verdict", "effect", "cell", "figure")
@@ -61,40 +76,6 @@ def _check_verdict(entry: Mapping[str, Any], where: str) -> None:
         )
 
 
-def _kept(profile: str, kind: str) -> Path:
-    """`data/<profile>/<kind>`, or a grid point's own folder where the driver runs one."""
-    grid = os.environ.get("SAELIB_GRID", "")
-    return data_dir(profile) / (f"grid/{grid}/{kind}" if grid else kind)
-
-
-def record_table(profile: str, name: str, table: pd.DataFrame) -> Path:
-    """Keep a table behind a figure or a verdict as `data/<profile>/diagnostics/<name>.csv`; name: "04_effects"."""
-    if not re.fullmatch(r"\d\d_\w+", name):
-        raise ValueError(
-            f"table name = {name!r}: expected the notebook's number and words, as '04_effects'"
-        )
-    path = _kept(profile, "diagnostics") / f"{name}.csv"
-    write_text(path, table.to_csv(index=False, lineterminator="\n"))
-    return path
-
-
-def read_table(profile: str, name: str) -> pd.DataFrame:
-    """A table that `record_table` kept, a grid point's own first; `FileNotFoundError` says which notebook makes it."""
-    kept = [
-        folder / f"{name}.csv"
-        for folder in (_kept(profile, "diagnostics"), data_dir(profile) / "diagnostics")
-    ]
-    path = next((path for path in kept if path.exists()), None)
-    if path is None:
-        raise FileNotFoundError(
-            f"{kept[-1]} is missing: run notebook {name[:2]} with profile {profile!r}"
-        )
-    try:
-        return pd.read_csv(path, dtype={"run_id": str})  # "77e5" is no number
-    except ValueError as error:
-        raise ValueError(f"{path}: damaged ({error}); run notebook {name[:2]} again") from error
-
-
 def record_verdicts(profile: str, notebook: str, verdicts: Sequence[Mapping[str, str]]) -> Path:
     """Write a notebook's verdicts for the index; replaces what the notebook recorded before.
 
@@ -104,46 +85,25 @@ def record_verdicts(profile: str, notebook: str, verdicts: Sequence[Mapping[str,
     """
     for i, entry in enumerate(verdicts):
         _check_verdict(entry, f"verdict {i} of {notebook}")
-    path = _kept(profile, "verdicts") / f"{notebook}.json"
+    path = kept_in(profile, "verdicts") / f"{notebook}.json"
     write_text(
         path, json.dumps([dict(v) for v in verdicts], indent=1, sort_keys=True, ensure_ascii=False)
     )
     return path
 
 
-def record_abstract(profile: str, notebook: str, text: str) -> Path:
-    """Write what a notebook has to say in the report's abstract: a sentence or two, its numbers computed."""
-    if not text.strip() or "nan" in re.findall(r"\w+", text.lower()):
-        raise ValueError(
-            f"abstract of {notebook} = {text!r}: expected sentences, with no number missing"
-        )
-    path = _kept(profile, "verdicts") / f"{notebook}.txt"
-    write_text(path, text.strip() + "\n")
-    return path
-
-
-def read_abstract(profile: str) -> str:
-    """The recorded sentences of every notebook, in order."""
-    files = sorted((data_dir(profile) / "verdicts").glob("*.txt"))
-    return " ".join(p.read_text(encoding="utf-8").strip() for p in files)
-
-
 def read_verdicts(profile: str) -> list[dict[str, str]]:
-    """Every recorded verdict of a profile with its `notebook`, sorted by finding; ValueError where one has two."""
-    files = sorted((data_dir(profile) / "verdicts").glob("*.json"))
-    found = []
-    for path in files:
-        for i, entry in enumerate(read_json(path)):
-            _check_verdict(entry, f"{path}, verdict {i}")
-            found.append({**entry, "notebook": path.stem})
-    found.sort(key=lambda v: v["finding"])
-    for one, two in pairwise(found):
-        if one["finding"] == two["finding"]:
-            both = f"{one['notebook']} and {two['notebook']}"
-            raise ValueError(
-                f"profile {profile!r}: finding {one['finding']} is recorded twice, by {both}"
-            )
-    return found
+    """Every recorded finding of a profile with its `notebook`, sorted by name, in the fields of `FIELDS`."""
+    names = {"name": "finding", "section": "cell"}
+    words = {new: old for old, new in OLDER_WORDS.items()}
+    verdicts = []
+    for finding in load(profile):
+        kept = ("name", "claim", "section", "figure", "notebook")
+        entry = {names.get(field, field): finding[field] for field in kept}
+        entry["verdict"] = words[finding["verdict"]]
+        entry["effect"] = " ".join(filter(None, (finding["sentence"], finding["beside_recorded"])))
+        verdicts.append(entry)
+    return verdicts
 
 
 # --- notebooks as HTML -----------------------------------------------------------------------------------------------

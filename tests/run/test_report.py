@@ -75,7 +75,7 @@ def test_recorded_verdicts_come_back_sorted_by_finding_with_their_notebook(home,
 
 @pytest.mark.parametrize(
     ("text", "named"),
-    [("[{", r"02_x\.json: damaged"), ('[{"claim": "c"}]', r"02_x\.json, verdict 0: fields")],
+    [("[{", r"02_x\.json: damaged"), ('[{"claim": "c"}]', r"02_x\.json, finding 0: fields")],
 )
 def test_a_damaged_file_of_verdicts_is_named(home, text, named):
     path = home / "data" / "smoke" / "verdicts" / "02_x.json"

@@ -1,0 +1,160 @@
+"""Curves of λ: SAEs that differ in the L1 coefficient alone, and how they are compared at one L0.
+
+Choices use validation L0 (`l0_val`); what is compared there was measured on test pages.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import pandas as pd
+
+from saelib.sae.spec import Spec
+from saelib.study.estimate import REPLICATES, Estimate, of_pages
+from saelib.study.matched import interpolate_matched_l0, propose_lambda
+
+
+@runtime_checkable
+class Trains(Protocol):
+    """What a study asks of a workspace to train: the real one, or one that only plans."""
+
+    def train(self, specs: Sequence[Spec], notebook: str) -> pd.DataFrame:
+        """Rows of `results.csv`, one per spec, in order; what is missing is trained."""
+
+    def pages(self, run: str) -> pd.DataFrame:
+        """Sums by test page of the run with this id."""
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Rows of `results.csv` for one SAE per λ, and where the sums by test page of each come from."""
+
+    rows: pd.DataFrame
+    pages: Callable[[str], pd.DataFrame]
+
+    def bracket(self, l0: float | int) -> list[float]:
+        """The λ whose validation L0 are nearest to `l0` on either side, ascending; empty without both.
+
+        A collapsed SAE, L0 = 0, is no side: there is no logarithm to interpolate from.
+        """
+        alive = self.rows[self.rows["l0_val"] > 0].sort_values("l0_val")
+        below = alive[alive["l0_val"] <= l0].tail(1)
+        above = alive[alive["l0_val"] >= l0].head(1)
+        if not (len(below) and len(above)):
+            return []
+        return sorted({float(side["lambda"].iloc[0]) for side in (below, above)})
+
+    def at_l0(self, l0: float | int, column: str = "fvu") -> float | None:
+        """`column` at validation L0 = `l0`, interpolated; None where the curve does not reach it.
+
+        FVU and λ are interpolated in log-log, any other column linearly over log L0.
+        """
+        log_y = column.startswith("fvu") or column == "lambda"
+        return interpolate_matched_l0(self.rows["l0_val"], self.rows[column], l0, log_y=log_y)
+
+    def samples_at_l0(self, l0: float | int, column: str = "fvu", n: int = REPLICATES) -> Estimate:
+        """`of_pages` at validation L0 = `l0`: every draw is interpolated along the curve.
+
+        Validation L0 are not redrawn. All nan where the curve does not reach.
+        """
+        sums = [self.pages(run) for run in self.rows["run_id"]]
+        return matched(sums, self.rows["l0_val"], l0, column, n)
+
+
+def matched(
+    pages: Sequence[pd.DataFrame],
+    l0: Iterable,
+    target: float | int,
+    column: str = "fvu",
+    n: int = REPLICATES,
+) -> Estimate:
+    """`of_pages` at L0 = target, interpolated draw by draw along SAEs of these page sums and L0."""
+    points = np.stack([of_pages(sums, column, n).draws for sums in pages], axis=1)  # [1 + n, λ]
+    log_y = column == "fvu"
+    l0 = list(l0)
+    values = [interpolate_matched_l0(l0, draw, target, log_y=log_y) for draw in points]
+    return Estimate(np.array([np.nan if v is None else v for v in values]))
+
+
+def reach_l0(
+    ws: Trains,
+    notebook: str,
+    make: Callable[..., Spec],
+    lambdas: Mapping[tuple, Sequence[float]],
+    target: float | int,
+    max_extra: int = 3,
+    refine: int = 0,
+) -> dict[tuple, Curve]:
+    """Curves of λ, each with up to `max_extra` further λ while validation L0 does not bracket `target`.
+
+    lambdas: the λ a curve begins with, by its key; `make(*key, lam)` is the spec of one of its SAEs.
+    Curves go outwards together, one λ each per round. A bracketed one gets up to `refine` more λ
+    between the two points nearest to the target, while their L0 are over a factor 2 apart.
+    """
+    curves: dict[tuple, Curve] = {}
+    spent: Counter[Any] = Counter()
+    wanted = {key: list(lams) for key, lams in lambdas.items()}
+    while wanted:
+        cells = [(key, lam) for key, lams in wanted.items() for lam in lams]
+        new = ws.train([make(*key, lam) for key, lam in cells], notebook)
+        keys = [key for key, _ in cells]
+        curves |= {key: _longer(curves.get(key), new, keys, key, ws) for key in wanted}
+        wanted = _following(curves, wanted, target, spent, max_extra, refine)
+    return curves
+
+
+def _longer(
+    curve: Curve | None, new: pd.DataFrame, keys: Sequence[tuple], key: tuple, ws: Trains
+) -> Curve:
+    """A curve with those rows of `new` whose key is its own."""
+    added = new[[k == key for k in keys]]
+    if curve is None:
+        return Curve(added.reset_index(drop=True), ws.pages)
+    return Curve(pd.concat([curve.rows, added], ignore_index=True), ws.pages)
+
+
+def _following(
+    curves: Mapping[tuple, Curve],
+    wanted: Mapping[tuple, Sequence[float]],
+    target: float | int,
+    spent: Counter[Any],
+    max_extra: int,
+    refine: int,
+) -> dict[tuple, list[float]]:
+    """The λ to train next, by curve; `spent` counts them by curve and by whether it is bracketed."""
+    following = {}
+    for key in wanted:
+        rows = curves[key].rows
+        further = propose_lambda(zip(rows["lambda"], rows["l0_val"], strict=True), target)
+        reached = len(curves[key].bracket(target)) > 0
+        allowed = refine if reached else max_extra
+        if further is not None and spent[key, reached] < allowed:
+            spent[key, reached] += 1
+            following[key] = [float(f"{further:.4g}")]
+    return following
+
+
+def curves_over_seeds(
+    ws: Trains,
+    notebook: str,
+    make: Callable[..., Spec],
+    start: Mapping[tuple, Sequence[float]],
+    seeds: Sequence[int],
+    target: float | int,
+    max_extra: int = 3,
+    refine: int = 0,
+) -> dict[tuple[Hashable, ...], Curve]:
+    """`reach_l0` of every cell of `start` and seed, by (*cell, seed); `make(*cell, seed, lam)`.
+
+    The first seed's curves begin at the λ of `start`, those of the others at the two λ between which
+    the first one's has `target`, so that all are interpolated over the same stretch where possible.
+    """
+    first = {(*cell, seeds[0]): lams for cell, lams in start.items()}
+    curves = reach_l0(ws, notebook, make, first, target, max_extra, refine)
+    near = {cell: curves[*cell, seeds[0]].bracket(target) or lams for cell, lams in start.items()}
+    others = {(*cell, seed): near[cell] for cell in start for seed in seeds[1:]}
+    return curves | reach_l0(ws, notebook, make, others, target, max_extra, refine)

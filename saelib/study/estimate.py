@@ -1,0 +1,236 @@
+"""An estimate in front of its bootstrap replicates, so that ratios, differences and means carry both.
+
+`draws` [1 + n] holds the estimate, then n replicates. Test pages are redrawn the same way for every
+SAE measured on them, so that two SAEs stay paired; `over_seeds` adds the spread over training seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64
+
+from saelib.measure.metrics import interval_of, page_replicates, student_975
+
+REPLICATES = 1000
+NORMAL_975 = 1.959964
+# loss recovered -> the loss under the ablation that it is a share of
+ABLATED_LOSS = {"loss_recovered": "ce_zero", "loss_recovered_mean": "ce_mean"}
+
+Comparison = Literal[
+    "lower", "higher", "equal", "not higher", "not lower", "unclear", "unreachable"
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A number with a 95 % interval: `draws[0]` is the estimate, the rest are its replicates."""
+
+    draws: Float64[np.ndarray, " draws"]
+
+    @property
+    def value(self) -> float:
+        """The estimate, nan where there is none."""
+        return float(self.draws[0])
+
+    @property
+    def lo(self) -> float:
+        """Lower end of the 95 % percentile interval, nan where there is none."""
+        return self._interval()[0]
+
+    @property
+    def hi(self) -> float:
+        """Upper end of the 95 % percentile interval, nan where there is none."""
+        return self._interval()[1]
+
+    @property
+    def defined(self) -> bool:
+        """Whether there is a value."""
+        return bool(np.isfinite(self.draws[0]))
+
+    def _interval(self) -> tuple[float, float]:
+        if not self.defined:
+            return np.nan, np.nan
+        return interval_of(self.draws[1:])
+
+    def __add__(self, other: Estimate | float | int) -> Estimate:
+        return Estimate(self.draws + _draws(other))
+
+    def __radd__(self, other: float | int) -> Estimate:
+        return Estimate(other + self.draws)
+
+    def __sub__(self, other: Estimate | float | int) -> Estimate:
+        return Estimate(self.draws - _draws(other))
+
+    def __rsub__(self, other: float | int) -> Estimate:
+        return Estimate(other - self.draws)
+
+    def __mul__(self, other: Estimate | float | int) -> Estimate:
+        return Estimate(self.draws * _draws(other))
+
+    def __rmul__(self, other: float | int) -> Estimate:
+        return Estimate(other * self.draws)
+
+    def __truediv__(self, other: Estimate | float | int) -> Estimate:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return Estimate(np.asarray(self.draws / _draws(other)))
+
+    def __rtruediv__(self, other: float | int) -> Estimate:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return Estimate(other / self.draws)
+
+    def __neg__(self) -> Estimate:
+        return Estimate(-self.draws)
+
+    def log(self) -> Estimate:
+        """Natural logarithm; nan where a draw is not positive."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            logs = np.log(self.draws)
+        return Estimate(np.where(np.isfinite(logs), logs, np.nan))
+
+    def exp(self) -> Estimate:
+        """Exponential."""
+        return Estimate(np.exp(self.draws))
+
+    def text(self, form: str = ".3g", missing: str = "L0 not reached") -> str:
+        """ "1.33 [1.29, 1.38]"; `missing` where there is no value, "1.33 (no interval)" without one."""
+        return _text(self.row(), form, missing)
+
+    def row(self) -> dict[str, float]:
+        """Value and ends of the interval, as tables and files keep them."""
+        lo, hi = self._interval()
+        return {"value": self.value, "lo": lo, "hi": hi}
+
+    def compare(self, reference: float | int, margin: float | int = 0.0) -> Comparison:
+        """How the interval lies about reference ± margin.
+
+        "lower", "higher" or "equal": below, above, or inside the band. "not higher", "not lower": it
+        leaves the band on one side only. "unclear": on both, or there is no interval.
+        "unreachable": there is no estimate.
+        """
+        lo, hi = self._interval()
+        if not self.defined:
+            return "unreachable"
+        if np.isnan(lo):
+            return "unclear"
+        return _place(lo, hi, reference - margin, reference + margin)
+
+    def agrees(self, recorded: Mapping[str, float | int | None]) -> bool | None:
+        """Whether the intervals of this and a recorded estimate overlap; None where one has none.
+
+        recorded: `row` of the other. An estimate without an interval is its value alone.
+        """
+        here = _ends(self.row())
+        there = _ends(recorded)
+        if here is None or there is None:
+            return None
+        return here[0] <= there[1] and there[0] <= here[1]
+
+
+def recorded_text(
+    row: Mapping[str, float | int | None], form: str = ".3g", missing: str = "L0 not reached"
+) -> str:
+    """A recorded `Estimate.row` in words, as `Estimate.text` has it."""
+    return _text(row, form, missing)
+
+
+def _text(row: Mapping[str, float | int | None], form: str, missing: str) -> str:
+    value, lo, hi = (_number(row[name]) for name in ("value", "lo", "hi"))
+    if not np.isfinite(value):
+        return missing
+    if not np.isfinite(lo):
+        return f"{value:{form}} (no interval)"
+    return f"{value:{form}} [{lo:{form}}, {hi:{form}}]"
+
+
+def _number(value: float | int | None) -> float:
+    return np.nan if value is None else float(value)
+
+
+def _ends(row: Mapping[str, float | int | None]) -> tuple[float, float] | None:
+    value, lo, hi = (_number(row[name]) for name in ("value", "lo", "hi"))
+    if not np.isfinite(value):
+        return None
+    return (lo, hi) if np.isfinite(lo) else (value, value)
+
+
+def _place(lo: float, hi: float, low: float, high: float) -> Comparison:
+    """How the interval [lo, hi] lies about the band [low, high]."""
+    if hi < low:
+        return "lower"
+    if lo > high:
+        return "higher"
+    leaves_below = lo < low
+    leaves_above = hi > high
+    if leaves_below and leaves_above:
+        return "unclear"
+    if leaves_below:
+        return "not higher"
+    return "not lower" if leaves_above else "equal"
+
+
+def _draws(other: Estimate | float | int) -> np.ndarray | float | int:
+    return other.draws if isinstance(other, Estimate) else other
+
+
+def undefined(n: int = REPLICATES) -> Estimate:
+    """The estimate of what could not be measured: all nan."""
+    return Estimate(np.full(1 + n, np.nan))
+
+
+def constant(value: float | int, n: int = REPLICATES) -> Estimate:
+    """A number without a spread."""
+    return Estimate(np.full(1 + n, float(value)))
+
+
+def ratio_of_pages(num: Iterable, den: Iterable, n: int = REPLICATES) -> Estimate:
+    """Σnum / Σden over test pages, one value per page, and its replicates under redrawn pages."""
+    num = np.asarray(num, dtype=np.float64)
+    den = np.asarray(den, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):  # no pages, or none with a loss: nan
+        return Estimate(np.r_[num.sum() / den.sum(), page_replicates(num, den, n)])
+
+
+def of_pages(pages: pd.DataFrame, column: str = "fvu", n: int = REPLICATES) -> Estimate:
+    """`column` ("fvu" or a key of `ABLATED_LOSS`) of one SAE, from its sums by test page."""
+    if column == "fvu":
+        return ratio_of_pages(pages["sse"], pages["sst"], n)
+    if column not in ABLATED_LOSS:
+        accepted = ", ".join(map(repr, ABLATED_LOSS))
+        raise ValueError(f"column = {column!r}: expected 'fvu', {accepted}")
+    measured = pages[pages["ce_n"] > 0]  # pages with a context whose loss was measured
+    ablated = measured[ABLATED_LOSS[column]]
+    return ratio_of_pages(ablated - measured["ce_sae"], ablated - measured["ce_id"], n)
+
+
+def over_seeds(per_seed: Sequence[Estimate], seed: int = 0) -> Estimate:
+    """Mean over training seeds; each replicate adds a draw of the seeds' spread to that of the pages.
+
+    The spread is normal with the standard error of the mean, widened by Student's quantile over the
+    normal one, so that without spread over pages the interval is Student's. It is the same linear
+    form of the estimates for every cell with as many seeds: ratios and differences of cells trained
+    with the same seeds stay paired. With one seed there is no such spread: the interval is of pages.
+    """
+    x = np.stack([estimate.draws for estimate in per_seed])
+    n = len(x)
+    deviation = x[:, 0] - x[:, 0].mean()
+    draws = x.mean(axis=0)
+    if n > 1:
+        widen = student_975(n - 1) / NORMAL_975 / (n * (n - 1)) ** 0.5
+        normal = np.random.default_rng([seed, 1]).normal(size=(n, x.shape[1] - 1))
+        draws[1:] += widen * (deviation @ normal)
+    return Estimate(draws)
+
+
+def mean(estimates: Sequence[Estimate]) -> Estimate:
+    """Mean of paired estimates, draw by draw."""
+    return Estimate(np.stack([estimate.draws for estimate in estimates]).mean(axis=0))
+
+
+def geometric_mean(estimates: Sequence[Estimate]) -> Estimate:
+    """Geometric mean of paired estimates, draw by draw; undefined where one of them is."""
+    return mean([estimate.log() for estimate in estimates]).exp()

@@ -1,0 +1,253 @@
+"""What a notebook finds: a claim, the rule that judges it, a verdict, its numbers and its sentence.
+
+    data/<profile>/verdicts/<notebook>.json     findings, with their estimates and intervals
+    data/<profile>/verdicts/<notebook>.txt      the notebook's part of the report's abstract
+    data/<profile>/diagnostics/<table>.csv      tables behind figures and verdicts
+    data/recorded/full/estimates.json           the estimates of the recorded run, to compare with
+
+At a point of a grid the first three lie under `data/<profile>/grid/<point>/`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pandas as pd
+
+from saelib.env import data_dir, root
+from saelib.files import read_json, write_text
+from saelib.study.estimate import Estimate, recorded_text
+
+Verdict = Literal["supported", "contradicted", "undecided"]
+
+MIN_SEEDS = 3  # fewer say nothing of the spread over seeds
+MIN_PAGES = 15  # fewer say nothing of the spread over test pages
+RECORDED = "full"  # the recorded profile that a run is compared with
+NAME = r"F\d+[a-z]?"
+
+# Verdicts as older records word them.
+OLDER_WORDS: dict[str, Verdict] = {
+    "replicates": "supported",
+    "does not replicate": "contradicted",
+    "cannot tell": "undecided",
+}
+OLDER_FIELDS = {"finding": "name", "effect": "sentence", "cell": "section"}
+TEXTS = ("name", "claim", "rule", "verdict", "sentence", "section", "figure")
+FIELDS = (*TEXTS, "estimates", "beside_recorded")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One claim as a notebook leaves it."""
+
+    name: str  # "F1", "F3b"
+    claim: str
+    rule: str  # what would make it supported, what contradicted
+    verdict: Verdict
+    estimates: Mapping[str, Estimate]  # named effects, the headline one first
+    sentence: str  # the result in plain words, computed
+    section: str  # heading of the notebook above the verdict
+    figure: str  # "figures/<profile>/NAME.png"
+
+
+# -- verdicts ------------------------------------------------------------------------------------------
+
+
+def enough(n_seeds: int, n_pages: int) -> bool:
+    """Whether a run has the seeds and test pages that a verdict takes."""
+    return n_seeds >= MIN_SEEDS and n_pages >= MIN_PAGES
+
+
+def majority(cases: Sequence[str], yes: Collection[str], no: Collection[str]) -> Verdict:
+    """ "supported" where more than half of `cases` are in `yes`, "contradicted" where in `no`."""
+    in_favour = sum(case in yes for case in cases)
+    against = sum(case in no for case in cases)
+    if 2 * in_favour > len(cases):
+        return "supported"
+    return "contradicted" if 2 * against > len(cases) else "undecided"
+
+
+def replication(verdict: Verdict) -> str:
+    """A verdict on what the experiment reported, for the summary of F1 to F4."""
+    words = {"supported": "replicates", "contradicted": "does not replicate"}
+    return words.get(verdict, "undecided")
+
+
+# -- beside the recorded run ---------------------------------------------------------------------------
+
+
+def recorded_estimates(profile: str = RECORDED) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Estimates of a recorded profile: finding -> effect -> {"value", "lo", "hi"}; empty without."""
+    path = data_dir("recorded") / profile / "estimates.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def beside_recorded(finding: Finding, profile: str = RECORDED, form: str = ".3g") -> str:
+    """The headline estimate beside the recorded run's, and whether their intervals overlap.
+
+    "0.92 [0.91, 0.93]; recorded full: 0.93 [0.92, 0.94]: agrees". Where the recorded run has another
+    effect than the headline one, the first that both have. Empty where nothing was estimated.
+    """
+    if not finding.estimates:
+        return ""
+    recorded = recorded_estimates(profile).get(finding.name, {})
+    shared = [effect for effect in finding.estimates if effect in recorded]
+    effect = next(iter(shared or finding.estimates))
+    here = finding.estimates[effect]
+    text = f"{effect}: {here.text(form)}"
+    if not shared:
+        return f"{text}; recorded {profile}: no record"
+    there = recorded[effect]
+    word = {True: "agrees", False: "differs", None: "cannot be compared"}[here.agrees(there)]
+    return f"{text}; recorded {profile}: {recorded_text(there, form)}: {word}"
+
+
+# -- files ---------------------------------------------------------------------------------------------
+
+
+def kept_in(profile: str, kind: str) -> Path:
+    """`data/<profile>/<kind>`, or a grid point's own folder where the driver runs one."""
+    grid = os.environ.get("SAELIB_GRID", "")
+    return data_dir(profile) / (f"grid/{grid}/{kind}" if grid else kind)
+
+
+def record(profile: str, notebook: str, findings: Sequence[Finding]) -> Path:
+    """Write a notebook's findings; replaces what it recorded before.
+
+    ValueError names the field that is empty, unknown, or a figure that does not exist.
+    """
+    entries = [_entry(finding) for finding in findings]
+    for entry in entries:
+        _check(entry, f"{notebook}, {entry['name']}")
+    path = kept_in(profile, "verdicts") / f"{notebook}.json"
+    text = json.dumps(entries, indent=1, sort_keys=False, ensure_ascii=False, allow_nan=False)
+    write_text(path, text + "\n")
+    return path
+
+
+def _entry(finding: Finding) -> dict[str, Any]:
+    """A finding as its file has it."""
+    entry: dict[str, Any] = {name: getattr(finding, name) for name in TEXTS}
+    entry["estimates"] = {
+        effect: _without_nan(estimate.row()) for effect, estimate in finding.estimates.items()
+    }
+    entry["beside_recorded"] = beside_recorded(finding)
+    return entry
+
+
+def _without_nan(row: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in row.items()}
+
+
+def _check(entry: Mapping[str, Any], where: str) -> None:
+    if set(entry) != set(FIELDS):
+        raise ValueError(f"{where}: fields {sorted(entry)}; expected {sorted(FIELDS)}")
+    for field in TEXTS:
+        if not isinstance(entry[field], str) or not entry[field].strip():
+            raise ValueError(f"{where}: {field} = {entry[field]!r}: expected text")
+    verdicts = get_args(Verdict)
+    if entry["verdict"] not in verdicts:
+        accepted = ", ".join(verdicts)
+        raise ValueError(f"{where}: verdict = {entry['verdict']!r}: expected one of {accepted}")
+    if not re.fullmatch(NAME, entry["name"]):
+        raise ValueError(f"{where}: name = {entry['name']!r}: expected F1, F2, F2a, …")
+    _check_figure(entry["figure"], where)
+
+
+def _check_figure(figure: str, where: str) -> None:
+    if Path(figure).is_absolute() or not (root() / figure).is_file():
+        accepted = "figures/<profile>/NAME.png"
+        raise ValueError(f"{where}: figure = {figure!r}: no such file; expected {accepted}")
+
+
+def load(profile: str) -> list[dict[str, Any]]:
+    """Every recorded finding of a profile with its `notebook`, sorted by name.
+
+    ValueError where a file is damaged or a finding is recorded twice.
+    """
+    loaded = []
+    for path in sorted((data_dir(profile) / "verdicts").glob("*.json")):
+        for i, stored in enumerate(read_json(path)):
+            entry = _renewed(stored)
+            _check(entry, f"{path}, finding {i}")
+            loaded.append({**entry, "notebook": path.stem})
+    loaded.sort(key=lambda entry: entry["name"])
+    for one, two in pairwise(loaded):
+        if one["name"] == two["name"]:
+            both = f"{one['notebook']} and {two['notebook']}"
+            raise ValueError(
+                f"profile {profile!r}: finding {one['name']} is recorded twice, by {both}"
+            )
+    return loaded
+
+
+def _renewed(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry in today's form; older records have their numbers in a sentence, and no rule."""
+    if "finding" not in stored:
+        return dict(stored)
+    entry = {OLDER_FIELDS.get(name, name): value for name, value in stored.items()}
+    entry["verdict"] = OLDER_WORDS.get(entry.get("verdict", ""), entry.get("verdict"))
+    return {"rule": "Stated in the notebook.", "estimates": {}, "beside_recorded": ""} | entry
+
+
+def record_table(profile: str, name: str, table: pd.DataFrame) -> Path:
+    """Keep a table behind a figure or a verdict as `data/<profile>/diagnostics/<name>.csv`.
+
+    name: the notebook's number and words, as "04_effects".
+    """
+    if not re.fullmatch(r"\d\d_\w+", name):
+        accepted = "the notebook's number and words, as '04_effects'"
+        raise ValueError(f"table name = {name!r}: expected {accepted}")
+    path = kept_in(profile, "diagnostics") / f"{name}.csv"
+    write_text(path, table.to_csv(index=False, lineterminator="\n"))
+    return path
+
+
+def read_table(profile: str, name: str) -> pd.DataFrame:
+    """A table that `record_table` kept, a grid point's own first.
+
+    FileNotFoundError says which notebook makes it.
+    """
+    folders = (kept_in(profile, "diagnostics"), data_dir(profile) / "diagnostics")
+    kept = [folder / f"{name}.csv" for folder in folders]
+    path = next((path for path in kept if path.exists()), None)
+    if path is None:
+        raise FileNotFoundError(
+            f"{kept[-1]} is missing: run notebook {name[:2]} with profile {profile!r}"
+        )
+    try:
+        return pd.read_csv(path, dtype={"run_id": str})  # "77e5" is no number
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}); run notebook {name[:2]} again") from error
+
+
+def record_abstract(profile: str, notebook: str, text: str) -> Path:
+    """Write a notebook's part of the report's abstract: a sentence or two, its numbers computed."""
+    if not text.strip() or "nan" in re.findall(r"\w+", text.lower()):
+        raise ValueError(
+            f"abstract of {notebook} = {text!r}: expected sentences, with no number missing"
+        )
+    path = kept_in(profile, "verdicts") / f"{notebook}.txt"
+    write_text(path, text.strip() + "\n")
+    return path
+
+
+def read_abstract(profile: str) -> str:
+    """The recorded sentences of every notebook, in order."""
+    files = sorted((data_dir(profile) / "verdicts").glob("*.txt"))
+    return " ".join(p.read_text(encoding="utf-8").strip() for p in files)
+
+
+def checks(results: Iterable[tuple[bool, str]]) -> str:
+    """Checks of a notebook in words, one per line: "holds: …" or "DOES NOT HOLD: …"."""
+    return "\n".join(
+        ("holds: " if bool(holds) else "DOES NOT HOLD: ") + claim for holds, claim in results
+    )

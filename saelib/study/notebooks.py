@@ -1,0 +1,159 @@
+"""The parameters of each notebook: what its parameter cell holds, with types and ranges."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from saelib.config import CollectConfig, CorpusConfig
+from saelib.study.params import (
+    All0,
+    AtLeastOne,
+    Common,
+    Count,
+    CountOrZero,
+    GradClip,
+    Lambda,
+    Lambdas,
+    LearningRate,
+    LearningRates,
+    Multiples,
+    NotNegative,
+    Params,
+    Positive,
+    PositiveLambdas,
+    Recipe,
+    RisingShares,
+    Seeds,
+    Share,
+    Sites,
+    StopShare,
+    Sweep,
+    build,
+)
+
+Source = Literal["embedded", "enwik8", "mediawiki", "fever", "dataset", "jsonl", "parquet", "text"]
+StoreDtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+
+
+class CollectParams(Common):
+    """01: a model, a text, and what is stored of its activations."""
+
+    model: str = Field(description="hub id, local folder or .gguf file, or 'embedded'")
+    dtype: str = Field(description="of the model; auto: bfloat16 where computed, else float32")
+    sites: Sites = Field(description="depths of the residual stream, as in hidden_states")
+    source: Source = Field(description="where the text comes from")
+    path: str = Field(description="file, folder or hub id of the text")
+    text_column: str = Field(description="field that holds the text")
+    id_column: str = Field(description="field that holds the page id; empty: the row's number")
+    n_docs: All0 = Field(description="pages, drawn by a hash of their ids")
+    detokenize: bool = Field(description="FEVER only: -LRB- and the like become text again")
+    ctx_len: int = Field(description="tokens of a context")
+    min_ctx_len: int = Field(description="shortest context kept; 0 keeps whole ones only")
+    contexts_per_page: All0 = Field(description="at most")
+    bos: Literal["auto", "always", "never"] = Field(description="begin contexts with BOS")
+    on_bad_line: Literal["raise", "skip"] = Field(description="what a malformed line does")
+    corpus_seed: CountOrZero = Field(description="which pages and contexts are taken")
+    batch_tokens: AtLeastOne = Field(description="tokens of a forward")
+    shard_tokens: AtLeastOne = Field(description="rows of a shard")
+    store_dtype: StoreDtype = Field(description="of the stored rows; auto: the model's")
+    stream_tokens: CountOrZero = Field(description="shuffle buffer of live rows; 0: a store")
+    stream_contexts: Count = Field(description="live: training contexts that are stored too")
+    stream_held_out: CountOrZero = Field(description="live: held-out contexts stored; 0: all")
+    probe_contexts: Count = Field(description="contexts run again at every depth, and with BOS")
+    pca_rank: Count = Field(description="directions of the honest reconstruction")
+
+    def corpus(self) -> CorpusConfig:
+        """The text, as the package takes it."""
+        names = [name for name in CorpusConfig.__dataclass_fields__ if name != "seed"]
+        values = {name: getattr(self, name) for name in names} | {"seed": self.corpus_seed}
+        return build(CorpusConfig, values, {"seed": "corpus_seed"})
+
+    def collection(self) -> CollectConfig:
+        """How activations are stored, as the package takes it."""
+        sizes = {"batch_tokens": self.batch_tokens, "shard_tokens": self.shard_tokens}
+        return build(CollectConfig, sizes | {"dtype": self.store_dtype}, {"dtype": "store_dtype"})
+
+    @model_validator(mode="after")
+    def _collects(self) -> CollectParams:
+        self.corpus()
+        self.collection()
+        return self
+
+
+class TrainSaeParams(Common, Recipe, Sweep):
+    """02: the trade-off, the L1 coefficient (F4) and the schedules (F1)."""
+
+    schedule_seeds: Seeds = Field(description="of the schedule study; a verdict takes three")
+    schedule_lam: Lambda = Field(description="λ of the schedule study")
+    schedule_lrs: LearningRates = Field(description="peak rates tried with each schedule")
+    n_cycles: AtLeastOne = Field(description="cycles of the cosine with hard restarts")
+    stop_at: StopShare = Field(description="share of the schedule after which one arm stops")
+    schedule_sites: Sites = Field(description="where the schedules are studied")
+    margin: NotNegative = Field(description="extra FVU from which on a schedule trains badly")
+    original_lam: Positive = Field(description="the original recipe's one λ, raw units")
+
+
+class TrainGatedParams(Common, Recipe, Sweep):
+    """03: Gated SAEs, with two losses, beside plain ones."""
+
+    lambdas_two_term: Lambdas = Field(description="L1 coefficients of the two-term loss")
+    lam_full: Lambda = Field(description="the full loss takes this multiple of λ")
+    refine: CountOrZero = Field(description="further λ between the two next to the target L0")
+    snapshots: Count = Field(description="states of the gates kept over training")
+    lengths: Multiples = Field(description="multiples of `tokens` at which losses are compared")
+    length_l0: Positive = Field(description="active latents per token there")
+    margin: NotNegative = Field(description="FVUs nearer than this share are called equal")
+
+
+class ResamplingParams(Common, Recipe):
+    """04: does resampling dead latents explain the Gated SAE's error?"""
+
+    resample_sites: Sites = Field(description="depths of the residual stream")
+    lam_two_term: Lambda = Field(description="the two-term loss takes this multiple of λ")
+    lam_full: Lambda = Field(description="the full loss takes this multiple of λ")
+    seeds: Seeds = Field(description="initialisation, order of rows, resampling draws")
+    resample_at: RisingShares = Field(description="shares of training after which to resample")
+    resample_rows: AtLeastOne = Field(description="training rows from which inputs are drawn")
+    dead_window: AtLeastOne = Field(description="training tokens of silence that make one dead")
+    l0_target: Positive = Field(description="active latents per token of the comparison")
+    normal_lambdas: Lambdas = Field(description="L1 coefficients of the normal setting")
+    dying_lambdas: Lambdas = Field(description="L1 coefficients of the setting of large steps")
+    dying_lr: LearningRate = Field(description="its learning rate")
+    dying_clip: GradClip = Field(description="its bound on the gradient's norm; 0 is none")
+    dying_lam_warmup: Share = Field(description="its share of training in which λ rises")
+    refine: CountOrZero = Field(description="further λ between the two next to the target L0")
+    margin: NotNegative = Field(description="differences below this share are called equal")
+
+
+class LayerParams(Common, Recipe, Sweep):
+    """05: depths compared, causes of their gap, dictionary against encoder, all depths."""
+
+    margin: NotNegative = Field(description="FVUs nearer than this share are called equal")
+    original_lam: Positive = Field(description="the original recipe's one λ, raw units")
+    refine: CountOrZero = Field(description="further λ between two over a factor 2 apart in L0")
+    cause_seeds: Seeds = Field(description="seeds of the 16 coalitions")
+    cause_tokens: Count = Field(description="training tokens of each of their SAEs")
+    cause_latents: Count = Field(description="dictionary size of their SAEs")
+    cause_batch: Count = Field(description="tokens per step, for them")
+    cause_lambdas: PositiveLambdas = Field(description="λ between which their L0 is matched")
+    split_seeds: Seeds = Field(description="seeds of the SAEs whose codes are searched")
+    split_tokens: Count = Field(description="ordinary test tokens of that search")
+    learn_tokens: Count = Field(description="training tokens of dictionaries without encoder")
+    longer: Positive = Field(description="multiple of the training tokens")
+    wider: Positive = Field(description="multiple of the dictionary size")
+    shuffled_lambdas: Lambdas = Field(description="λ for activations with shuffled dimensions")
+    depth_step: Count = Field(description="every so many sites, for the section on all depths")
+    depth_contexts: Count = Field(description="contexts of each page, for the same")
+    depth_tokens: Count = Field(description="training tokens of an SAE, for the same")
+    depth_lambdas: PositiveLambdas = Field(description="λ between which its L0 is matched")
+
+
+PARAMETERS: dict[str, type[Params]] = {
+    "01_collect": CollectParams,
+    "02_train_sae": TrainSaeParams,
+    "03_train_gated": TrainGatedParams,
+    "04_resampling": ResamplingParams,
+    "05_layer_analysis": LayerParams,
+}

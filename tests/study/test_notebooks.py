@@ -1,0 +1,45 @@
+"""Every notebook's parameter cell holds exactly the fields of its model, in range in every profile."""
+
+import pytest
+
+from saelib.config import ConfigError
+from saelib.run import jobs
+from saelib.study.notebooks import PARAMETERS
+
+
+def test_every_notebook_has_its_parameters_declared():
+    assert [path.stem for path in jobs.sources()] == list(PARAMETERS)
+
+
+@pytest.mark.parametrize("path", jobs.sources(), ids=lambda path: path.stem)
+def test_a_parameter_cell_holds_the_fields_of_its_model(path):
+    assert set(jobs.parameters(path)) == set(PARAMETERS[path.stem].model_fields)
+
+
+@pytest.mark.parametrize("profile", ["smoke", "default", "full", "enwik8", "llama2-7b"])
+def test_the_shipped_profiles_are_in_range(profile):
+    for path, values in jobs.resolve_profile(profile).items():
+        PARAMETERS[path.stem].read({**jobs.parameters(path), **values}, path.stem)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "expected"),
+    [
+        ("01_collect", {"source": "jsonl"}, "path = '': expected a path or hub id for 'jsonl'"),
+        ("01_collect", {"min_ctx_len": 200}, "min_ctx_len = 200: expected 0 to ctx_len = 128"),
+        ("01_collect", {"store_dtype": "int4"}, "store_dtype = 'int4': expected one of 'auto'"),
+        ("01_collect", {"corpus_seed": -1}, "corpus_seed = -1: expected 0 or more"),
+        ("02_train_sae", {"stop_at": 0.0}, "stop_at = 0.0: expected a share in (0, 1]"),
+        ("02_train_sae", {"margin": -0.5}, "margin = -0.5: expected 0 or more"),
+        ("03_train_gated", {"lengths": [1.0, 0.0]}, "lengths = [1.0, 0.0]: expected above 0"),
+        ("03_train_gated", {"snapshots": 0}, "snapshots = 0: expected above 0"),
+        ("04_resampling", {"dying_lr": 0.0}, "dying_lr = 0.0: expected a learning rate > 0"),
+        ("05_layer_analysis", {"depth_step": -1}, "depth_step = -1: expected above 0"),
+        ("05_layer_analysis", {"cause_lambdas": [0.0]}, "cause_lambdas = [0.0]: expected above 0"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_in_the_user_s_words(name, values, expected):
+    (path,) = jobs.sources([name])
+    with pytest.raises(ConfigError) as error:
+        PARAMETERS[name].read(jobs.parameters(path) | values, name)
+    assert str(error.value).startswith(f"{name}: {expected}")
