@@ -1,0 +1,50 @@
+"""The recorded run's estimates come from its recorded files, and the committed file is just that."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from saelib.env import data_dir
+from saelib.files import write_json
+
+SCRIPT = Path(__file__).parents[1] / "tools" / "recorded_estimates.py"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("recorded_estimates", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_committed_estimates_are_those_of_the_recorded_files(tool):
+    path = data_dir("recorded") / "full" / "estimates.json"
+    assert tool.estimates("full") == json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_an_older_sentence_is_read_as_recorded(tool):
+    assert tool.estimates("full")["F1"]["site 29, constant"] == {
+        "value": 0.985,
+        "lo": 0.974,
+        "hi": 0.995,
+    }
+    shares = tool.estimates("full")["F3e"]["site 2"]
+    assert shares == {"value": 0.478, "lo": 0.445, "hi": 0.503}  # a per cent is a share
+
+
+def test_every_finding_with_intervals_has_estimates(tool):
+    recorded = tool.estimates("full")
+    findings = {"F0", "F1", "F4", "F2", "F2a", "F2b", "F2c", "F2d", "F2e", "F2f"}
+    assert set(recorded) == findings | {f"F3{letter}" for letter in "abcdef"}
+    assert all(rows for rows in recorded.values())
+
+
+def test_a_record_in_todays_form_is_taken_as_it_is(tool, home):
+    folder = home / "data" / "recorded" / "full" / "verdicts"
+    folder.mkdir(parents=True)
+    row = {"value": 0.5, "lo": None, "hi": None}
+    write_json(folder / "02_x.json", [{"name": "F1", "estimates": {"site 2": row}}])
+    assert tool.estimates("full") == {"F1": {"site 2": row}}
