@@ -29,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from harness import machine, parser, report
 
 from saelib.config import CorpusConfig
-from saelib.text.corpus import Page, load_contexts, read_pages
+from saelib.text.contexts import load_contexts
+from saelib.text.pages import Page, read_pages
 
 COLUMNS = ("form", "pages_written", "n_docs", "pages", "tokens", "seconds", "tokens_per_second", "peak_mb",
            "peak_over_smallest", "agree")  # fmt: skip

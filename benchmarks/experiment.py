@@ -30,11 +30,13 @@ from harness import machine, parser, report
 from saelib.activations.collect import collect
 from saelib.activations.live import LiveBlocks, LiveRows
 from saelib.activations.lm import LM
-from saelib.activations.store import ShuffledRows, Store, row_moments
+from saelib.activations.moments import row_moments
+from saelib.activations.rows import ShuffledRows
+from saelib.activations.store import Store
 from saelib.config import CollectConfig, SAEConfig, StreamConfig, TrainConfig
 from saelib.sae.base import ENCODER_INIT_NORM, build_sae
 from saelib.sae.trainer import Run, train_groups
-from saelib.text.corpus import Contexts
+from saelib.text.contexts import Contexts
 
 TINY = LlamaConfig(
     vocab_size=256, hidden_size=64, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4,

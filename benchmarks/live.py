@@ -36,7 +36,7 @@ from saelib.run import jobs
 from saelib.run.sweep import filled
 from saelib.run.workspace import Workspace
 from saelib.sae.spec import ARMS
-from saelib.text.corpus import read_pages
+from saelib.text.pages import read_pages
 
 MEMORY = ("name", "corpus_tokens", "tokens_trained", "peak_mb", "ratio_to_first")
 KEYS = ("name", "site", "buffer")  # of a row

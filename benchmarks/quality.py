@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from harness import machine, parser, report
 from recipe import recipe_of
 
-from saelib.activations.store import ShuffledRows
+from saelib.activations.rows import ShuffledRows
 from saelib.config import EvalConfig, SAEConfig, TrainConfig, stable_hash
 from saelib.measure import metrics
 from saelib.measure.evaluate import evaluate

@@ -25,14 +25,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 from harness import machine, parser, report
 from recipe import recipe_of
 
-from saelib.activations.store import CLASSES, ShuffledRows, Store, StoreWriter, row_moments
+from saelib.activations.moments import row_moments
+from saelib.activations.rows import ShuffledRows
+from saelib.activations.store import CLASSES, Store
+from saelib.activations.writer import StoreWriter
 from saelib.config import CollectConfig, EvalConfig
 from saelib.measure.evaluate import evaluate, site_reference
 from saelib.run.workspace import Workspace
 from saelib.sae.base import SAE, GatedSAE, build_sae
 from saelib.sae.spec import make_spec
 from saelib.sae.trainer import train
-from saelib.text.corpus import Contexts
+from saelib.text.contexts import Contexts
 
 STORES = ("whole", "small")
 COLUMNS = (

@@ -24,11 +24,13 @@ from collect import SMOLLM2, random_model
 from harness import interleaved, machine, median, parser, report
 
 from saelib.activations.lm import LM
-from saelib.activations.store import ShuffledRows, Store, StoreWriter
+from saelib.activations.rows import ShuffledRows
+from saelib.activations.store import Store
+from saelib.activations.writer import StoreWriter
 from saelib.config import CollectConfig, SAEConfig, TrainConfig
 from saelib.sae.base import build_sae
 from saelib.sae.trainer import Run, train_groups
-from saelib.text.corpus import Contexts
+from saelib.text.contexts import Contexts
 
 COLUMNS = ("name", "seconds_median", "rows_per_second", "ratio_to_alone", "bit_equal")
 LAMBDAS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)

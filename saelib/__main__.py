@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from saelib.activations.live import StreamError
-from saelib.activations.store import StoreError
+from saelib.activations.shards import StoreError
 from saelib.run import jobs as batch
 from saelib.run import plan, report, sweep
 from saelib.sae.trainer import TrainingDiverged

@@ -2,8 +2,8 @@
 
 A writer fills a temporary neighbour, `.name.<pid>.tmp`, and renames it, which POSIX does
 atomically. So a reader sees the old content or the new one, and two processes that write one file
-do not disturb each other. Content is not flushed to the disk first: after a loss of power a file
-may be damaged.
+do not disturb each other. A killed writer leaves its neighbour behind: `remove_leftovers`. Content
+is not flushed to the disk first: after a loss of power a file may be damaged.
 """
 
 from __future__ import annotations
@@ -30,6 +30,18 @@ class LockedError(RuntimeError):
 def temporary_name(path: Path) -> Path:
     """The neighbour of `path` that this process fills before it takes the place of `path`."""
     return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what killed writers left anywhere in a folder.
+
+    Only for the holder of a lock that keeps other writers away: theirs would be deleted too.
+    """
+    for path in sorted(folder.rglob(".*.tmp")):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -173,7 +173,7 @@ def everything(ranks, folder):
 def one_shard_lost(ranks, folder):
     """Collect, but rank 1 is killed after its first shard."""
     if ranks.rank == 1:
-        from saelib.activations.store import StoreWriter
+        from saelib.activations.writer import StoreWriter
 
         write, written = StoreWriter.write_shard, []
 

@@ -14,7 +14,7 @@ import torch
 from test_store import make_store, make_x
 
 from saelib.config import CorpusConfig
-from saelib.text.corpus import read_pages
+from saelib.text.pages import read_pages
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 ROW = {

@@ -13,6 +13,7 @@ from saelib.files import (
     LockedError,
     locked,
     read_json,
+    remove_leftovers,
     replaced_file,
     replaced_folder,
     temporary_name,
@@ -62,6 +63,17 @@ def test_a_temporary_name_carries_the_process_and_is_no_file_of_its_kind(tmp_pat
     name = temporary_name(tmp_path / "a.json").name
     assert str(os.getpid()) in name
     assert not name.endswith(".json")
+
+
+def test_what_a_killed_writer_leaves_is_removed_and_nothing_else(tmp_path):
+    write_text(tmp_path / "site" / "shard", "whole")
+    write_text(tmp_path / ".lock", "")
+    temporary_name(tmp_path / "site" / "shard").write_text("half")
+    temporary_name(tmp_path / "report").mkdir()
+    (temporary_name(tmp_path / "report") / "page").touch()
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == [".lock", "site"]
+    assert names(tmp_path / "site") == ["shard"]
 
 
 @pytest.mark.usefixtures("umask_027")

@@ -21,10 +21,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from saelib.activations.lm import LM
-from saelib.activations.store import Store, StoreError, StoreWriter
+from saelib.activations.shards import StoreError
+from saelib.activations.store import Store
+from saelib.activations.writer import StoreWriter
 from saelib.config import CollectConfig
 from saelib.ranks import ONE, Ranks
-from saelib.text.corpus import Contexts
+from saelib.text.contexts import Contexts
 
 SPARE = 1.05  # free disk asked for, in units of the need
 

@@ -34,7 +34,8 @@ from saelib.activations.collect import captured
 from saelib.activations.lm import LM
 from saelib.activations.store import Store
 from saelib.config import SINK_FACTOR, ConfigError, StreamConfig
-from saelib.text.corpus import SPLITS, Contexts
+from saelib.text.contexts import Contexts
+from saelib.text.pages import SPLITS
 
 HELD = 2  # blocks in memory
 AHEAD = 8  # part of the buffer that is read ahead at a time, so that streams side by side stay within two blocks

@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from saelib.activations.store import CLASSES, Store, row_moments
+from saelib.activations.moments import row_moments
+from saelib.activations.store import CLASSES, Store
 from saelib.config import SINK_FACTOR
 from saelib.measure.metrics import NEGLIGIBLE, bootstrap_pages, gini
 

@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 from saelib.activations.lm import LM
-from saelib.activations.store import CLASSES, Store, row_moments
+from saelib.activations.moments import row_moments
+from saelib.activations.store import CLASSES, Store
 from saelib.config import EvalConfig
 from saelib.files import write_json
 from saelib.measure import metrics

@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaC
 
 from saelib.activations.live import HELD
 from saelib.activations.lm import LM, resolve_site
-from saelib.activations.store import SPLITS, Store
+from saelib.activations.store import Store
 from saelib.config import ConfigError, CorpusConfig, SAEConfig, TrainConfig
 from saelib.env import data_dir, root
 from saelib.files import read_json
@@ -38,7 +38,8 @@ from saelib.run.sweep import filled
 from saelib.sae.base import ENCODER_INIT_NORM, build_sae
 from saelib.sae.trainer import Trainer
 from saelib.text.assets import resolve_model
-from saelib.text.corpus import load_contexts, read_pages
+from saelib.text.contexts import load_contexts
+from saelib.text.pages import SPLITS, read_pages
 
 LLAMA = "meta-llama/Llama-2-7b-hf"  # gated: planned by its published dimensions, which are `LlamaConfig`'s defaults
 SHARES = np.array([0.7, 0.1, 0.2])  # of tokens in the splits, where pages are not at hand

@@ -40,7 +40,9 @@ from saelib import __version__
 from saelib.activations.collect import collect
 from saelib.activations.live import LiveBlocks, LiveRows, stored_contexts
 from saelib.activations.lm import LM, resolve_site
-from saelib.activations.store import ShuffledRows, Store, row_moments
+from saelib.activations.moments import row_moments
+from saelib.activations.rows import ShuffledRows
+from saelib.activations.store import Store
 from saelib.config import (
     CollectConfig,
     ConfigError,
@@ -63,7 +65,7 @@ from saelib.sae.spec import Spec, make_spec
 from saelib.sae.trainer import History, Run, Snapshot, TrainingDiverged, train_groups
 from saelib.study import intervals
 from saelib.text.assets import resolve_model
-from saelib.text.corpus import Contexts, load_contexts
+from saelib.text.contexts import Contexts, load_contexts
 from saelib.versions import MEASURING_VERSION, STREAMING_VERSION, TRAINING_VERSION
 
 PROBE_ROWS = 1024  # fixed ordinary validation rows on which gate snapshots are taken

@@ -16,7 +16,10 @@ from torch.testing import assert_close
 
 from saelib.activations.collect import collect, length_batches
 from saelib.activations.lm import LM
-from saelib.activations.store import ShuffledRows, Store, StoreError, row_moments
+from saelib.activations.moments import row_moments
+from saelib.activations.rows import ShuffledRows
+from saelib.activations.shards import StoreError
+from saelib.activations.store import Store
 from saelib.config import CollectConfig, SAEConfig, TrainConfig
 from saelib.sae.base import build_sae
 from saelib.sae.trainer import train

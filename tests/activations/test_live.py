@@ -19,7 +19,7 @@ from test_workspace import RECIPE, _save_model, _tree, _write_text
 
 from saelib.activations.collect import collect
 from saelib.activations.live import HELD, LiveBlocks, LiveRows, StreamError, stored_contexts
-from saelib.activations.store import StoreError
+from saelib.activations.shards import StoreError
 from saelib.config import (
     CollectConfig,
     ConfigError,
@@ -32,7 +32,7 @@ from saelib.config import (
 from saelib.run.workspace import Workspace
 from saelib.sae.base import build_sae
 from saelib.sae.trainer import Run, train_groups
-from saelib.text.corpus import SPLITS
+from saelib.text.pages import SPLITS
 
 D, SITES, BATCH = 16, (1, 2, 4), 8
 COLLECT = CollectConfig(batch_tokens=24, shard_tokens=64)

@@ -15,8 +15,10 @@ from tokenizers import Tokenizer, models
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM
 
+from saelib.activations import hub
 from saelib.activations import lm as lm_module
-from saelib.activations.lm import LM, ModelLoadError, content_hash, find_blocks
+from saelib.activations.hub import ModelLoadError
+from saelib.activations.lm import LM, content_hash, find_blocks
 from saelib.hardware import choose_device, choose_dtype, native_bfloat16
 from saelib.text.assets import embedded_model
 
@@ -537,7 +539,7 @@ def test_a_gated_or_missing_model_is_said_with_the_local_way(
     "name", ["./not-there", "/not/there", "~/not/there", "data/assets/gone", "model.gguf"]
 )
 def test_a_missing_folder_is_said_without_asking_the_hub(name, no_hub, monkeypatch):
-    monkeypatch.setattr(lm_module, "get_hf_file_metadata", None)  # would fail when called
+    monkeypatch.setattr(hub, "get_hf_file_metadata", None)  # would fail when called
     with pytest.raises(ModelLoadError, match=rf"model '{name}': there is no"):
         LM.load(name, device="cpu")
 

@@ -14,18 +14,14 @@ import torch
 from safetensors.torch import load
 from torch.testing import assert_close
 
-from saelib.activations import store as store_module
-from saelib.activations.store import (
-    CLASSES,
-    ShuffledRows,
-    Store,
-    StoreError,
-    StoreWriter,
-    row_moments,
-    shard_plan,
-)
+from saelib.activations.moments import row_moments
+from saelib.activations.rows import ShuffledRows
+from saelib.activations.shards import StoreError
+from saelib.activations.store import CLASSES, Store
+from saelib.activations.writer import StoreWriter, shard_plan
 from saelib.config import CollectConfig
-from saelib.text.corpus import SPLITS, Contexts
+from saelib.text.contexts import Contexts
+from saelib.text.pages import SPLITS
 
 D, SITES = 6, (1, 3)
 LENGTHS = (2, 4, 4, 4, 5, 5, 6, 6)  # contexts; 36 rows
@@ -95,10 +91,6 @@ def anonymous_mib():
     """Memory of this process that is not a mapped file."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["RssAnon"].split()[0]) / 1024
-
-
-def test_splits_are_numbered_as_in_the_corpus():
-    assert store_module.SPLITS == SPLITS
 
 
 def test_shards_hold_whole_contexts_and_at_least_one():
@@ -328,7 +320,7 @@ def test_an_edited_or_broken_manifest_is_refused(tmp_path):
     ):
         Store.open(store.path)
     path.write_text(text[:-20])
-    with pytest.raises(StoreError, match=r"manifest.json: not JSON"):
+    with pytest.raises(StoreError, match=r"manifest.json: damaged, not JSON"):
         Store.open(store.path)
     path.write_text(json.dumps({**json.loads(text), "format": 99}))
     with pytest.raises(StoreError, match="format = 99, not 1"):

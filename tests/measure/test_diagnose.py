@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 import torch
 
-from saelib.activations.store import Store, StoreWriter, shard_plan
+from saelib.activations.store import Store
+from saelib.activations.writer import StoreWriter, shard_plan
 from saelib.config import CollectConfig
 from saelib.measure import diagnose
 from saelib.sae.trainer import Snapshot
-from saelib.text.corpus import Contexts
+from saelib.text.contexts import Contexts
 
 D, LENGTH, CONTEXTS = 6, 10, 60
 SINKS = [23, 105, 337, 341]  # rows

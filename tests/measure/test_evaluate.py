@@ -14,12 +14,14 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from saelib.activations.lm import LM
-from saelib.activations.store import Store, StoreWriter, row_moments, shard_plan
+from saelib.activations.moments import row_moments
+from saelib.activations.store import Store
+from saelib.activations.writer import StoreWriter, shard_plan
 from saelib.config import CollectConfig, EvalConfig, SAEConfig
 from saelib.measure import evaluate, metrics
 from saelib.measure.evaluate import ce_contexts, feature_density, quick_metrics, site_reference
 from saelib.sae.base import build_sae
-from saelib.text.corpus import Contexts
+from saelib.text.contexts import Contexts
 
 SITES, SITE, D, SINK_TOKEN = (1, 2, 4), 2, 32, 7
 CFG = EvalConfig(ce_tokens=400, batch_tokens=64, seed=0)

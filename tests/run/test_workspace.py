@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from saelib import config
-from saelib.activations.store import ShuffledRows
+from saelib.activations.rows import ShuffledRows
 from saelib.config import CollectConfig, ConfigError, CorpusConfig, EvalConfig
 from saelib.run import costs, workspace
 from saelib.run.workspace import (

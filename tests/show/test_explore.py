@@ -16,7 +16,8 @@ from nbclient import NotebookClient
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from saelib.activations.store import Store, StoreWriter
+from saelib.activations.store import Store
+from saelib.activations.writer import StoreWriter
 from saelib.config import CollectConfig, SAEConfig
 from saelib.sae.base import SAE
 from saelib.show import explore

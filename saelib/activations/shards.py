@@ -1,0 +1,145 @@
+"""The files of an activation store: names, the int8 form, hashes, and the manifest.
+
+    manifest.json       model, corpus, sites, dtype, config; hash and rows of every shard
+    tokens.safetensors  token ids, context bounds, page and split: one copy for all sites
+    pages.json          page ids and titles
+    site_02/shard_00000.safetensors   x [rows, d_model], norm [rows] float32
+
+With dtype "int8" a shard holds x int8 and beside it scale [rows] and center [d_model], both
+float32. A row is x · scale + center, read as float32, and no value is further than scale / 2 from
+what was computed (127 · scale is the row's greatest distance from the center). `norm` stays that of
+the row as computed, so token classes do not change. A massive activation coarsens its row's other
+dimensions: such rows are first or sink tokens, which training leaves out.
+
+A row is a token: row r of every site belongs to token r of the contexts. Nothing in a store depends
+on time, path, host or number of writers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from saelib.config import stable_hash
+from saelib.files import read_json, write_bytes
+
+FORMAT = 1
+CENTER_ROWS = 1024  # first rows of a shard, whose median an int8 shard is centred at
+MANIFEST = "manifest.json"
+PROGRESS = "progress.jsonl"  # a line for each shard of an unfinished store
+RANK_PROGRESS = "progress.rank_{}.jsonl"  # the same, by a rank that does not hold the lock
+TOKENS = "tokens.safetensors"
+PAGES = "pages.json"
+REPAIR = "delete it and collect again: only what is missing is redone"
+
+
+class StoreError(RuntimeError):
+    """A store is damaged, unfinished, busy, or not the one asked for; names the file or field."""
+
+
+def shard_name(site: int, shard: int) -> str:
+    """File of a shard, relative to the store."""
+    return f"site_{site:02d}/shard_{shard:05d}.safetensors"
+
+
+def torch_dtype(name: str | torch.dtype) -> torch.dtype:
+    """The dtype of a name such as "bfloat16"."""
+    return name if isinstance(name, torch.dtype) else getattr(torch, name)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name of a dtype, such as "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
+
+
+def quantised(rows: Shaped[Tensor, "n d_model"]) -> dict[str, Tensor]:
+    """Rows as x · scale + center: int8 [n, d_model], float32 [n], float32 [d_model].
+
+    The center is a median, which no order of summation changes and no massive activation moves.
+    Without it the few dimensions that are large in every token would coarsen all others. Halves are
+    rounded to even. A row that is the center has scale 1.
+    """
+    center = rows[:CENTER_ROWS].float().median(0).values
+    offset = rows - center  # float32, whatever the rows are
+    scale = torch.linalg.vector_norm(offset, torch.inf, dim=1) / 127
+    scale[scale < torch.finfo(torch.float32).tiny] = 1.0
+    x = offset.div_(scale[:, None]).round_().to(torch.int8)
+    return {"x": x, "scale": scale, "center": center}
+
+
+# ---- what the manifest says about a file
+
+
+def write_recorded(path: Path, data: bytes) -> dict[str, Any]:
+    """Write a file whole or not at all; returns the manifest's entry for it."""
+    write_bytes(path, data)
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def check_size(path: Path, entry: Mapping[str, Any]) -> None:
+    """`StoreError` where the file is missing or has another size than its entry says."""
+    if not path.is_file():
+        raise StoreError(f"{path}: missing; collect again: only what is missing is redone")
+    size = path.stat().st_size
+    if size != entry["bytes"]:
+        raise StoreError(
+            f"{path}: truncated or changed, {size} bytes where {entry['bytes']} are recorded; "
+            f"{REPAIR}"
+        )
+
+
+def check_hash(path: Path, entry: Mapping[str, Any]) -> None:
+    """`StoreError` where the file's content is not what its entry says."""
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != entry["sha256"]:
+        raise StoreError(
+            f"{path}: damaged, sha256 {sha256[:12]} where {entry['sha256'][:12]} is recorded; "
+            f"{REPAIR}"
+        )
+
+
+# ---- the manifest
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished store.
+
+    Raises `StoreError` where there is none, where it is not JSON, or where it was edited: its
+    content must hash to its `store_id`.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        unfinished = (folder / PROGRESS).is_file()
+        state = "is unfinished: collect again to resume it" if unfinished else "is no store"
+        raise StoreError(f"{folder} {state} (no {MANIFEST})")
+    try:
+        manifest = read_json(path)
+    except ValueError as error:
+        raise StoreError(f"{error}; delete it and collect again") from error
+    refuse_difference(folder, manifest, {"format": FORMAT})
+    content_hash = stable_hash({k: v for k, v in manifest.items() if k != "store_id"})
+    if content_hash != manifest.get("store_id"):
+        raise StoreError(
+            f"{path}: content hashes to {content_hash}, "
+            f"its store_id says {manifest.get('store_id')!r}"
+        )
+    return manifest
+
+
+def refuse_difference(folder: Path, present: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """`StoreError` naming the first field in which the store is not the one that is wanted."""
+    for field, value in wanted.items():
+        if isinstance(value, dict):
+            refuse_difference(folder, present.get(field, {}), value)
+        elif present.get(field) != value:
+            raise StoreError(
+                f"{folder} holds activations with {field} = {present.get(field)!r}, not {value!r}: "
+                "take another folder, or delete this one"
+            )

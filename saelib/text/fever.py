@@ -1,0 +1,63 @@
+"""Rows of FEVER's wiki pages: its folder or archive of wiki-*.jsonl, or the hub's Parquet form."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from saelib.config import CorpusConfig
+from saelib.text.rows import CorpusError, Row, json_lines, jsonl_rows
+from saelib.text.tables import hub_id, loaded_rows
+
+PAGES = "wiki-*.jsonl"
+# The hub's own conversion, <configuration>/<split>/0000.parquet, lies on a branch of its own.
+ON_THE_HUB = {"data_files": "wiki_pages/**/*.parquet", "revision": "refs/convert/parquet"}
+
+
+def fever_rows(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
+    """Rows of whichever form lies at the path; a path that does not exist is taken as a hub id."""
+    path = Path(cfg.path)
+    columns = ["id", cfg.text_column]
+    if is_conversion(path):
+        return loaded_rows(cfg.path, where=cfg.path, columns=columns, data_files="**/*.parquet")
+    if is_archive(path):
+        return _archived_rows(cfg.path)
+    if path.exists():
+        return jsonl_rows(cfg, report, PAGES)
+    return loaded_rows(hub_id(cfg.path, cfg.source), where=cfg.path, columns=columns, **ON_THE_HUB)
+
+
+def is_conversion(path: Path) -> bool:
+    """Whether the path is a folder with the hub's Parquet form alone."""
+    return path.is_dir() and not any(path.rglob(PAGES)) and any(path.rglob("*.parquet"))
+
+
+def is_archive(path: Path) -> bool:
+    """Whether the path is a zip file."""
+    return path.is_file() and path.suffix.lower() == ".zip"
+
+
+def _archived_rows(path: str) -> Iterator[Row]:
+    """Rows of FEVER's own archive, wiki-pages.zip, read without unpacking."""
+    where = path
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archived_names(archive, path):
+                where = f"{path}/{name}"
+                with archive.open(name) as stream:
+                    yield from json_lines(where, stream)
+    # RuntimeError: the archive is encrypted, or packed in a way that zipfile does not know
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        reason = str(error) or "it ends too early"
+        raise CorpusError(f"{where}: archive cannot be read ({reason})") from error
+
+
+def archived_names(archive: zipfile.ZipFile, path: str) -> list[str]:
+    """Names of the archive's files of pages, in order; `CorpusError` where there is none."""
+    names = sorted(name for name in archive.namelist() if PurePosixPath(name).match(PAGES))
+    if not names:
+        raise CorpusError(f"corpus archive {path!r} holds no {PAGES}, which source 'fever' reads")
+    return names

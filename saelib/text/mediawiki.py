@@ -1,0 +1,121 @@
+"""MediaWiki dumps -> articles, and the clean text of the bundled dumps, made once."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import xml.etree.ElementTree as ET
+import zlib
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from saelib.config import CorpusConfig, stable_hash
+from saelib.env import headless
+from saelib.text.assets import embedded_wiki, enwik8, made_once
+from saelib.text.rows import CorpusError, Row, matching_files
+from saelib.text.wikitext import clean_markup
+
+OPENERS = {".bz2": bz2.open, ".gz": gzip.open}
+CLEANING_VERSION = 1  # raise it where `articles` or `clean_markup` give another text
+
+
+def dump_rows(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
+    """Rows of a dump or of a folder of a dump's parts, with markup."""
+    parts = matching_files(cfg.path, cfg.source, "*.xml*")
+    for where, article in articles(parts, report):
+        yield where, {cfg.text_column: article.pop("wikitext"), **article}
+
+
+def articles(
+    parts: Sequence[Path], report: dict[str, Any], cut: bool = False
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, its id, title and wikitext) of each article of a dump (.xml, .xml.bz2, .xml.gz).
+
+    Redirects and pages outside namespace 0 are counted in `report` and left out. A dump that ends
+    in the middle of a page raises `CorpusError` naming it, or with `cut` is read up to its last
+    whole page.
+    """
+    report.update(pages_redirect=0, pages_other_namespace=0)
+    pages = (page for path in parts for page in _xml_pages(path, cut))
+    for path, page, prefixes in pages:
+        title = page.findtext("{*}title") or ""
+        wikitext = page.findtext("{*}revision/{*}text") or ""
+        if _namespace(page, title, prefixes) != "0":
+            report["pages_other_namespace"] += 1
+        elif page.find("{*}redirect") is not None or wikitext.lstrip()[:9].upper() == "#REDIRECT":
+            report["pages_redirect"] += 1
+        else:
+            article = {"id": page.findtext("{*}id"), "title": title, "wikitext": wikitext}
+            yield f"{path}, page {title!r}", article
+
+
+def _namespace(page: ET.Element, title: str, prefixes: dict[str, str]) -> str:
+    """A page's namespace by its number; dumps before 2011 have it in the title alone."""
+    return page.findtext("{*}ns") or prefixes.get(title.partition(":")[0], "0")
+
+
+def _xml_pages(path: Path, cut: bool) -> Iterator[tuple[Path, ET.Element, dict[str, str]]]:
+    """(path, `<page>` element, namespaces by prefix), one page at a time, each freed after use."""
+    prefixes: dict[str, str] = {}
+    try:
+        with OPENERS.get(path.suffix, open)(path, "rb") as stream:
+            events = ET.iterparse(stream, events=("start", "end"))
+            _, top = next(events)
+            for event, element in events:
+                tag = element.tag.rpartition("}")[2] if event == "end" else ""
+                if tag == "namespace":
+                    prefixes[element.text or ""] = element.get("key", "0")
+                elif tag == "page":
+                    yield path, element, prefixes
+                    top.clear()
+    except (ET.ParseError, EOFError, OSError, zlib.error) as error:
+        if cut and isinstance(error, ET.ParseError):
+            return
+        raise CorpusError(f"{path}: not a whole MediaWiki dump ({error})") from error
+
+
+# ---- the bundled dumps, cleaned once
+
+
+def embedded_rows(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
+    """Rows of the embedded excerpt, without markup; its first use downloads and cleans it."""
+    return _cleaned_rows(embedded_wiki(), cfg, report)
+
+
+def enwik8_rows(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
+    """Rows of enwik8, without markup; the page in which its 10⁸ bytes end is left out."""
+    return _cleaned_rows(enwik8(), cfg, report, cut=True)
+
+
+def _cleaned_rows(
+    dump: Path, cfg: CorpusConfig, report: dict[str, Any], cut: bool = False
+) -> Iterator[Row]:
+    """Rows of the dump's clean text, which is kept beside it: cleaning is slow."""
+    name = stable_hash(CLEANING_VERSION, version("mwparserfromhell"))
+    path = dump.with_name(f"{dump.name[:6]}-cleaned-{name}.jsonl")
+    made_once(path, lambda folder: write_cleaned(dump, folder / path.name, cut))
+    with path.open(encoding="utf-8") as stream:
+        for line in stream:
+            row = json.loads(line)
+            if "title" in row:
+                yield f"{dump}, page {row['title']!r}", {cfg.text_column: row.pop("text"), **row}
+            else:
+                report.update(row)
+
+
+def write_cleaned(dump: Path, cleaned: Path, cut: bool = False) -> Path:
+    """Write a dump's articles as JSONL of id, title and text; the last line holds the counts."""
+    counts: dict[str, Any] = {}
+    pages = articles([dump], counts, cut)
+    with cleaned.open("w", encoding="utf-8") as file:
+        bar = tqdm(pages, desc=f"cleaning {dump.name}", unit="article", disable=headless())
+        for _, page in bar:
+            page["text"] = clean_markup(page.pop("wikitext"))
+            file.write(json.dumps(page) + "\n")
+        file.write(json.dumps(counts) + "\n")
+    return cleaned

@@ -1,0 +1,75 @@
+"""Rows of Parquet files and of data sets, local or on the hub, read by the `datasets` library."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from saelib.config import CorpusConfig
+from saelib.text.rows import CorpusError, Row, matching_files
+
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")  # "name" or "owner/name"
+FILE_SUFFIXES = (".zip", ".jsonl", ".parquet")
+SAVED = ("state.json", "dataset_dict.json")  # files that `save_to_disk` leaves
+
+
+def parquet_rows(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
+    """Rows of a Parquet file or of a folder of them."""
+    for path in matching_files(cfg.path, cfg.source, "*.parquet"):
+        # By its folder: asked for the "parquet" loader by name, `datasets` would tell the hub.
+        yield from loaded_rows(str(path.parent.resolve()), where=str(path), data_files=path.name)
+
+
+def dataset_rows(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
+    """Rows of a data set that `datasets` reads or saved; the path is name[:config[:split]]."""
+    name, config, split = (*cfg.path.split(":"), "", "")[:3]
+    split = split or "train"
+    if any((Path(name) / file).exists() for file in SAVED):
+        return _saved_rows(name, split)
+    path = name if Path(name).exists() else hub_id(name, cfg.source)
+    return loaded_rows(path, name, name=config or None, split=split)
+
+
+def hub_id(path: str, source: str) -> str:
+    """The path, if it can be a hub id: a missing file must not become a question to the hub.
+
+    Raises `CorpusError` otherwise.
+    """
+    if HUB_ID.fullmatch(path) and Path(path).suffix not in FILE_SUFFIXES:
+        return path
+    raise CorpusError(
+        f"corpus path {path!r} does not exist, and is no hub id (owner/name); source {source!r}"
+    )
+
+
+def _saved_rows(folder: str, split: str) -> Iterator[Row]:
+    import datasets  # takes seconds to import: only where it is needed
+
+    loaded = datasets.load_from_disk(folder)
+    if isinstance(loaded, datasets.DatasetDict):
+        if split not in loaded:
+            raise CorpusError(f"{folder}: no split {split!r}; it has {', '.join(loaded)}")
+        loaded = loaded[split]
+    return ((f"{folder}, row {n}", row) for n, row in enumerate(loaded, 1))
+
+
+def loaded_rows(path: str, where: str, split: str = "train", **options: Any) -> Iterator[Row]:
+    """Rows of a hub data set or a local folder, streamed.
+
+    Raises `CorpusError` naming `where` for whatever stops the library.
+    """
+    import datasets
+
+    local = Path(path).exists()
+    try:
+        rows = datasets.load_dataset(path, split=split, streaming=True, **options)
+        if local:  # by row group: a whole Parquet file is read ahead, by up to 1 GB
+            rows = rows.reshard()  # not on the hub, where each group would be its own request
+        for number, row in enumerate(rows, 1):
+            yield f"{where}, row {number}", row
+    except Exception as error:  # the hub client's transports share no base class of errors
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        advice = "" if local else "; where the hub cannot be reached, give a local folder as path"
+        raise CorpusError(f"{where}: cannot be read ({reason}){advice}") from error

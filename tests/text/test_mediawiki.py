@@ -1,0 +1,201 @@
+"""MediaWiki dumps: articles by namespace, the memory of a page, ends that are cut off."""
+
+import bz2
+import gzip
+import hashlib
+import json
+import tracemalloc
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from test_wikitext import ARTICLE, PLAIN
+
+from saelib.config import CorpusConfig
+from saelib.text import sources
+from saelib.text.mediawiki import articles, write_cleaned
+from saelib.text.pages import Page, read_pages
+from saelib.text.rows import CorpusError
+from saelib.text.wikitext import clean_markup
+
+
+def config(path: Path, **options) -> CorpusConfig:
+    return CorpusConfig(source="mediawiki", path=str(path), **options)
+
+
+def dump(path: Path, pages: list[tuple[str, str, str, str]]) -> Path:
+    """A dump of (title, namespace, id, text); `#R` as text makes a redirect element."""
+    from xml.sax.saxutils import escape
+
+    body = "".join(
+        f"<page><title>{escape(title)}</title><ns>{ns}</ns><id>{number}</id>"
+        + ('<redirect title="x"/>' if text == "#R" else "")
+        + f"<revision><id>9{number}</id><text>{escape(text)}</text></revision></page>"
+        for title, ns, number, text in pages
+    )
+    xml = f'<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/"><siteinfo/>{body}</mediawiki>'.encode()
+    path.write_bytes({".bz2": bz2.compress, ".gz": gzip.compress}.get(path.suffix, bytes)(xml))
+    return path
+
+
+@pytest.mark.parametrize("name", ["d.xml", "d.xml.bz2", "d.xml.gz"])
+def test_a_dump_gives_its_articles_without_redirects_and_other_namespaces(tmp_path, name):
+    pages = [
+        ("Abel", "0", "12", ARTICLE),
+        ("Old", "0", "13", "#R"),
+        ("Older", "0", "14", "#redirect [[Abel]]"),
+        ("Talk:Abel", "1", "15", "talk"),
+        ("Blank", "0", "16", "{{only a template}}"),
+        ("Cain & Abel", "0", "17", "Two."),
+    ]
+    report: dict = {}
+    read = list(read_pages(config(dump(tmp_path / name, pages)), report))
+    assert read == [Page("12", "Abel", PLAIN), Page("17", "Cain & Abel", "Two.")]
+    assert {k: v for k, v in report.items() if k.startswith("pages_")} == {
+        "pages_blank": 1,
+        "pages_redirect": 2,
+        "pages_other_namespace": 1,
+    }
+
+
+def test_the_parts_of_a_dump_are_read_in_name_order_and_counted_together(tmp_path):
+    dump(tmp_path / "d2.xml-p20p29.bz2", [("C", "0", "20", "Three."), ("Old", "0", "21", "#R")])
+    dump(
+        tmp_path / "d1.xml",
+        [("A", "0", "10", "One."), ("Older", "0", "11", "#R"), ("Talk:A", "1", "12", "talk")],
+    )
+    report: dict = {}
+    read = list(read_pages(config(tmp_path), report))
+    assert read == [Page("10", "A", "One."), Page("20", "C", "Three.")]
+    assert (report["pages_redirect"], report["pages_other_namespace"]) == (2, 1)
+    (tmp_path / "d3.xml").write_text("<mediawiki><page>")
+    assert list(islice(read_pages(config(tmp_path)), 2)) == read, (
+        "streamed: the third part is not touched"
+    )
+    with pytest.raises(CorpusError, match=r"d3\.xml: not a whole MediaWiki dump"):
+        list(read_pages(config(tmp_path)))
+
+
+def test_a_dump_is_read_in_the_memory_of_a_page(tmp_path):
+    path = dump(
+        tmp_path / "d.xml", [(f"Talk:{i}", "1", str(i), "talk " * 5000) for i in range(300)]
+    )  # 7.5 MB
+    tracemalloc.start()
+    assert list(read_pages(config(path))) == []
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2_000_000
+
+
+def test_a_truncated_dump_is_an_error_naming_it(tmp_path):
+    path = dump(tmp_path / "d.xml.bz2", [("Abel", "0", "12", "text " * 2000)])
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(CorpusError, match=r"d\.xml\.bz2: not a whole MediaWiki dump"):
+        list(read_pages(config(path)))
+    (tmp_path / "d.xml").write_text("<mediawiki><page>")
+    with pytest.raises(CorpusError, match=r"d\.xml: not a whole MediaWiki dump"):
+        list(read_pages(config(tmp_path / "d.xml")))
+
+
+OLD = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.3/"><siteinfo><namespaces>
+<namespace key="-1">Special</namespace><namespace key="0" /><namespace key="1">Talk</namespace>
+<namespace key="4">Wikipedia</namespace></namespaces></siteinfo>"""
+
+
+def old_page(number: int, title: str, text: str) -> str:
+    return f"<page><title>{title}</title><id>{number}</id><revision><text>{text}</text></revision></page>"
+
+
+def test_an_old_dump_has_its_namespaces_in_the_titles(tmp_path):
+    pages = [
+        (1, "Abel", "One."),
+        (2, "Talk:Abel", "talk"),
+        (3, "Wikipedia:About", "we"),
+        (4, "Alien: Isolation", "Two."),
+    ]
+    (tmp_path / "d.xml").write_text(OLD + "".join(old_page(*p) for p in pages) + "</mediawiki>")
+    report: dict = {}
+    assert [p.title for p in read_pages(config(tmp_path), report)] == ["Abel", "Alien: Isolation"]
+    assert report["pages_other_namespace"] == 2
+
+
+@pytest.mark.parametrize(
+    "end", ["<page><title>Cut</title><id>3</id><revision><text>Half a sent", "<page><tit", ""]
+)
+def test_a_dump_cut_off_gives_its_whole_pages_only_where_that_is_asked_for(tmp_path, end):
+    path = tmp_path / "d.gz"
+    path.write_bytes(
+        gzip.compress(
+            (OLD + old_page(1, "Abel", "One.") + old_page(2, "Cain", "Two.") + end).encode()
+        )
+    )
+    assert [page["title"] for _, page in articles([path], {}, cut=True)] == ["Abel", "Cain"]
+    with pytest.raises(CorpusError, match=r"d\.gz: not a whole MediaWiki dump"):
+        list(articles([path], {}))
+    path.write_bytes(path.read_bytes()[:-20])  # not the text but its archive ends too early: damage
+    with pytest.raises(CorpusError, match=r"d\.gz: not a whole MediaWiki dump"):
+        list(articles([path], {}, cut=True))
+
+
+def test_the_cleaned_dump_is_its_articles_and_then_the_counts(tmp_path):
+    pages = [
+        ("Abel", "0", "12", ARTICLE),
+        ("Old", "0", "13", "#R"),
+        ("Blank", "0", "16", "{{only a template}}"),
+    ]
+    path = write_cleaned(dump(tmp_path / "d.xml", pages), tmp_path / "c.jsonl")
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"id": "12", "title": "Abel", "text": PLAIN},
+        {"id": "16", "title": "Blank", "text": ""},
+        {"pages_redirect": 1, "pages_other_namespace": 0},
+    ]
+
+
+def test_a_draw_of_a_dump_passes_over_pages_that_are_blank_without_their_markup(
+    tmp_path, monkeypatch
+):
+    pages = [
+        (f"A{i}", "0", str(i), "{{only a template}}" if i % 3 else f"Text {i}.") for i in range(300)
+    ]
+    everything = config(dump(tmp_path / "d.xml", pages))
+    first = sorted(
+        read_pages(everything), key=lambda p: hashlib.sha256(f"0:{p.id}".encode()).digest()
+    )[:10]
+    cleaned = []
+    monkeypatch.setattr(
+        sources, "clean_markup", lambda text: cleaned.append(text) or clean_markup(text)
+    )
+    drawn = list(read_pages(replace(everything, n_docs=10)))
+    assert {p.id for p in drawn} == {p.id for p in first}
+    assert len(cleaned) < 250, "markup is removed only where a page may be drawn"
+
+
+# ---- the embedded excerpt
+
+
+@pytest.mark.slow
+def test_enwik8_gives_its_articles_up_to_the_cut():
+    report: dict = {}
+    pages = list(read_pages(CorpusConfig(source="enwik8"), report))
+    assert (len(pages), report["pages_blank"]) == (8571, 18)
+    assert (report["pages_redirect"], report["pages_other_namespace"]) == (3649, 108), (
+        "12,346 whole pages in all"
+    )
+    assert (pages[0].title, pages[-1].title) == ("Anarchism", "James Bond")
+    assert 70e6 < sum(len(p.text) for p in pages) < 75e6
+
+
+@pytest.mark.slow
+def test_the_cleaned_excerpt_is_kept_and_read_back_the_same():
+    first, again = ({}, {})
+    pages = list(read_pages(CorpusConfig(), first))
+    assert list(read_pages(CorpusConfig(), again)) == pages
+    assert again == first
+    left = [
+        p.title
+        for p in pages
+        for mark in ("{{", "{|", "[[", "<ref", "''", "\x00")
+        if mark in p.text
+    ]
+    assert left == []

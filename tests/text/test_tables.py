@@ -1,0 +1,77 @@
+"""Parquet files and data sets become rows."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from texts import config, jsonl
+
+from saelib.text.pages import Page, read_pages
+from saelib.text.rows import CorpusError
+
+
+def test_parquet_files_stream_in_name_order(tmp_path):
+    pq.write_table(pa.table({"body": ["three"], "n": [3]}), tmp_path / "b.parquet")
+    pq.write_table(pa.table({"body": ["one", None, "two"], "n": [1, 0, 2]}), tmp_path / "a.parquet")
+    cfg = config("parquet", tmp_path, text_column="body", id_column="n", on_bad_line="skip")
+    report: dict = {}
+    assert [(p.id, p.text) for p in read_pages(cfg, report)] == [
+        ("1", "one"),
+        ("2", "two"),
+        ("3", "three"),
+    ]
+    assert report["bad_line_examples"] == [f"{tmp_path}/a.parquet, row 2: field 'body' is null"]
+    with pytest.raises(
+        CorpusError, match=r"a\.parquet, row 1: no field 'text'; it has 'body', 'n'"
+    ):
+        list(read_pages(config("parquet", tmp_path / "a.parquet")))
+
+
+def test_a_parquet_file_is_not_read_ahead_of_the_reader(tmp_path):
+    rows = pa.table({"text": [random.Random(i).randbytes(50_000).hex() for i in range(300)]})
+    pq.write_table(rows, tmp_path / "a.parquet", row_group_size=10)  # 1 MB each, 30 MB in all
+    del rows
+    pages = read_pages(config("parquet", tmp_path))
+    next(pages)
+    time.sleep(1)  # what would be read ahead comes in this time
+    assert pa.total_allocated_bytes() < 8_000_000
+    assert len(list(pages)) == 299
+
+
+def test_a_damaged_parquet_file_is_named(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(CorpusError, match=r"a\.parquet: cannot be read"):
+        list(read_pages(config("parquet", tmp_path / "a.parquet")))
+
+
+def test_a_saved_data_set_and_a_folder_of_data_files_are_read_as_data_sets(tmp_path):
+    table = datasets.Dataset.from_dict({"text": ["one", "two"], "title": ["One", "Two"]})
+    table.save_to_disk(tmp_path / "saved")
+    datasets.DatasetDict({"part": table}).save_to_disk(tmp_path / "dict")
+    (tmp_path / "files").mkdir()
+    jsonl(tmp_path / "files" / "test.jsonl", table.to_list())
+    expected = [Page("1", "One", "one"), Page("2", "Two", "two")]
+    for path in ("saved", "dict::part", "files::test"):
+        assert list(read_pages(config("dataset", tmp_path / path))) == expected
+    with pytest.raises(CorpusError, match="no split 'train'; it has part"):
+        list(read_pages(config("dataset", tmp_path / "dict")))
+
+
+@pytest.mark.parametrize("source", ["dataset", "fever"])
+def test_an_unreachable_hub_is_an_error_with_the_local_way(source):
+    code = (
+        "from saelib.config import CorpusConfig; from saelib.text.pages import read_pages\n"
+        f"list(read_pages(CorpusConfig(source='{source}', path='owner/no-such-set')))"
+    )
+    env = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1
+    assert "CorpusError: owner/no-such-set: cannot be read (" in last
+    assert "give a local folder as path" in last

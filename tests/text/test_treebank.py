@@ -1,0 +1,43 @@
+"""Treebank tokens become text."""
+
+import pytest
+
+from saelib.text.treebank import detokenize, fever_title
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text"),
+    [
+        (
+            "He -LRB- born 1 May 1980 -RRB- , a poet , died . ",
+            "He (born 1 May 1980), a poet, died.",
+        ),
+        (
+            "`` Heroes '' -LRB- David Bowie song -RRB- is old .",
+            '"Heroes" (David Bowie song) is old.',
+        ),
+        ("-LRB- `` A '' ; see -LSB- 1 -RSB- -RRB- !", '("A"; see [1])!'),
+        ("the set -LCB- 1 , 2 -RCB- holds two -COLON- yes ?", "the set {1, 2} holds two: yes?"),
+        (
+            "It did n't and they 've said John 's dog ca n't .",
+            "It didn't and they've said John's dog can't.",
+        ),
+        (
+            "the boys ' toys of the ' 90s cost $ 5 , or 3 % ...",
+            "the boys' toys of the ' 90s cost $5, or 3%...",
+        ),
+        ("it rose by .5 from 10:30 -- see a.b , c/d", "it rose by .5 from 10:30 -- see a.b, c/d"),
+        ("a ` word ' in single quotes", "a 'word' in single quotes"),
+        (
+            'Ordinary text (as it is): "quoted", it\'s 5.5% [1].',
+            'Ordinary text (as it is): "quoted", it\'s 5.5% [1].',
+        ),
+    ],
+)
+def test_treebank_tokens_become_text(tokens, text):
+    assert detokenize(tokens) == text
+
+
+def test_fever_ids_become_titles():
+    assert fever_title("Alien-COLON-_Isolation_-LRB-2014-RRB-") == "Alien: Isolation (2014)"
+    assert fever_title("Schindler's_List") == "Schindler's List"
