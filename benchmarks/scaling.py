@@ -27,8 +27,8 @@ from step import trainer_at
 from summary import cell, table
 
 from saelib.activations.lm import LM
-from saelib.measure import metrics
 from saelib.measure.evaluate import tally_rows
+from saelib.measure.replaced_loss import next_token_losses, next_token_probs
 from saelib.run import costs
 from saelib.run.plan import USABLE
 
@@ -110,7 +110,7 @@ def lm_calls(device: str) -> list[Call]:
 
     def loss(site: int) -> None:
         logits = lm.continue_from(site, stream, ids)
-        metrics.next_token_losses(logits, ids, metrics.next_token_probs(logits))
+        next_token_losses(logits, ids, next_token_probs(logits))
 
     out: list[Call] = []
     for site in SITES:

@@ -30,7 +30,8 @@ from saelib.activations.rows import ShuffledRows
 from saelib.activations.store import CLASSES, Store
 from saelib.activations.writer import StoreWriter
 from saelib.config import CollectConfig, EvalConfig
-from saelib.measure.evaluate import evaluate, site_reference
+from saelib.measure.evaluate import evaluate
+from saelib.measure.reference import site_reference
 from saelib.run.workspace import Workspace
 from saelib.sae.base import SAE, GatedSAE, build_sae
 from saelib.sae.spec import make_spec

@@ -31,7 +31,7 @@ from saelib.config import ConfigError, CorpusConfig, SAEConfig, TrainConfig
 from saelib.env import data_dir, root
 from saelib.files import read_json
 from saelib.hardware import choose_device, choose_dtype
-from saelib.measure import metrics
+from saelib.measure.replaced_loss import next_token_losses, next_token_probs
 from saelib.run import costs
 from saelib.run import jobs as batch
 from saelib.run.sweep import filled
@@ -367,11 +367,9 @@ def _forward_seconds(
         max(1, int(min(1024, fits)) // ctx_len), ctx_len, dtype=torch.long, device=device
     )
     stream = lm.capture(ids, [2])[2]
-    clean, n = metrics.next_token_probs(lm.continue_from(2, stream, ids)), ids.numel()
+    clean, n = next_token_probs(lm.continue_from(2, stream, ids)), ids.numel()
     blocks = _seconds(lambda: lm.capture(ids, [2]), device, 1.5)
-    head = _seconds(
-        lambda: metrics.next_token_losses(lm.continue_from(2, stream, ids), ids, clean), device
-    )
+    head = _seconds(lambda: next_token_losses(lm.continue_from(2, stream, ids), ids, clean), device)
     return blocks / 2 / n, head / n
 
 

@@ -22,6 +22,7 @@ from jaxtyping import Float32, Float64, Int64
 from matplotlib.colors import to_hex, to_rgb
 
 from saelib.activations.store import Store
+from saelib.measure.columns import PANEL, TITLES
 from saelib.sae.base import load_sae
 from saelib.show import plots
 
@@ -37,19 +38,7 @@ CONTEXTS_NOTE = (
     "Its strongest contexts, one a line: shading is the activation relative to the largest, the strongest token is "
     "outlined, grey tokens are not ordinary and left out."
 )
-METRICS = {
-    "lambda": "λ",
-    "l0": "L0 (active latents a token)",
-    "fvu": "FVU",
-    "fvu_all": "FVU, all tokens",
-    "loss_recovered": "loss recovered",
-    "delta_ce": "ΔCE (nats)",
-    "dead_fraction": "dead latents",
-    "shrinkage": "shrinkage γ",
-    "tokens_trained": "training tokens",
-    "schedule": "schedule",
-    "seed": "seed",
-}
+METRICS = {name: TITLES[name] for name in PANEL}
 
 
 class LatentIndex(NamedTuple):

@@ -23,6 +23,7 @@ from IPython.display import Image, display
 from matplotlib.figure import Figure
 
 from saelib.env import root
+from saelib.measure.columns import LABELS
 
 STYLE = Path(__file__).with_name("plots.mplstyle")
 
@@ -63,16 +64,10 @@ OTHER_COLORS = (
 OTHER_MARKERS = "osD^vP*X"
 
 
-METRIC_LABELS = {
+METRIC_LABELS = LABELS | {  # and what a history has beside the table's columns
     "loss": "training loss (normalised units)",
-    "fvu": "FVU (fraction of variance unexplained)",
-    "l0": "L0 (active latents a token)",
-    "loss_recovered": "loss recovered",
-    "dead_fraction": "dead latents (%)",
-    "lr": "learning rate",
     "adam_m": "Adam's m",
     "adam_v": "Adam's √v",
-    "shrinkage": "shrinkage γ (1 = none)",
 }
 
 

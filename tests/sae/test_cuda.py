@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from memory import MemoryStream, train_one
+from saelib.measure.causes import shuffled_dims
 from test_collect import CFG, SITES, make_lm
 from test_evaluate import CFG as EVAL
 from test_evaluate import SITE, tiny_llama, write_store
@@ -19,9 +20,9 @@ from saelib.activations.lm import LM
 from saelib.config import CollectConfig, SAEConfig, StreamConfig, TrainConfig
 from saelib.hardware import choose_dtype
 from saelib.measure import evaluate
-from saelib.measure.causes import shuffled_dims
 from saelib.measure.diagnose import pca_fvu, site_profile, spectrum
 from saelib.measure.pursuit import fista_at_l1, nn_omp
+from saelib.measure.reference import site_reference
 from saelib.sae import sparse
 from saelib.sae.base import build_sae
 from saelib.sae.sparse import plain as sparse_plain
@@ -222,7 +223,7 @@ def test_every_metric_is_the_cpus(tmp_path):
             loss: _sae(loss, device, store.d_model, 64, SITE).requires_grad_(False)
             for loss in LOSSES
         }
-        ref = evaluate.site_reference(lm, store, SITE, EVAL)
+        ref = site_reference(lm, store, SITE, EVAL)
         columns.append(evaluate.evaluate(saes, store, SITE, lm, ref, EVAL))
     for loss in LOSSES:
         for name, want in columns[0][loss].items():

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from saelib.measure import metrics
+from saelib.measure import bootstrap
 from saelib.study import intervals
 
 
@@ -60,7 +60,7 @@ def test_seeds_widen_the_interval_and_pairs_of_cells_draw_the_same_seeds():
     pages = np.zeros(2001)  # no spread over pages
     one, other = ([pages + v for v in values] for values in ((1.0, 2.0, 6.0), (2.0, 3.0, 7.0)))
     x, y = intervals.over_seeds(one), intervals.over_seeds(other)
-    s, student = intervals.summary(x), metrics.seed_interval([1, 2, 6])
+    s, student = intervals.summary(x), bootstrap.seed_interval([1, 2, 6])
     assert s["value"] == 3.0
     assert s["hi"] - s["lo"] == pytest.approx(
         student[1] - student[0], rel=0.1

@@ -1,6 +1,4 @@
-"""Shares of causes, and errors under other codes than the encoder's."""
-
-import itertools
+"""Errors under other codes than the encoder's and other atoms than the decoder's."""
 
 import numpy as np
 import pytest
@@ -8,49 +6,9 @@ import torch
 from memory import MemoryStream
 
 from saelib.config import SAEConfig
-from saelib.measure import causes
+from saelib.measure import dictionary
 from saelib.measure.pursuit import nn_omp
 from saelib.sae.base import build_sae
-
-
-def test_shapley_by_hand():
-    value = {frozenset(): 0.0, frozenset("a"): 3.0, frozenset("b"): 1.0, frozenset("ab"): 10.0}
-    assert causes.shapley(value) == {"a": 6.0, "b": 4.0}  # a: (3 - 0 + 10 - 1) / 2
-
-
-def test_shapley_is_the_mean_over_orders_and_adds_up():
-    rng = np.random.default_rng(0)
-    value = {s: rng.normal(size=5) for s in causes.coalitions()}
-    found = causes.shapley(value)
-    for player in causes.TOGGLES:
-        gains = []
-        for order in itertools.permutations(causes.TOGGLES):
-            before = frozenset(order[: order.index(player)])
-            gains.append(value[before | {player}] - value[before])
-        np.testing.assert_allclose(found[player], np.mean(gains, axis=0))
-    np.testing.assert_allclose(
-        sum(found.values()), value[frozenset(causes.TOGGLES)] - value[frozenset()]
-    )
-
-
-def test_shapley_names_the_coalition_that_lacks_a_value():
-    value = {s: 0.0 for s in causes.coalitions(("a", "b")) if s != {"b"}}
-    with pytest.raises(ValueError, match=r"no value of \['b'\]: expected all 4 subsets"):
-        causes.shapley(value)
-
-
-def test_coalitions_are_all_subsets_and_name_their_recipe():
-    every = causes.coalitions()
-    assert len(every) == len(set(every)) == 16
-    assert every[0] == frozenset()
-    assert causes.recipe_of(()) == {"normalize": "none", "tokens_mask": "all"}
-    assert causes.recipe_of(("scale", "match")) == {"normalize": "scale", "tokens_mask": "all"}
-    assert causes.recipe_of(("mask", "center", "scale")) == {
-        "normalize": "center_scale",
-        "tokens_mask": "ordinary",
-    }
-    with pytest.raises(ValueError, match=r"'depth'.*mask, center, scale, match"):
-        causes.recipe_of(("depth",))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +23,7 @@ def case():
     for row in f:
         row[torch.randperm(32, generator=g)[:4]] = 1 + torch.rand(4, generator=g)
     x = sae.decode_raw(f)
-    return sae, x[:200], x[200:], causes.code_errors(sae, x[:200], x[200:])
+    return sae, x[:200], x[200:], dictionary.code_errors(sae, x[:200], x[200:])
 
 
 def test_code_errors_are_in_model_units_and_ordered(case):
@@ -95,7 +53,7 @@ def test_pursuit_uses_as_many_latents_as_the_encoder(case):
 def test_code_errors_need_a_unit_norm_decoder():
     sae = build_sae(SAEConfig("sae", 4, 8, l1_mode="norm_weighted"))
     with pytest.raises(ValueError, match="l1_mode = 'norm_weighted'"):
-        causes.code_errors(sae, torch.randn(3, 4), torch.randn(3, 4))
+        dictionary.code_errors(sae, torch.randn(3, 4), torch.randn(3, 4))
 
 
 def test_other_items_are_searched_with_the_first_saes_number_of_latents(case):
@@ -104,7 +62,7 @@ def test_other_items_are_searched_with_the_first_saes_number_of_latents(case):
         False
     )
     other.set_normalizer_(sae.mean, float(sae.scale))
-    found = causes.code_errors(sae, x, train, {"itself": sae, "48 items": other})
+    found = dictionary.code_errors(sae, x, train, {"itself": sae, "48 items": other})
     np.testing.assert_allclose(found["itself"], errors["pursuit"])
     used = (sae.encode_raw(x) > 0).sum(-1)
     target = other.normalize(x) - other.b_dec
@@ -115,16 +73,16 @@ def test_other_items_are_searched_with_the_first_saes_number_of_latents(case):
 def test_shuffled_dimensions_keep_their_values_and_lose_what_they_share():
     g = torch.Generator().manual_seed(0)
     x = torch.randn(4000, 1, generator=g) * torch.tensor([1.0, 2.0, -1.0])  # one direction
-    shuffled = causes.shuffled_dims(x, 3)
+    shuffled = dictionary.shuffled_dims(x, 3)
     assert torch.equal(shuffled.sort(0).values, x.sort(0).values)
-    assert torch.equal(shuffled, causes.shuffled_dims(x, 3))
+    assert torch.equal(shuffled, dictionary.shuffled_dims(x, 3))
     off_diagonal = torch.corrcoef(shuffled.T) - torch.eye(3)
     assert off_diagonal.abs().max() < 0.05
 
 
 def test_a_shuffled_stream_is_the_same_however_it_was_reached():
     table = torch.randn(100, 4, generator=torch.Generator().manual_seed(1))
-    first, second = (causes.ShuffledDims(MemoryStream(table, 10), seed=5) for _ in range(2))
+    first, second = (dictionary.ShuffledDims(MemoryStream(table, 10), seed=5) for _ in range(2))
     batches = [next(first)[0] for _ in range(4)]
     second.seek(20)
     assert torch.equal(next(second)[0], batches[2])

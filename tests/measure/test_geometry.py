@@ -1,4 +1,4 @@
-"""Diagnostics against numpy on a small store whose answers were put into it.
+"""Geometry of a site against numpy on a small store whose answers were put into it.
 
 Site 0: ordinary rows with a mean and a decaying spectrum; every context begins with the same vector, as after BOS.
 Site 3: ten times that, position 0 massive in dimension 4, and a few sinks of the same kind later.
@@ -14,8 +14,7 @@ import torch
 from saelib.activations.store import Store
 from saelib.activations.writer import StoreWriter, shard_plan
 from saelib.config import CollectConfig
-from saelib.measure import diagnose
-from saelib.sae.trainer import Snapshot
+from saelib.measure import geometry
 from saelib.text.contexts import Contexts
 
 D, LENGTH, CONTEXTS = 6, 10, 60
@@ -62,7 +61,7 @@ def x():
 @pytest.fixture(scope="module")
 def store(x, tmp_path_factory):
     path, what, cfg = (
-        tmp_path_factory.mktemp("diagnose") / "store",
+        tmp_path_factory.mktemp("geometry") / "store",
         contexts(),
         CollectConfig(shard_tokens=170),
     )
@@ -83,7 +82,7 @@ def store(x, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
-    monkeypatch.setattr(diagnose, "BATCH", 64)  # so that sums run over several batches
+    monkeypatch.setattr(geometry, "BATCH", 64)  # so that sums run over several batches
 
 
 def masks(split=None):
@@ -119,7 +118,7 @@ def naive_profile(x, everything):
 
 @pytest.mark.parametrize("split", [None, "test"])
 def test_site_profile_agrees_with_numpy_in_every_class(split, x, store):
-    table = diagnose.site_profile(store, split).set_index(["site", "class"])
+    table = geometry.site_profile(store, split).set_index(["site", "class"])
     assert list(table.index) == [
         (s, c) for s in (0, 3) for c in ("all", "first", "sink", "ordinary")
     ]
@@ -131,7 +130,7 @@ def test_site_profile_agrees_with_numpy_in_every_class(split, x, store):
 
 
 def test_site_profile_shows_what_was_planted(store):
-    table = diagnose.site_profile(store).set_index(["site", "class"])
+    table = geometry.site_profile(store).set_index(["site", "class"])
     assert table.loc[(3, "first"), "norm_share"] > 0.95
     assert table.loc[(3, "all"), "top1_share"] > 0.95
     assert (
@@ -147,14 +146,14 @@ def test_site_profile_shows_what_was_planted(store):
 
 
 def test_equal_rows_have_a_norm_but_no_spectrum(store):
-    first = diagnose.site_profile(store).set_index(["site", "class"]).loc[0, "first"]
+    first = geometry.site_profile(store).set_index(["site", "class"]).loc[0, "first"]
     assert first["norm_median"] == pytest.approx(3 * np.sqrt(D))
     assert first["mean_share"] == pytest.approx(1)
     assert first[["gamma", "participation", "top1_share"]].isna().all()
 
 
 def test_norm_by_position_agrees_with_numpy_and_with_its_twin_on_captured_streams(x, store):
-    table = diagnose.norm_by_position(store)
+    table = geometry.norm_by_position(store)
     assert list(table.columns) == ["site", "position", "n", "median", "q10", "q90"]
     assert len(table) == 2 * LENGTH
     norms = np.linalg.norm(x[3].astype(np.float64), axis=1).reshape(CONTEXTS, LENGTH)
@@ -164,12 +163,12 @@ def test_norm_by_position_agrees_with_numpy_and_with_its_twin_on_captured_stream
         )
     assert (table.n == CONTEXTS).all()
     captured = {site: torch.from_numpy(v).view(CONTEXTS, LENGTH, D) for site, v in x.items()}
-    pd.testing.assert_frame_equal(diagnose.norms_by_position(captured), table, rtol=1e-5)
-    assert (diagnose.norm_by_position(store, "test").n == 15).all()
+    pd.testing.assert_frame_equal(geometry.norms_by_position(captured), table, rtol=1e-5)
+    assert (geometry.norm_by_position(store, "test").n == 15).all()
 
 
 def test_massive_dims_finds_the_planted_dimension_and_its_share(x, store):
-    table = diagnose.massive_dims(store, 3, k=2)
+    table = geometry.massive_dims(store, 3, k=2)
     a = x[3].astype(np.float64)
     variance, plain = a.var(0), a[masks()["ordinary"]].var(0)
     top = table.iloc[0]
@@ -184,7 +183,7 @@ def test_massive_dims_finds_the_planted_dimension_and_its_share(x, store):
 
 
 def test_massive_tokens_are_the_largest_norms_after_position_zero(x, store):
-    table = diagnose.massive_tokens(
+    table = geometry.massive_tokens(
         store, 3, k=6, tokenizer=SimpleNamespace(decode=lambda ids: f"<{ids[0]}>")
     )
     assert set(table["row"][:4]) == set(SINKS)
@@ -199,21 +198,21 @@ def test_massive_tokens_are_the_largest_norms_after_position_zero(x, store):
     )
     assert row["norm"] == pytest.approx(np.linalg.norm(x[3][337]), rel=1e-6)
     assert row["over_median"] == pytest.approx(row["norm"] / store.median_norm(3), rel=1e-6)
-    assert (diagnose.massive_tokens(store, 3, k=6)["token"] == "").all()
+    assert (geometry.massive_tokens(store, 3, k=6)["token"] == "").all()
 
 
 def test_spectrum_is_that_of_the_training_rows_of_the_mask(x, store):
     for tokens, name in (("ordinary", "ordinary"), ("all", "all")):
         a = x[3].astype(np.float64)[masks(0)[name]]
         want = np.linalg.eigvalsh(np.cov(a.T, bias=True))[::-1]
-        assert diagnose.spectrum(store, 3, tokens) == pytest.approx(want, rel=1e-6, abs=1e-6)
+        assert geometry.spectrum(store, 3, tokens) == pytest.approx(want, rel=1e-6, abs=1e-6)
 
 
 def test_pca_fvu_agrees_with_projecting_the_test_rows(x, store):
     a = x[0].astype(np.float64)
     train, test = a[masks(0)["ordinary"]], a[masks(2)["ordinary"]]
     vectors = np.linalg.eigh(np.cov(train.T, bias=True))[1][:, ::-1]
-    table = diagnose.pca_fvu(store, 0)
+    table = geometry.pca_fvu(store, 0)
     assert table["rank"].tolist() == list(range(D + 1))
     total = ((test - test.mean(0)) ** 2).sum()
     for k in range(D + 1):
@@ -226,9 +225,9 @@ def test_pca_fvu_agrees_with_projecting_the_test_rows(x, store):
 
 
 def test_pca_is_fitted_on_training_rows_and_measured_on_test_rows(x, store):
-    held_out = diagnose.pca_fvu(store, 0, [1, 3])
+    held_out = geometry.pca_fvu(store, 0, [1, 3])
     assert held_out["rank"].tolist() == [1, 3]
-    own = diagnose.pca_fvu(store, 0, [1, 3], split="train")
+    own = geometry.pca_fvu(store, 0, [1, 3], split="train")
     assert (abs(held_out["fvu"] / own["fvu"] - 1) > 1e-3).all()
     a = x[0].astype(np.float64)[masks(0)["ordinary"]]
     values = np.linalg.eigvalsh(np.cov(a.T, bias=True))[::-1]
@@ -236,11 +235,11 @@ def test_pca_is_fitted_on_training_rows_and_measured_on_test_rows(x, store):
         [1 - values[:k].sum() / values.sum() for k in (1, 3)]
     )
     with pytest.raises(ValueError, match="expected 0 to d = 6"):
-        diagnose.pca_fvu(store, 0, [7])
+        geometry.pca_fvu(store, 0, [7])
 
 
 def naive_fvus(store, site, **kwargs):
-    table = diagnose.predictor_fvu(store, site, diagnose.naive_predictors(store, site, **kwargs))
+    table = geometry.predictor_fvu(store, site, geometry.naive_predictors(store, site, **kwargs))
     return table.set_index(["predictor", "class"])
 
 
@@ -264,7 +263,7 @@ def test_naive_predictors_agree_with_numpy_on_test_rows(x, store):
             ((plain - mean) ** 2).sum() / plain_total, rel=1e-5
         )
     assert got.loc[("pca", "ordinary"), "fvu"] == pytest.approx(
-        diagnose.pca_fvu(store, 3, [2])["fvu"][0]
+        geometry.pca_fvu(store, 3, [2])["fvu"][0]
     )
     assert set(got["pages"]) == {5}
     assert (got["lo"] <= got["fvu"] * (1 + 1e-9)).all()
@@ -284,64 +283,15 @@ def test_rebuilding_only_sinks_looks_perfect_over_all_rows_and_is_the_mean_over_
 def test_without_odd_training_rows_one_latent_is_the_mean(store, monkeypatch):
     monkeypatch.setattr(store, "mask", lambda tokens, split=None, factor=5.0: masks(2)["ordinary"])
     x, odd = torch.ones(3, D, dtype=torch.float64), torch.tensor([[True], [False], [True]])
-    guess = diagnose.naive_predictors(store, 3)
+    guess = geometry.naive_predictors(store, 3)
     assert torch.equal(guess["one_latent"](x, odd), guess["mean"](x, odd))
     monkeypatch.setattr(
         store, "mask", lambda tokens, split=None, factor=5.0: np.zeros(CONTEXTS * LENGTH, bool)
     )
     with pytest.raises(ValueError, match="site 3: split 'test' has no rows"):
-        diagnose.predictor_fvu(store, 3, guess)
+        geometry.predictor_fvu(store, 3, guess)
 
 
 def test_a_mask_without_rows_is_an_error_that_says_so(store):
     with pytest.raises(ValueError, match="site 0: the mask leaves no rows"):
-        diagnose._first_mean(store, 0, np.zeros(0, dtype=np.int64))
-
-
-def snapshot(step, gates, rate=(1.0, 0.0), bias=(0.0, -1.0)):
-    gates = torch.tensor(gates).bool()
-    return Snapshot(step, 100 * step, torch.tensor(rate), gates, torch.tensor(bias))
-
-
-def test_gate_statistics_by_hand():
-    before = snapshot(1, [[1, 0], [1, 0], [0, 1], [0, 0]])  # p = 1/2, 1/4
-    now = snapshot(
-        2, [[1, 0], [0, 0], [1, 0], [0, 0]], rate=(0.5, 0.5), bias=(-1.0, -3.0)
-    )  # q = 1/2, 0
-    table = diagnose.gate_statistics([before, now])
-    assert table["step"].tolist() == [1, 2]
-    assert table["tokens"].tolist() == [100, 200]
-    assert table["open_fraction"].tolist() == pytest.approx([3 / 8, 2 / 8])
-    assert table["never_open"].tolist() == [0, 0.5]
-    assert np.isnan(table["persistence"][0])
-    assert table["persistence"][1] == pytest.approx(1 / 3)  # of three open entries, one still is
-    assert table["persistence_chance"][1] == pytest.approx((1 / 2 * 1 / 2 + 1 / 4 * 0) / (3 / 4))
-    assert table["gini"].tolist() == pytest.approx([0.5, 0])
-    assert table["b_gate_median"].tolist() == pytest.approx([-0.5, -2])
-    assert table["b_gate_q10"][1] == pytest.approx(-2.8)
-
-
-def test_persistence_meets_its_chance_level_for_independent_rows_and_is_one_for_frozen_gates():
-    g = torch.Generator().manual_seed(0)
-    rates = torch.tensor([0.9, 0.5, 0.1, 0.02])
-    draws = [torch.rand(20_000, 4, generator=g) < rates for _ in range(2)]
-    fields = {"tokens": 0, "fire_rate": rates, "b_gate": rates}
-    free = diagnose.gate_statistics(
-        [{"step": i, "open": d} | fields for i, d in enumerate(draws)]
-    ).iloc[1]
-    assert free["persistence"] == pytest.approx(free["persistence_chance"], abs=0.01)
-    assert (
-        free["persistence_chance"] > 0.6 > free["open_fraction"]
-    )  # the level keeps that some latents open often
-    frozen = diagnose.gate_statistics(
-        [{"step": i, "open": draws[0]} | fields for i in range(2)]
-    ).iloc[1]
-    assert frozen["persistence"] == 1
-
-
-def test_gate_snapshots_must_share_their_probe_rows_and_may_be_all_closed():
-    with pytest.raises(ValueError, match=r"step 2: open is \(1, 2\), the one before \(2, 2\)"):
-        diagnose.gate_statistics([snapshot(1, [[1, 0], [1, 0]]), snapshot(2, [[1, 0]])])
-    closed = diagnose.gate_statistics([snapshot(i, [[0, 0], [0, 0]]) for i in (1, 2)])
-    assert closed["persistence"].isna().all()
-    assert (closed["never_open"] == 1).all()
+        geometry._first_mean(store, 0, np.zeros(0, dtype=np.int64))
