@@ -34,12 +34,12 @@ from recipe import recipe_of
 
 from saelib.activations.rows import ShuffledRows
 from saelib.config import EvalConfig, SAEConfig, TrainConfig, stable_hash
-from saelib.measure import metrics
 from saelib.measure.evaluate import evaluate
 from saelib.run.workspace import Workspace, code_version
 from saelib.sae.base import build_sae
 from saelib.sae.trainer import train
 from saelib.study import intervals
+from saelib.study.matched import interpolate_matched_l0, propose_lambda
 from saelib.versions import MEASURING_VERSION
 
 SYSTEMS = {  # name: loss, first λs, learning rates
@@ -188,9 +188,7 @@ class Bench:
         rows = [self.row(system=system, site=site, seed=seed, lr=lr, lam=lam) for lam in begin]
         for target in targets:
             for _ in range(EXTRA):
-                lam = metrics.propose_lambda(
-                    ((r["lam"], r["l0_val"]) for r in rows), target, max_ratio=2.5
-                )
+                lam = propose_lambda(((r["lam"], r["l0_val"]) for r in rows), target, max_ratio=2.5)
                 if lam is None:
                     break
                 rows.append(
@@ -227,8 +225,7 @@ def lambdas_at(rows: list[dict[str, Any]], targets: list[float]) -> list[float]:
     rows = sorted(rows, key=lambda row: row["l0_val"])
     l0, lams = ([row[k] for row in rows] for k in ("l0_val", "lam"))
     wanted = [
-        metrics.interpolate_matched_l0(l0, lams, value)
-        for value in (0.9 * low, *between, 1.12 * high)
+        interpolate_matched_l0(l0, lams, value) for value in (0.9 * low, *between, 1.12 * high)
     ]
     ends = [wanted[0] or lams[0], *(lam for lam in wanted[1:-1] if lam), wanted[-1] or lams[-1]]
     return [float(f"{lam:.3g}") for lam in ends]
@@ -236,7 +233,7 @@ def lambdas_at(rows: list[dict[str, Any]], targets: list[float]) -> list[float]:
 
 def at(rows: list[dict[str, Any]], target: float, column: str) -> float | None:
     l0, y = ([row[k] for row in rows] for k in ("l0_val", column))
-    return metrics.interpolate_matched_l0(l0, y, target, log_y=column.startswith("fvu"))
+    return interpolate_matched_l0(l0, y, target, log_y=column.startswith("fvu"))
 
 
 def summarised(

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
-from saelib.measure.metrics import interval_of, page_replicates, student_975
+from saelib.measure.bootstrap import interval_of, page_replicates, student_975
 
 REPLICATES = 1000
 NORMAL_975 = 1.959964

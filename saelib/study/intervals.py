@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Float, Float64
 
 from saelib.measure.bootstrap import interval_of, page_replicates, student_975
-from saelib.measure.metrics import interpolate_matched_l0
+from saelib.study.matched import interpolate_matched_l0
 
 REPLICATES = 1000
 NORMAL_975 = 1.959964

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from saelib.measure import metrics
+from saelib.measure import bootstrap
 from saelib.study.estimate import (
     Estimate,
     constant,
@@ -61,7 +61,7 @@ def test_seeds_widen_the_interval_and_pairs_of_cells_draw_the_same_seeds():
     pages = np.zeros(2001)  # no spread over pages
     x = over_seeds([Estimate(pages + v) for v in (1.0, 2.0, 6.0)])
     y = over_seeds([Estimate(pages + v) for v in (2.0, 3.0, 7.0)])
-    student = metrics.seed_interval([1, 2, 6])
+    student = bootstrap.seed_interval([1, 2, 6])
     assert x.value == 3.0
     assert x.hi - x.lo == pytest.approx(student[1] - student[0], rel=0.1)
     assert (y - x).draws == pytest.approx(np.ones(2001))
