@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Bool, Float, Float64, Integer
 from torch import Tensor
 
-from saelib.activations.store import CLASSES, Store, row_moments
+from saelib.activations.moments import row_moments
+from saelib.activations.store import CLASSES, Store
 from saelib.config import SINK_FACTOR
 from saelib.measure.bootstrap import bootstrap_pages
 from saelib.measure.reconstruction import NEGLIGIBLE

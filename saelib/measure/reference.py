@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from saelib.activations.lm import LM
-from saelib.activations.store import Store, row_moments
+from saelib.activations.moments import row_moments
+from saelib.activations.store import Store
 from saelib.config import EvalConfig
 from saelib.files import write_json
 from saelib.measure.replaced_loss import context_length, replaced_losses
