@@ -20,7 +20,7 @@ import pandas as pd
 
 from saelib.env import data_dir
 from saelib.files import read_json, write_json
-from saelib.measure.metrics import seed_interval
+from saelib.measure.bootstrap import seed_interval
 from saelib.study.finding import RECORDED
 
 Row = dict[str, float | None]
