@@ -15,7 +15,7 @@ import saelib
 PACKAGE = Path(saelib.__file__).parent
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 # Folders are floors: a folder imports the modules beside them, those named before it, and itself without a circle.
-FOLDERS = ("text", "activations", "sae", "measure", "study", "show", "run")
+FOLDERS = ("text", "activations", "sae", "measure", "show", "study", "run")
 CORE_MAY_IMPORT = {
     "torch",
     "transformers",

@@ -1,0 +1,167 @@
+"""The rule of F3f on hand-made gaps, and the division of a gap by cause."""
+
+import pandas as pd
+import pytest
+from f3_cases import BASIS, COMPARED, between, params
+
+from saelib.sae.spec import make_spec
+from saelib.study import f3_causes
+from saelib.study.estimate import constant, undefined
+from saelib.study.f3_causes import ALL, NONE, Division, Trained, decide
+from saelib.study.shapley import coalitions
+
+MARGIN = 0.03
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "verdict"),
+    [
+        (between(0.5, 0.6), constant(0.2), "supported"),
+        (between(-0.6, -0.5), constant(0.3), "contradicted"),
+        (between(0.2, 0.5), constant(0.2), "undecided"),
+        (between(0.03, 0.06), constant(0.0), "undecided"),  # touches the margin
+        (between(-0.1, 0.03), constant(0.0), "undecided"),
+        (between(0.5, 0.6), undefined(), "undecided"),
+    ],
+)
+def test_the_causes_are_judged_by_how_much_of_the_gap_they_remove(before, after, verdict):
+    assert decide(before, after, MARGIN, n_seeds=3, n_pages=15) == verdict
+
+
+@pytest.mark.parametrize(
+    ("n_seeds", "n_pages", "collapsed"), [(2, 20, ()), (3, 14, ()), (3, 20, (15,))]
+)
+def test_few_seeds_few_pages_and_collapsed_saes_decide_nothing(n_seeds, n_pages, collapsed):
+    gap = between(0.5, 0.6)
+    assert decide(gap, constant(0.0), MARGIN, n_seeds, n_pages, collapsed) == "undecided"
+
+
+def division(effects, first=0.0, seeds=(0,)):
+    """A gap of `first`, to which the removal of each cause adds its effect, all at the deepest site."""
+    log_fvu = {}
+    for coalition in coalitions():
+        total = first + sum(effects[cause] for cause in coalition)
+        for seed in seeds:
+            log_fvu[coalition, COMPARED.near, seed] = constant(-1.0)
+            log_fvu[coalition, COMPARED.deep, seed] = constant(total - 1.0)
+    return Division(log_fvu, tuple(seeds), COMPARED)
+
+
+EFFECTS = {"mask": 0.3, "center": -0.1, "scale": 0.05, "match": 0.5}
+
+
+def test_each_cause_gets_its_own_effect_where_effects_add_up():
+    result = division(EFFECTS, first=-0.5)
+    shares = {cause: share.value for cause, share in result.shares().items()}
+    assert shares == pytest.approx(EFFECTS)
+    assert result.after.value == pytest.approx(0.25)
+    assert list(result.steps()) == [
+        f3_causes.FIRST,
+        "sinks masked",
+        "mean taken off",
+        "scaled, site by site",
+        "L0 matched",
+        f3_causes.LAST,
+    ]
+    assert f3_causes.checks(result)[0].startswith("the shares add up: True")
+
+
+@pytest.mark.parametrize(
+    ("first", "effects", "words"),
+    [
+        (-0.5, EFFECTS, "from better to worse, mostly by matching L0"),
+        (0.5, {name: -x for name, x in EFFECTS.items()}, "from worse to better"),
+        (0.5, EFFECTS, "stays worse than site 15; matching L0 moves most"),
+        (-5.0, EFFECTS, "Of four causes matching L0"),
+    ],
+)
+def test_the_title_says_what_the_causes_do_to_the_gap(first, effects, words):
+    title = f3_causes.title(division(effects, first))
+    assert words in title
+    assert len(title.split()) <= 12
+
+
+def without(result, coalition):
+    """The division with one coalition's L0 unreached."""
+    keys = [key for key in result.log_fvu if key[0] == coalition]
+    return Division(
+        result.log_fvu | dict.fromkeys(keys, undefined()), result.seeds, result.compared
+    )
+
+
+def test_an_unreached_coalition_is_said_in_title_table_and_check():
+    result = without(division(EFFECTS), ALL)
+    assert "L0 is not reached" in f3_causes.title(result)
+    assert "unknown; L0 not reached in 1 of 16" in f3_causes.checks(result)[0]
+    assert (f3_causes.text_table(result).iloc[1:] == "unreachable").all(axis=None)
+    assert "L0 not reached" in f3_causes.sentence(result)
+    figure = f3_causes.figure(result, params(), BASIS)
+    assert "not reached" in figure.get_suptitle()
+
+
+def test_a_collapsed_original_recipe_is_named_in_the_sentence():
+    rows = pd.DataFrame({"site": [15, 29], "l0": [0.1, 40.0]})
+    collapsed = f3_causes.collapsed(Trained({}, {}, rows))
+    assert collapsed == [15]
+    assert "at 15 have collapsed" in f3_causes.sentence(division(EFFECTS), collapsed)
+    assert "collapsed" not in f3_causes.sentence(division(EFFECTS))
+
+
+def test_no_gap_to_divide_is_said():
+    wide = {key: between(-1.0, 1.0) for key in division(EFFECTS).log_fvu}
+    wide |= {key: constant(0.0) for key in wide if key[1] == COMPARED.near}
+    assert "no gap to divide" in f3_causes.checks(Division(wide, (0,), COMPARED))[1]
+
+
+def test_a_seed_has_its_own_division():
+    result = division(EFFECTS, first=-0.5, seeds=(0, 1))
+    table = f3_causes.seed_table(result)
+    assert len(table) == 2 * 6
+    assert table["value"].iloc[0] == pytest.approx(-0.5)
+
+
+class Recorder:
+    """A workspace that trains nothing and keeps what it is asked for."""
+
+    n_layers = 30
+
+    def __init__(self):
+        self.asked = []
+
+    def spec(self, arm, site, **settings):
+        return make_spec(arm, site, 8, **settings)
+
+    def normalizer(self, site, mode, tokens):
+        return None, 2.0 if "scale" in mode else 1.0
+
+    def measuring(self, evaluation):
+        assert evaluation.ce_tokens == 0
+        return self
+
+    def train(self, specs, notebook):
+        self.asked += specs
+        lams = [spec.train.lam for spec in specs]
+        l0 = [100 / lam for lam in lams]
+        rows = {"site": [spec.sae.site for spec in specs], "lambda": lams, "l0_val": l0, "l0": l0}
+        return pd.DataFrame(rows)
+
+    def pages(self, run):
+        raise AssertionError("nothing is measured while training is counted")
+
+
+def test_training_asks_for_eight_coalitions_once_at_the_recipe_and_along_lambda():
+    ws = Recorder()
+    trained = f3_causes.train(ws, params(cause_lambdas=[2.0, 6.0]), COMPARED)
+    assert len(trained.at_recipe) == 8 * 2
+    assert len(trained.curves) == 8 * 2
+    assert set(trained.original["site"]) == {15, 29}
+    plain = [spec for spec in ws.asked if spec.sae.normalize == "none"]
+    # a λ in raw units is half as large where normalised rows are scaled by 2
+    assert {spec.train.lam for spec in plain} >= {5.0, 1.0, 3.0}
+    assert all(spec.train.tokens == 320 for spec in ws.asked)
+
+
+def test_the_recipe_keeps_its_raw_lambda_until_rows_are_scaled():
+    p = params()
+    assert f3_causes.recipe_lambda(p, NONE) == 5.0
+    assert f3_causes.recipe_lambda(p, frozenset({"scale"})) == 2.5

@@ -1,0 +1,86 @@
+"""The plain SAE along all depths: what is said where an L0 is reached nowhere, once, or everywhere."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from f3_cases import BASIS, COMPARED
+
+from saelib.study import f3_depth
+from saelib.study.curve import Curve
+from saelib.study.f3_depth import DELTA_CE, EFFECTIVE_RANK, LOSS, NORM, OFFSET, SINK_SHARE, Depths
+
+
+def pages(run):
+    """Sums by page of an SAE whose FVU is in its name."""
+    return pd.DataFrame({"page_id": ["a", "b"], "sse": float(run), "sst": 1.0, "ce_n": 0})
+
+
+def depths(fvu, delta_ce=0.2):
+    """Sites 0, 9, 18 … of these FVU at L0 32; nan is not reached."""
+    sites = [9 * i for i in range(len(fvu))]
+    table = pd.DataFrame(
+        {
+            NORM: np.linspace(3.0, 700.0, len(fvu)),
+            SINK_SHARE: 0.0,
+            OFFSET: np.linspace(0.3, 1.0, len(fvu)),
+            EFFECTIVE_RANK: 40.0,
+            "FVU at L0 = 32": fvu,
+            LOSS: 0.9,
+            DELTA_CE: delta_ce,
+            "PCA of rank 32": 0.5,
+        },
+        index=pd.Index(sites, name="site"),
+    )
+    curves = {}
+    for site, value in zip(sites, fvu, strict=True):
+        l0 = [64.0, 16.0] if np.isfinite(value) else [64.0, 48.0]
+        rows = {"run_id": [str(value), str(value)], "lambda": [1.0, 2.0], "l0_val": l0}
+        rows |= {"loss_recovered_mean": [np.nan, np.nan]}
+        curves[site] = Curve(pd.DataFrame(rows), pages)
+    return Depths(table, curves, 32.0, 320)
+
+
+@pytest.mark.parametrize(
+    ("fvu", "words"),
+    [
+        ([0.2, 0.3, 0.4], "least at site 0, most at site 18"),
+        ([np.nan, 0.3, np.nan], "reached at site 9 alone"),
+        ([np.nan, np.nan, np.nan], "reached at no site"),
+    ],
+)
+def test_the_title_names_the_easiest_and_the_hardest_site(fvu, words):
+    result = depths(fvu)
+    assert words in f3_depth.title(result)
+    assert len(f3_depth.title(result).split()) <= 12
+    assert f3_depth.figure(result, BASIS).get_suptitle()
+
+
+def test_the_caption_names_what_goes_along_with_fvu():
+    assert "FVU goes most with median norm (Spearman +1.00)" in f3_depth.correlate_words(
+        depths([0.2, 0.3, 0.4])
+    )
+    assert "Too few sites" in f3_depth.correlate_words(depths([np.nan, np.nan, np.nan]))
+
+
+def test_undefined_losses_leave_the_checks_standing():
+    lines = f3_depth.checks(depths([0.2, 0.3, np.nan]))
+    assert lines[0] == "L0 = 32 is reached at 2 of 3 sites"
+    assert lines[2].endswith("at 0")
+
+
+def test_the_table_shown_has_at_most_twelve_rows():
+    table = f3_depth.text_table(depths(list(np.linspace(0.2, 0.5, 31))))
+    assert len(table) == 12
+    assert table.iloc[-1].name == "Spearman's ρ"
+    assert table.iloc[-1]["median norm"] == "+1.00"
+
+
+def test_compared_sites_are_among_the_depths():
+    assert f3_depth.depth_sites(30, 9, COMPARED) == [0, 2, 9, 15, 18, 27, 29]
+
+
+def test_what_is_drawn_has_intervals_for_fvu_alone():
+    panels = f3_depth.panel_table(depths([0.2, 0.3, 0.4]))
+    drawn = panels.dropna(subset="lo")
+    assert set(drawn["panel"]) == {"FVU at L0 = 32"}
+    assert set(drawn["series"]) == {"plain"}

@@ -1,0 +1,165 @@
+"""What notebook 05 records: verdicts, numbers and sentences on models of several kinds."""
+
+import pandas as pd
+import pytest
+from f3_cases import BASIS, COMPARED, between, params
+from test_f3_causes import EFFECTS, division
+from test_f3_dictionary import LESS, errors
+from test_f3_ladder import step
+from test_f3_layers import matched
+from test_f3_trap import table
+
+from saelib.env import root
+from saelib.files import read_json
+from saelib.study import f3_findings
+from saelib.study.curve import Curve
+from saelib.study.estimate import undefined
+from saelib.study.f3_causes import Trained
+from saelib.study.f3_ladder import ORIGINAL_ALL, Ladder
+from saelib.study.f3_sites import Basis, Sweep
+
+RECORDED = root() / "data" / "recorded" / "full" / "estimates.json"
+
+
+def ladder(deep):
+    """The original recipe by all and by ordinary tokens, and PCA."""
+    steps = [step(ORIGINAL_ALL, deep), step(f3_findings.ORIGINAL_ORDINARY, deep)]
+    return Ladder({s.name: s for s in [*steps, step("PCA", deep)]}, COMPARED)
+
+
+def original(l0):
+    return pd.DataFrame({"l0": [l0, 49.0, 491.0]}, index=[2, 15, 29])
+
+
+def test_as_reported_is_judged_by_the_all_token_fvu():
+    found = f3_findings.as_reported(
+        ladder(between(2, 3)), original(18.0), table(0.99, 0.01, 0.5), params(), BASIS
+    )
+    assert found.verdict == "supported"
+    assert next(iter(found.estimates)) == "original: FVU, all tokens, site 15"
+    assert "hold 99.0% of the squared norm" in found.sentence
+
+
+def test_a_collapsed_original_recipe_is_undecided_with_the_reason():
+    found = f3_findings.as_reported(
+        ladder(between(2, 3)), original(0.1), table(0.01, 0.9, 0.9), params(), BASIS
+    )
+    assert found.verdict == "undecided"
+    assert found.sentence.startswith("Not judged: at 2 the original recipe's SAEs have collapsed")
+    assert "at most 1.0%" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("deep", "verdict"),
+    [
+        (between(0.4, 0.5), "supported"),
+        (between(0.1, 0.2), "contradicted"),
+        (undefined(), "undecided"),
+    ],
+)
+def test_the_fair_comparison_reads_the_plain_sae_at_matched_l0(deep, verdict):
+    found = f3_findings.at_matched_l0(matched(deep), params(), BASIS)
+    assert found.verdict == verdict
+    assert "nan" not in found.sentence
+    assert "2 and 15" in found.claim
+
+
+def test_one_seed_is_undecided_and_has_its_effect():
+    found = f3_findings.at_matched_l0(
+        matched(between(0.4, 0.5)), params(), Basis("a model", n_pages=20, n_seeds=1)
+    )
+    assert found.verdict == "undecided"
+    assert found.estimates["normalised: FVU at L0 = 32, site 15"].lo > 1
+
+
+def pages(run):
+    names = ["ce_n", "ce_zero", "ce_mean", "ce_sae", "ce_id"]
+    rows = [[4, 8.0, 6.0, 3.0, 2.0]] * 20
+    frame = pd.DataFrame(rows, columns=names).assign(page_id=range(20), sse=0.4, sst=1.0)
+    return frame if run == "measured" else frame.assign(ce_mean=2.0, ce_zero=2.0)
+
+
+def sweep(run):
+    rows = {"run_id": [run, run], "l0_val": [64.0, 16.0], "lambda": [1.0, 2.0]}
+    curve = Curve(pd.DataFrame(rows), pages)
+    curves = {("plain", site, seed): curve for site in COMPARED.sites for seed in (0, 1, 2)}
+    return Sweep(pd.DataFrame(rows), curves)
+
+
+def test_a_trained_sae_contradicts_that_the_site_does_not_train():
+    found = f3_findings.does_not_train(
+        matched(between(0.3, 0.4)), sweep("measured"), params(), BASIS
+    )
+    assert found.verdict == "contradicted"
+    assert found.estimates["loss recovered"].value == pytest.approx(0.75)
+
+
+def test_undefined_loss_recovered_is_said_in_words():
+    found = f3_findings.does_not_train(
+        matched(between(0.3, 0.4)), sweep("no loss to recover"), params(), BASIS
+    )
+    assert found.verdict == "undecided"
+    assert "undefined (mean ablation costs too little loss)" in found.sentence
+
+
+def test_loss_recovered_above_one_is_not_called_more_than_all():
+    words = f3_findings.loss_words(between(0.3, 0.4), between(1.1, 1.2), 20)
+    assert "predicts these texts better with the SAE in place" in words
+    assert "above 1" not in f3_findings.loss_words(between(0.3, 0.4), between(0.9, 1.2), 20)
+
+
+def test_an_l0_not_reached_is_said_instead_of_a_loss():
+    assert "L0 not reached" in f3_findings.loss_words(undefined(), undefined(), 20)
+
+
+def trained(l0):
+    return Trained({}, {}, pd.DataFrame({"site": [15, 29], "l0": [l0, 40.0]}))
+
+
+def test_causes_are_recorded_with_their_steps():
+    found = f3_findings.causes(division(EFFECTS, first=-0.5), trained(9.0), params(), BASIS)
+    assert found.verdict == "contradicted"
+    assert next(iter(found.estimates)) == "gap that the four removed"
+    assert found.estimates["sinks masked"].value == pytest.approx(0.3)
+
+
+def test_causes_of_a_collapsed_recipe_are_undecided_with_the_reason():
+    found = f3_findings.causes(division(EFFECTS, first=-0.5), trained(0.1), params(), BASIS)
+    assert found.verdict == "undecided"
+    assert "have collapsed" in found.sentence
+
+
+def test_dictionary_and_encoder_are_two_findings():
+    no_dictionary, encoder = f3_findings.dictionary(errors(LESS), params(), BASIS)
+    assert (no_dictionary.name, no_dictionary.verdict) == ("F3d", "contradicted")
+    assert (encoder.name, encoder.verdict) == ("F3e", "contradicted")
+    assert "items" not in no_dictionary.sentence + encoder.sentence
+
+
+def test_the_abstract_is_empty_where_a_number_is_missing():
+    full = f3_findings.abstract(
+        division(EFFECTS, first=-0.5), matched(between(0.4, 0.5)), errors(LESS)
+    )
+    assert "45% at site 2, 45% at site 15, 25% at site 29" in full
+    assert not f3_findings.abstract(division(EFFECTS), matched(undefined()), errors(LESS))
+
+
+def test_a_verdict_is_told_beside_the_recorded_run(home):
+    found = f3_findings.at_matched_l0(matched(between(0.4, 0.5)), params(), BASIS)
+    lines = f3_findings.verdict_text([found]).splitlines()
+    assert lines[0].startswith("F3b supported: ")
+    assert "recorded full: no record" in lines[1]
+
+
+def test_each_finding_shares_an_effect_with_the_recorded_run():
+    recorded = read_json(RECORDED)
+    found = [
+        f3_findings.as_reported(
+            ladder(between(2, 3)), original(18.0), table(0.99, 0.01, 0.5), params(), BASIS
+        ),
+        f3_findings.at_matched_l0(matched(between(0.4, 0.5)), params(), BASIS),
+        f3_findings.does_not_train(matched(between(0.3, 0.4)), sweep("measured"), params(), BASIS),
+        f3_findings.causes(division(EFFECTS), trained(9.0), params(), BASIS),
+        *f3_findings.dictionary(errors(LESS), params(), BASIS),
+    ]
+    assert all(set(finding.estimates) & set(recorded[finding.name]) for finding in found)

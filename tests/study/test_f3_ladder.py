@@ -1,0 +1,69 @@
+"""One gap by six yardsticks."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from f3_cases import BASIS, COMPARED, between
+
+from saelib.study import f3_ladder
+from saelib.study.estimate import constant, undefined
+from saelib.study.f3_ladder import ORIGINAL_ALL, Ladder, Yardstick
+
+
+def step(name, deep, near=None, seeds=(0, 1, 2)):
+    """A yardstick that reads 1 (or `near`) at the shallower sites and `deep` at the deepest."""
+    per_site = {2: near or constant(1.0), 15: near or constant(1.0), 29: deep}
+    return Yardstick(name, {(s, k): per_site[s] for s in COMPARED.sites for k in seeds})
+
+
+def ladder(*values):
+    """Yardsticks whose readings at the deepest site are `values`; the last is PCA."""
+    steps = [step(f"original: {i}", value) for i, value in enumerate(values)]
+    steps = [Yardstick(ORIGINAL_ALL, steps[0].by_seed), *steps[1:], step("PCA", constant(1.2))]
+    return Ladder({s.name: s for s in steps}, COMPARED)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ((between(2, 3), between(1.5, 2)), "worse than site 15"),
+        ((between(0.2, 0.3), between(0.5, 0.6)), "better than site 15"),
+        ((between(0.2, 0.3), between(1.5, 1.6)), "depends on the yardstick"),
+        ((between(2, 3), undefined()), "worse than site 15"),
+    ],
+)
+def test_the_title_says_whether_the_yardsticks_agree(values, words):
+    title = f3_ladder.ladder_title(ladder(*values))
+    assert words in title
+    assert len(title.split()) <= 12
+
+
+def test_a_yardstick_averages_seeds_in_logarithms_or_as_they_are():
+    by_seed = {(2, 0): constant(1.0), (2, 1): constant(4.0)}
+    assert Yardstick("log", by_seed).at_site(2).value == pytest.approx(2.0)
+    assert Yardstick("sum", by_seed, over_logs=False).at_site(2).value == pytest.approx(2.5)
+
+
+def test_single_seeds_are_drawn_without_pca():
+    seeds = ladder(between(2, 3), between(1, 2)).seeds()
+    assert len(seeds) == 2 * 2 * 3
+    assert "PCA" not in set(seeds["group"])
+
+
+def test_a_collapsed_original_recipe_leaves_its_own_yardsticks_undecided():
+    rungs = ladder(between(2, 3), between(2, 3))
+    fair = step("normalised: FVU at L0 = 32", between(2, 3))
+    rungs = Ladder(dict(list(rungs.steps.items())[:2]) | {fair.name: fair, "PCA": fair}, COMPARED)
+    verdicts = f3_ladder.verdicts_by_yardstick(rungs, 0.03, BASIS, collapsed=[2])
+    assert list(verdicts.values()) == ["undecided", "undecided", "supported"]
+
+
+def test_the_middle_lambda_is_of_the_sorted_ones():
+    assert f3_ladder.middle_lambda([8.0, 0.8, 2.5]) == 2.5
+
+
+def test_the_figure_of_an_unreached_l0_says_so():
+    original = pd.DataFrame({"l0": [18.0, 49.0, 491.0]}, index=[2, 15, 29])
+    figure = f3_ladder.ladder_figure(ladder(between(2, 3), undefined()), original, BASIS, 30)
+    assert "worse" in figure.get_suptitle()
+    assert np.isfinite(figure.get_figheight())

@@ -1,0 +1,130 @@
+"""The rules of F3a to F3c on hand-made estimates, and what titles and checks say."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from f3_cases import BASIS, COMPARED, between
+
+from saelib.study import f3_layers
+from saelib.study.estimate import constant, undefined
+from saelib.study.f3_layers import Matched, decide_untrained, decide_worse
+
+MARGIN = 0.03
+
+
+@pytest.mark.parametrize(
+    ("ratios", "verdict"),
+    [
+        ([between(1.2, 1.4), between(1.05, 1.1)], "supported"),
+        ([between(1.2, 1.4), between(0.9, 1.0)], "contradicted"),
+        ([between(1.2, 1.4), between(1.0, 1.1)], "undecided"),
+        ([between(1.03, 1.1)], "undecided"),  # touches the margin from above
+        ([between(0.9, 1.03)], "undecided"),  # and from below
+        ([between(1.2, 1.4), undefined()], "undecided"),
+    ],
+)
+def test_worse_than_each_shallower_site_is_judged_by_the_interval_that_is_lowest(ratios, verdict):
+    assert decide_worse(ratios, MARGIN, n_seeds=3, n_pages=15) == verdict
+
+
+@pytest.mark.parametrize(("n_seeds", "n_pages"), [(2, 20), (3, 14), (1, 3)])
+def test_two_seeds_or_fourteen_pages_decide_nothing(n_seeds, n_pages):
+    clear = between(2, 3)
+    assert decide_worse([clear], MARGIN, n_seeds, n_pages) == "undecided"
+    assert decide_untrained(between(0.9, 0.95), clear, n_seeds, n_pages) == "undecided"
+
+
+def test_a_collapsed_recipe_is_not_judged():
+    assert decide_worse([between(2, 3)], MARGIN, 3, 20, collapsed=[29]) == "undecided"
+
+
+@pytest.mark.parametrize(
+    ("left", "recovered", "verdict"),
+    [
+        (between(0.3, 0.4), between(0.7, 0.8), "contradicted"),
+        (between(0.85, 0.9), between(0.7, 0.8), "supported"),
+        (between(0.3, 0.4), between(0.3, 0.4), "supported"),
+        (between(0.7, 0.9), between(0.7, 0.8), "undecided"),
+        (between(0.7, 0.8), between(0.5, 0.8), "undecided"),  # both touch their limits
+        (between(0.3, 0.4), undefined(), "undecided"),
+        (between(0.85, 0.9), undefined(), "supported"),
+        (undefined(), undefined(), "undecided"),
+    ],
+)
+def test_does_not_train_is_judged_by_variance_and_by_loss(left, recovered, verdict):
+    assert decide_untrained(left, recovered, n_seeds=3, n_pages=15) == verdict
+
+
+def matched(deep, near=None):
+    """Matched FVU of three architectures: `deep` at the deepest site, 0.3 elsewhere."""
+    fvu = {}
+    for arm in ("plain", "two_term", "full"):
+        for l0 in (16.0, 32.0, 64.0):
+            fvu |= {(arm, site, l0): near or constant(0.3) for site in COMPARED.shallow}
+            fvu[arm, COMPARED.deep, l0] = deep
+    pca = {(site, l0): 0.5 for site in COMPARED.sites for l0 in (16.0, 32.0, 64.0)}
+    return Matched(fvu, pca, COMPARED, 32.0)
+
+
+@pytest.mark.parametrize(
+    ("deep", "words"),
+    [
+        (between(0.4, 0.5), "worse than site 15"),
+        (between(0.1, 0.2), "better than site 15"),
+        (between(0.2, 0.4), "cannot be told apart"),
+        (undefined(), "L0 = 32 is not reached"),
+    ],
+)
+def test_the_title_at_matched_l0_says_which_way_the_sites_differ(deep, words):
+    title = f3_layers.matched_title(matched(deep))
+    assert words in title
+    assert len(title.split()) <= 12
+
+
+def test_comparisons_that_reach_no_l0_are_counted_and_not_judged():
+    lines = f3_layers.matched_checks(matched(undefined()))
+    assert "0 of 18 comparisons reached" in lines[0]
+    assert lines[1].endswith("0 of 0")
+    lines = f3_layers.matched_checks(matched(between(0.4, 0.5)))
+    assert lines[1].endswith("18 of 18")
+    assert lines[2].endswith("3 of 3 architectures")
+
+
+def test_the_table_of_ratios_has_a_row_for_each_architecture_and_shallower_site():
+    table = matched(undefined()).ratio_table()
+    assert table.shape == (6, 3)
+    assert (table == "L0 not reached").all(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("plain", "words"),
+    [
+        ((0.9, 0.8, 0.7), "at each site"),
+        ((0.9, 1.2, 0.7), "at sites 2 and 29 only"),
+        ((1.1, 1.2, np.nan), "at no site"),
+    ],
+)
+def test_the_title_beside_pca_names_the_sites_that_lie_below(plain, words):
+    rows = {"plain": plain, "two_term": (0.9, 0.9, 0.9), "full": (0.9, 0.9, 0.9)}
+    least = pd.DataFrame(rows, index=list(COMPARED.sites)).T
+    assert words in f3_layers.trade_off_title(least)
+
+
+def test_collapsed_codes_are_neither_below_nor_above_pca():
+    rows = [("plain", site, lam, 0, l0, 0.2) for site in (2, 15, 29) for lam, l0 in [(1.0, 0.5)]]
+    names = ["arm", "site", "lambda", "seed", "l0", "fvu"]
+    pca = pd.DataFrame({"site": [2, 15, 29], "rank": 1, "fvu": 0.5})
+    least = f3_layers.least_over_pca(pd.DataFrame(rows, columns=names), pca, COMPARED)
+    assert least.isna().all(axis=None)
+    assert "at no site" in f3_layers.trade_off_title(least)
+
+
+def test_pca_of_more_ranks_than_dimensions_is_the_last():
+    pca = pd.DataFrame({"site": 2, "rank": [0, 1, 2], "fvu": [1.0, 0.4, 0.0]})
+    assert f3_layers.pca_fvu(pca, 2, 1.2) == 0.4
+    assert f3_layers.pca_fvu(pca, 2, 32.0) == 0.0
+
+
+def test_the_figure_at_matched_l0_stands_where_no_l0_is_reached():
+    figure = f3_layers.matched_figure(matched(undefined(), undefined()), BASIS)
+    assert "not reached" in figure.get_suptitle()

@@ -1,0 +1,119 @@
+"""Which sites and SAEs the parts of F3 share, and what captions say of them."""
+
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from f3_cases import params
+
+from saelib.config import ConfigError
+from saelib.sae.spec import make_spec
+from saelib.study import f3_sites
+from saelib.study.f3_sites import MADE_IN, Basis, Compared, compared_sites, enumerate_sites
+
+
+class Trained:
+    """A workspace whose results are made by hand; an SAE's run id is its arm, site, λ and seed."""
+
+    profile = "smoke"
+    lm = SimpleNamespace(name="/home/someone/models/llama-small")
+
+    def __init__(self, rows=()):
+        self.identity = {"model": self.lm.name}
+        names = ["arm", "site", "lambda", "seed", "run_id", "l0", "fvu"]
+        self.table = pd.DataFrame(rows, columns=names)
+
+    def site(self, name):
+        return {"middle": 3, -2: 5}.get(name, name)
+
+    def spec(self, arm, site, **settings):
+        return make_spec(arm, int(site), 8, **settings)
+
+    def run_id(self, spec):
+        return f"{spec.arm} {spec.sae.site} {spec.train.lam:g} {spec.train.seed}"
+
+    def results(self):
+        return self.table
+
+    def pages(self, run):
+        return pd.DataFrame({"page_id": ["a", "b"], "n": [1, 3]})
+
+
+def test_sites_of_one_depth_are_refused():
+    with pytest.raises(ConfigError, match="one site, and two or more are compared"):
+        compared_sites(Trained(), ["middle", 3])
+    assert compared_sites(Trained(), [-2, 2, "middle"]) == Compared((2, 3, 5))
+
+
+def test_the_deepest_site_is_compared_with_each_shallower_one():
+    compared = Compared((2, 3, 5))
+    assert (compared.deep, compared.near, compared.shallow) == (5, 3, (2, 3))
+    assert compared.pair == (3, 5)
+
+
+def test_no_path_of_a_machine_stands_in_captions():
+    assert f3_sites.model_label(Trained()) == "llama-small"
+
+
+@pytest.mark.parametrize(
+    ("sites", "words"), [([2], "2"), ([2, 9], "2 and 9"), ([2, 9, 15], "2, 9 and 15"), ([], "")]
+)
+def test_sites_are_enumerated_in_words(sites, words):
+    assert enumerate_sites(sites) == words
+
+
+def test_intervals_name_pages_and_seeds():
+    assert Basis("m", 22, 3).interval == "95 % bootstrap over 22 test pages and seeds"
+    assert Basis("m", 22, 1).interval == "95 % bootstrap over 22 test pages"
+    assert (Basis("m", 22, 1).seeds, Basis("m", 22, 3).seeds) == ("1 seed", "3 seeds")
+
+
+def rows(lams, sites=(2, 5)):
+    made = []
+    for arm in MADE_IN:
+        for site in sites:
+            made += [
+                (arm, site, lam, 0, f"{arm} {site} {lam:g} 0", 32.0, 0.3) for lam in sorted(lams)
+            ]
+    return made
+
+
+def test_curves_hold_what_the_sweeps_list_and_nothing_else():
+    ws = Trained([*rows([1.0, 2.0]), ("plain", 2, 9.0, 0, "plain 2 9 0", 32.0, 0.3)])
+    listed = {row[4] for row in rows([1.0, 2.0])}
+    sweep = f3_sites.swept_curves(ws, params(), Compared((2, 5)), listed)
+    assert len(sweep.curves) == 3 * 2
+    assert sweep.curves["plain", 2, 0].rows["lambda"].tolist() == [1.0, 2.0]
+    assert len(sweep.by_seed("full", 5)) == 1
+    assert f3_sites.page_lists(sweep) == {("a", "b")}
+
+
+def test_a_row_of_another_recipe_is_no_part_of_a_curve():
+    ws = Trained([*rows([1.0, 2.0]), ("plain", 2, 4.0, 0, "another", 32.0, 0.3)])
+    listed = set(ws.table["run_id"])
+    sweep = f3_sites.swept_curves(ws, params(), Compared((2, 5)), listed)
+    assert sweep.curves["plain", 2, 0].rows["lambda"].tolist() == [1.0, 2.0]
+
+
+def test_a_missing_curve_names_the_notebook_that_trains_it():
+    ws = Trained([row for row in rows([1.0, 2.0]) if row[0] != "two_term" or row[1] != 5])
+    with pytest.raises(FileNotFoundError, match=r"sites \[5\] lack .*run 03_train_gated"):
+        f3_sites.swept_curves(ws, params(), Compared((2, 5)), set(ws.table["run_id"]))
+
+
+def test_a_missing_original_sae_names_the_notebook_that_trains_it():
+    ws = Trained()
+    specs = f3_sites.original_specs(ws, params(), Compared((2, 5)))
+    assert {spec.sae.normalize for spec in specs.values()} == {"none"}
+    with pytest.raises(FileNotFoundError, match=r"2 SAEs of the original recipe .* 02_train_sae"):
+        f3_sites.original_rows(ws, specs)
+
+
+def test_a_code_under_one_latent_per_token_has_collapsed():
+    table = pd.DataFrame({"l0": [0.1, 1.0, 40.0]}, index=[2, 15, 29])
+    assert f3_sites.collapsed_sites(table) == [2]
+
+
+def test_unequal_pages_weigh_as_fewer_equal_ones():
+    assert f3_sites.effective_pages(pd.Series([1.0, 1.0])) == 2
+    assert f3_sites.effective_pages(pd.Series([1.0, 3.0])) == pytest.approx(1.6)
