@@ -110,6 +110,16 @@ def beside_recorded(finding: Finding, profile: str = RECORDED, form: str = ".3g"
     return f"{text}; recorded {profile}: {recorded_text(there, form)}: {word}"
 
 
+def verdict_lines(findings: Sequence[Finding]) -> str:
+    """Name, verdict and claim of each finding, one per line."""
+    return "\n".join(f"{one.name}, {one.verdict}: {one.claim}" for one in findings)
+
+
+def recorded_lines(findings: Sequence[Finding], profile: str = RECORDED) -> str:
+    """Each finding's headline estimate beside the recorded run's, one per line."""
+    return "\n".join(f"{one.name}: {beside_recorded(one, profile)}" for one in findings)
+
+
 # -- files ---------------------------------------------------------------------------------------------
 
 
@@ -246,8 +256,15 @@ def read_abstract(profile: str) -> str:
     return " ".join(p.read_text(encoding="utf-8").strip() for p in files)
 
 
-def checks(results: Iterable[tuple[bool, str]]) -> str:
-    """Checks of a notebook in words, one per line: "holds: …" or "DOES NOT HOLD: …"."""
-    return "\n".join(
-        ("holds: " if bool(holds) else "DOES NOT HOLD: ") + claim for holds, claim in results
-    )
+def checks(results: Iterable[tuple[bool | None, str]]) -> str:
+    """Checks of a notebook in words, one per line: "holds: …" or "DOES NOT HOLD: …".
+
+    None in place of an outcome: what the check asks about was not reached.
+    """
+    return "\n".join(_check_word(holds) + claim for holds, claim in results)
+
+
+def _check_word(holds: bool | None) -> str:
+    if holds is None:
+        return "not checked, an L0 is not reached: "
+    return "holds: " if bool(holds) else "DOES NOT HOLD: "

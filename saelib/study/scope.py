@@ -1,0 +1,53 @@
+"""What captions and sentences say of a run's size: model, training seeds, test pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from saelib.text.assets import MODEL_LABEL
+
+EMBEDDED = "embedded"  # the model parameter's word for the model that comes with the workbook
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The size of a comparison: which model, how many training seeds, how many test pages."""
+
+    model: str
+    n_seeds: int
+    n_pages: int
+
+    @classmethod
+    def of_workspace(cls, ws: Any, seeds: Sequence[int], n_pages: int) -> Scope:
+        """The scope of SAEs trained in workspace `ws` with `seeds`, measured on `n_pages` pages."""
+        return cls(model_label(ws.identity["model"]), len(seeds), n_pages)
+
+    @property
+    def trainings(self) -> str:
+        """The number of training seeds in words: "1 seed", "3 seeds"."""
+        return f"{self.n_seeds} seed{'s' * (self.n_seeds > 1)}"
+
+    @property
+    def interval(self) -> str:
+        """What an interval is: of test pages, and of seeds where there are several."""
+        return f"95 % bootstrap over {self.n_pages} test pages{' and seeds' * (self.n_seeds > 1)}"
+
+    @property
+    def note(self) -> str:
+        """The end of a caption: seeds and model."""
+        return f"{self.trainings}. {self.model}."
+
+
+def model_label(model: str) -> str:
+    """A model's name for readers: the embedded model in words, a folder without its path."""
+    if model == EMBEDDED:
+        return MODEL_LABEL
+    return Path(model).name if Path(model).is_absolute() else model
+
+
+def sites_label(sites: Sequence[int]) -> str:
+    """Sites in words: "site 15", "sites 2, 15, 29"."""
+    return f"site{'s' * (len(sites) > 1)} {', '.join(map(str, sites))}"

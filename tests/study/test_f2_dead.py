@@ -1,0 +1,125 @@
+"""F2e: dead latents over training and at the L0 of the comparison, and every verdict."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from f2_cases import FULL, ONE_SEED, UNREACHED, PowerLaws, estimate, params
+
+from saelib.study import f2_dead, f2_resampling
+
+MANY = estimate(0.15, 0.12, 0.18)
+FEW = estimate(0.02, 0.01, 0.03)
+TOUCHING = estimate(0.08, 0.06, 0.1)  # its interval ends at the bound
+
+
+class Resampled(PowerLaws):
+    """Power laws with histories and events: dead latents grow with λ, resampling revives ten."""
+
+    def history(self, spec):
+        return pd.DataFrame({"tokens": [1000, 2000], "dead_fraction": [0.0, spec.train.lam / 10]})
+
+    def events(self, spec):
+        if not spec.train.resample_at:
+            return []
+        first = {"tokens": 500, "revived": [1, 2], "n_dead": 2, "n_gate_dead": 2, "alive_later": 1}
+        return [first, first | {"tokens": 900, "revived": [2, 3], "alive_later": 2}]
+
+
+@pytest.fixture
+def p():
+    return params("04_resampling", seeds=[0, 1])
+
+
+@pytest.fixture
+def deaths(p):
+    ws = Resampled()
+    runs = f2_resampling.train(ws, p)
+    return f2_dead.deaths(ws, p, runs, f2_resampling.nearest_specs(ws, p, runs))
+
+
+@pytest.mark.parametrize(
+    ("shares", "verdict"),
+    [
+        ([MANY, FEW, FEW], "supported"),
+        ([estimate(0.15, 0.1, 0.2), FEW, FEW], "supported"),
+        ([FEW, FEW, FEW], "contradicted"),
+        ([FEW, FEW, TOUCHING], "undecided"),
+        ([FEW, FEW, estimate(0.1, 0.05, 0.15)], "undecided"),
+        ([FEW, FEW, UNREACHED], "undecided"),
+    ],
+)
+def test_latents_die_where_some_arm_has_a_tenth_dead_by_its_interval(shares, verdict):
+    assert f2_dead.decide(shares, 3, 22) == verdict
+
+
+@pytest.mark.parametrize(("n_seeds", "n_pages"), [(2, 22), (3, 14)])
+def test_two_seeds_or_fourteen_pages_decide_nothing(n_seeds, n_pages):
+    assert f2_dead.decide([MANY, MANY, MANY], n_seeds, n_pages) == "undecided"
+
+
+def test_a_latent_revived_twice_counts_at_the_later_event():
+    events = [{"tokens": 1, "revived": [1, 2]}, {"tokens": 2, "revived": [2, 3]}]
+    kept = f2_dead.without_repeats(events)
+    assert [event["revived"] for event in kept] == [[1], [2, 3]]
+    assert events[0]["revived"] == [1, 2]
+
+
+def test_dead_latents_are_read_at_the_l0_between_two_runs(deaths):
+    dead = deaths.dead["normal", "plain", "off", 15, 0]
+    share = np.log(40 / 32) / np.log(2)  # on the way from L0 40 to 20
+    assert dead == pytest.approx(0.2 + share * 0.2)
+    assert list(deaths.shares.columns) == ["off", "on"]
+
+
+def test_events_are_counted_by_run_and_by_combination(p, deaths):
+    assert len(deaths.events) == 2 * 3 * 2 * 2
+    near = f2_dead.revived_near_l0(deaths.events)
+    assert near["dying", "full", 15] == 3
+    ws = Resampled()
+    counts = f2_dead.revived_on_curves(ws, p, f2_resampling.train(ws, p))
+    assert counts["normal", "plain", 15] == 2 * 2 * 4
+    assert len(f2_dead.event_table(deaths.events)) == 2 * 3 * 2
+
+
+def test_shares_without_resampling_have_an_interval_over_seeds_within_bounds(deaths):
+    shares = f2_dead.dead_without(deaths.dead)
+    assert shares["normal", "plain"].lo == shares["normal", "plain"].value
+    index = pd.MultiIndex.from_tuples(
+        [
+            (s, a, "off", 15, k)
+            for s in f2_resampling.SETTINGS
+            for a in f2_dead.ARMS
+            for k in (0, 1)
+        ],
+        names=f2_dead.KEYS,
+    )
+    wide = f2_dead.dead_without(pd.Series([0.0, 0.5] * 6, index=index))
+    assert wide["normal", "plain"].lo == 0.0
+    assert wide["normal", "plain"].hi == 1.0
+
+
+def test_the_finding_names_arm_and_setting_and_says_percentages(p, deaths):
+    result = f2_dead.finding(deaths.dead, p, FULL)
+    assert next(iter(result.estimates)) == "plain SAE, normal"
+    assert "normal recipe: plain SAE 26.4 % [26.4, 26.4]" in result.sentence
+    assert f2_dead.finding(deaths.dead, p, ONE_SEED).verdict == "undecided"
+
+
+def test_a_share_that_is_not_reached_is_said_in_words():
+    assert f2_dead.percent(UNREACHED) == "unreached"
+    assert f2_dead.percent(f2_dead.student([0.305])) == "30.5 % (no interval)"
+    assert f2_dead.percent(MANY) == "15.0 % [12.0, 18.0]"
+
+
+def test_survivors_are_undefined_where_nothing_was_revived(deaths):
+    assert f2_dead.survivors(deaths.events)["plain"] == 1.0
+    none = deaths.events.assign(revived=0)
+    assert f2_dead.survivors(none).isna().all()
+    assert [holds for holds, _ in f2_dead.survivor_checks(none, 768)] == [False, False]
+
+
+def test_expectations_of_death_compare_settings_and_resampling():
+    index = pd.MultiIndex.from_product([["dying", "normal"], ["full", "plain", "two_term"]])
+    off = [0.5, 0.5, 0.5, 0.1, 0.1, 0.4]
+    shares = pd.DataFrame({"off": off, "on": [0.1, 0.2, 0.5, 0.1, 0.1, 0.4]}, index=index)
+    assert [holds for holds, _ in f2_dead.death_checks(shares)] == [True, True, True]

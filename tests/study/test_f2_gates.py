@@ -1,0 +1,119 @@
+"""F2d: gates watched over training, their excess over the plain SAE's, and every verdict."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from f2_cases import FULL, ONE_SEED, PowerLaws, estimate, params
+
+from saelib.sae.trainer import Snapshot
+from saelib.study import f2_gated, f2_gates
+
+ABOVE = estimate(0.1, 0.06, 0.14)
+BELOW = estimate(-0.1, -0.14, -0.06)
+TOUCHING = estimate(0.1, 0.05, 0.15)
+
+
+@pytest.mark.parametrize(
+    ("persistence", "gini", "verdict"),
+    [
+        (ABOVE, ABOVE, "supported"),
+        (ABOVE, BELOW, "contradicted"),
+        (BELOW, BELOW, "contradicted"),
+        (ABOVE, TOUCHING, "undecided"),
+        (estimate(0.05, 0.0, 0.05), ABOVE, "undecided"),
+        (f2_gates.student([0.1]), ABOVE, "undecided"),
+    ],
+)
+def test_gates_are_biased_where_both_persistence_and_gini_exceed(persistence, gini, verdict):
+    assert f2_gates.decide({"persistence": persistence, "Gini": gini}, 3, True) == verdict
+
+
+@pytest.mark.parametrize(("n_seeds", "on_target"), [(2, True), (3, False)])
+def test_two_seeds_or_an_arm_at_another_l0_leave_it_undecided(n_seeds, on_target):
+    differences = {"persistence": ABOVE, "Gini": ABOVE}
+    assert f2_gates.decide(differences, n_seeds, on_target) == "undecided"
+
+
+def test_a_student_interval_is_exact_and_missing_below_two_seeds():
+    three = f2_gates.student([1.0, 2.0, 3.0])
+    half = 4.303 / 3**0.5
+    assert three.value == 2.0
+    assert three.lo == pytest.approx(2 - half, abs=1e-3)
+    assert three.hi == pytest.approx(2 + half, abs=1e-3)
+    assert f2_gates.student([0.5]).text("+.2f") == "+0.50 (no interval)"
+
+
+def test_arms_are_watched_at_their_lambda_for_the_l0_with_three_digits():
+    ws = PowerLaws()
+    p = params("03_train_gated")
+    watched = f2_gates.train(ws, p)
+    assert watched.lambdas == {"plain": 2.5, "two_term": 0.25, "full": 3.12}
+    assert watched.off_target == []
+    assert all(spec.train.snapshots == p.snapshots for spec in watched.specs.values())
+    assert {spec.sae.site for spec in watched.specs.values()} == {15}
+
+
+def test_an_arm_that_never_has_the_l0_is_watched_at_its_first_lambda():
+    p = params("03_train_gated", l0_target=1e5)
+    watched = f2_gates.train(PowerLaws(), p)
+    assert watched.off_target == list(f2_gated.ARMS)
+    assert watched.lambdas["two_term"] == 0.05
+
+
+def snapshots(rows, rates, bias):
+    """Two snapshots with the same open gates: everything persists."""
+    gates = torch.tensor(rows, dtype=torch.bool)
+    return [
+        Snapshot(step, 64 * step, torch.tensor(rates), gates, torch.full((gates.shape[1],), bias))
+        for step in (1, 2)
+    ]
+
+
+@pytest.fixture
+def gates():
+    even = snapshots([[1, 0], [0, 1]], [0.5, 0.5], -1.0)
+    uneven = snapshots([[1, 0], [1, 0]], [1.0, 0.0], -2.0)
+    by_arm = {"plain": even, "two_term": uneven, "full": even}
+    states = {(arm, seed): snaps for arm, snaps in by_arm.items() for seed in (0, 1)}
+    table = f2_gates.statistics(states)
+    biases = [torch.stack([snap.b_gate for snap in uneven])]
+    return f2_gates.Gates(table, f2_gates.by_run(table), biases, 2)
+
+
+def test_persistence_beyond_chance_is_one_where_gates_never_change(gates):
+    assert f2_gates.by_arm(gates)["beyond_chance"]["plain"] == 1.0
+    assert f2_gates.by_arm(gates)["gini"]["two_term"] > f2_gates.by_arm(gates)["gini"]["plain"]
+
+
+def test_checks_see_a_bias_that_rises(gates):
+    assert [holds for holds, _ in f2_gates.checks(gates)][:2] == [True, True]
+    assert f2_gates.rises(torch.tensor([[0.1, -0.1]]))
+    assert not f2_gates.rises(torch.tensor([[0.0, -0.1], [-0.1, -0.1]]))
+
+
+@pytest.mark.parametrize(
+    ("persistence", "gini", "title"),
+    [
+        (ABOVE, ABOVE, "Two-term gates persist more and concentrate more than plain ones"),
+        (BELOW, ABOVE, "Two-term gates persist less and concentrate more than plain ones"),
+        (
+            estimate(np.nan, np.nan, np.nan),
+            ABOVE,
+            "Gates over training: some arm never opens a gate",
+        ),
+    ],
+)
+def test_the_title_says_how_two_term_gates_differ(persistence, gini, title):
+    assert f2_gates.title({"persistence": persistence, "Gini": gini}) == title
+
+
+def test_the_finding_says_its_numbers_and_is_undecided_with_one_seed(gates):
+    p = params("03_train_gated")
+    rows = pd.DataFrame({"arm": list(f2_gated.ARMS), "l0": 32.0, "fvu": 0.3})
+    watched = f2_gates.Watched({}, {"plain": 2.5}, [], rows, 15)
+    found = f2_gates.finding(gates, watched, p, ONE_SEED)
+    assert found.verdict == "undecided"
+    assert "Gated, two-term loss" in found.sentence
+    assert next(iter(found.estimates)) == "persistence, two-term less plain"
+    assert len(f2_gates.figure(gates, watched, FULL).get_suptitle().split()) <= 12

@@ -1,0 +1,200 @@
+"""F2 and F2f: what is trained, the five effects, and every verdict of both rules."""
+
+import numpy as np
+import pytest
+from f2_cases import FULL, ONE_SEED, UNREACHED, PowerLaws, estimate, params
+
+from saelib.study import f2_resampling
+from saelib.study.f2_resampling import DEFICIT, NO_AUXILIARY, NO_RESAMPLING
+
+MARGIN = 0.03
+HARMFUL = estimate(1.06, 1.04, 1.08)
+HARMLESS = estimate(0.92, 0.91, 0.93)
+EQUAL = estimate(1.0, 0.99, 1.01)
+TOUCHING = estimate(1.05, 1.03, 1.07)  # its interval begins at 1 + margin
+UNCLEAR = estimate(1.0, 0.9, 1.1)
+
+
+@pytest.fixture
+def p():
+    return params("04_resampling", seeds=[0, 1])
+
+
+@pytest.fixture
+def runs(p):
+    return f2_resampling.train(PowerLaws(), p)
+
+
+def ratios_of(deficit, auxiliary, resampling, full=EQUAL):
+    """The same effects in both settings at one site."""
+    effects = {
+        DEFICIT: deficit,
+        NO_AUXILIARY: auxiliary,
+        NO_RESAMPLING["two_term"]: resampling,
+        NO_RESAMPLING["full"]: full,
+    }
+    return {
+        (setting, 15, name): ratio
+        for setting in f2_resampling.SETTINGS
+        for name, ratio in effects.items()
+    }
+
+
+def test_every_combination_of_setting_arm_and_resampling_is_trained(p, runs):
+    assert len(runs.combinations) == 2 * 3 * 2
+    assert len(runs.curves) == 2 * 3 * 2 * 2
+    assert runs.n_saes == sum(len(curve.rows) for curve in runs.curves.values())
+
+
+def test_lambdas_of_an_arm_are_multiples_with_three_digits():
+    p = params("04_resampling", normal_lambdas=[1.23456], lam_two_term=0.25, lam_full=1.6)
+    starts = f2_resampling.arm_starts(p)
+    assert starts["normal", "plain"] == [1.23]
+    assert starts["normal", "two_term"] == [0.309]
+    assert starts["normal", "full"] == [1.98]
+
+
+def test_large_steps_differ_from_the_recipe_only_where_they_say_so(p):
+    assert f2_resampling.large_steps(p) == {"lr": 3e-2, "grad_clip": 0.0}
+    run = ("dying", "plain", True, 15, 0)
+    spec = f2_resampling.resampling_spec(PowerLaws(), p, *run, 2.0)
+    assert spec.train.lr == 3e-2
+    assert list(spec.train.resample_at) == [0.25, 0.5]
+    normal = f2_resampling.resampling_spec(PowerLaws(), p, "normal", "plain", False, 15, 0, 2.0)
+    assert normal.train.lr == p.lr
+    assert list(normal.train.resample_at) == []
+
+
+def test_the_run_nearest_to_the_l0_is_chosen_of_every_curve(p, runs):
+    specs = f2_resampling.nearest_specs(PowerLaws(), p, runs)
+    spec = specs["normal", "plain", False, 15, 0]
+    assert spec.train.lam == 2.0  # L0 40; the other has 20
+
+
+def test_effects_are_ratios_of_the_six_combinations(p, runs):
+    matched = f2_resampling.match(runs, 32.0)
+    ratios = f2_resampling.effect_ratios(matched, runs)
+    two_term = 0.4 * (8 / 32) ** 0.2
+    full = 0.25 * (100 / 32) ** 0.2
+    plain = 0.3 * (80 / 32) ** 0.2
+    assert ratios["normal", 15, DEFICIT].value == pytest.approx(two_term / plain)
+    assert ratios["normal", 15, NO_AUXILIARY].value == pytest.approx(two_term / full)
+    assert ratios["normal", 15, NO_RESAMPLING["full"]].value == pytest.approx(1.0)
+    assert ratios["normal", 15, "interaction"].value == pytest.approx(1.0)
+    assert len(f2_resampling.seed_effects(matched, runs)) == 2 * 5 * 2
+
+
+def test_tables_keep_the_columns_of_their_files(p, runs):
+    matched = f2_resampling.match(runs, 32.0)
+    table = f2_resampling.fvu_table(matched)
+    columns = ["value", "lo", "hi", "setting", "arm", "resampling", "site", "shown"]
+    assert list(table.columns) == columns
+    ratios = f2_resampling.effect_ratios(matched, runs)
+    effects = f2_resampling.effect_table(ratios, MARGIN)
+    expected = ["panel", "hue", "group", "value", "lo", "hi", "found", "note"]
+    assert list(effects.columns) == expected
+    assert list(dict.fromkeys(effects["panel"])) == ["normal", "dying"]
+
+
+def test_tables_for_reading_have_a_row_per_site_and_arm_and_a_row_per_effect(p, runs):
+    matched = f2_resampling.match(runs, 32.0)
+    shown = f2_resampling.shown_fvu(f2_resampling.fvu_table(matched), "dying")
+    assert list(shown.columns) == ["resampling off", "resampling on"]
+    assert [arm for _, arm in shown.index] == ["plain", "two_term", "full"]
+    ratios = f2_resampling.effect_ratios(matched, runs)
+    effects = f2_resampling.shown_effects(ratios, MARGIN, "normal")
+    assert list(effects.index) == list(f2_resampling.EFFECTS)
+    assert effects.loc["interaction", "site 15"] == "1.00 [1.00, 1.00] equal"
+    unreached = f2_resampling.shown_effects({("normal", 15, DEFICIT): UNREACHED}, MARGIN, "normal")
+    assert unreached.loc[DEFICIT, "site 15"] == "unreachable"
+
+
+@pytest.mark.parametrize(
+    ("pairs", "verdict"),
+    [
+        ([(HARMFUL, HARMFUL), (HARMFUL, HARMFUL), (HARMLESS, HARMFUL)], "supported"),
+        ([(HARMLESS, HARMFUL), (HARMFUL, EQUAL)], "contradicted"),
+        ([(HARMLESS, UNREACHED), (HARMLESS, UNREACHED)], "contradicted"),
+        ([(TOUCHING, HARMFUL), (HARMFUL, TOUCHING)], "undecided"),
+        ([(UNCLEAR, HARMFUL), (UNREACHED, HARMFUL)], "undecided"),
+        ([(HARMFUL, HARMFUL), (HARMLESS, HARMFUL)], "undecided"),
+    ],
+)
+def test_f2_holds_where_deficit_and_missing_resampling_are_both_harmful(pairs, verdict):
+    assert f2_resampling.decide(pairs, MARGIN, 3, 22) == verdict
+
+
+@pytest.mark.parametrize(
+    ("cases", "verdict"),
+    [
+        ([HARMFUL, HARMFUL, EQUAL], "supported"),
+        ([HARMLESS, EQUAL, HARMFUL], "contradicted"),
+        ([TOUCHING, HARMFUL], "undecided"),
+        ([UNREACHED, UNREACHED, HARMFUL], "undecided"),
+        ([], "undecided"),
+    ],
+)
+def test_resampling_helps_where_lacking_it_is_harmful_in_most(cases, verdict):
+    assert f2_resampling.decide_helps(cases, MARGIN, 3, 22) == verdict
+
+
+@pytest.mark.parametrize(("n_seeds", "n_pages"), [(2, 22), (3, 14)])
+def test_two_seeds_or_fourteen_pages_decide_nothing(n_seeds, n_pages):
+    pairs = [(HARMFUL, HARMFUL)]
+    assert f2_resampling.decide(pairs, MARGIN, n_seeds, n_pages) == "undecided"
+    assert f2_resampling.decide_helps([HARMFUL], MARGIN, n_seeds, n_pages) == "undecided"
+
+
+def test_the_finding_names_effect_setting_and_site(p):
+    ratios = ratios_of(HARMLESS, HARMFUL, EQUAL)
+    result = f2_resampling.finding(ratios, p, FULL)
+    assert result.verdict == "contradicted"
+    assert next(iter(result.estimates)) == "deficit, normal, site 15"
+    assert "normal recipe, site 15 0.92 [0.91, 0.93]; large steps, site 15" in result.sentence
+    assert f2_resampling.finding(ratios, p, ONE_SEED).verdict == "undecided"
+
+
+def test_only_combinations_in_which_latents_were_revived_count(p):
+    ratios = ratios_of(HARMLESS, HARMFUL, HARMFUL, full=UNREACHED)
+    revived = {("normal", "two_term", 15): 0.0, ("normal", "full", 15): 7.0}
+    revived |= {("dying", "two_term", 15): 100.0, ("dying", "full", 15): 100.0}
+    result = f2_resampling.finding_helps(ratios, revived, p, FULL)
+    names = ["no resampling (two-term), dying, site 15", "no resampling (full), dying, site 15"]
+    assert list(result.estimates) == names
+    assert "full, large steps, site 15 unreachable" in result.sentence
+    none = f2_resampling.finding_helps(ratios, dict.fromkeys(revived, 0.0), p, FULL)
+    assert none.verdict == "undecided"
+    assert "nothing was revived" in none.sentence
+
+
+def test_the_abstract_is_silent_where_an_l0_is_not_reached():
+    assert f2_resampling.abstract(ratios_of(HARMLESS, UNREACHED, EQUAL), "undecided") is None
+    text = f2_resampling.abstract(ratios_of(HARMLESS, HARMFUL, EQUAL), "contradicted")
+    assert "1.06 times" in text
+    assert text.endswith("(F2: contradicted).")
+
+
+def test_a_plan_without_time_after_the_last_resampling_fails_its_check():
+    late = params("04_resampling", resample_at=[0.25, 0.7])
+    assert [holds for holds, _ in f2_resampling.schedule_checks(late)] == [False, True]
+
+
+def test_runs_in_which_nothing_was_revived_must_be_the_same_run(p, runs):
+    matched = f2_resampling.match(runs, 32.0)
+    revived = {(s, a, 15): 0 for s in f2_resampling.SETTINGS for a in ("plain", "full")}
+    reached, same = f2_resampling.match_checks(matched, runs, revived, 32.0)
+    assert reached[0]
+    assert same[0]
+    assert "in the 4 of 4 pairs" in same[1]
+    everywhere = f2_resampling.match_checks(matched, runs, dict.fromkeys(revived, 1), 32.0)
+    assert len(everywhere) == 1
+
+
+def test_typical_effects_are_geometric_means_over_sites():
+    ratios = {
+        ("normal", 2, DEFICIT): estimate(2.0, 2, 2),
+        ("normal", 15, DEFICIT): estimate(8.0, 8, 8),
+    }
+    assert f2_resampling.typical(ratios)["normal", DEFICIT] == pytest.approx(4.0)
+    ratios["normal", 29, DEFICIT] = UNREACHED
+    assert np.isnan(f2_resampling.typical(ratios)["normal", DEFICIT])

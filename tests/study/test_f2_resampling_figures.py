@@ -1,0 +1,103 @@
+"""Titles and captions of dead latents, survivors and effects: true whatever was measured."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from f2_cases import FULL, UNREACHED, estimate, params
+from test_f2_dead import Resampled
+from test_f2_resampling import EQUAL, HARMFUL, HARMLESS, UNCLEAR, ratios_of
+
+from saelib.study import f2_dead, f2_resampling, f2_resampling_figures
+
+
+def shares_of(off, on):
+    """Shares dead with large steps, the same numbers in the normal recipe."""
+    arms = ["full", "plain", "two_term"]
+    index = pd.MultiIndex.from_product([["dying", "normal"], arms], names=["setting", "arm"])
+    return pd.DataFrame({"off": off * 2, "on": on * 2}, index=index)
+
+
+@pytest.mark.parametrize(
+    ("off", "on", "title"),
+    [
+        ([0.5] * 3, [0.1] * 3, "Resampling leaves fewer dead latents where steps are large"),
+        ([0.5] * 3, [0.6] * 3, "Resampling cures no arm of death by large steps"),
+        ([0.5] * 3, [0.1, 0.6, 0.6], "Resampling leaves fewer dead in 1 of 3 arms"),
+        (
+            [0.5] * 3,
+            [np.nan, 0.1, 0.6],
+            "Resampling leaves fewer dead in 1 of 2 comparable arms",
+        ),
+        ([0.5] * 3, [np.nan] * 3, "Dead latents over training; no arm has that L0 twice"),
+    ],
+)
+def test_the_title_says_whether_resampling_cures_death(off, on, title):
+    assert f2_resampling_figures.dead_title(shares_of(off, on)) == title
+
+
+def test_a_share_that_is_not_reached_is_no_nan_in_the_caption():
+    text = f2_resampling_figures.dead_words(shares_of([0.5] * 3, [np.nan] * 3), 32.0)
+    assert "50 % / unreached (plain SAE)" in text
+    assert "nan" not in text
+
+
+@pytest.mark.parametrize(
+    ("alive", "title"),
+    [
+        ([0.1, 0.2, 0.3], "With large steps most revived latents die again"),
+        ([0.5, 0.9, 0.8], "Most revived latents live on even with large steps"),
+        ([0.1, 0.9, np.nan], "Most revived latents live on in 1 of 2 arms"),
+        ([np.nan] * 3, "Nothing was revived where steps are large"),
+    ],
+)
+def test_the_title_says_what_becomes_of_the_revived(alive, title):
+    shares = pd.Series(alive, index=["full", "plain", "two_term"])
+    assert f2_resampling_figures.survivor_title(shares) == title
+
+
+@pytest.mark.parametrize(
+    ("effects", "title"),
+    [
+        (
+            (HARMLESS, HARMFUL, EQUAL),
+            "There is no deficit to explain: Gated is not worse than plain",
+        ),
+        ((HARMFUL, HARMFUL, HARMFUL), "Gated is worse than plain; both missing parts do harm"),
+        (
+            (HARMFUL, HARMFUL, EQUAL),
+            "Gated is worse than plain; the missing auxiliary term does harm",
+        ),
+        ((HARMFUL, EQUAL, HARMFUL), "Gated is worse than plain; missing resampling does harm"),
+        (
+            (HARMFUL, EQUAL, EQUAL),
+            "Gated is worse than plain; neither suspect explains it everywhere",
+        ),
+        ((UNCLEAR, EQUAL, EQUAL), "Gated is worse than plain in 0 of 2 comparisons"),
+        ((UNREACHED, EQUAL, EQUAL), "No arm can be compared at the L0 asked for"),
+    ],
+)
+def test_the_title_of_the_effects_says_what_there_is_to_explain(effects, title):
+    assert f2_resampling_figures.effect_title(ratios_of(*effects), 0.03) == title
+
+
+def test_an_effect_that_is_not_reached_is_said_in_words():
+    text = f2_resampling_figures.effect_words(ratios_of(EQUAL, UNREACHED, estimate(0.7, 0.6, 0.8)))
+    assert "unreached and 0.70 (normal recipe)" in text
+
+
+@pytest.mark.parametrize("l0", [32.0, 1e4])
+def test_every_figure_is_drawn_with_a_title_of_at_most_twelve_words(l0):
+    p = params("04_resampling", l0_target=l0)
+    ws = Resampled()
+    runs = f2_resampling.train(ws, p)
+    specs = f2_resampling.nearest_specs(ws, p, runs)
+    deaths = f2_dead.deaths(ws, p, runs, specs)
+    matched = f2_resampling.match(runs, l0)
+    ratios = f2_resampling.effect_ratios(matched, runs)
+    figures = [
+        f2_resampling_figures.dead_over_time(deaths, p, FULL),
+        f2_resampling_figures.survivor_bars(deaths, p, FULL),
+        f2_resampling_figures.effect(ratios, matched, runs, p, 30, FULL),
+    ]
+    for figure in figures:
+        assert 3 <= len(figure.get_suptitle().split()) <= 12
