@@ -1,0 +1,202 @@
+"""F0: does an error over all tokens tell how well a layer is rebuilt? A claim of ours.
+
+Four predictors are fitted on training pages and measured on test pages: the mean, a dictionary of
+one latent that fires on first and sink tokens, those tokens rebuilt exactly and nothing else, and
+PCA. The middle two give the same answer for every ordinary token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from saelib.activations.store import Store
+from saelib.measure.diagnose import naive_predictors, predictor_fvu
+from saelib.show.plots import interval_points
+from saelib.study.estimate import REPLICATES, Estimate
+from saelib.study.finding import MIN_PAGES, Finding, Verdict
+
+CLAIM = "FVU over all tokens tells how well a layer is rebuilt."
+RULE = (
+    "At a site the order is inverted where one latent lies below PCA over all tokens, and PCA "
+    "below one latent over ordinary tokens, both with disjoint 95 % intervals over test pages. "
+    "Contradicted if the order is inverted at some site, supported if at none; undecided with "
+    "fewer than "
+    f"{MIN_PAGES} test pages."
+)
+SECTION = "The trap"
+
+
+def errors(store: Store, rank: int) -> pd.DataFrame:
+    """FVU of the four predictors: site, predictor, class, pages, fvu, lo, hi.
+
+    rank: directions of PCA. ValueError where a split has no rows.
+    """
+    tables = [
+        predictor_fvu(store, site, naive_predictors(store, site, rank)) for site in store.sites
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
+    """`errors` to read: one row per site and predictor, "value [lo, hi]" per token class."""
+    text = [f"{row.fvu:.3g} [{row.lo:.3g}, {row.hi:.3g}]" for row in table.itertuples()]
+    wide = table.assign(text=text).pivot(
+        index=["site", "predictor"], columns="class", values="text"
+    )
+    order = table.drop_duplicates(["site", "predictor"])
+    return wide.loc[list(zip(order["site"], order["predictor"], strict=True))]
+
+
+def inverted_sites(table: pd.DataFrame) -> list[int]:
+    """Sites at which the two errors order one latent and PCA differently, by disjoint intervals."""
+    low = table.pivot(index="site", columns=["predictor", "class"], values="lo")
+    high = table.pivot(index="site", columns=["predictor", "class"], values="hi")
+    wins_over_all = high["one_latent", "all"] < low["pca", "all"]
+    loses_over_ordinary = high["pca", "ordinary"] < low["one_latent", "ordinary"]
+    return [
+        int(site)
+        for site in table["site"].unique()
+        if wins_over_all[site] and loses_over_ordinary[site]
+    ]
+
+
+def decide(inverted: Sequence[int], n_pages: int) -> Verdict:
+    """The verdict of `RULE`. inverted: sites with the order inverted; n_pages: test pages."""
+    if n_pages < MIN_PAGES:
+        return "undecided"
+    return "contradicted" if inverted else "supported"
+
+
+def shown_site(table: pd.DataFrame, middle: int) -> int:
+    """The site that sentences speak of: the middle one, else the first inverted one."""
+    inverted = inverted_sites(table)
+    return middle if middle in inverted or not inverted else inverted[0]
+
+
+def share_of_tokens(store: Store) -> float:
+    """Share of the test tokens that are first or sink at some site: there the latent fires."""
+    ordinary = store.mask("ordinary", "test").sum()
+    return float(1 - ordinary / store.mask("all", "test").sum())
+
+
+def estimate(table: pd.DataFrame, site: int, predictor: str, tokens: str) -> Estimate:
+    """FVU of one predictor, to be stated; its draws are the two ends of its interval."""
+    rows = table.set_index(["site", "predictor", "class"])
+    row = rows.loc[(site, predictor, tokens)]
+    half = REPLICATES // 2
+    return Estimate(np.r_[row["fvu"], np.full(half, row["lo"]), np.full(half, row["hi"])])
+
+
+def title(table: pd.DataFrame) -> str:
+    """The figure's message."""
+    if inverted_sites(table):
+        return "One latent wins over all tokens and explains no ordinary one"
+    return "All tokens and ordinary tokens order the predictors alike"
+
+
+def figure(table: pd.DataFrame, rank: int, share: float, label: str) -> Figure:
+    """The four predictors by site, over all and over ordinary tokens. share: `share_of_tokens`."""
+    names = {
+        "mean": "mean",
+        "one_latent": "one latent",
+        "sinks_only": "sinks only",
+        "pca": f"PCA, rank {rank}",
+    }
+    drawn = table.assign(
+        group=table["predictor"].map(names),
+        hue=table["class"],
+        panel="site " + table["site"].astype(str),
+    )
+    return interval_points(
+        drawn.rename(columns={"fvu": "value"}),
+        title=title(table),
+        interval="95 % bootstrap over test pages",
+        note=(
+            f"The one latent fires on {100 * share:.2g} % of the test tokens "
+            f"(L0 = {share:.2g}). {label}."
+        ),
+        value_label="FVU, held-out pages (log)",
+        log=True,
+        reference=(1, "FVU = 1"),
+    )
+
+
+def checks(table: pd.DataFrame, site: int, rank: int) -> list[tuple[bool | np.bool_, str]]:
+    """What the trap takes to be one at a site."""
+    fvu = table.set_index(["site", "predictor", "class"])["fvu"]
+    one = fvu[site, "one_latent", "all"]
+    one_ordinary = fvu[site, "one_latent", "ordinary"]
+    return [
+        (
+            one < 0.1,
+            f"site {site}: one latent leaves less than a tenth of the variance of all tokens",
+        ),
+        (
+            fvu[site, "sinks_only", "all"] < 0.02,
+            "sinks rebuilt exactly and nothing else: less than 2 %",
+        ),
+        (0.9 < one_ordinary < 1.1, "among ordinary tokens both are the mean predictor"),
+        (fvu[site, "pca", "ordinary"] < 0.8, f"PCA of rank {rank} is not"),
+        (
+            fvu[site, "pca", "all"] > 2 * one,
+            "yet over all tokens its FVU is over twice that of one latent",
+        ),
+    ]
+
+
+def sentence(table: pd.DataFrame, site: int, rank: int) -> str:
+    """The result in plain words, its numbers first over all tokens, then over ordinary ones."""
+    inverted = inverted_sites(table)
+    one = estimate(table, site, "one_latent", "all").text()
+    one_ordinary = estimate(table, site, "one_latent", "ordinary").text()
+    pca = estimate(table, site, "pca", "all").text()
+    pca_ordinary = estimate(table, site, "pca", "ordinary").text()
+    sites = ", ".join(map(str, inverted)) or "none"
+    return (
+        f"At site {site} one latent has an FVU of {one} over all tokens and PCA of rank {rank} "
+        f"{pca}; over ordinary tokens one latent has {one_ordinary} and PCA {pca_ordinary} "
+        f"({table['pages'].max()} test pages). The order is inverted at sites: {sites}."
+    )
+
+
+def abstract(table: pd.DataFrame, site: int, share: float) -> str:
+    """The sentence of the report's abstract; it says what was seen, also where there is no trap."""
+    one = estimate(table, site, "one_latent", "all").value
+    one_ordinary = estimate(table, site, "one_latent", "ordinary").value
+    if inverted_sites(table):
+        return (
+            f"An error over all tokens says little: at site {site}, {100 * share:.2g} % of the "
+            f"tokens decide it. One latent that fires on these has an FVU of {one:.2g}, and over "
+            f"the other tokens {one_ordinary:.2f}. So every comparison here is over ordinary "
+            "tokens."
+        )
+    return (
+        "An error over all tokens orders the predictors as one over ordinary tokens does: at "
+        f"site {site} one latent that fires on {100 * share:.2g} % of the tokens has an FVU of "
+        f"{one:.2g}. "
+        "Comparisons here are over ordinary tokens all the same."
+    )
+
+
+def finding(table: pd.DataFrame, site: int, rank: int, profile: str) -> Finding:
+    """F0 as the notebook records it. site: `shown_site`."""
+    effects = {
+        "one latent, all tokens": estimate(table, site, "one_latent", "all"),
+        f"PCA, rank {rank}, all tokens": estimate(table, site, "pca", "all"),
+        "one latent, ordinary tokens": estimate(table, site, "one_latent", "ordinary"),
+        f"PCA, rank {rank}, ordinary tokens": estimate(table, site, "pca", "ordinary"),
+    }
+    return Finding(
+        name="F0",
+        claim=CLAIM,
+        rule=RULE,
+        verdict=decide(inverted_sites(table), int(table["pages"].min())),
+        estimates=effects,
+        sentence=sentence(table, site, rank),
+        section=SECTION,
+        figure=f"figures/{profile}/01_trap.png",
+    )

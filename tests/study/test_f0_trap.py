@@ -1,0 +1,88 @@
+"""F0: its rule on made tables, its sentences on models with and without sinks."""
+
+import itertools
+
+import pandas as pd
+import pytest
+
+from saelib.study import f0_trap
+
+PREDICTORS = ("mean", "one_latent", "sinks_only", "pca")
+
+
+def table(values, pages=22, sites=(2, 15, 29)):
+    """A table of errors, equal at all sites; values: (predictor, class) -> (fvu, lo, hi), else 1."""
+    rows = []
+    for site, predictor, tokens in itertools.product(sites, PREDICTORS, ("all", "ordinary")):
+        fvu, lo, hi = values.get((predictor, tokens), (1.0, 1.0, 1.0))
+        rows.append((site, predictor, tokens, pages, fvu, lo, hi))
+    columns = ["site", "predictor", "class", "pages", "fvu", "lo", "hi"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+TRAP = {
+    ("one_latent", "all"): (0.01, 0.005, 0.02),
+    ("pca", "all"): (0.3, 0.29, 0.31),
+    ("pca", "ordinary"): (0.55, 0.54, 0.56),
+}
+NO_SINKS = {("pca", "all"): (0.5, 0.49, 0.51), ("pca", "ordinary"): (0.55, 0.54, 0.56)}
+
+
+def test_one_latent_that_wins_over_all_tokens_alone_contradicts_the_claim():
+    errors = table(TRAP)
+    assert f0_trap.inverted_sites(errors) == [2, 15, 29]
+    assert f0_trap.finding(errors, 15, 32, "p").verdict == "contradicted"
+
+
+def test_without_an_inverted_order_the_claim_is_supported():
+    assert f0_trap.inverted_sites(table(NO_SINKS)) == []
+    assert f0_trap.finding(table(NO_SINKS), 15, 32, "p").verdict == "supported"
+
+
+@pytest.mark.parametrize("values", [TRAP, NO_SINKS])
+def test_fourteen_pages_decide_nothing_and_fifteen_do(values):
+    assert f0_trap.finding(table(values, pages=14), 15, 32, "p").verdict == "undecided"
+    assert f0_trap.finding(table(values, pages=15), 15, 32, "p").verdict != "undecided"
+
+
+def test_intervals_that_touch_are_no_inverted_order():
+    touching = TRAP | {("one_latent", "all"): (0.2, 0.1, 0.29)}
+    assert f0_trap.inverted_sites(table(touching)) == []
+    apart = TRAP | {("one_latent", "all"): (0.2, 0.1, 0.289)}
+    assert f0_trap.inverted_sites(table(apart)) == [2, 15, 29]
+
+
+def test_an_estimate_states_the_table_s_own_interval():
+    stated = f0_trap.estimate(table(TRAP), 15, "one_latent", "all")
+    assert stated.row() == {"value": 0.01, "lo": 0.005, "hi": 0.02}
+
+
+def test_sentences_speak_of_an_inverted_site_where_the_middle_one_is_none():
+    errors = pd.concat([table(NO_SINKS, sites=(2, 15)), table(TRAP, sites=(29,))])
+    assert f0_trap.shown_site(errors, 15) == 29
+    assert f0_trap.shown_site(table(TRAP), 15) == 15
+    assert f0_trap.shown_site(table(NO_SINKS), 15) == 15
+
+
+def test_no_sentence_claims_a_trap_where_there_is_none():
+    errors = table(NO_SINKS)
+    assert "says little" in f0_trap.abstract(table(TRAP), 15, 0.008)
+    assert "says little" not in f0_trap.abstract(errors, 15, 0.008)
+    assert f0_trap.title(errors) != f0_trap.title(table(TRAP))
+    assert "inverted at sites: none" in f0_trap.sentence(errors, 15, 32)
+
+
+def test_the_table_to_read_has_a_row_per_site_and_predictor_with_intervals():
+    shown = f0_trap.side_by_side(table(TRAP))
+    assert len(shown) == 12
+    assert shown.loc[(15, "one_latent"), "all"] == "0.01 [0.005, 0.02]"
+
+
+def test_the_checks_hold_on_a_trap_and_not_without_one():
+    assert all(
+        holds
+        for holds, _ in f0_trap.checks(
+            table(TRAP | {("sinks_only", "all"): (0.003, 0.002, 0.004)}), 15, 32
+        )
+    )
+    assert not all(holds for holds, _ in f0_trap.checks(table(NO_SINKS), 15, 32))

@@ -1,0 +1,118 @@
+"""Notebook 01's messages say what was seen, on models with and without sinks, BOS or repeats."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from saelib.study import norms, text_card
+
+
+def depth(first, ordinary):
+    """Norms by depth at two sites with these medians."""
+    rows = [
+        (site, name, value, value, value)
+        for site, pair in enumerate(zip(first, ordinary, strict=True))
+        for name, value in zip(("first", "ordinary"), pair, strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["site", "class", "q10", "median", "q90"])
+
+
+def test_the_norms_by_depth_are_quantiles_of_first_and_of_ordinary_tokens():
+    norm = {3: np.array([[100.0, 1, 2, 3, 50], [200.0, 1, 2, 3, 2]])}
+    table = norms.by_depth(norm).set_index(["site", "class"])
+    assert table.loc[(3, "first"), "median"] == 150
+    assert table.loc[(3, "ordinary"), "median"] == 2  # 50 is over five times the median: a sink
+
+
+@pytest.mark.parametrize(
+    ("first", "ordinary", "words"),
+    [
+        ((1, 3000), (1, 30), "grow 30-fold with depth; the first token is massive"),
+        ((1, 30), (1, 30), "grow 30-fold with depth; no token is massive"),
+        ((1, 1.5), (1, 1.5), "hardly grow with depth; no token is massive"),
+    ],
+)
+def test_the_title_of_norms_by_depth_says_what_was_seen(first, ordinary, words):
+    table = depth(first, ordinary)
+    assert norms.depth_title(table, [0, 1]).endswith(words)
+    note = norms.depth_note(table, [0, 1], 16, "m")
+    assert ("massive" in note) == ("is massive" in words and "no token" not in words)
+
+
+@pytest.mark.parametrize(
+    ("alone", "led", "words"),
+    [
+        (10.0, 1.0, "The place makes a sink"),
+        (1.0, 1.0, "First words are no sinks"),
+        (10.0, 10.0, "in some contexts only"),
+    ],
+)
+def test_the_place_is_blamed_only_where_first_words_turn_ordinary_behind_bos(alone, led, words):
+    first = norms.FirstWords(15, np.full(8, alone), np.full(8, led), np.full(8, 10.0), 5.0)
+    assert words in norms.first_words_title(first)
+
+
+def test_bos_is_a_sink_by_the_definition_s_own_limit():
+    first = norms.FirstWords(15, np.full(8, 10.0), np.full(8, 1.0), np.full(8, 5.1), 5.0)
+    assert norms.first_words_checks(first)[-1] == (True, "BOS is a sink in their stead")
+
+
+def test_bos_is_put_in_front_or_taken_away():
+    ids = torch.tensor([[7, 8, 9]])
+    assert norms.with_or_without_bos(ids, False, 1).tolist() == [[1, 7, 8, 9]]
+    assert norms.with_or_without_bos(ids, True, 7).tolist() == [[8, 9]]
+
+
+def tokens(sink, repeat, relative=None):
+    relative = np.ones(len(sink)) if relative is None else np.asarray(relative)
+    return norms.Repeats(15, np.array(sink), np.array(repeat), relative)
+
+
+def test_nothing_is_claimed_of_repeats_where_there_are_none():
+    assert norms.repeats_checks(tokens([True, False], [False, False])) == []
+    assert "no sinks" in norms.repeats_sentence(tokens([False, False], [False, False]))
+
+
+def test_repeats_that_are_ordinary_hold_no_check():
+    checks = norms.repeats_checks(tokens([False, True], [True, False], [0.01, 1]))
+    assert [holds for holds, _ in checks] == [False, False, False, False]
+
+
+def profile(norm_share, top_all, top_ordinary):
+    rows = [
+        (15, "all", 1000, 1.0, 0.5, top_all),
+        (15, "first", 8, norm_share, 0.9, 1.0),
+        (15, "ordinary", 992, 1 - norm_share, 0.5, top_ordinary),
+    ]
+    columns = ["site", "class", "count", "norm_share", "mean_share", "top1_share"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def test_few_tokens_hold_most_of_the_norm_only_where_they_do():
+    special = norms.class_shares(profile(0.99, 0.9, 0.02))
+    assert norms.shares_title(special, 15) == "Few tokens hold most of the squared norm at site 15"
+    assert "0.8 % of the tokens, 99 %" in norms.shares_note(special, 15, "m")
+    plain = norms.class_shares(profile(0.01, 0.1, 0.1))
+    assert norms.shares_title(plain, 15).startswith("Ordinary tokens hold most")
+
+
+@pytest.mark.parametrize(
+    ("top_all", "top_ordinary", "words"),
+    [(0.9, 0.02, "only where sinks are counted"), (0.9, 0.9, "with and without"), (0.1, 0.1, "No")],
+)
+def test_one_dimension_rules_only_where_it_does(top_all, top_ordinary, words):
+    offset = norms.offsets(profile(0.9, top_all, top_ordinary))
+    assert words in norms.offsets_title(offset, 15)
+
+
+def test_sinks_hide_the_rank_only_where_it_is_larger_without_them():
+    assert "hide" in norms.spectra_title({(15, "all"): 1.0, (15, "ordinary"): 64.0}, 15)
+    assert "same" in norms.spectra_title({(15, "all"): 60.0, (15, "ordinary"): 64.0}, 15)
+
+
+def test_the_card_says_what_stands_at_position_0():
+    assert "always BOS" in text_card.where_contexts_begin(SimpleNamespace(bos=True))
+    assert "arbitrary" in text_card.where_contexts_begin(SimpleNamespace(bos=False))
