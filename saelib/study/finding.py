@@ -268,3 +268,13 @@ def _check_word(holds: bool | None) -> str:
     if holds is None:
         return "not checked, an L0 is not reached: "
     return "holds: " if bool(holds) else "DOES NOT HOLD: "
+
+
+def account(finding: Finding) -> str:
+    """A finding in words for its notebook: claim, verdict, result, and how the recorded run has it."""
+    beside = beside_recorded(finding)
+    if finding.verdict == "undecided" and beside:
+        lead = f"{beside}; undecided here."
+    else:
+        lead = f"{finding.verdict}. {beside}".strip()
+    return f"{finding.name}: {finding.claim}\n{lead}\n{finding.sentence}"

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from saelib.config import CollectConfig, CorpusConfig
+from saelib.study import f1_schedules, f4_lambda
 from saelib.study.params import (
     All0,
     AtLeastOne,
@@ -17,7 +18,6 @@ from saelib.study.params import (
     Lambda,
     Lambdas,
     LearningRate,
-    LearningRates,
     Multiples,
     NotNegative,
     Params,
@@ -28,7 +28,6 @@ from saelib.study.params import (
     Seeds,
     Share,
     Sites,
-    StopShare,
     Sweep,
     build,
 )
@@ -82,17 +81,8 @@ class CollectParams(Common):
         return self
 
 
-class TrainSaeParams(Common, Recipe, Sweep):
+class TrainSaeParams(Common, f1_schedules.Params, f4_lambda.Params):
     """02: the trade-off, the L1 coefficient (F4) and the schedules (F1)."""
-
-    schedule_seeds: Seeds = Field(description="of the schedule study; a verdict takes three")
-    schedule_lam: Lambda = Field(description="λ of the schedule study")
-    schedule_lrs: LearningRates = Field(description="peak rates tried with each schedule")
-    n_cycles: AtLeastOne = Field(description="cycles of the cosine with hard restarts")
-    stop_at: StopShare = Field(description="share of the schedule after which one arm stops")
-    schedule_sites: Sites = Field(description="where the schedules are studied")
-    margin: NotNegative = Field(description="extra FVU from which on a schedule trains badly")
-    original_lam: Positive = Field(description="the original recipe's one λ, raw units")
 
 
 class TrainGatedParams(Common, Recipe, Sweep):

@@ -1,0 +1,493 @@
+"""F1: does a cosine learning rate with hard restarts train badly?
+
+Four schedules and one pitfall, each at its own best peak rate, over equal tokens and paired seeds.
+Schedules end at different L0 even at equal λ; so each run's FVU is divided by that of the plain
+sweep's curve of λ at the run's own L0 (`excess`), and the training objective is shown beside it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from pydantic import Field
+
+from saelib.config import ConfigError, EvalConfig
+from saelib.measure.metrics import seed_interval
+from saelib.show import compare, training
+from saelib.show.style import LOOKS
+from saelib.study import params, sweep
+from saelib.study.curve import Curve
+from saelib.study.estimate import Estimate, geometric_mean, of_pages, over_seeds
+from saelib.study.finding import MIN_PAGES, MIN_SEEDS, Finding, Verdict, enough, majority
+from saelib.study.scope import Scope, sites_label
+from saelib.study.sweep import NOTEBOOK, Sweep
+
+NAME = "F1"
+CLAIM = "Hard restarts train badly."
+RULE = (
+    "At a site, hard restarts train badly if they cost more than {margin:.0%} in FVU at matched L0 "
+    "against each of the other three schedules: the whole 95 % interval of the paired ratio lies "
+    "above {limit:g}, three times. They do not if against at least one schedule the whole interval "
+    "lies below {limit:g}. Supported if they train badly at most sites, contradicted if they do not "
+    "at most sites. A site where a run's L0 lies outside the curve counts for neither. Undecided "
+    f"otherwise, and with fewer than {MIN_SEEDS} seeds or {MIN_PAGES} test pages."
+)
+SECTION = "5 F1: do hard restarts train badly?"
+FIGURE = "02_schedules_final"
+
+RESTARTS = "cosine_with_restarts"
+STOPPED = "stopped"  # restarts stopped in mid-cycle: shown, not judged
+JUDGED = ("constant", "linear", "cosine", RESTARTS)
+OTHERS = ("constant", "linear", "cosine")
+MEASURES = {"matched": "FVU at matched L0", "objective": "training objective"}
+
+
+class Params(sweep.Params):
+    """The sweep's, and those of the schedule study."""
+
+    schedule_seeds: params.Seeds = Field(description="of the schedule study; a verdict takes three")
+    schedule_lam: params.Lambda = Field(description="λ of the schedule study")
+    schedule_lrs: params.LearningRates = Field(description="peak rates tried with each schedule")
+    n_cycles: params.AtLeastOne = Field(description="cycles of the cosine with hard restarts")
+    stop_at: params.StopShare = Field(description="share of the schedule after which one arm stops")
+    schedule_sites: params.Sites = Field(description="where the schedules are studied")
+    margin: params.NotNegative = Field(description="extra FVU from which on one trains badly")
+
+
+class Run(NamedTuple):
+    """One SAE of the study."""
+
+    site: int
+    schedule: str
+    lr: float
+    seed: int
+
+
+class Trained(NamedTuple):
+    """The study's runs, and the curves of λ that they are read against."""
+
+    tried: pd.DataFrame  # each judged schedule at each rate, one seed, with `on_val`
+    chosen: pd.DataFrame  # each schedule at its best rate, all seeds, with spec, matched, objective
+    curves: dict[int, Curve]  # by site, of the sweep's first seed
+
+
+# -- training ------------------------------------------------------------------------------------------
+
+
+def arms(p: Params) -> dict[str, dict[str, Any]]:
+    """Fields of a spec by schedule, the stopped one last."""
+    schedules: dict[str, dict[str, Any]] = {name: {"schedule": name} for name in JUDGED}
+    schedules[RESTARTS]["n_cycles"] = p.n_cycles
+    steps = p.tokens // p.batch_size
+    longer = {"stop_at": p.stop_at, "tokens": round(steps / p.stop_at) * p.batch_size}
+    schedules[STOPPED] = schedules[RESTARTS] | longer
+    return schedules
+
+
+def log_every(p: Params) -> int:
+    """Steps between rows of the history: forty rows or more."""
+    return max(1, p.tokens // p.batch_size // 40)
+
+
+def studied_sites(ws: Any, p: Params) -> list[int]:
+    """Where schedules are studied; ConfigError where the sweep has no curve there."""
+    studied = sweep.sites_of(ws, p.schedule_sites)
+    swept = sweep.sites_of(ws, p.sites)
+    if not set(studied) <= set(swept):
+        raise ConfigError(
+            f"schedule_sites are sites {studied}: expected some of {swept}, "
+            "whose λ curves they are read against"
+        )
+    return studied
+
+
+def train(ws: Any, p: Params, notebook: str = NOTEBOOK) -> Trained:
+    """Train and measure all of F1: choose each schedule's rate with one seed, then train all seeds."""
+    studied = studied_sites(ws, p)
+    swept = sweep.train(ws, p, notebook)
+    curves = {site: swept.curve(site, p.seeds[0]) for site in studied}
+    tried = _train_runs(ws.measuring(EvalConfig(ce_tokens=0)), p, trials(studied, p), notebook)
+    # an L0 outside the curve is not comparable
+    tried["on_val"] = excess(tried, curves, "fvu_val").fillna(np.inf)
+    chosen = _train_runs(ws, p, at_best_rates(tried, p.schedule_seeds), notebook)
+    chosen["matched"] = excess(chosen, curves, "fvu")
+    chosen["objective"] = chosen["mse"] + chosen["lambda"] * chosen["l1"]
+    return Trained(tried, chosen, curves)
+
+
+def trials(sites: Sequence[int], p: Params) -> list[Run]:
+    """Each judged schedule at each peak rate, with the first seed."""
+    grid = itertools.product(sites, JUDGED, p.schedule_lrs, p.schedule_seeds[:1])
+    return [Run(*cell) for cell in grid]
+
+
+def at_best_rates(tried: pd.DataFrame, seeds: Sequence[int]) -> list[Run]:
+    """Each schedule at its rate with the least excess on validation pages, for all seeds.
+
+    The stopped arm takes the rate of the restarts.
+    """
+    least = tried.groupby(["site", "schedule"], sort=False)["on_val"].idxmin()
+    best = tried.loc[least, ["site", "schedule", "lr"]]
+    stopped = best[best["schedule"] == RESTARTS].assign(schedule=STOPPED)
+    best = pd.concat([best, stopped]).sort_values("site", kind="stable")
+    rows = best.itertuples(index=False)
+    return [Run(row.site, row.schedule, row.lr, seed) for row in rows for seed in seeds]
+
+
+def _train_runs(ws: Any, p: Params, runs: Sequence[Run], notebook: str) -> pd.DataFrame:
+    """Rows of `results.csv` for these runs, with columns spec and schedule."""
+    fields = arms(p)
+    base = p.spec_fields() | {"lam": p.schedule_lam, "log_every": log_every(p)}
+    specs = [
+        ws.spec("plain", run.site, **base | fields[run.schedule] | {"lr": run.lr, "seed": run.seed})
+        for run in runs
+    ]
+    names = [run.schedule for run in runs]
+    return ws.train(specs, notebook).assign(spec=specs, schedule=names)
+
+
+def excess(rows: pd.DataFrame, curves: Mapping[int, Curve], column: str) -> pd.Series:
+    """`column` over the curve's at each run's own validation L0; nan outside the curve."""
+    on_curve = [curves[row.site].at_l0(row.l0_val, column) for row in rows.itertuples()]
+    return rows[column] / [np.nan if value is None else value for value in on_curve]
+
+
+# -- estimates and verdict -----------------------------------------------------------------------------
+
+
+def ratios(trained: Trained, pages: Any) -> dict[tuple[int, str], Estimate]:
+    """FVU of hard restarts over another schedule's, at matched L0: by site and schedule.
+
+    pages: run id -> sums by test page. Paired over pages and seeds.
+    """
+    logs = _log_excess(trained, pages)
+    sites = list(dict.fromkeys(trained.chosen["site"]))
+    seeds = list(dict.fromkeys(trained.chosen["seed"]))
+    by_cell = {}
+    for site, other in itertools.product(sites, (*OTHERS, STOPPED)):
+        differences = [logs[site, RESTARTS, seed] - logs[site, other, seed] for seed in seeds]
+        by_cell[site, other] = over_seeds(differences).exp()
+    return by_cell
+
+
+def _log_excess(trained: Trained, pages: Any) -> dict[tuple[int, str, int], Estimate]:
+    """log FVU over the curve's at the run's own L0, by site, schedule and seed."""
+    return {
+        (run.site, run.schedule, run.seed): (
+            of_pages(pages(run.run_id)) / trained.curves[run.site].samples_at_l0(run.l0_val)
+        ).log()
+        for run in trained.chosen.itertuples()
+    }
+
+
+def judge_site(against: Mapping[str, Estimate], margin: float) -> str:
+    """ "badly", "well" or "unclear" at one site, from the ratios against the other schedules."""
+    words = [against[other].compare(1 + margin) for other in OTHERS]
+    if all(word == "higher" for word in words):
+        return "badly"
+    if "unreachable" not in words and "lower" in words:
+        return "well"
+    return "unclear"
+
+
+def decide(
+    by_cell: Mapping[tuple[int, str], Estimate], margin: float, n_seeds: int, n_pages: int
+) -> Verdict:
+    """`RULE`, of ratios by site and schedule."""
+    if not enough(n_seeds, n_pages):
+        return "undecided"
+    sites = dict.fromkeys(site for site, _ in by_cell)
+    judged = [
+        judge_site({other: by_cell[site, other] for other in OTHERS}, margin) for site in sites
+    ]
+    return majority(judged, {"badly"}, {"well"})
+
+
+def over_sites(by_cell: Mapping[tuple[int, str], Estimate]) -> dict[str, Estimate]:
+    """Geometric mean over sites of the ratio against each schedule; undefined where one site's is."""
+    sites = list(dict.fromkeys(site for site, _ in by_cell))
+    return {other: geometric_mean([by_cell[site, other] for site in sites]) for other in OTHERS}
+
+
+def estimates(by_cell: Mapping[tuple[int, str], Estimate], first: int) -> dict[str, Estimate]:
+    """Named effects, those of site `first` before the others."""
+    order = sorted(by_cell, key=lambda cell: (cell[0] != first, cell[0]))
+    return {
+        f"site {site}, {LOOKS[other].label}": by_cell[site, other]
+        for site, other in order
+        if other in OTHERS
+    }
+
+
+# -- words ---------------------------------------------------------------------------------------------
+
+
+def title(against: Mapping[str, Estimate]) -> str:
+    """The figure's message, from ratios over sites by schedule."""
+    verbs = {"higher": "lose to", "lower": "beat"}
+    groups: dict[str, list[str]] = {"lose to": [], "beat": [], "tie with": []}
+    for other, ratio in against.items():
+        if ratio.defined:
+            groups[verbs.get(ratio.compare(1), "tie with")].append(LOOKS[other].label)
+    parts = [f"{verb} {_joined(names)}" for verb, names in groups.items() if names]
+    if not parts:
+        return "No schedule's L0 lies on the λ curve"
+    return "Hard restarts " + ", ".join(parts)
+
+
+def _joined(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def sentence(
+    by_cell: Mapping[tuple[int, str], Estimate], rates: Sequence[float], scope: Scope
+) -> str:
+    """The result in words."""
+    against = over_sites(by_cell)
+    sites = list(dict.fromkeys(site for site, _ in by_cell))
+    defined = {other: ratio for other, ratio in against.items() if ratio.defined}
+    if not defined:
+        return (
+            "FVU of hard restarts cannot be compared: at "
+            f"{sites_label(sites)} the L0 of a run lies outside the curve of λ."
+        )
+    words = "; ".join(
+        f"{ratio.text('.3f')} times that of {LOOKS[other].label}"
+        for other, ratio in defined.items()
+    )
+    return (
+        f"FVU of hard restarts at matched L0, mean over {sites_label(sites)}: {words}; "
+        f"each at its best of the peak rates {', '.join(f'{rate:g}' for rate in rates)}. "
+        f"{scope.interval}, paired, {scope.trainings}."
+    )
+
+
+def abstract(
+    by_cell: Mapping[tuple[int, str], Estimate], rates: Sequence[float], verdict: Verdict
+) -> str:
+    """F1's words in the report's abstract: the schedule that restarts lose most against."""
+    against = over_sites(by_cell)
+    if not all(ratio.defined for ratio in against.values()):
+        return f"Cosine restarts (F1: {verdict}) end at an L0 outside the curve of λ."
+    best = max(against, key=lambda other: against[other].value)
+    several = len(rates) > 1
+    rate = "each at its own best rate" if several else f"all at the rate {rates[0]:g}"
+    return (
+        f"Cosine restarts (F1: {verdict}) leave {against[best].value:.2f} times the FVU of a "
+        f"{LOOKS[best].label} schedule, against the λ curve at the L0 of either, mean over sites, "
+        f"{rate}."
+    )
+
+
+def rule(p: Params) -> str:
+    """`RULE` with this run's margin."""
+    return RULE.format(margin=p.margin, limit=1 + p.margin)
+
+
+def tried_summary(trained: Trained, p: Params) -> str:
+    """How many rates were tried, and how many cannot be compared."""
+    outside = int(np.isinf(trained.tried["on_val"]).sum())
+    sites = sorted(dict.fromkeys(trained.chosen["site"].tolist()))
+    return (
+        f"{outside} of {len(trained.tried)} not comparable: L0 outside the curve\n"
+        f"sites {sites}: {len(JUDGED)} arms x {len(p.schedule_lrs)} peak rates, "
+        f"then {len(p.schedule_seeds)} seeds at the best"
+    )
+
+
+def table(trained: Trained) -> pd.DataFrame:
+    """Means over seeds by schedule, at the middle one of the studied sites."""
+    site = middle_site(trained)
+    columns = ["lr", "fvu", "l0", "matched", "objective", "loss_recovered", "dead_fraction"]
+    rows = trained.chosen[trained.chosen["site"] == site]
+    means = rows.groupby("schedule", sort=False)[columns].mean()
+    labels = [LOOKS[name].label.replace("\n", " ") for name in means.index]
+    shown = means.map("{:.3g}".format).replace("nan", "–")
+    return shown.set_axis(pd.Index(labels, name=f"site {site}"))
+
+
+def middle_site(trained: Trained) -> int:
+    sites = sorted(dict.fromkeys(trained.chosen["site"].tolist()))
+    return sites[len(sites) // 2]
+
+
+# -- figures -------------------------------------------------------------------------------------------
+
+SHOWN = ("lr", "fvu", "l0")
+ALL_SHOWN = ("lr", "loss", "fvu", "l0", "dead_fraction", "adam_m", "adam_v")
+
+
+class Jumps(NamedTuple):
+    """What happens at a restart, mean over restarts, sites and seeds; nan where none is seen."""
+
+    fvu: float  # ratio after over before
+    adam_m: float
+    dead: float  # difference of shares
+
+
+def histories(ws: Any, trained: Trained) -> pd.DataFrame:
+    """Training curves of the chosen runs: `history.csv` with label, seed and site."""
+    curves = [
+        ws.history(run.spec).assign(label=run.schedule, seed=run.seed, site=run.site)
+        for run in trained.chosen.itertuples()
+    ]
+    return pd.concat(curves, ignore_index=True)
+
+
+def jumps(curves: pd.DataFrame, warm_tokens: float) -> Jumps:
+    """Compare the first point after each restart with the last before it.
+
+    curves: `histories`; warm_tokens: training tokens of the warm-up, whose rise is no restart.
+    """
+    restarted = curves[curves["label"] == RESTARTS].sort_values("tokens")
+    by_run = restarted.groupby(["site", "seed"])
+    after = restarted[by_run["lr"].diff() > 0]
+    after = after[after["tokens"] > 1.5 * warm_tokens]
+    before = by_run.shift(1).loc[after.index]
+    if after.empty:
+        return Jumps(np.nan, np.nan, np.nan)
+    return Jumps(
+        float((after["fvu"] / before["fvu"]).mean()),
+        float((after["adam_m"] / before["adam_m"]).mean()),
+        float((after["dead_fraction"] - before["dead_fraction"]).mean()),
+    )
+
+
+def curves_title(jump: Jumps) -> str:
+    """What a restart does to training."""
+    if np.isnan(jump.fvu):
+        return "No restart is seen in the training curves"
+    if jump.fvu > 1:
+        return "Each restart throws training back, as the rate jumps"
+    return "A restart does not raise the training FVU"
+
+
+def curves_note(jump: Jumps, p: Params) -> str:
+    """Numbers at a restart, and how to read the curves."""
+    numbers = (
+        ""
+        if np.isnan(jump.fvu)
+        else (
+            f"Within {log_every(p)} steps of a restart the training FVU is {jump.fvu:.2f} times what it "
+            f"was, Adam's first moment {jump.adam_m:.2f} times; dead latents change by "
+            f"{100 * jump.dead:+.1f} points. "
+        )
+    )
+    return (
+        f"{numbers}Each point: training batches since the one before. Equal λ: the arms end at "
+        "different L0. Adam's moments are kept at a restart; their root mean square over all weights "
+        "is drawn where they are shown."
+    )
+
+
+def curves_figure(curves: pd.DataFrame, p: Params, site: int | None = None) -> Figure:
+    """Learning rate, FVU and L0 over training at one site; without `site` everything, everywhere."""
+    jump = jumps(curves, p.warmup * p.tokens)
+    shown = curves if site is None else curves[curves["site"] == site]
+    return training.learning_curves(
+        shown,
+        title=curves_title(jump),
+        note=curves_note(jump, p),
+        metrics=ALL_SHOWN if site is None else SHOWN,
+    )
+
+
+def gaps(chosen: pd.DataFrame) -> pd.DataFrame:
+    """Hard restarts over each other schedule, per seed: panel, group, hue (site), gap (log), value."""
+    others = [name for name in (*JUDGED, STOPPED) if name != RESTARTS]
+    logs = {
+        measure: chosen.pivot(index=["site", "seed"], columns="schedule", values=measure).map(
+            np.log
+        )
+        for measure in MEASURES
+    }
+    apart = pd.concat(
+        {measure: t[others].rsub(t[RESTARTS], axis=0) for measure, t in logs.items()},
+        names=["measure"],
+    )
+    long = apart.melt(ignore_index=False, var_name="group", value_name="gap").reset_index()
+    return long.assign(
+        hue=long["site"], panel=long["measure"].map(MEASURES), value=np.exp(long["gap"])
+    )
+
+
+def points(per_seed: pd.DataFrame, by_cell: Mapping[tuple[int, str], Estimate]) -> pd.DataFrame:
+    """Value and interval by panel, group (schedule) and hue (site).
+
+    FVU at matched L0 from `ratios`; the objective from seeds alone, with Student's interval.
+    """
+    grouped = per_seed.groupby(["panel", "group", "hue"], sort=False)["gap"]
+    # a seed outside the curve leaves the cell empty
+    value = grouped.agg(lambda gap: gap.mean(skipna=False))
+    lo = grouped.agg(lambda gap: seed_interval(gap)[0])
+    hi = grouped.agg(lambda gap: seed_interval(gap)[1])
+    table = np.exp(pd.DataFrame({"value": value, "lo": lo, "hi": hi})).reset_index()
+    matched = table["panel"] == MEASURES["matched"]
+    for i, row in table[matched].iterrows():
+        ratio = by_cell[row["hue"], row["group"]]
+        table.loc[i, ["value", "lo", "hi"]] = list(ratio.row().values())
+    return table
+
+
+def figure(
+    ws: Any, trained: Trained, by_cell: Mapping[tuple[int, str], Estimate], p: Params, scope: Scope
+) -> Figure:
+    """Hard restarts over each other schedule: FVU at matched L0, and the training objective."""
+    per_seed = gaps(trained.chosen)
+    several = " and seeds, paired; of the objective over seeds alone" * (scope.n_seeds > 1)
+    against = over_sites(by_cell)
+    extra = ", ".join(
+        f"{100 * (ratio.value - 1):+.1f} % against {LOOKS[other].label}"
+        for other, ratio in against.items()
+        if ratio.defined
+    )
+    note = f"FVU at matched L0, mean over sites: {extra or 'outside the curve'}. "
+    note += "Right of 1: hard restarts are worse than the schedule named. "
+    note += f"Verdict margin: {1 + p.margin:g}."
+    return compare.interval_points(
+        points(per_seed, by_cell),
+        per_seed,
+        title=title(against),
+        interval=f"95 % bootstrap over {scope.n_pages} test pages{several}",
+        note=note,
+        share_x=False,
+        value_label="hard restarts / this schedule",
+        reference=(1, "equal"),
+        n_layers=ws.n_layers,
+    )
+
+
+def scope_of(ws: Any, p: Params, swept: Sweep) -> Scope:
+    """Model, seeds of the schedule study, and pages."""
+    return Scope.of_workspace(ws, p.schedule_seeds, swept.n_pages)
+
+
+def finding(
+    by_cell: Mapping[tuple[int, str], Estimate], p: Params, scope: Scope, profile: str
+) -> Finding:
+    """F1 as it is recorded; the headline estimate is of the middle studied site."""
+    sites = sorted(dict.fromkeys(site for site, _ in by_cell))
+    return Finding(
+        name=NAME,
+        claim=CLAIM,
+        rule=rule(p),
+        verdict=decide(by_cell, p.margin, scope.n_seeds, scope.n_pages),
+        estimates=estimates(by_cell, sites[len(sites) // 2]),
+        sentence=sentence(by_cell, p.schedule_lrs, scope),
+        section=SECTION,
+        figure=f"figures/{profile}/{FIGURE}.png",
+    )
+
+
+def judged_sites(by_cell: Mapping[tuple[int, str], Estimate], margin: float) -> str:
+    """How the rule reads each site, one line per site."""
+    lines = []
+    for site in dict.fromkeys(site for site, _ in by_cell):
+        word = judge_site({other: by_cell[site, other] for other in OTHERS}, margin)
+        lines.append(f"site {site}: hard restarts train {word}")
+    return "\n".join(lines)
