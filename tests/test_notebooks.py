@@ -31,6 +31,7 @@ QUOTED = re.compile(
 )  # the panel's excerpts of pages
 MAX_IGNORED = 0.3  # share of code cells whose output nbval may ignore
 MIN_COMPARISONS = 3  # computed inequalities or counts in compared cells
+HOLDS = re.compile(r"^(?:holds|DOES NOT HOLD): ", re.MULTILINE)  # checks that a study printed
 
 
 def text_outputs(cell: Any) -> str:
@@ -135,7 +136,9 @@ def enough_is_compared(nb: Any) -> Iterator[str]:
         for c in checked
         if not text_outputs(c).strip()
     )
-    comparisons = len(nodes([c for c in cells if c not in ignored], ast.Compare))
+    compared = [c for c in cells if c not in ignored]
+    comparisons = len(nodes(compared, ast.Compare))
+    comparisons += sum(len(HOLDS.findall(text_outputs(c))) for c in compared)
     if comparisons < MIN_COMPARISONS:
         yield f"{comparisons} comparisons in compared cells, fewer than {MIN_COMPARISONS}"
     for cell in cells:
@@ -263,6 +266,15 @@ BROKEN = [
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda g: g.__name__)
 def test_a_good_notebook_passes(guard):
     assert list(guard(good())) == []
+
+
+def test_checks_that_a_study_printed_count_as_comparisons():
+    nb = good()
+    nb.cells[4].source = "print(finding.checks(study.checks(curves)))"
+    nb.cells[4].outputs = prints("holds: a\nholds: b\n")
+    assert list(enough_is_compared(nb)) != []
+    nb.cells[4].outputs = prints("holds: a\nDOES NOT HOLD: b\nholds: c\n")
+    assert list(enough_is_compared(nb)) == []
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from pydantic import Field
 
 from saelib.config import ConfigError, EvalConfig
-from saelib.measure.metrics import seed_interval
+from saelib.measure.bootstrap import seed_interval
 from saelib.show import compare, training
 from saelib.show.style import LOOKS
 from saelib.study import params, sweep
@@ -44,6 +44,11 @@ RESTARTS = "cosine_with_restarts"
 STOPPED = "stopped"  # restarts stopped in mid-cycle: shown, not judged
 JUDGED = ("constant", "linear", "cosine", RESTARTS)
 OTHERS = ("constant", "linear", "cosine")
+SITE_WORDS = {
+    "badly": "hard restarts train badly",
+    "not badly": "hard restarts do not train badly",
+    "unclear": "neither can be said",
+}
 MEASURES = {"matched": "FVU at matched L0", "objective": "training objective"}
 
 
@@ -186,12 +191,12 @@ def _log_excess(trained: Trained, pages: Any) -> dict[tuple[int, str, int], Esti
 
 
 def judge_site(against: Mapping[str, Estimate], margin: float) -> str:
-    """ "badly", "well" or "unclear" at one site, from the ratios against the other schedules."""
+    """ "badly", "not badly" or "unclear" at one site, from the ratios against the other schedules."""
     words = [against[other].compare(1 + margin) for other in OTHERS]
     if all(word == "higher" for word in words):
         return "badly"
     if "unreachable" not in words and "lower" in words:
-        return "well"
+        return "not badly"
     return "unclear"
 
 
@@ -205,7 +210,7 @@ def decide(
     judged = [
         judge_site({other: by_cell[site, other] for other in OTHERS}, margin) for site in sites
     ]
-    return majority(judged, {"badly"}, {"well"})
+    return majority(judged, {"badly"}, {"not badly"})
 
 
 def over_sites(by_cell: Mapping[tuple[int, str], Estimate]) -> dict[str, Estimate]:
@@ -260,9 +265,11 @@ def sentence(
         f"{ratio.text('.3f')} times that of {LOOKS[other].label}"
         for other, ratio in defined.items()
     )
+    where = f"mean over {sites_label(sites)}" if len(sites) > 1 else f"at {sites_label(sites)}"
+    several = f"each at its best of the peak rates {', '.join(f'{rate:g}' for rate in rates)}"
     return (
-        f"FVU of hard restarts at matched L0, mean over {sites_label(sites)}: {words}; "
-        f"each at its best of the peak rates {', '.join(f'{rate:g}' for rate in rates)}. "
+        f"FVU of hard restarts at matched L0, {where}: {words}; "
+        f"{several if len(rates) > 1 else f'all at the peak rate {rates[0]:g}'}. "
         f"{scope.interval}, paired, {scope.trainings}."
     )
 
@@ -489,5 +496,5 @@ def judged_sites(by_cell: Mapping[tuple[int, str], Estimate], margin: float) -> 
     lines = []
     for site in dict.fromkeys(site for site, _ in by_cell):
         word = judge_site({other: by_cell[site, other] for other in OTHERS}, margin)
-        lines.append(f"site {site}: hard restarts train {word}")
+        lines.append(f"site {site}: {SITE_WORDS[word]}")
     return "\n".join(lines)

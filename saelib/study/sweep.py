@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from saelib.measure import diagnose
+from saelib.measure import geometry
 from saelib.measure.evaluate import feature_density, quick_metrics
 from saelib.sae.spec import Spec
 from saelib.show import tradeoff, training
@@ -246,7 +246,7 @@ def _lambda_labels(lambdas: Sequence[float] | pd.Index) -> list[str]:
 
 def pca(ws: Any, sites: Sequence[int]) -> pd.DataFrame:
     """FVU of PCA fitted on training rows, for all ranks: site, rank, fvu."""
-    return pd.concat([diagnose.pca_fvu(ws.store, site) for site in sites])
+    return pd.concat([geometry.pca_fvu(ws.store, site) for site in sites])
 
 
 def sites_below_pca(sweep: Sweep, baseline: pd.DataFrame, d_model: int) -> list[int]:

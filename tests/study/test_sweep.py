@@ -1,0 +1,127 @@
+"""The plain sweep on a made workspace: tables, checks, and titles that stay true on odd models."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from saelib.sae.spec import make_spec
+from saelib.study import sweep as plain
+
+PARAMS = {"n_latents": 32, "tokens": 1024, "batch_size": 64, "lr": 8e-3, "schedule": "linear"}
+PARAMS |= {"lam_warmup": 0.1, "warmup": 0.05, "grad_clip": 1.0, "sites": [2, "middle", 6]}
+PARAMS |= {"lambdas": [0.5, 2.0], "seeds": [0, 1], "ce_tokens": 512, "l0_target": 32.0}
+
+
+class Space:
+    """A workspace that trains nothing: L0 = 64 / λ, FVU = 0.1 λ."""
+
+    n_layers = 12
+    identity = {"model": "/somewhere/model"}  # noqa: RUF012
+
+    def site(self, name):
+        return 6 if name == "middle" else name
+
+    def spec(self, arm, site, **fields):
+        return make_spec(arm, site, 16, **fields)
+
+    def train(self, specs, notebook):
+        return pd.DataFrame([self.row(spec) for spec in specs])
+
+    def row(self, spec):
+        lam = spec.train.lam
+        run = f"{spec.sae.site}-{lam:g}-{spec.train.seed}"
+        row = {"run_id": run, "site": spec.sae.site, "lambda": lam, "seed": spec.train.seed}
+        row |= {"fvu": 0.1 * lam, "l0": 64 / lam, "l0_val": 64 / lam, "loss_recovered": np.nan}
+        row |= {"loss_recovered_mean": 0.9 / lam, "ce_zero": 6.0, "ce_mean": 4.0, "ce_id": 2.0}
+        return row | {"delta_ce": 0.1, "dead_fraction": 0.0, "shrinkage": 0.9, "arm": "plain"}
+
+    def pages(self, run):
+        lam = float(run.split("-")[1])
+        sst = np.array([10.0, 20.0])
+        losses = {"ce_n": [0, 0], "ce_sae": 0.0, "ce_id": 0.0, "ce_zero": 0.0, "ce_mean": 0.0}
+        return pd.DataFrame({"sse": 0.1 * lam * sst, "sst": sst} | losses)
+
+
+@pytest.fixture(scope="module")
+def p():
+    return plain.Params.read(PARAMS, "02_x")
+
+
+@pytest.fixture(scope="module")
+def sweep(p):
+    return plain.train(Space(), p)
+
+
+def test_one_sae_per_site_lambda_and_seed_a_site_named_twice_once(sweep):
+    assert (sweep.sites, sweep.lambdas, sweep.seeds) == ([2, 6], [0.5, 2.0], [0, 1])
+    assert len(sweep.rows) == 8
+    assert [spec.train.seed for spec in sweep.specs[2, 0.5]] == [0, 1]
+
+
+def test_estimates_are_means_over_seeds_of_the_pages(sweep):
+    assert sweep.estimates["fvu"][6, 2.0].value == pytest.approx(0.2)
+    assert sweep.means.set_index(["site", "lambda"]).loc[(6, 2.0), "fvu"] == pytest.approx(0.2)
+    assert (sweep.n_pages, sweep.n_loss_pages) == (2, 0)
+
+
+def test_a_table_has_values_with_intervals_and_undefined_in_words(sweep):
+    table = plain.table(sweep)
+    assert table.index.tolist() == ["λ = 0.5", "λ = 2"]
+    assert table["site 2", "FVU"].tolist() == ["0.05 [0.05, 0.05]", "0.2 [0.2, 0.2]"]
+    assert table["site 2", "loss recovered"].tolist() == ["undefined", "undefined"]
+    assert len(plain.details(sweep)) == 2
+
+
+def test_the_summary_counts_what_was_trained(sweep, p):
+    text = plain.summary(Space(), sweep, p)
+    assert text.startswith("8 SAEs: 2 sites x 2 values of lambda x 2 seeds, 1,024 tokens each")
+    assert sweep.scope(Space()).model == "model"  # no path in a caption
+
+
+def test_checks_hold_of_what_has_learned_and_only_of_it(sweep):
+    assert [holds for holds, _ in plain.checks(sweep)] == [True, True, True]
+    flat = plain.Sweep(sweep.rows.assign(fvu=1.0, l0=3.0), sweep.specs, sweep.pages)
+    assert [holds for holds, _ in plain.checks(flat)] == [False, True, False]
+
+
+def test_sites_below_pca_are_those_with_a_lambda_below_it(sweep):
+    ranks = np.arange(17)
+    baseline = pd.concat(
+        [
+            pd.DataFrame({"site": 2, "rank": ranks, "fvu": 0.04}),
+            pd.DataFrame({"site": 6, "rank": ranks, "fvu": 0.06}),
+        ]
+    )
+    assert plain.sites_below_pca(sweep, baseline, 16) == [6]
+
+
+def test_titles_of_the_trade_off():
+    assert plain.trade_off_title(3, 3) == "The plain SAE beats PCA of rank L0 at every site"
+    assert plain.trade_off_title(0, 3) == "The plain SAE beats PCA of rank L0 at no site"
+    assert plain.trade_off_title(1, 3).endswith("at 1 of 3 sites")
+
+
+def test_titles_of_loss_recovered_on_odd_models():
+    usual = plain.recovered_title(pd.Series([0.9, 0.8]), pd.Series([0.7, 0.6]))
+    assert usual == "Zero ablation flatters: the mean vector alone recovers most loss"
+    none = plain.recovered_title(pd.Series([np.nan]), pd.Series([np.nan]))
+    assert none == "Loss recovered is undefined: ablation costs nothing here"
+    above = plain.recovered_title(pd.Series([1.1, 0.8]), pd.Series([0.1, 0.2]))
+    assert above == "With some SAEs the model's loss is lower than without"
+    weak = plain.recovered_title(pd.Series([0.42]), pd.Series([0.1]))
+    assert weak == "At most 42 % of the loss is recovered"
+
+
+def test_titles_of_densities_say_what_a_larger_lambda_does():
+    fine, coarse = np.array([0.2, 0.1, 0.3, 0.2]), np.array([0.05, 0.0, 0.02, 0.0])
+    kills = plain.density_title({2.0: coarse, 0.5: fine}, 6)
+    assert kills == "A larger λ makes latents rarer and kills more (site 6)"
+    rarer = plain.density_title({0.5: fine, 2.0: fine / 2}, 6)
+    assert rarer == "A larger λ makes latents rarer (site 6)"
+    collapsed = plain.density_title({0.5: np.zeros(4), 2.0: np.zeros(4)}, 6)
+    assert collapsed == "How often latents fire at each λ (site 6)"
+
+
+def test_the_middle_site_or_the_middle_one_of_those_there():
+    assert plain.middle_site(Space(), [2, 6, 9]) == 6
+    assert plain.middle_site(Space(), [1, 2, 3]) == 2
