@@ -35,7 +35,8 @@ from recipe import recipe_of
 from saelib.activations.rows import ShuffledRows
 from saelib.config import EvalConfig, SAEConfig, TrainConfig, stable_hash
 from saelib.measure.evaluate import evaluate
-from saelib.run.workspace import Workspace, code_version
+from saelib.run.identity import code_version
+from saelib.run.workspace import Workspace
 from saelib.sae.base import build_sae
 from saelib.sae.trainer import train
 from saelib.study import intervals
@@ -116,9 +117,9 @@ class Bench:
                 return row
         sae = self.fit(**key)
         ws, site = self.ws, key["site"]
-        found = evaluate({"sae": sae}, ws.store, site, ws.lm, ws.reference(site), ws.evaluation)[
-            "sae"
-        ]
+        found = evaluate(
+            {"sae": sae}, ws.store, site, ws.lm, ws.reference(site, ws.evaluation), ws.evaluation
+        )["sae"]
         pages = {k: [page[k] for page in found["pages"]] for k in PAGES}
         row = (
             key | {k: found[k] for k in KEPT} | {"made": self._made(key["system"]), "pages": pages}

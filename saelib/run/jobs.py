@@ -44,7 +44,7 @@ from saelib.config import (
 )
 from saelib.env import data_dir, root
 from saelib.files import write_text
-from saelib.run.workspace import log_time
+from saelib.run.results import log_time
 from saelib.versions import MEASURING_VERSION, STREAMING_VERSION, STUDY_VERSION, TRAINING_VERSION
 
 INJECTED = "injected-parameters"  # papermill's tag on the cell it adds

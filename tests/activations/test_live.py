@@ -29,6 +29,7 @@ from saelib.config import (
     StreamConfig,
     TrainConfig,
 )
+from saelib.run.training import schedule
 from saelib.run.workspace import Workspace
 from saelib.sae.base import build_sae
 from saelib.sae.trainer import Run, train_groups
@@ -478,9 +479,16 @@ def test_a_finished_live_profile_is_read_without_its_model_and_not_mixed_with_a_
 def test_one_wave_holds_all_sites_and_no_more_saes_than_fit(collected):
     ws = workspace(collected)
     named = {ws.run_id(s): s for s in specs(ws)}
-    assert [[len(group) for group in wave] for wave in ws._waves(named)] == [[2, 1], [1]]
+    assert [[len(group.runs) for group in wave.groups] for wave in schedule(ws, named)] == [
+        [2, 1],
+        [1],
+    ]
     ws.together = 2
-    assert [[len(group) for group in wave] for wave in ws._waves(named)] == [[2], [1], [1]]
+    assert [[len(group.runs) for group in wave.groups] for wave in schedule(ws, named)] == [
+        [2],
+        [1],
+        [1],
+    ]
 
 
 def test_a_text_that_changed_after_collection_is_not_trained_on(collected):

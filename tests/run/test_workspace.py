@@ -20,9 +20,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from saelib import config
 from saelib.activations.rows import ShuffledRows
 from saelib.config import CollectConfig, ConfigError, CorpusConfig, EvalConfig
-from saelib.run import costs, workspace
+from saelib.run import collected as collected_module
+from saelib.run import costs, identity, training
+from saelib.run.results import COLUMNS
 from saelib.run.workspace import (
-    COLUMNS,
     Workspace,
     at_l0,
     bracket,
@@ -509,7 +510,7 @@ def test_the_training_version_is_part_of_a_run_and_older_runs_leave_the_table(ws
     ws.train([spec], "02_train_sae")
     before = ws.run_id(spec)
     monkeypatch.setattr(config, "TRAINING_VERSION", 2)
-    monkeypatch.setattr(workspace, "TRAINING_VERSION", 2)
+    monkeypatch.setattr(identity, "TRAINING_VERSION", 2)
     assert ws.run_id(spec) != before
     ws.write_results()
     assert before not in set(ws.results()["run_id"])
@@ -529,15 +530,14 @@ def test_another_measuring_version_measures_again_and_trains_nothing(ws, monkeyp
 
 
 def test_on_a_gpu_no_more_saes_train_at_once_than_its_free_memory_holds(home, monkeypatch):
-    monkeypatch.setattr(workspace, "choose_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(collected_module, "choose_device", lambda _: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    ws, specs = (
-        Workspace("p"),
-        {str(i): make_spec("plain", 1, 576, n_latents=9216, lam=1.0 + i) for i in range(12)},
-    )
+    ws = Workspace("p")
     ws.identity = {}
+    specs = {str(i): make_spec("plain", 1, 576, n_latents=9216, lam=1.0 + i) for i in range(12)}
     one = costs.TRAINED * costs.sae_weights(576, 9216, gated=True)
+    dense_step = 12 * 9216 * specs["0"].train.batch_size
     for many, expected in ((0.5, 1), (3.5, 3), (50, 12)):
-        free = (many * one + 12 * 9216 * specs["0"].train.batch_size) / 0.9
+        free = (many * one + dense_step) / 0.9
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, free))
-        assert max(len(group) for wave in ws._waves(specs) for group in wave) == expected
+        assert max(len(wave.runs) for wave in training.schedule(ws, specs)) == expected

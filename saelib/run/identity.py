@@ -1,0 +1,66 @@
+"""What a profile was collected from, what its rows are called, and the versions its results state.
+
+`data/<profile>/workspace.json` names model, text and streaming. A profile goes on with what it was
+collected from and refuses anything else, so that no table mixes two models or two texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from saelib import __version__
+from saelib.config import ConfigError, EvalConfig, stable_hash
+from saelib.files import read_json
+from saelib.versions import MEASURING_VERSION, STREAMING_VERSION, TRAINING_VERSION
+
+IDENTITY_FILE = "workspace.json"
+FIXED = ("model", "dtype", "corpus", "stream")  # a profile's folder holds one of each
+
+
+def code_version() -> str:
+    """The package's version and that of its training arithmetic, as the results table states them."""
+    return f"{__version__}+training.{TRAINING_VERSION}"
+
+
+def measurement(evaluation: EvalConfig) -> dict[str, Any]:
+    """What a measurement depends on beside the SAE and the store."""
+    return evaluation.to_dict() | {"version": MEASURING_VERSION}
+
+
+def read_identity(folder: Path, profile: str) -> dict[str, Any]:
+    """Model, text and streaming of a profile; FileNotFoundError says what to run where nothing was
+    collected.
+    """
+    path = folder / IDENTITY_FILE
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} is missing: run notebook 01_collect with profile {profile!r} first"
+        )
+    return read_json(path)
+
+
+def require_same_identity(folder: Path, identity: Mapping[str, Any]) -> None:
+    """ConfigError where `folder` was collected from another model, text or buffer than `identity`."""
+    path = folder / IDENTITY_FILE
+    if not path.exists():
+        return
+    recorded = read_json(path)
+    for name in FIXED:
+        if recorded.get(name) != identity.get(name):
+            raise ConfigError(
+                f"{path}: {name} is {recorded.get(name)}, now asked for {identity.get(name)}; "
+                f"remove {folder} or give the profile another name"
+            )
+
+
+def rows_id(store_id: str, identity: Mapping[str, Any]) -> str:
+    """Name of the rows that SAEs train on.
+
+    The store's id; of live rows a hash of it, the whole text, and how they are streamed.
+    """
+    if "stream" not in identity:
+        return store_id
+    streamed = identity["stream"], identity["corpus_id"]
+    return stable_hash(store_id, *streamed, STREAMING_VERSION)

@@ -1,0 +1,92 @@
+"""The two tables of a profile: `results.csv`, one row per trained SAE, and `timings.csv`, one row
+per piece of work.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from saelib.files import write_text
+
+# The columns of results.csv (DESIGN, section 5), then the two validation columns that choices are
+# made on.
+COLUMNS = (  # noqa: SIM905
+    "run_id notebook model_id corpus_id code_version arch loss site layer_name normalize "
+    "tokens_mask lambda l1_mode schedule lr batch_size warmup resample seed n_latents b_dec_init "
+    "ctx_len tokens_trained n_test_pages n_test_tokens mse mse_raw fvu fvu_all fvu_sink l0 l0_all "
+    "l1 dead_fraction gate_dead shrinkage shrinkage_raw ce_id ce_sae ce_zero ce_mean delta_ce kl "
+    "loss_recovered loss_recovered_mean note fvu_val l0_val"
+).split()
+TEXT = (  # noqa: SIM905
+    "run_id notebook model_id corpus_id code_version arch loss layer_name normalize tokens_mask "
+    "l1_mode schedule resample b_dec_init note"
+).split()
+WHOLE = (  # noqa: SIM905
+    "site batch_size seed n_latents ctx_len tokens_trained n_test_pages n_test_tokens"
+).split()
+NUMBERS = {name: "int64" if name in WHOLE else "float64" for name in COLUMNS if name not in TEXT}
+TIMINGS = ("run_id", "stage", "seconds", "tokens_per_second", "resumed")
+
+
+def results_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows of results with their `arm`, in the order given, in the dtypes of the columns."""
+    return pd.DataFrame(list(rows), columns=[*COLUMNS, "arm"]).astype(NUMBERS)
+
+
+def read_results(path: Path) -> pd.DataFrame:
+    """`results.csv` as a table, with column `arm`.
+
+    Raises FileNotFoundError where nothing was trained, ValueError naming the file where it is
+    damaged.
+    """
+    if not path.exists():
+        profile = path.parent.name
+        raise FileNotFoundError(
+            f"{path} is missing: run notebooks 02 to 04 with profile {profile!r} first"
+        )
+    dtypes = dict.fromkeys(TEXT, str) | NUMBERS
+    try:
+        table = pd.read_csv(path, usecols=COLUMNS, dtype=dtypes)
+    except ValueError as error:  # no table, a column missing, a word where a number stands
+        raise ValueError(
+            f"{path}: damaged ({error}); delete it and run notebook 02: it is built anew"
+        ) from error
+    return table.assign(arm=table["loss"])
+
+
+def write_results(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write `results.csv` whole or not at all; floats in repr, so that equal rows give equal bytes."""
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, buffer.getvalue())
+
+
+def log_time(
+    folder: Path,
+    stage: str,
+    seconds: float,
+    run: str = "",
+    tokens: int = 0,
+    resumed: bool = False,
+) -> None:
+    """Append one row to `timings.csv` in `folder`: seconds of a stage, tokens per second where it
+    has tokens.
+    """
+    path = folder / "timings.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rate = f"{tokens / seconds:.1f}" if tokens and seconds > 0 else ""
+    with path.open("a", newline="", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        writer = csv.writer(file)
+        if file.tell() == 0:
+            writer.writerow(TIMINGS)
+        writer.writerow([run, stage, f"{seconds:.3f}", rate, str(resumed).lower()])

@@ -1,0 +1,163 @@
+"""Missing SAEs of a workspace are trained wave by wave, resumed from checkpoints, and saved."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from saelib.env import headless
+from saelib.ranks import ONE
+from saelib.run.results import log_time
+from saelib.run.schedule import (
+    Wave,
+    saes_that_fit,
+    waves_from_store,
+    waves_of_live_rows,
+)
+from saelib.sae.base import build_sae
+from saelib.sae.sharding import Split
+from saelib.sae.spec import Spec
+from saelib.sae.trainer import History, Run, TrainingDiverged, train_groups
+
+if TYPE_CHECKING:
+    from saelib.run.workspace import Workspace
+
+PROBE_ROWS = 1024  # fixed ordinary validation rows on which gate snapshots are taken
+
+
+class Finished(NamedTuple):
+    """A run that was trained in this call."""
+
+    tokens: int  # consumed in this call
+    resumed: bool
+
+
+def train_missing(
+    ws: Workspace, specs: Mapping[str, Spec], notebook: str
+) -> dict[str, TrainingDiverged]:
+    """Train what is missing of `specs`, by run id, each rank its share; returns this rank's
+    diverged runs.
+
+    Where one diverges, the others are trained and kept all the same.
+    """
+    missing = {run: spec for run, spec in specs.items() if not ws.run(run).is_trained}
+    ws.ranks.agree("list of runs", [list(specs), list(missing)])  # listed by all before one is done
+    waves = schedule(ws, missing)
+    if ws.over == "grid":
+        waves = waves[ws.ranks.rank :: ws.ranks.size]
+    diverged: dict[str, TrainingDiverged] = {}
+    count = sum(len(wave.runs) for wave in waves)
+    silent = headless() or ws.ranks.rank > 0
+    with tqdm(total=count, desc="training", disable=silent) as bar:
+        for wave in waves:
+            diverged |= _train_wave(ws, wave, missing, notebook, bar)
+            bar.update(len(wave.runs))
+    vars(ws).pop("live", None)  # free its buffers
+    ws.ranks.wait()
+    return diverged
+
+
+def schedule(ws: Workspace, specs: Mapping[str, Spec]) -> list[Wave]:
+    """The waves in which these runs train."""
+    ranks = ws.ranks.size if ws.over == "grid" else 1
+    even = -(-len(specs) // ranks)  # so that no rank is left without work
+    at_once = min(ws.ranks.first(_saes_at_once(ws, specs)), even)
+    split = waves_of_live_rows if ws.is_streamed else waves_from_store
+    return split(specs, at_once)
+
+
+def _saes_at_once(ws: Workspace, specs: Mapping[str, Spec]) -> int:
+    """`Workspace.together`, or on a GPU as many as its free memory holds, but one in any case."""
+    if ws.device.type == "cpu" or ws.together == 1 or not specs:
+        return ws.together
+    on_gpu = ws.is_streamed and ws.live.device.type == "cuda"
+    return saes_that_fit(specs.values(), ws.device, ws.live.nbytes if on_gpu else 0)
+
+
+def _train_wave(
+    ws: Workspace, wave: Wave, specs: Mapping[str, Spec], notebook: str, bar: Any
+) -> dict[str, TrainingDiverged]:
+    """Train the groups of a wave, each on one stream, and save them; returns those that diverged."""
+    start = time.monotonic()
+    runs = {run: _prepared(ws, run, specs[run], notebook) for run in wave.runs}
+
+    def show(i: int, row: dict[str, Any]) -> None:
+        bar.set_postfix_str(_progress(len(runs), specs[wave.runs[i]], row))
+
+    groups = [
+        ([runs[run] for run in group.runs], ws.stream(specs[group.runs[0]]))
+        for group in wave.groups
+    ]
+    ahead = ws.live.ahead if ws.is_streamed else 0
+    histories = train_groups(groups, ws.checkpoint_every, show, ahead)
+    outcome = dict(zip(wave.runs, histories, strict=True))
+    finished = {
+        run: _saved(ws, run, runs[run], history)
+        for run, history in outcome.items()
+        if isinstance(history, History)
+    }
+    _log_times(ws, finished, runs, time.monotonic() - start)
+    return {run: error for run, error in outcome.items() if run not in finished}
+
+
+def _progress(count: int, spec: Spec, row: Mapping[str, Any]) -> str:
+    """The line beside the progress bar."""
+    cfg = spec.train
+    which = f"{count} SAEs, {spec.arm} site {spec.sae.site} λ={cfg.lam:g}"
+    state = f"FVU {row['fvu']:.3f} L0 {row['l0']:.1f} dead {row['dead_fraction']:.0%}"
+    return f"{which}: {row['step']}/{cfg.steps} {state}"
+
+
+def _saved(ws: Workspace, run: str, trained: Run, history: History) -> Finished:
+    """Save a finished run, by the first of the ranks that share it."""
+    state = trained.split.whole(trained.sae)
+    if not trained.split.ranks.rank:
+        ws.run(run).save(trained, history, state)
+    tokens = (trained.cfg.steps - history.resumed_at) * trained.cfg.batch_size
+    return Finished(tokens, history.resumed_at > 0)
+
+
+def _log_times(
+    ws: Workspace, finished: Mapping[str, Finished], runs: Mapping[str, Run], seconds: float
+) -> None:
+    """Share a wave's seconds among its finished runs by their tokens."""
+    per_token = seconds / max(1, sum(run.tokens for run in finished.values()))
+    for run, (tokens, resumed) in finished.items():
+        if not runs[run].split.ranks.rank:
+            log_time(ws.folder, "train", per_token * tokens, run, tokens, resumed)
+
+
+def _prepared(ws: Workspace, run: str, spec: Spec, notebook: str) -> Run:
+    """A fresh SAE with its normaliser; what it is going to be lies in `train.json`."""
+    cfg = spec.train
+    split = _split(ws, spec)
+    folder = ws.run(run)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    if not split.ranks.rank:
+        folder.begin(spec, notebook, ws.rows_id)
+    sae = build_sae(spec.sae, torch.Generator().manual_seed(cfg.seed), split.own)
+    sae.set_normalizer_(*ws.normalizer(spec.sae.site, spec.sae.normalize, cfg.tokens_mask))
+    probe = _probe(ws, spec.sae.site) if cfg.snapshots else None
+    return Run(sae.to(ws.device), cfg, probe, folder.checkpoint, split)
+
+
+def _split(ws: Workspace, spec: Spec) -> Split:
+    """How the ranks share the training of one SAE."""
+    if ws.ranks.size == 1 or ws.over == "grid":
+        return Split()
+    if ws.over == "data":
+        return Split(rows=ws.ranks)
+    return Split(ONE, ws.ranks, spec.sae.n_latents)
+
+
+def _probe(ws: Workspace, site: int) -> torch.Tensor:
+    """Ordinary validation rows of a site, the same for every SAE."""
+    rows = np.flatnonzero(ws.store.mask("ordinary", "val"))
+    count = min(PROBE_ROWS, len(rows))
+    chosen = np.random.default_rng(0).choice(rows, count, replace=False)
+    return ws.store.rows(site, np.sort(chosen))
