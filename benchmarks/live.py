@@ -32,8 +32,9 @@ from summary import LIVE
 from saelib.config import CollectConfig, CorpusConfig, EvalConfig, StreamConfig
 from saelib.env import data_dir
 from saelib.hardware import choose_device
-from saelib.run import jobs
-from saelib.run.sweep import filled
+from saelib.run.parameters import filled
+from saelib.run.profiles import resolve_profile
+from saelib.run.source_notebooks import parameters
 from saelib.run.workspace import Workspace
 from saelib.sae.spec import ARMS
 from saelib.text.pages import read_pages
@@ -46,9 +47,9 @@ WORDS = 110  # of a document: one context
 def workspace(profile: str, streaming: StreamConfig | None, together: int) -> Workspace:
     """A profile's model, text and sites, stored or live."""
     source, given = next(
-        (path, v) for path, v in jobs.resolve_profile(profile).items() if "collect" in path.stem
+        (path, v) for path, v in resolve_profile(profile).items() if "collect" in path.stem
     )
-    values = jobs.parameters(source) | given
+    values = parameters(source) | given
     corpus = filled(CorpusConfig, values, seed=values["corpus_seed"])
     folder = f"{streaming.buffer_tokens}-{streaming.seed}" if streaming else "store"
     ws = Workspace(f"{profile}-live-{folder}", evaluation=EvalConfig(ce_tokens=0))

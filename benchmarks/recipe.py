@@ -21,7 +21,8 @@ from harness import machine, parser, report
 
 from saelib.config import EvalConfig
 from saelib.hardware import choose_device
-from saelib.run import jobs
+from saelib.run.profiles import resolve_profile
+from saelib.run.source_notebooks import parameters
 from saelib.run.workspace import Workspace, at_l0, reach_l0
 from saelib.sae.spec import ARMS
 
@@ -86,9 +87,9 @@ def recipe_of(profile: str) -> dict[str, Any]:
         "ce_tokens",
     )
     source, given = next(
-        (path, v) for path, v in jobs.resolve_profile(profile).items() if "train_sae" in path.stem
+        (path, v) for path, v in resolve_profile(profile).items() if "train_sae" in path.stem
     )
-    values = jobs.parameters(source) | given
+    values = parameters(source) | given
     return {name: values[name] for name in names}
 
 

@@ -1,6 +1,10 @@
 """Command line: `python -m saelib {plan,run,collect,train,report,assets}`; each has `--help`.
 
-`collect` and `train` also run as many processes: `torchrun --nproc-per-node 8 -m saelib train --profile full`.
+`collect` and `train` also run as many processes:
+`torchrun --nproc-per-node 8 -m saelib train --profile full`.
+
+What a command needs is imported when it runs, so that `--help` and a refused request answer at
+once.
 """
 
 from __future__ import annotations
@@ -13,16 +17,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from saelib.activations.live import StreamError
-from saelib.activations.shards import StoreError
-from saelib.run import jobs as batch
-from saelib.run import plan, report, sweep
-from saelib.sae.trainer import TrainingDiverged
-from saelib.text.assets import AssetError
+if TYPE_CHECKING:
+    from saelib.run.jobs import Job, Result
 
 PAPERMILL_NOISE = (
     "Executing ",
@@ -33,6 +33,8 @@ PAPERMILL_NOISE = (
 )
 
 log = logging.getLogger("saelib")
+
+# --- the request -------------------------------------------------------------------------------
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
@@ -48,37 +50,56 @@ def parse_setting(text: str) -> tuple[str, Any]:
     raise argparse.ArgumentTypeError(f"{text!r}: the value is neither a Python literal nor YAML")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The commands and their options."""
-    top = argparse.ArgumentParser(
-        prog="python -m saelib", description="Batch driver of the SAE workbook."
-    )
-    profile, values, notebooks = (argparse.ArgumentParser(add_help=False) for _ in range(3))
-    profile.add_argument(
+def shared_options() -> dict[str, argparse.ArgumentParser]:
+    """Options that several commands take, by what they say."""
+    options = {
+        name: argparse.ArgumentParser(add_help=False) for name in ("profile", "set", "notebooks")
+    }
+    options["profile"].add_argument(
         "--profile", required=True, help="a file of notebooks/profiles, without .yaml"
     )
-    values.add_argument(
+    options["set"].add_argument(
         "--set",
         dest="settings",
         action="append",
         default=[],
         type=parse_setting,
         metavar="NAME=VALUE",
+        help="a parameter of the notebooks, over the profile's value; may be repeated",
     )
-    notebooks.add_argument("notebooks", nargs="*", help="name, number or path; none: all")
+    options["notebooks"].add_argument(
+        "notebooks", nargs="*", help="name, number or path; none: all"
+    )
+    return options
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    top = argparse.ArgumentParser(
+        prog="python -m saelib", description="Batch driver of the SAE workbook."
+    )
     commands = top.add_subparsers(dest="command", required=True)
+    options = shared_options()
 
-    def command(name: str, what: str, *takes: argparse.ArgumentParser) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=what, parents=takes)
+    def command(name: str, what: str, *takes: str) -> argparse.ArgumentParser:
+        parents = [options[option] for option in takes]
+        return commands.add_parser(name, help=what, parents=parents)
 
-    every = (profile, values, notebooks)
-    ahead = command(
-        "plan", "say what a profile will take: tokens, disk, memory, operations, time", *every
+    plan = command(
+        "plan", "say what a profile will take: time, disk, memory", "profile", "set", "notebooks"
     )
-    stated = "operations a second of matrix products; else measured"
-    ahead.add_argument("--rate", type=float, metavar="FLOPS", help=stated)
+    plan.add_argument(
+        "--rate",
+        type=float,
+        metavar="FLOPS",
+        help="operations a second of matrix products; else measured on this machine",
+    )
     run = command(
-        "run", "execute a profile's notebooks, skip finished ones, write the report", *every
+        "run",
+        "execute a profile's notebooks, skip finished ones, write the report",
+        "profile",
+        "set",
+        "notebooks",
     )
     run.add_argument(
         "--grid", type=Path, metavar="FILE.yaml", help="name -> list; every combination is run"
@@ -87,17 +108,27 @@ def parser() -> argparse.ArgumentParser:
     command(
         "collect",
         "collect a profile's activations; under torchrun by all its processes",
-        profile,
-        values,
+        "profile",
+        "set",
     )
-    fit = command(
-        "train", "train what 02 and 03 begin with; under torchrun by all processes", profile, values
+    train = command(
+        "train",
+        "train what 02 and 03 begin with; under torchrun by all processes",
+        "profile",
+        "set",
     )
-    shared = "what they share out: whole SAEs, a batch's rows, an SAE's latents"
-    fit.add_argument("--over", choices=("grid", "data", "latents"), default="grid", help=shared)
-    command("report", "write data/<profile>/report from what is there", profile)
+    train.add_argument(
+        "--over",
+        choices=("grid", "data", "latents"),
+        default="grid",
+        help="what they share out: whole SAEs, a batch's rows, an SAE's latents",
+    )
+    command("report", "write data/<profile>/report from what is there", "profile")
     command("assets", "fetch and convert the embedded model and text")
     return top
+
+
+# --- the commands ------------------------------------------------------------------------------
 
 
 def fetch_assets() -> float:
@@ -114,28 +145,45 @@ def fetch_assets() -> float:
 def print_stages(stages: Sequence[tuple[str, float, str]]) -> None:
     """Stage times, their sum, and the machine's load: a time means little without it."""
     width = max(len(name) for name, _, _ in stages)
-    for name, seconds, note in [*stages, ("work in all", sum(s for _, s, _ in stages), "")]:
+    total = ("work in all", sum(seconds for _, seconds, _ in stages), "")
+    for name, seconds, note in [*stages, total]:
         log.info("%s", f"{name:<{width}}  {seconds:8.1f} s  {note}".rstrip())
     log.info("load average %.1f, %.1f, %.1f on %d cores", *os.getloadavg(), os.cpu_count())
 
 
 def command_plan(args: argparse.Namespace) -> None:
     """Print the plan."""
-    made = plan.make_plan(args.profile, args.notebooks, dict(args.settings), args.rate)
+    settings = dict(args.settings)
+    check_request(args.profile, args.notebooks, settings)
+    from saelib.run import plan
+
+    made = plan.make_plan(args.profile, args.notebooks, settings, args.rate)
     for line in plan.lines(made) or ["nothing to plan: all of it is finished"]:
         log.info(line)
 
 
+def check_request(
+    profile: str,
+    notebooks: Sequence[str],
+    settings: dict[str, Any],
+    grid: Path | None = None,
+) -> list[Job]:
+    """The jobs of a request; ConfigError for what is wrong with it, before anything else loads."""
+    from saelib.run.jobs import jobs_of
+
+    return jobs_of(profile, notebooks, settings, grid)
+
+
 def plan_run(args: argparse.Namespace) -> None:
-    """Print a run's plan in a few lines; `ConfigError` where the disk is too small for it.
+    """Print a run's plan in a few lines; ConfigError where the disk is too small for it.
 
     A run whose model or text cannot be planned with is not refused: it knows more once it has them.
     """
+    from saelib.run import plan
+
     try:
         made = plan.make_plan(args.profile, args.notebooks, dict(args.settings), force=args.force)
-    except (
-        Exception
-    ) as error:  # of whatever library: it is a forecast, and the run will say what is wrong itself
+    except Exception as error:  # of any library: a forecast is no reason to stop a run
         log.info("no plan: %s", one_line(error))
         return
     for line in plan.brief(made):
@@ -143,28 +191,84 @@ def plan_run(args: argparse.Namespace) -> None:
 
 
 def command_run(args: argparse.Namespace) -> int:
-    """Check everything, then assets where the embedded ones are used, plan, notebooks, report; 1 if one failed."""
-    settings, stages = dict(args.settings), []
-    jobs = batch.plan(args.profile, args.notebooks, settings, args.grid)
+    """Check, fetch assets where needed, plan, execute, report; 1 if a notebook or the report failed."""
+    settings = dict(args.settings)
+    jobs = check_request(args.profile, args.notebooks, settings, args.grid)
+    stages = []
     if any("embedded" in job.values.values() for job in jobs):
         stages.append(("assets", fetch_assets(), ""))
     if not args.grid:
         plan_run(args)
-    results = batch.run(args.profile, args.notebooks, settings, args.grid, args.force)
-    stages += [(f"{r.job.name} {r.job.grid}".strip(), r.seconds, r.status) for r in results]
-    failures = [r for r in results if r.status == "failed"]
-    for r in failures:
-        see = f": see {r.job.failed}" if r.job.failed.is_file() else ""
-        log.error("failed: %s %s%s", f"{r.job.name} {r.job.grid}".strip(), r.error, see)
-    start, index = time.monotonic(), None
-    try:
-        index = report.build_report(args.profile)
-    except (OSError, ValueError) as error:  # the notebooks' times and status are still to be told
-        log.error("error: no report: %s", one_line(error))
-    print_stages([*stages, ("report", time.monotonic() - start, "" if index else "failed")])
+    from saelib.run import execution
+
+    results = execution.run(args.profile, args.notebooks, settings, args.grid, args.force)
+    stages += [(result.job.label, result.seconds, result.status) for result in results]
+    failures = [result for result in results if result.status == "failed"]
+    print_failures(failures)
+    start = time.monotonic()
+    index = written_report(args.profile)
+    stages.append(("report", time.monotonic() - start, "" if index else "failed"))
+    print_stages(stages)
     if index:
         log.info("report: %s", index)
     return 1 if failures or not index else 0
+
+
+def print_failures(failures: Sequence[Result]) -> None:
+    """One line per failed notebook, with the executed copy to look at."""
+    for result in failures:
+        job = result.job
+        see = f": see {job.failed}" if job.failed.is_file() else ""
+        log.error("failed: %s %s%s", job.label, result.error, see)
+
+
+def written_report(profile: str) -> Path | None:
+    """The report's index; None where it could not be written, which is said and not raised.
+
+    The notebooks' times and status are still to be told.
+    """
+    from saelib.run import report
+
+    try:
+        return report.build_report(profile)
+    except (OSError, ValueError) as error:
+        log.error("error: no report: %s", one_line(error))
+        return None
+
+
+def command_report(args: argparse.Namespace) -> None:
+    """Write the report."""
+    from saelib.run import report
+
+    log.info("report: %s", report.build_report(args.profile))
+
+
+def command_collect(args: argparse.Namespace) -> None:
+    """Collect, by one process or all of torchrun's."""
+    settings = dict(args.settings)
+    check_request(args.profile, (), settings)
+    from saelib.run import sweep
+
+    sweep.collect(args.profile, settings)
+
+
+def command_train(args: argparse.Namespace) -> None:
+    """Train the first SAEs of 02 and 03, by one process or all of torchrun's."""
+    settings = dict(args.settings)
+    check_request(args.profile, (), settings)
+    from saelib.run import sweep
+
+    sweep.train(args.profile, args.over, settings)
+
+
+COMMANDS = {
+    "run": command_run,
+    "plan": command_plan,
+    "collect": command_collect,
+    "train": command_train,
+    "report": command_report,
+    "assets": lambda args: fetch_assets(),
+}
 
 
 def one_line(error: Exception) -> str:
@@ -172,41 +276,34 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 all well, 1 a notebook or the report of a run failed, 2 the request could not be met."""
-    args = parser().parse_args(argv)
-    level = (
-        logging.ERROR if os.environ.get("RANK", "0") != "0" else logging.INFO
-    )  # one of many processes speaks
+def is_expected(error: Exception) -> bool:
+    """Whether an error is a sentence for the user: of the file system, a refusal, or one of ours."""
+    return isinstance(error, OSError | ValueError) or type(error).__module__.startswith("saelib.")
+
+
+def set_up_logging() -> None:
+    """Messages alone, on standard output; of many processes the first one speaks."""
+    level = logging.ERROR if os.environ.get("RANK", "0") != "0" else logging.INFO
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout)
     logging.getLogger("papermill").addFilter(
-        lambda r: not r.getMessage().startswith(PAPERMILL_NOISE)
+        lambda record: not record.getMessage().startswith(PAPERMILL_NOISE)
     )
-    logging.getLogger("traitlets").setLevel(logging.ERROR)  # nbconvert on missing alternative texts
+    # nbconvert's remarks on missing alternative texts
+    logging.getLogger("traitlets").setLevel(logging.ERROR)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 all well, 1 a notebook or the report failed, 2 the request was not met."""
+    args = parser().parse_args(argv)
+    set_up_logging()
     try:
-        if args.command == "run":
-            return command_run(args)
-        if args.command == "plan":
-            command_plan(args)
-        elif args.command == "collect":
-            sweep.collect(args.profile, dict(args.settings))
-        elif args.command == "train":
-            sweep.train(args.profile, args.over, dict(args.settings))
-        elif args.command == "report":
-            log.info("report: %s", report.build_report(args.profile))
-        else:
-            fetch_assets()
-    except (
-        AssetError,
-        OSError,
-        StoreError,
-        StreamError,
-        TrainingDiverged,
-        ValueError,
-    ) as error:  # or a `ConfigError`
+        status = COMMANDS[args.command](args)
+    except Exception as error:
+        if not is_expected(error):
+            raise
         log.error("error: %s", one_line(error))
         return 2
-    return 0
+    return status if args.command == "run" else 0
 
 
 if __name__ == "__main__":

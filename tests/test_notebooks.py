@@ -15,7 +15,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from saelib.run import jobs
+from saelib.run import execution, profiles, source_notebooks
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 SOURCES = sorted(FOLDER.glob("[0-9]*.ipynb"))
@@ -66,7 +66,7 @@ def executed_in_order(nb: Any) -> Iterator[str]:
 
 
 def no_errors(nb: Any) -> Iterator[str]:
-    for cell in jobs.code_cells(nb):
+    for cell in source_notebooks.code_cells(nb):
         if any(o.output_type == "error" for o in cell.outputs):
             yield f"cell [{cell.execution_count}] ended in an error"
 
@@ -81,8 +81,8 @@ def claim_first(nb: Any) -> Iterator[str]:
 
 
 def one_literal_parameters_cell(nb: Any) -> Iterator[str]:
-    cells = [c for c in jobs.code_cells(nb) if "parameters" in jobs.tags(c)]
-    if len(cells) != 1 or cells[0] is not jobs.code_cells(nb)[0]:
+    cells = [c for c in source_notebooks.code_cells(nb) if "parameters" in source_notebooks.tags(c)]
+    if len(cells) != 1 or cells[0] is not source_notebooks.code_cells(nb)[0]:
         yield f"{len(cells)} parameters cells; expected one, the first code cell"
         return
     for node in tree(cells[0]).body:
@@ -96,14 +96,14 @@ def one_literal_parameters_cell(nb: Any) -> Iterator[str]:
 
 
 def no_injected_cell(nb: Any) -> Iterator[str]:
-    if any(jobs.INJECTED in jobs.tags(c) for c in nb.cells):
+    if any(source_notebooks.INJECTED in source_notebooks.tags(c) for c in nb.cells):
         yield "a cell injected by papermill is left"
-    if nb != jobs.tidy(copy.deepcopy(nb)):
+    if nb != execution.tidy(copy.deepcopy(nb)):
         yield "papermill's or the cells' clocks are left in the metadata: make refresh"
 
 
 def no_library_code(nb: Any) -> Iterator[str]:
-    cells = jobs.code_cells(nb)
+    cells = source_notebooks.code_cells(nb)
     yield from (f"class {n.name}" for n in nodes(cells, ast.ClassDef))
     for n in nodes(cells, ast.FunctionDef, ast.AsyncFunctionDef):
         if n.end_lineno - n.lineno + 1 > 5:
@@ -111,7 +111,7 @@ def no_library_code(nb: Any) -> Iterator[str]:
 
 
 def no_absolute_path(nb: Any) -> Iterator[str]:
-    for cell in jobs.code_cells(nb):
+    for cell in source_notebooks.code_cells(nb):
         texts = [n.value for n in nodes([cell], ast.Constant) if isinstance(n.value, str)]
         texts.append(
             QUOTED.sub("", text_outputs(cell))
@@ -124,9 +124,9 @@ def no_absolute_path(nb: Any) -> Iterator[str]:
 
 
 def enough_is_compared(nb: Any) -> Iterator[str]:
-    cells = jobs.code_cells(nb)
-    ignored = [c for c in cells if IGNORED in jobs.tags(c)]
-    checked = [c for c in cells if CHECKED in jobs.tags(c)]
+    cells = source_notebooks.code_cells(nb)
+    ignored = [c for c in cells if IGNORED in source_notebooks.tags(c)]
+    checked = [c for c in cells if CHECKED in source_notebooks.tags(c)]
     if len(ignored) > MAX_IGNORED * len(cells):
         yield f"{len(ignored)} of {len(cells)} outputs are ignored"
     if not checked:
@@ -142,14 +142,14 @@ def enough_is_compared(nb: Any) -> Iterator[str]:
     if comparisons < MIN_COMPARISONS:
         yield f"{comparisons} comparisons in compared cells, fewer than {MIN_COMPARISONS}"
     for cell in cells:
-        if FORBIDDEN_TAGS & set(jobs.tags(cell)) or re.search(
+        if FORBIDDEN_TAGS & set(source_notebooks.tags(cell)) or re.search(
             r"NBVAL_|PYTEST_VALIDATE", cell.source
         ):
             yield f"cell [{cell.execution_count}]: skipped or allowed to fail; only {IGNORED} and {CHECKED} are used"
 
 
 def figures_are_saved_and_named(nb: Any) -> Iterator[str]:
-    cells = jobs.code_cells(nb)
+    cells = source_notebooks.code_cells(nb)
     saving = [c for c in cells if any(ast.unparse(n.func) in SHOWING for n in nodes([c], ast.Call))]
     if not saving:
         yield "no cell saves a figure"
@@ -178,8 +178,8 @@ GUARDS = [
 
 def same_code(published: Any, source: Any) -> bool:
     """Is a published notebook the source as executed, papermill's cell apart?"""
-    return [c.source for c in jobs.code_cells(published)] == [
-        c.source for c in jobs.code_cells(source)
+    return [c.source for c in source_notebooks.code_cells(published)] == [
+        c.source for c in source_notebooks.code_cells(source)
     ]
 
 
@@ -320,15 +320,15 @@ def test_a_notebook_passes_every_guard(path, guard):
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
 def test_a_notebook_s_literals_are_the_smoke_profile(path):
-    defaults = jobs.parameters(path)
+    defaults = source_notebooks.parameters(path)
     assert defaults["profile"] == "smoke"
-    smoke = jobs.resolve_profile("smoke")[path]
+    smoke = profiles.resolve_profile("smoke")[path]
     assert {k: v for k, v in smoke.items() if defaults[k] != v} == {}
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda p: p.stem)
 def test_a_profile_fits_the_notebooks(profile):
-    assert list(jobs.resolve_profile(profile.stem)) == SOURCES
+    assert list(profiles.resolve_profile(profile.stem)) == SOURCES
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda p: p.stem)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from saelib.env import data_dir, root
 from saelib.files import write_text
-from saelib.run.jobs import Job, is_finished, plan
+from saelib.run.jobs import Job, is_finished, jobs_of
 from saelib.run.report import FINDINGS, read_abstract, read_verdicts, replaced
 
 TABLES = "results.csv", "timings.csv"
@@ -57,7 +57,7 @@ def findings_table(profile: str, verdicts: Sequence[Mapping[str, str]]) -> str:
 
 def finished(profile: str) -> list[Job]:
     """The notebooks of a profile's finished run; FileNotFoundError where anything lacks or is left over."""
-    source, jobs = data_dir(profile), plan(profile)
+    source, jobs = data_dir(profile), jobs_of(profile)
     missing = [
         f"{job.name} (not executed as code, profile and package are now)"
         for job in jobs

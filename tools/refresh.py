@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from saelib.run.jobs import execute, sources
+from saelib.run.execution import execute
+from saelib.run.source_notebooks import sources
 
 
 def refresh(names: Sequence[str] = ()) -> list[Path]:

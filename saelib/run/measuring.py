@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -13,16 +13,14 @@ from saelib.files import read_json
 from saelib.measure.evaluate import evaluate
 from saelib.run.results import log_time
 from saelib.run.schedule import grouped, parts
+from saelib.run.trained import Trained
 from saelib.sae.base import load_sae
 from saelib.sae.spec import Spec
-
-if TYPE_CHECKING:
-    from saelib.run.workspace import Workspace
 
 AT_ONCE = 16  # SAEs measured in one pass over the rows
 
 
-def measure_shared(ws: Workspace, specs: Mapping[str, Spec]) -> None:
+def measure_shared(ws: Trained, specs: Mapping[str, Spec]) -> None:
     """Measure runs, each by one rank, and write the table."""
     ws.ranks.agree("list of runs to measure", list(specs))
     if ws.ranks.size > 1 and ws.evaluation.ce_tokens:
@@ -35,7 +33,7 @@ def measure_shared(ws: Workspace, specs: Mapping[str, Spec]) -> None:
     ws.ranks.wait()
 
 
-def _share_references(ws: Workspace, specs: Mapping[str, Spec]) -> None:
+def _share_references(ws: Trained, specs: Mapping[str, Spec]) -> None:
     """Compute each site's reference losses on one rank, or several would write the same file at
     once.
     """
@@ -45,7 +43,7 @@ def _share_references(ws: Workspace, specs: Mapping[str, Spec]) -> None:
     ws.ranks.wait()
 
 
-def _measure(ws: Workspace, specs: Mapping[str, Spec]) -> None:
+def _measure(ws: Trained, specs: Mapping[str, Spec]) -> None:
     """Evaluate runs site by site and write their `metrics.json`."""
     silent = headless() or ws.ranks.rank > 0
     with tqdm(total=len(specs), desc="measuring", disable=silent) as bar:
@@ -55,7 +53,7 @@ def _measure(ws: Workspace, specs: Mapping[str, Spec]) -> None:
                 bar.update(len(part))
 
 
-def _measure_part(ws: Workspace, specs: Mapping[str, Spec]) -> None:
+def _measure_part(ws: Trained, specs: Mapping[str, Spec]) -> None:
     """Evaluate a few runs of one site together."""
     start = time.monotonic()
     site = next(iter(specs.values())).sae.site
@@ -72,7 +70,7 @@ def _measure_part(ws: Workspace, specs: Mapping[str, Spec]) -> None:
         log_time(ws.folder, "evaluate", seconds, run, targets)
 
 
-def describe(ws: Workspace, run: str, spec: Spec) -> dict[str, Any]:
+def describe(ws: Trained, run: str, spec: Spec) -> dict[str, Any]:
     """What a run is: its columns that are not measured, among all fields of its configurations."""
     cfg = spec.train
     origin = read_json(ws.run_folder(run) / "train.json")

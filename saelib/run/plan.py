@@ -33,8 +33,8 @@ from saelib.files import read_json
 from saelib.hardware import choose_device, choose_dtype
 from saelib.measure.replaced_loss import next_token_losses, next_token_probs
 from saelib.run import costs
-from saelib.run import jobs as batch
-from saelib.run.sweep import filled
+from saelib.run.jobs import COLLECT, is_finished, jobs_of
+from saelib.run.parameters import filled
 from saelib.sae.base import ENCODER_INIT_NORM, build_sae
 from saelib.sae.trainer import Trainer
 from saelib.text.assets import resolve_model
@@ -441,12 +441,12 @@ def make_plan(
     `rate` states operations a second, of a card of 80 GB, instead of measuring. `ConfigError` for what `batch.plan`
     refuses, and for a model or text of which too little is known here.
     """
-    jobs = batch.plan(profile, names, overrides)
-    todo = [job.name for job in jobs if force or not batch.is_finished(job)]
+    jobs = jobs_of(profile, names, overrides)
+    todo = [job.name for job in jobs if force or not is_finished(job)]
     of = {
-        job.name: job.values for job in (*batch.plan(profile), *jobs)
+        job.name: job.values for job in (*jobs_of(profile), *jobs)
     }  # model and text are 01's, whichever are asked
-    first = of.get(batch.COLLECT, {})
+    first = of.get(COLLECT, {})
     if not todo or "source" not in first:
         return {}
     with chdir(root() / "notebooks"):  # where relative paths of models and texts begin
@@ -520,7 +520,7 @@ def _summed(stages: Mapping[str, Mapping[str, Any]], which: int) -> dict[str, fl
 def stages_of(p: Profile, name: str, of: Parameters, groups: Sequence[Group]) -> dict[str, Any]:
     """(operations, seconds) of a notebook's stages."""
     out = {}
-    if name == batch.COLLECT:
+    if name == COLLECT:
         out["collect"] = p.forward(_rows_stored(p), max(p.sites))
     if groups:
         out["train"] = sum(_training(p, g) for g in groups if g.tokens)
@@ -562,7 +562,7 @@ def _rest(p: Profile, name: str, of: Parameters, groups: Sequence[Group]) -> flo
     """A kernel's start, figures, tables and bootstraps; sums over rows; and pursuit, on the CPU in any case."""
     d, at, (train, val, test), work, host = p.shape.d_model, len(p.sites), p.text.split, 0.0, 0.0
     square = 2 * 2 * d * d * at  # a row's x xᵀ at each site; an operation in float64 is two
-    if name == batch.COLLECT:  # moments of all rows, two spectra, PCA, naive predictors
+    if name == COLLECT:  # moments of all rows, two spectra, PCA, naive predictors
         work = square * (5 * train + val + 2 * test)
     elif name == "02_train_sae":  # PCA; one SAE with a shuffled decoder
         work = square * (train + test) + at * 2 * d * of["n_latents"] * test

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from saelib.config import EvalConfig
-from saelib.files import read_json, write_json
+from saelib.files import read_json, write_bytes, write_json
 from saelib.run.identity import code_version, measurement
 from saelib.run.results import COLUMNS
 from saelib.sae.spec import Spec
@@ -136,7 +136,7 @@ class RunFolder:
             name: torch.tensor([getattr(snapshot, name) for snapshot in snapshots])
             for name in SNAPSHOT_NUMBERS
         }
-        (self.path / "snapshots.safetensors").write_bytes(save(tensors))
+        write_bytes(self.path / "snapshots.safetensors", save(tensors))
 
     def write_metrics(
         self, evaluation: EvalConfig, row: Mapping[str, Any], pages: list[dict[str, Any]]

@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from contextlib import chdir
-from dataclasses import fields
 from typing import Any, Literal
 
 from saelib.config import CollectConfig, CorpusConfig, EvalConfig, StreamConfig
 from saelib.env import root
 from saelib.ranks import started
-from saelib.run import jobs
+from saelib.run.jobs import jobs_of
+from saelib.run.parameters import filled
 from saelib.run.workspace import Workspace
 from saelib.sae.spec import ARMS, Spec
 
@@ -36,12 +36,7 @@ log = logging.getLogger("saelib")
 
 def settings(profile: str, overrides: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
     """Every parameter of each notebook under a profile, checked as `run` checks it."""
-    return {job.name: job.values for job in jobs.plan(profile, (), overrides)}
-
-
-def filled(config: type, values: Mapping[str, Any], **named: Any) -> Any:
-    """A configuration from parameters of the same names, and from those given by their own."""
-    return config(**{f.name: values[f.name] for f in fields(config) if f.name in values} | named)
+    return {job.name: job.values for job in jobs_of(profile, (), overrides)}
 
 
 def sweep(workspace: Workspace, notebook: str, values: Mapping[str, Any]) -> list[Spec]:

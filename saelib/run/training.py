@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,13 +19,11 @@ from saelib.run.schedule import (
     waves_from_store,
     waves_of_live_rows,
 )
+from saelib.run.trained import Trained
 from saelib.sae.base import build_sae
 from saelib.sae.sharding import Split
 from saelib.sae.spec import Spec
 from saelib.sae.trainer import History, Run, TrainingDiverged, train_groups
-
-if TYPE_CHECKING:
-    from saelib.run.workspace import Workspace
 
 PROBE_ROWS = 1024  # fixed ordinary validation rows on which gate snapshots are taken
 
@@ -38,7 +36,7 @@ class Finished(NamedTuple):
 
 
 def train_missing(
-    ws: Workspace, specs: Mapping[str, Spec], notebook: str
+    ws: Trained, specs: Mapping[str, Spec], notebook: str
 ) -> dict[str, TrainingDiverged]:
     """Train what is missing of `specs`, by run id, each rank its share; returns this rank's
     diverged runs.
@@ -62,7 +60,7 @@ def train_missing(
     return diverged
 
 
-def schedule(ws: Workspace, specs: Mapping[str, Spec]) -> list[Wave]:
+def schedule(ws: Trained, specs: Mapping[str, Spec]) -> list[Wave]:
     """The waves in which these runs train."""
     ranks = ws.ranks.size if ws.over == "grid" else 1
     even = -(-len(specs) // ranks)  # so that no rank is left without work
@@ -71,8 +69,8 @@ def schedule(ws: Workspace, specs: Mapping[str, Spec]) -> list[Wave]:
     return split(specs, at_once)
 
 
-def _saes_at_once(ws: Workspace, specs: Mapping[str, Spec]) -> int:
-    """`Workspace.together`, or on a GPU as many as its free memory holds, but one in any case."""
+def _saes_at_once(ws: Trained, specs: Mapping[str, Spec]) -> int:
+    """`Trained.together`, or on a GPU as many as its free memory holds, but one in any case."""
     if ws.device.type == "cpu" or ws.together == 1 or not specs:
         return ws.together
     on_gpu = ws.is_streamed and ws.live.device.type == "cuda"
@@ -80,7 +78,7 @@ def _saes_at_once(ws: Workspace, specs: Mapping[str, Spec]) -> int:
 
 
 def _train_wave(
-    ws: Workspace, wave: Wave, specs: Mapping[str, Spec], notebook: str, bar: Any
+    ws: Trained, wave: Wave, specs: Mapping[str, Spec], notebook: str, bar: Any
 ) -> dict[str, TrainingDiverged]:
     """Train the groups of a wave, each on one stream, and save them; returns those that diverged."""
     start = time.monotonic()
@@ -113,7 +111,7 @@ def _progress(count: int, spec: Spec, row: Mapping[str, Any]) -> str:
     return f"{which}: {row['step']}/{cfg.steps} {state}"
 
 
-def _saved(ws: Workspace, run: str, trained: Run, history: History) -> Finished:
+def _saved(ws: Trained, run: str, trained: Run, history: History) -> Finished:
     """Save a finished run, by the first of the ranks that share it."""
     state = trained.split.whole(trained.sae)
     if not trained.split.ranks.rank:
@@ -123,7 +121,7 @@ def _saved(ws: Workspace, run: str, trained: Run, history: History) -> Finished:
 
 
 def _log_times(
-    ws: Workspace, finished: Mapping[str, Finished], runs: Mapping[str, Run], seconds: float
+    ws: Trained, finished: Mapping[str, Finished], runs: Mapping[str, Run], seconds: float
 ) -> None:
     """Share a wave's seconds among its finished runs by their tokens."""
     per_token = seconds / max(1, sum(run.tokens for run in finished.values()))
@@ -132,7 +130,7 @@ def _log_times(
             log_time(ws.folder, "train", per_token * tokens, run, tokens, resumed)
 
 
-def _prepared(ws: Workspace, run: str, spec: Spec, notebook: str) -> Run:
+def _prepared(ws: Trained, run: str, spec: Spec, notebook: str) -> Run:
     """A fresh SAE with its normaliser; what it is going to be lies in `train.json`."""
     cfg = spec.train
     split = _split(ws, spec)
@@ -146,7 +144,7 @@ def _prepared(ws: Workspace, run: str, spec: Spec, notebook: str) -> Run:
     return Run(sae.to(ws.device), cfg, probe, folder.checkpoint, split)
 
 
-def _split(ws: Workspace, spec: Spec) -> Split:
+def _split(ws: Trained, spec: Spec) -> Split:
     """How the ranks share the training of one SAE."""
     if ws.ranks.size == 1 or ws.over == "grid":
         return Split()
@@ -155,7 +153,7 @@ def _split(ws: Workspace, spec: Spec) -> Split:
     return Split(ONE, ws.ranks, spec.sae.n_latents)
 
 
-def _probe(ws: Workspace, site: int) -> torch.Tensor:
+def _probe(ws: Trained, site: int) -> torch.Tensor:
     """Ordinary validation rows of a site, the same for every SAE."""
     rows = np.flatnonzero(ws.store.mask("ordinary", "val"))
     count = min(PROBE_ROWS, len(rows))

@@ -1,11 +1,8 @@
-"""A profile's folder: its activations, its trained SAEs, and the results table rebuilt from them.
+"""A profile's folder, and the two things notebooks do with it: collect, and train what is missing.
 
-    data/<profile>/saes/<run_id>/      what training and measuring left (see `run_folder`)
-data/<profile>/results.csv         one row per trained SAE, sorted by run_id; timings.csv beside it
-
-`collected` says what else lies there. A run is named by the hash of its configuration, of the rows
-and of `TRAINING_VERSION`, so that it is trained once, whichever notebook asks first, and again
-where that version was raised; a killed run continues from its last checkpoint.
+What lies there: `collected` says it of model, text and activations, `trained` of SAEs and tables.
+An SAE is trained once, whichever notebook asks first, and again where `TRAINING_VERSION` was
+raised; a killed run continues from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -13,50 +10,29 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
-from saelib.config import ConfigError, EvalConfig, run_id
+from saelib.config import ConfigError, EvalConfig
 from saelib.measure import metrics
-from saelib.ranks import ONE, Ranks
-from saelib.run.collected import Collected
 from saelib.run.measuring import measure_shared
-from saelib.run.results import read_results, results_table, write_results
-from saelib.run.run_folder import RunFolder
+from saelib.run.results import results_table
+from saelib.run.trained import Trained
 from saelib.run.training import train_missing
-from saelib.sae.base import SAE, GatedSAE, load_sae
-from saelib.sae.spec import Spec, make_spec
-from saelib.sae.trainer import Snapshot, TrainingDiverged
+from saelib.sae.spec import Spec
+from saelib.sae.trainer import TrainingDiverged
 from saelib.study import intervals
 
 
-class Workspace(Collected):
-    """Everything a profile has on disk, and the two things notebooks do with it: collect, and train
-    what is missing.
+class Workspace(Trained):
+    """Everything a profile has on disk: collected, trained, measured.
 
     With several ranks each makes the same calls. `over`: each rank trains whole SAEs of the "grid",
     or all train every SAE together, split by rows ("data") or by "latents"; either way rows and
     files are those of one process.
     """
-
-    def __init__(
-        self,
-        profile: str,
-        device: str = "auto",
-        evaluation: EvalConfig | None = None,
-        ranks: Ranks = ONE,
-        over: Literal["grid", "data", "latents"] = "grid",
-    ) -> None:
-        super().__init__(profile, device, ranks)
-        self.over = over
-        self.evaluation = evaluation or EvalConfig()
-        self.checkpoint_every = 200  # steps
-        # Upper bound on SAEs trained at once on the CPU; on a GPU as many as fit, unless it is 1.
-        self.together = 1 if over == "latents" else 8
 
     def measuring(self, evaluation: EvalConfig) -> Workspace:
         """This workspace with other metrics asked for; language model and store are shared, not
@@ -65,23 +41,6 @@ class Workspace(Collected):
         other = copy(self)
         vars(other).update(evaluation=evaluation, lm=self.lm, store=self.store)
         return other
-
-    def spec(self, arm: str, site: int, **settings: Any) -> Spec:
-        """`make_spec` at this store's width."""
-        return make_spec(arm, site, self.store.d_model, **settings)
-
-    def run_id(self, spec: Spec) -> str:
-        """Name of a spec's run on these activations."""
-        return run_id(spec.sae, spec.train, self.rows_id)
-
-    def run(self, run: Spec | str) -> RunFolder:
-        """Files of a spec's run, or of the run of that name."""
-        name = run if isinstance(run, str) else self.run_id(run)
-        return RunFolder(self.folder / "saes" / name)
-
-    def run_folder(self, run: Spec | str) -> Path:
-        """Where the SAE, history and metrics of a spec, or of the run of that name, lie."""
-        return self.run(run).path
 
     def train(self, specs: Sequence[Spec], notebook: str) -> pd.DataFrame:
         """Train and measure what is missing; returns one row per spec, in order, with column `arm`
@@ -132,42 +91,6 @@ class Workspace(Collected):
                 f"dead_window = {cfg.dead_window}: longer than the {rest} tokens after the last "
                 "resampling, so that no revived latent could be found dead again"
             )
-
-    # -- what is there -----------------------------------------------------------------------------
-
-    def results(self) -> pd.DataFrame:
-        """`results.csv` as a table, with column `arm`; see `read_results` for what it raises."""
-        return read_results(self.folder / "results.csv")
-
-    def write_results(self) -> Path:
-        """Rebuild `results.csv` from the `metrics.json` of this store's runs, sorted by run_id."""
-        runs = sorted(folder.name for folder in (self.folder / "saes").glob("*"))
-        rows = [self.run(run).row for run in runs if self.run(run).is_current(self.rows_id)]
-        path = self.folder / "results.csv"
-        write_results(path, [row for row in rows if row])
-        return path
-
-    def load(self, spec: Spec) -> SAE | GatedSAE:
-        """A trained SAE."""
-        return load_sae(self.run_folder(spec))
-
-    def history(self, spec: Spec) -> pd.DataFrame:
-        """Training history: one row every `log_every` steps."""
-        return self.run(spec).history
-
-    def events(self, spec: Spec) -> list[dict[str, Any]]:
-        """What each resampling did, and how many of the revived latents are alive at the end."""
-        return self.run(spec).events
-
-    def snapshots(self, spec: Spec) -> list[Snapshot]:
-        """Gate snapshots over training."""
-        return self.run(spec).snapshots
-
-    def pages(self, run: Spec | str) -> pd.DataFrame:
-        """Sums by test page, for bootstraps: page_id, n, sse, sst, l0, ce_n, ce_id, ce_sae,
-        ce_zero, ce_mean.
-        """
-        return self.run(run).pages
 
 
 # -- matched L0 ------------------------------------------------------------------------------------

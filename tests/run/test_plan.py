@@ -20,7 +20,8 @@ from transformers import LlamaConfig, Qwen2Config
 from saelib.__main__ import main
 from saelib.config import ConfigError, CorpusConfig
 from saelib.run import costs, plan
-from saelib.run import jobs as batch
+from saelib.run.jobs import jobs_of
+from saelib.run.source_notebooks import parameters, tags
 
 ROOT = Path(plan.__file__).parents[2]
 RECORDED = ROOT / "data" / "recorded"
@@ -32,7 +33,7 @@ Usage = namedtuple("Usage", "total used free")
 
 def groups_of(profile: str) -> dict[str, list[plan.Group]]:
     """What the planner expects of every notebook of a shipped profile, on SmolLM2's blocks."""
-    jobs = {job.name: job for job in batch.plan(profile)}
+    jobs = {job.name: job for job in jobs_of(profile)}
     return {name: make(jobs[name].values, 30) for name, make in plan.GROUPS.items()}
 
 
@@ -43,7 +44,7 @@ def small(home, tmp_path):
     cells = [
         new_code_cell(c.source, metadata=c.metadata)
         for c in source.cells
-        if "parameters" in batch.tags(c)
+        if "parameters" in tags(c)
     ]
     nbformat.write(
         new_notebook(cells=[*cells, new_code_cell("print(profile)")]),
@@ -111,7 +112,7 @@ def test_notebook_02_searches_for_nothing_so_its_count_is_exact(profile):
 
 
 def test_more_seeds_and_sites_are_more_saes_and_refine_adds_to_searches():
-    jobs = {job.name: job for job in batch.plan("smoke")}
+    jobs = {job.name: job for job in jobs_of("smoke")}
     p = jobs["03_train_gated"].values
     count = lambda **more: sum(g.count for g in plan.train_gated(p | more, 30))  # noqa: E731
     assert count(seeds=[0, 1, 2]) == pytest.approx(3 * count(seeds=[0]))
@@ -281,7 +282,7 @@ def test_a_store_s_own_tokens_are_counted_where_it_is_of_this_text(small, monkey
 
     tokens = {"page": np.array([0, 0, 0, 1, 2]), "split": np.array([0, 0, 0, 1, 2])}
     monkeypatch.setattr(plan.Store, "open", lambda *_, **__: SimpleNamespace(tokens=tokens))
-    p = batch.parameters(small / "notebooks" / "01_collect.ipynb") | {"profile": "p"} | values
+    p = parameters(small / "notebooks" / "01_collect.ipynb") | {"profile": "p"} | values
     text = plan.text_of(p, 0)
     assert (text.split, text.said) == ([3, 1, 1], "counted")
 
@@ -361,7 +362,7 @@ def test_streaming_adds_the_forwards_of_its_passes_to_what_a_store_would_take(ho
     )
     tokens = sum(
         math.ceil(g.count / 25) * g.tokens  # so many fit in 80 GB beside the model
-        for g in plan.train_sae(batch.plan("llama2-7b", ["02"])[0].values, 32)
+        for g in plan.train_sae(jobs_of("llama2-7b", ["02"])[0].values, 32)
     )
     forward = costs.forward_flops(costs.shape_of(LlamaConfig()), 31, 128)  # of a token, to site -2
     assert live["operations"]["02 stream"] == pytest.approx(tokens * forward)

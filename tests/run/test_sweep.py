@@ -22,7 +22,7 @@ from saelib.__main__ import main
 from saelib.config import ConfigError, StreamConfig
 from saelib.env import data_dir
 from saelib.run import sweep
-from saelib.run.jobs import code_cells, sources
+from saelib.run.source_notebooks import code_cells, sources
 from saelib.run.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]

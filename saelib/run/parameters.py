@@ -1,0 +1,157 @@
+"""Parameters of notebooks: an unknown name, a wrong type or a value out of range is refused.
+
+papermill alone takes an unknown name or a string for a number without a word. So all of it is
+checked here, for every notebook before any runs: names and types by the defaults in the parameters
+cell, ranges by the notebook's model in `study.notebooks`. A notebook without a model, one of a
+user's own, is checked by the types of its defaults alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from saelib.config import (
+    IN_WORDS,
+    CollectConfig,
+    ConfigError,
+    CorpusConfig,
+    EvalConfig,
+    SAEConfig,
+    TrainConfig,
+)
+from saelib.run.source_notebooks import parameters
+
+SITES = "sites"  # parameters whose name ends so hold numbers or names, whatever the default has
+
+
+def nearest(name: str, accepted: Collection[str]) -> str:
+    """The end of a refusal: "; did you mean 'lr'?", or where to look when nothing is near."""
+    near = difflib.get_close_matches(name, accepted, n=1, cutoff=0.5)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return "; a notebook's parameters stand in its first code cell"
+
+
+def fitted(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` in the types of the notebook's defaults: an int becomes a float where needed.
+
+    Raises ConfigError for an unknown name, naming the nearest, and for a wrong type.
+    """
+    defaults = parameters(path)
+    return {name: _fitted_value(path, name, value, defaults) for name, value in values.items()}
+
+
+def _fitted_value(path: Path, name: str, value: Any, defaults: Mapping[str, Any]) -> Any:
+    if name not in defaults:
+        raise ConfigError(f"{path.stem}: unknown parameter {name!r}{nearest(name, defaults)}")
+    default = [0, "middle"] if name.endswith(SITES) else defaults[name]
+    try:
+        return _fit(value, default)
+    except TypeError:
+        raise ConfigError(
+            f"{path.stem}: {name} = {value!r} ({type(value).__name__}): "
+            f"expected {expected(default)}"
+        ) from None
+
+
+def _fit(value: Any, default: Any) -> Any:
+    """`value` in the type of `default`; TypeError where it is of another."""
+    if type(default) is float and type(value) is int:
+        return float(value)
+    if isinstance(default, (list, tuple)) and isinstance(value, (list, tuple)):
+        return [_fit_element(element, default) for element in value]
+    if type(value) is not type(default):
+        raise TypeError
+    return value
+
+
+def _fit_element(value: Any, examples: Sequence[Any]) -> Any:
+    """An element of a list in the type of one of the default's elements, its own type first."""
+    for example in sorted(examples, key=lambda e: type(e) is not type(value)):
+        try:
+            return _fit(value, example)
+        except TypeError:
+            continue
+    if examples:
+        raise TypeError
+    return value
+
+
+def expected(default: Any) -> str:
+    """The type of a default in words, for messages."""
+    words = {**IN_WORDS, float: "a number (in YAML 3.0e-4, not 3e-4)"}
+    if isinstance(default, (list, tuple)):
+        return "a list of " + (" or ".join(sorted({expected(v) for v in default})) or "values")
+    return words.get(type(default), type(default).__name__)
+
+
+def filled(config: type, values: Mapping[str, Any], **named: Any) -> Any:
+    """A configuration from parameters of the same names, and from those given by their own."""
+    own = {field.name: values[field.name] for field in fields(config) if field.name in values}
+    return config(**own | named)
+
+
+# --- ranges ------------------------------------------------------------------------------------
+
+GOES_INTO = {  # parameter names -> the field that each value, or each element of a list, goes into
+    r"lam|(.+_)?lambdas.*|.+_lam": (TrainConfig, "lam"),
+    r"lam_full|lam_two_term": (TrainConfig, "lam"),  # factors of a λ
+    r".+_lam_warmup": (TrainConfig, "lam_warmup"),
+    r".+_clip": (TrainConfig, "grad_clip"),
+    r".+_lr|.+_lrs": (TrainConfig, "lr"),
+    r".*seeds": (TrainConfig, "seed"),
+    r"store_dtype": (CollectConfig, "dtype"),
+    r"corpus_seed": (CorpusConfig, "seed"),
+}
+NOT_EMPTY = r"(.+_)?lambdas.*|.*sites|.*seeds|schedule_lrs|lengths|resample_at"
+POSITIVE = r"(cause|depth|split|learn)_\w+|l0_target|length_l0|lengths|longer|wider|original_lam"  # lists of λ apart
+POSITIVE += r"|snapshots|pca_rank|probe_contexts|stream_contexts"
+NOT_NEGATIVE = r"margin|refine|stream_(tokens|held_out)"
+
+
+def check_ranges(path: Path, values: Mapping[str, Any]) -> None:
+    """Refuse a value of the right type that a configuration would refuse: `ConfigError` in the parameter's own name.
+
+    `values` are given for some parameters; the notebook's defaults hold for the others, since a rule may join several.
+    """
+    every = {**parameters(path), **values}
+    for key, value in every.items():
+        if re.fullmatch(NOT_EMPTY, key) and value in ([], ()):
+            raise ConfigError(f"{path.stem}: {key} = {value!r}: expected at least one element")
+        elements = value if isinstance(value, (list, tuple)) else [value]
+        if re.fullmatch(NOT_EMPTY, key) and len(set(elements)) < len(
+            elements
+        ):  # one seed thrice is not three
+            raise ConfigError(f"{path.stem}: {key} = {value!r}: expected each element once")
+        if re.fullmatch(POSITIVE, key) and not key.endswith("seeds") and min(elements) <= 0:
+            raise ConfigError(f"{path.stem}: {key} = {value!r}: expected above 0")
+        if re.fullmatch(NOT_NEGATIVE, key) and value < 0:
+            raise ConfigError(f"{path.stem}: {key} = {value!r}: expected 0 or more")
+        for config, field in [
+            into for names, into in GOES_INTO.items() if re.fullmatch(names, key)
+        ]:
+            for element in elements:
+                _probe(path, config, {field: element}, {field: (key, value)})
+    for config in (SAEConfig, TrainConfig, CorpusConfig, CollectConfig, EvalConfig):
+        same = {f.name: every[f.name] for f in fields(config) if f.name in every}
+        _probe(path, config, same, {name: (name, value) for name, value in same.items()})
+
+
+def _probe(
+    path: Path, config: type, values: Mapping[str, Any], given: Mapping[str, tuple[str, Any]]
+) -> None:
+    """Build a configuration; what it refuses is said of the parameter and value `given` for the field, not of it."""
+    try:
+        config(**values)
+    except ConfigError as error:
+        field = str(error).partition(" = ")[0].partition(".")[2]
+        if field not in given:
+            raise ConfigError(f"{path.stem}: {error}") from None
+        key, value = given[field]
+        accepted = str(error).rpartition("): expected ")[2]
+        raise ConfigError(f"{path.stem}: {key} = {value!r}: expected {accepted}") from None

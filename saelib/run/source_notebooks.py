@@ -1,0 +1,93 @@
+"""The source notebooks: which there are, their cells, and the defaults in their parameters cell.
+
+They are read as plain JSON, so that a refused request answers at once, without nbformat.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from saelib.config import ConfigError
+from saelib.env import root
+from saelib.files import read_json
+
+INJECTED = "injected-parameters"  # papermill's tag on the cell it adds
+PARAMETERS_TAG = "parameters"
+
+
+def notebooks_dir() -> Path:
+    """Folder of the source notebooks and of `profiles/`."""
+    return root() / "notebooks"
+
+
+def sources(names: Sequence[str] = ()) -> list[Path]:
+    """The notebooks in reading order; `names` selects by name, number or path (`02`, a file).
+
+    Raises ConfigError for a name that fits none or several.
+    """
+    paths = sorted(p for p in notebooks_dir().glob("*.ipynb") if not p.name.startswith("."))
+    chosen = {_selected(name, paths) for name in names}
+    return [path for path in paths if path in chosen or not names]
+
+
+def _selected(name: str, paths: Sequence[Path]) -> Path:
+    stem = Path(name).name.removesuffix(".ipynb")
+    hits = [path for path in paths if stem in (path.stem, path.stem.split("_")[0])]
+    if len(hits) != 1:
+        accepted = ", ".join(path.stem for path in paths) or "none there"
+        raise ConfigError(f"notebook {name!r}: accepted: {accepted}")
+    return hits[0]
+
+
+def read_notebook(path: Path) -> dict[str, Any]:
+    """A notebook of format 4 with the source of each cell as one string.
+
+    Raises ValueError naming the file where it is damaged.
+    """
+    notebook = read_json(path)
+    if not isinstance(notebook, dict) or "cells" not in notebook:
+        raise ValueError(f"{path}: no notebook of format 4 (it has no list of cells)")
+    for cell in notebook["cells"]:
+        cell["source"] = "".join(cell["source"])  # a list of lines on disk, or one string
+    return notebook
+
+
+def tags(cell: Mapping[str, Any]) -> list[str]:
+    """A cell's tags."""
+    return cell["metadata"].get("tags", [])
+
+
+def code_cells(notebook: Mapping[str, Any]) -> list[Any]:
+    """The code cells of a notebook without the one papermill injects."""
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    return [cell for cell in cells if INJECTED not in tags(cell)]
+
+
+def parameters(path: Path) -> dict[str, Any]:
+    """Names and defaults of the cell tagged `parameters`.
+
+    Raises ConfigError where there is not exactly one such cell, or where it holds anything but
+    literal assignments.
+    """
+    cells = [cell for cell in code_cells(read_notebook(path)) if PARAMETERS_TAG in tags(cell)]
+    if len(cells) != 1:
+        raise ConfigError(
+            f"{path.name}: {len(cells)} cells tagged 'parameters'; expected exactly one"
+        )
+    return dict(_literal(path, node) for node in ast.parse(cells[0]["source"]).body)
+
+
+def _literal(path: Path, node: ast.stmt) -> tuple[str, Any]:
+    line = ast.unparse(node)
+    try:
+        match node:
+            case ast.Assign(targets=[ast.Name(name)]) | ast.AnnAssign(target=ast.Name(name)):
+                return name, ast.literal_eval(node.value)
+        raise ValueError
+    except ValueError:
+        raise ConfigError(
+            f"{path.name}: parameters cell, {line!r}: expected name = literal, one a line"
+        ) from None

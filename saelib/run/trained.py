@@ -1,0 +1,98 @@
+"""A profile's trained SAEs on disk, and the results table rebuilt from them.
+
+    data/<profile>/saes/<run_id>/  what training and measuring left (see `run_folder`)
+    data/<profile>/results.csv     one row per trained SAE, sorted by run_id; timings.csv beside it
+
+A run is named by the hash of its configuration, of the rows and of `TRAINING_VERSION`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from saelib.config import EvalConfig, run_id
+from saelib.ranks import ONE, Ranks
+from saelib.run.collected import Collected
+from saelib.run.results import read_results, write_results
+from saelib.run.run_folder import RunFolder
+from saelib.sae.base import SAE, GatedSAE, load_sae
+from saelib.sae.spec import Spec, make_spec
+from saelib.sae.trainer import Snapshot
+
+
+class Trained(Collected):
+    """A profile's SAEs: their names, folders and tables, and how further ones are to be trained.
+
+    `evaluation`: how they are measured. `over`: what several ranks share out (see `Workspace`).
+    """
+
+    def __init__(
+        self,
+        profile: str,
+        device: str = "auto",
+        evaluation: EvalConfig | None = None,
+        ranks: Ranks = ONE,
+        over: Literal["grid", "data", "latents"] = "grid",
+    ) -> None:
+        super().__init__(profile, device, ranks)
+        self.over = over
+        self.evaluation = evaluation or EvalConfig()
+        self.checkpoint_every = 200  # steps
+        # Upper bound on SAEs trained at once on the CPU; on a GPU as many as fit, unless it is 1.
+        self.together = 1 if over == "latents" else 8
+
+    def spec(self, arm: str, site: int, **settings: Any) -> Spec:
+        """`make_spec` at this store's width."""
+        return make_spec(arm, site, self.store.d_model, **settings)
+
+    def run_id(self, spec: Spec) -> str:
+        """Name of a spec's run on these activations."""
+        return run_id(spec.sae, spec.train, self.rows_id)
+
+    def run(self, run: Spec | str) -> RunFolder:
+        """Files of a spec's run, or of the run of that name."""
+        name = run if isinstance(run, str) else self.run_id(run)
+        return RunFolder(self.folder / "saes" / name)
+
+    def run_folder(self, run: Spec | str) -> Path:
+        """Where the SAE, history and metrics of a spec, or of the run of that name, lie."""
+        return self.run(run).path
+
+    # -- what is there -----------------------------------------------------------------------------
+
+    def results(self) -> pd.DataFrame:
+        """`results.csv` as a table, with column `arm`; see `read_results` for what it raises."""
+        return read_results(self.folder / "results.csv")
+
+    def write_results(self) -> Path:
+        """Rebuild `results.csv` from the `metrics.json` of this store's runs, sorted by run_id."""
+        runs = sorted(folder.name for folder in (self.folder / "saes").glob("*"))
+        rows = [self.run(run).row for run in runs if self.run(run).is_current(self.rows_id)]
+        path = self.folder / "results.csv"
+        write_results(path, [row for row in rows if row])
+        return path
+
+    def load(self, spec: Spec) -> SAE | GatedSAE:
+        """A trained SAE."""
+        return load_sae(self.run_folder(spec))
+
+    def history(self, spec: Spec) -> pd.DataFrame:
+        """Training history: one row every `log_every` steps."""
+        return self.run(spec).history
+
+    def events(self, spec: Spec) -> list[dict[str, Any]]:
+        """What each resampling did, and how many of the revived latents are alive at the end."""
+        return self.run(spec).events
+
+    def snapshots(self, spec: Spec) -> list[Snapshot]:
+        """Gate snapshots over training."""
+        return self.run(spec).snapshots
+
+    def pages(self, run: Spec | str) -> pd.DataFrame:
+        """Sums by test page, for bootstraps: page_id, n, sse, sst, l0, ce_n, ce_id, ce_sae,
+        ce_zero, ce_mean.
+        """
+        return self.run(run).pages
