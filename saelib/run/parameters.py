@@ -9,21 +9,12 @@ user's own, is checked by the types of its defaults alone.
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from saelib.config import (
-    IN_WORDS,
-    CollectConfig,
-    ConfigError,
-    CorpusConfig,
-    EvalConfig,
-    SAEConfig,
-    TrainConfig,
-)
+from saelib.config import IN_WORDS, ConfigError
 from saelib.run.source_notebooks import parameters
 
 SITES = "sites"  # parameters whose name ends so hold numbers or names, whatever the default has
@@ -96,62 +87,17 @@ def filled(config: type, values: Mapping[str, Any], **named: Any) -> Any:
     return config(**own | named)
 
 
-# --- ranges ------------------------------------------------------------------------------------
-
-GOES_INTO = {  # parameter names -> the field that each value, or each element of a list, goes into
-    r"lam|(.+_)?lambdas.*|.+_lam": (TrainConfig, "lam"),
-    r"lam_full|lam_two_term": (TrainConfig, "lam"),  # factors of a λ
-    r".+_lam_warmup": (TrainConfig, "lam_warmup"),
-    r".+_clip": (TrainConfig, "grad_clip"),
-    r".+_lr|.+_lrs": (TrainConfig, "lr"),
-    r".*seeds": (TrainConfig, "seed"),
-    r"store_dtype": (CollectConfig, "dtype"),
-    r"corpus_seed": (CorpusConfig, "seed"),
-}
-NOT_EMPTY = r"(.+_)?lambdas.*|.*sites|.*seeds|schedule_lrs|lengths|resample_at"
-POSITIVE = r"(cause|depth|split|learn)_\w+|l0_target|length_l0|lengths|longer|wider|original_lam"  # lists of λ apart
-POSITIVE += r"|snapshots|pca_rank|probe_contexts|stream_contexts"
-NOT_NEGATIVE = r"margin|refine|stream_(tokens|held_out)"
-
-
 def check_ranges(path: Path, values: Mapping[str, Any]) -> None:
-    """Refuse a value of the right type that a configuration would refuse: `ConfigError` in the parameter's own name.
+    """ConfigError for a value of the right type that the notebook's model does not accept.
 
-    `values` are given for some parameters; the notebook's defaults hold for the others, since a rule may join several.
+    `values` are given for some parameters; the notebook's defaults hold for the others, since a
+    rule may join several.
     """
-    every = {**parameters(path), **values}
-    for key, value in every.items():
-        if re.fullmatch(NOT_EMPTY, key) and value in ([], ()):
-            raise ConfigError(f"{path.stem}: {key} = {value!r}: expected at least one element")
-        elements = value if isinstance(value, (list, tuple)) else [value]
-        if re.fullmatch(NOT_EMPTY, key) and len(set(elements)) < len(
-            elements
-        ):  # one seed thrice is not three
-            raise ConfigError(f"{path.stem}: {key} = {value!r}: expected each element once")
-        if re.fullmatch(POSITIVE, key) and not key.endswith("seeds") and min(elements) <= 0:
-            raise ConfigError(f"{path.stem}: {key} = {value!r}: expected above 0")
-        if re.fullmatch(NOT_NEGATIVE, key) and value < 0:
-            raise ConfigError(f"{path.stem}: {key} = {value!r}: expected 0 or more")
-        for config, field in [
-            into for names, into in GOES_INTO.items() if re.fullmatch(names, key)
-        ]:
-            for element in elements:
-                _probe(path, config, {field: element}, {field: (key, value)})
-    for config in (SAEConfig, TrainConfig, CorpusConfig, CollectConfig, EvalConfig):
-        same = {f.name: every[f.name] for f in fields(config) if f.name in every}
-        _probe(path, config, same, {name: (name, value) for name, value in same.items()})
+    from saelib.study.notebooks import PARAMETERS  # takes pydantic: names and types come first
 
-
-def _probe(
-    path: Path, config: type, values: Mapping[str, Any], given: Mapping[str, tuple[str, Any]]
-) -> None:
-    """Build a configuration; what it refuses is said of the parameter and value `given` for the field, not of it."""
-    try:
-        config(**values)
-    except ConfigError as error:
-        field = str(error).partition(" = ")[0].partition(".")[2]
-        if field not in given:
-            raise ConfigError(f"{path.stem}: {error}") from None
-        key, value = given[field]
-        accepted = str(error).rpartition("): expected ")[2]
-        raise ConfigError(f"{path.stem}: {key} = {value!r}: expected {accepted}") from None
+    model = PARAMETERS.get(path.stem)
+    if model is None:
+        return
+    complete = {**parameters(path), **values}
+    own = {name: complete[name] for name in model.model_fields if name in complete}
+    model.read(own, path.stem)

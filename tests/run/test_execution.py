@@ -29,6 +29,8 @@ print(lr, profile, os.environ["SAELIB_HEADLESS"], os.path.basename(os.getcwd()))
 
 @pytest.fixture
 def workbook(home, monkeypatch):
+    """Two little notebooks, none of which has a model of its parameters."""
+    monkeypatch.setattr("saelib.study.notebooks.PARAMETERS", {})
     write_notebook(home, "01_a", code=CODE)
     write_notebook(home, "02_b", code=CODE)
     write_profile(home, "common: {lr: 0.25}\n")

@@ -1,11 +1,16 @@
 """Parameters of notebooks: what is refused, in the user's words, before anything runs."""
 
+from pathlib import Path
+
 import pytest
 from toy_workbook import write_notebook, write_profile
 
 from saelib.config import ConfigError
 from saelib.run.jobs import jobs_of
 from saelib.run.parameters import check_ranges, fitted
+from saelib.run.source_notebooks import parameters
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
@@ -71,83 +76,75 @@ def test_a_list_of_sites_holds_numbers_or_names_whatever_its_literal_has(home):
         fitted(path, {"some_sites": [2.5]})
 
 
-RANGED = """profile: str = "smoke"  # set by the driver
-lr: float = 1e-3  # learning rate
-tokens: int = 4096  # training tokens
-batch_size: int = 256  # rows a step
-source: str = "embedded"  # of the text
-path: str = ""  # of the text
-store_dtype: str = "auto"  # of the rows
-ce_tokens: int = 512  # test tokens
-sites = [2, "middle"]  # which sites
-lambdas: list[float] = [0.5, 1.0]  # L1 coefficients
-gate_lam: float = 4.0  # another
-schedule_lrs: list[float] = [1e-3]  # learning rates
-seeds: list[int] = [0]  # seeds
-cause_tokens: int = 4096  # training tokens of some
-depth_step: int = 4  # every so many sites
-lengths: list[float] = [0.5, 1.0]  # shares of the tokens
-margin: float = 0.03  # differences below it are none
-snapshots: int = 4  # states kept
-stream_tokens: int = 0  # of the shuffle buffer
-stream_contexts: int = 64  # stored all the same
-"""
+@pytest.fixture
+def shipped(home):
+    """A workbook with the shipped notebooks and an empty profile "smoke"."""
+    for path in (ROOT / "notebooks").glob("0*.ipynb"):
+        (home / "notebooks" / path.name).symlink_to(path)
+    write_profile(home, "")
+    return home
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "expected"),
+    ("notebook", "key", "value", "expected"),
     [
-        ("lr", -1.0, "a learning rate > 0"),
-        ("lr", float("nan"), "a finite number"),
-        ("tokens", 255, "at least one batch of 256"),
-        ("source", "wikipedia", "one of 'embedded'"),
-        ("store_dtype", "int4", "one of 'auto'"),
-        ("ce_tokens", -1, "0 "),
-        ("lambdas", [0.5, -1.0], "λ ≥ 0"),
-        ("gate_lam", -4.0, "λ ≥ 0"),
-        ("schedule_lrs", [1e-3, 0.0], "a learning rate > 0"),
-        ("seeds", [0, -1], "0 or more"),
-        ("lambdas", [], "at least one element"),
-        ("sites", [], "at least one element"),
-        ("seeds", [], "at least one element"),
-        ("schedule_lrs", [], "at least one element"),
-        ("cause_tokens", 0, "above 0"),
-        ("depth_step", -1, "above 0"),
-        ("lengths", [1.0, 0.0], "above 0"),
-        ("snapshots", 0, "above 0"),
-        ("margin", -0.5, "0 or more"),
-        ("stream_tokens", -1, "0 or more"),
-        ("stream_contexts", 0, "above 0"),
-        ("seeds", [0, 1, 0], "each element once"),  # three times one seed is no spread
-        ("lambdas", [1.0, 1.0], "each element once"),
-        ("sites", [2, 2], "each element once"),
+        ("02_train_sae", "lr", -1.0, "a learning rate > 0"),
+        ("02_train_sae", "lr", float("nan"), "a finite number"),
+        ("02_train_sae", "tokens", 255, "at least one batch of "),
+        ("01_collect", "source", "wikipedia", "one of 'embedded'"),
+        ("01_collect", "store_dtype", "int4", "one of 'auto'"),
+        ("02_train_sae", "ce_tokens", -1, "0 "),
+        ("02_train_sae", "lambdas", [0.5, -1.0], "λ ≥ 0"),
+        ("02_train_sae", "schedule_lam", -4.0, "λ ≥ 0"),
+        ("02_train_sae", "schedule_lrs", [1e-3, 0.0], "a learning rate > 0"),
+        ("02_train_sae", "seeds", [0, -1], "0 or more"),
+        ("02_train_sae", "lambdas", [], "at least one element"),
+        ("02_train_sae", "sites", [], "at least one element"),
+        ("02_train_sae", "seeds", [], "at least one element"),
+        ("02_train_sae", "schedule_lrs", [], "at least one element"),
+        ("05_layer_analysis", "cause_tokens", 0, "above 0"),
+        ("05_layer_analysis", "depth_step", -1, "above 0"),
+        ("03_train_gated", "lengths", [1.0, 0.0], "above 0"),
+        ("03_train_gated", "snapshots", 0, "above 0"),
+        ("02_train_sae", "margin", -0.5, "0 or more"),
+        ("01_collect", "stream_tokens", -1, "0 or more"),
+        ("01_collect", "stream_contexts", 0, "above 0"),
+        ("02_train_sae", "seeds", [0, 1, 0], "each element once"),  # three times one is no spread
+        ("02_train_sae", "lambdas", [1.0, 1.0], "each element once"),
+        ("02_train_sae", "sites", [2, 2], "each element once"),
     ],
 )
 def test_a_value_out_of_range_is_refused_in_the_user_s_words_before_anything_runs(
-    home, key, value, expected
+    shipped, notebook, key, value, expected
 ):
-    write_notebook(home, "01_a", "n = 1\n")
-    write_notebook(home, "02_b", RANGED)
-    write_profile(home, "")
     with pytest.raises(ConfigError) as error:
-        jobs_of("smoke", overrides={key: value})
-    assert str(error.value).startswith(f"02_b: {key} = {value!r}: expected {expected}")
+        jobs_of("smoke", [notebook], {key: value})
+    assert str(error.value).startswith(f"{notebook}: {key} = {value!r}: expected {expected}")
 
 
-def test_a_rule_that_joins_parameters_is_checked_once_all_are_there(home):
-    write_notebook(home, "02_b", RANGED)
-    write_profile(home, "common: {source: jsonl}")  # not yet whole
-    assert jobs_of("smoke", overrides={"path": "pages.jsonl"})[0].parameters["source"] == "jsonl"
-    with pytest.raises(ConfigError, match="02_b: path = '': expected a path or hub id for 'jsonl'"):
-        jobs_of("smoke")
+def test_a_rule_that_joins_parameters_is_checked_once_all_are_there(shipped):
+    write_profile(shipped, "common: {source: jsonl}")  # not yet whole
+    (job,) = jobs_of("smoke", ["01"], {"path": "pages.jsonl"})
+    assert job.parameters["source"] == "jsonl"
+    message = "01_collect: path = '': expected a path or hub id for 'jsonl'"
+    with pytest.raises(ConfigError, match=message):
+        jobs_of("smoke", ["01"])
 
 
-def test_a_refused_field_that_is_no_parameter_is_named_as_it_is(home):
-    path = write_notebook(home, "02_b", "batch_size = 256\n")
-    with pytest.raises(
-        ConfigError, match=r"02_b: TrainConfig\.tokens = 204800 .*one batch of 300000"
-    ):
-        check_ranges(path, {"batch_size": 300_000})
+def test_a_notebook_without_a_model_is_checked_by_the_types_of_its_defaults_alone(home):
+    path = write_notebook(home, "02_b", "lr = 0.1\n")
+    assert fitted(path, {"lr": -1}) == {"lr": -1.0}
+    check_ranges(path, {"lr": -1.0})
+
+
+def test_a_parameter_that_a_user_adds_to_a_shipped_notebook_is_no_offence(shipped):
+    path = shipped / "notebooks" / "02_train_sae.ipynb"
+    defaults = parameters(path)
+    path.unlink()
+    cell = "\n".join(f"{name} = {value!r}" for name, value in defaults.items())
+    write_notebook(shipped, "02_train_sae", f"{cell}\nmy_own = 1\n")
+    (job,) = jobs_of("smoke", ["02"], {"my_own": 2})
+    assert job.parameters["my_own"] == 2
 
 
 @pytest.mark.parametrize("profile", ["smoke", "default", "full", "enwik8", "llama2-7b"])
