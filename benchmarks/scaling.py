@@ -30,7 +30,7 @@ from saelib.activations.lm import LM
 from saelib.measure.evaluate import tally_rows
 from saelib.measure.replaced_loss import next_token_losses, next_token_probs
 from saelib.run import costs
-from saelib.run.plan import USABLE
+from saelib.run.work import USABLE
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results", HERE / "SCALING.md"

@@ -38,7 +38,8 @@ log = logging.getLogger("saelib")
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """`name=value`, the value a Python literal (3e-4, [2, 15], True) or else YAML (true, a word)."""
+    """`name=value`, the value a Python literal (3e-4, [2, 15], True) or else YAML (true, a word).
+    """
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise argparse.ArgumentTypeError(f"{text!r}: expected name=value")
@@ -158,7 +159,7 @@ def command_plan(args: argparse.Namespace) -> None:
     from saelib.run import plan
 
     made = plan.make_plan(args.profile, args.notebooks, settings, args.rate)
-    for line in plan.lines(made) or ["nothing to plan: all of it is finished"]:
+    for line in plan.lines(made):
         log.info(line)
 
 
@@ -191,7 +192,9 @@ def plan_run(args: argparse.Namespace) -> None:
 
 
 def command_run(args: argparse.Namespace) -> int:
-    """Check, fetch assets where needed, plan, execute, report; 1 if a notebook or the report failed."""
+    """Check, fetch assets where needed, plan, execute, report; 1 if a notebook or the report
+    failed.
+    """
     settings = dict(args.settings)
     jobs = check_request(args.profile, args.notebooks, settings, args.grid)
     stages = []
@@ -277,7 +280,8 @@ def one_line(error: Exception) -> str:
 
 
 def is_expected(error: Exception) -> bool:
-    """Whether an error is a sentence for the user: of the file system, a refusal, or one of ours."""
+    """Whether an error is a sentence for the user: of the file system, a refusal, or one of ours.
+    """
     return isinstance(error, OSError | ValueError) or type(error).__module__.startswith("saelib.")
 
 

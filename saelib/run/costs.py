@@ -1,8 +1,9 @@
-"""What a piece of work costs, from its shapes alone: floating-point operations, bytes, and numbers that are held.
+"""What a piece of work costs, from its shapes alone: floating-point operations, bytes, and numbers
+that are held.
 
-A multiplication and an addition are two operations. Nothing here reads, measures or knows a machine: `plan` adds these
-up for a profile, and benchmarks/SCALING.md holds them against what was measured. d is the model's width, n the number
-of latents, `active` the latents that fire on a row.
+A multiplication and an addition are two operations. Nothing here reads, measures or knows a
+machine: `plan` adds these up for a profile, and benchmarks/SCALING.md holds them against what was
+measured. d is the model's width, n the number of latents, `active` the latents that fire on a row.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ class Shape(NamedTuple):
 
 
 def shape_of(config: Any) -> Shape:
-    """The shape in a `transformers` configuration; what a model family leaves out is as in GPT-2: 4 d, all heads."""
+    """The shape in a `transformers` configuration; what a model family leaves out is as in GPT-2: 4
+    d, all heads.
+    """
     text = config.get_text_config()
     d, heads = text.hidden_size, text.num_attention_heads
     kv, ff = (
@@ -39,7 +42,9 @@ def shape_of(config: Any) -> Shape:
 
 
 def block_weights(s: Shape) -> int:
-    """Weights of a block's linear layers: q and o [d, d], k and v [d, d kv_heads / heads], three [d, d_ff]."""
+    """Weights of a block's linear layers: q and o [d, d], k and v [d, d kv_heads / heads], three
+    [d, d_ff].
+    """
     return s.d_model * (2 * s.d_model + 2 * s.d_model * s.kv_heads // s.heads + 3 * s.d_ff)
 
 
@@ -49,7 +54,9 @@ def lm_weights(s: Shape) -> int:
 
 
 def forward_flops(s: Shape, blocks: float, ctx_len: int, head: bool = False) -> float:
-    """Work of a token: two a weight, and in each block scores and values over (ctx_len + 1) / 2 tokens on average."""
+    """Work of a token: two a weight, and in each block scores and values over (ctx_len + 1) / 2
+    tokens on average.
+    """
     return (
         blocks * (2 * block_weights(s) + 2 * s.d_model * (ctx_len + 1))
         + head * 2 * s.vocab * s.d_model
@@ -57,8 +64,9 @@ def forward_flops(s: Shape, blocks: float, ctx_len: int, head: bool = False) -> 
 
 
 def forward_bytes(s: Shape, tokens: int, width: int) -> int:
-    """Held at once by a forward: the stream twice, q, k, v and their result, the three of the MLP; or, where a loss is
-    measured on 1,024 tokens, the logits as they come and two sets in float32."""
+    """Held at once by a forward: the stream twice, q, k, v and their result, the three of the MLP;
+    or, where a loss is measured on 1,024 tokens, the logits as they come and two sets in float32.
+    """
     return max(tokens * width * (6 * s.d_model + 3 * s.d_ff), 1024 * s.vocab * (width + 8))
 
 
@@ -80,10 +88,11 @@ def sae_weights(d: int, n: int, gated: bool = False) -> int:
 def step_flops(
     d: int, n: int, batch: int, active: float | None = None, full: bool = False
 ) -> float:
-    """A training step. Dense (`active` None): five products of 2 n d batch, seven with the auxiliary term of `full`.
+    """A training step. Dense (`active` None): five products of 2 n d batch, seven with the
+    auxiliary term of `full`.
 
-    Sparse: the encoder's product alone is dense; decoder, code gradients and two weight gradients take 2 d for each
-    active code of the batch, the auxiliary term twice more.
+    Sparse: the encoder's product alone is dense; decoder, code gradients and two weight gradients
+    take 2 d for each active code of the batch, the auxiliary term twice more.
     """
     if active is None:
         return (14 if full else 10) * n * d * batch
@@ -91,5 +100,7 @@ def step_flops(
 
 
 def at_once(memory: float, d: int, n: int, batch: int) -> int:
-    """SAEs of n latents that can be trained together in so many bytes; a dense step's three [batch, n] come once."""
+    """SAEs of n latents that can be trained together in so many bytes; a dense step's three [batch,
+    n] come once.
+    """
     return max(0, int((memory - 12 * batch * n) // (TRAINED * sae_weights(d, n, gated=True))))

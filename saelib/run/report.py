@@ -1,7 +1,9 @@
-"""One folder to read or to mail: every executed notebook as HTML, and an index with verdicts and key figures.
+"""One folder to read or to mail: every executed notebook as HTML, and an index with verdicts and
+key figures.
 
-Nothing in it asks the network for anything: no scripts, figures copied beside the pages, formulas drawn as SVG.
-A notebook hands over its verdicts with `record_verdicts`; the index only shows what was recorded.
+Nothing in it asks the network for anything: no scripts, figures copied beside the pages, formulas
+drawn as SVG. A notebook hands over its verdicts with `record_verdicts`; the index only shows what
+was recorded.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ FINDINGS = {  # as reported by the experiment the workbook reproduces
     "F4": "Reconstruction follows the L1 coefficient.",
 }
 
-# --- verdicts --------------------------------------------------------------------------------------------------------
+# --- verdicts -------------------------------------------------------------------------------------
 
 
 def _check_verdict(entry: Mapping[str, Any], where: str) -> None:
@@ -79,9 +81,10 @@ def _check_verdict(entry: Mapping[str, Any], where: str) -> None:
 def record_verdicts(profile: str, notebook: str, verdicts: Sequence[Mapping[str, str]]) -> Path:
     """Write a notebook's verdicts for the index; replaces what the notebook recorded before.
 
-    Each verdict has `finding` ("F1"), `claim`, `verdict` (one of `VERDICTS`), `effect` (the computed numbers with
-    their interval), `cell` (the heading above the cell that computes it) and `figure` ("figures/<profile>/NAME.png",
-    which must exist). Anything else raises ValueError naming the field.
+    Each verdict has `finding` ("F1"), `claim`, `verdict` (one of `VERDICTS`), `effect` (the
+    computed numbers with their interval), `cell` (the heading above the cell that computes it) and
+    `figure` ("figures/<profile>/NAME.png", which must exist). Anything else raises ValueError
+    naming the field.
     """
     for i, entry in enumerate(verdicts):
         _check_verdict(entry, f"verdict {i} of {notebook}")
@@ -93,7 +96,9 @@ def record_verdicts(profile: str, notebook: str, verdicts: Sequence[Mapping[str,
 
 
 def read_verdicts(profile: str) -> list[dict[str, str]]:
-    """Every recorded finding of a profile with its `notebook`, sorted by name, in the fields of `FIELDS`."""
+    """Every recorded finding of a profile with its `notebook`, sorted by name, in the fields of
+    `FIELDS`.
+    """
     names = {"name": "finding", "section": "cell"}
     words = {new: old for old, new in OLDER_WORDS.items()}
     verdicts = []
@@ -106,7 +111,7 @@ def read_verdicts(profile: str) -> list[dict[str, str]]:
     return verdicts
 
 
-# --- notebooks as HTML -----------------------------------------------------------------------------------------------
+# --- notebooks as HTML ----------------------------------------------------------------------------
 
 OFFLINE = """{%- extends 'lab/index.html.j2' -%}
 {%- block html_head_js -%}{%- endblock -%}{%- block jupyter_widgets -%}{%- endblock -%}
@@ -118,7 +123,9 @@ CODE_OR_MATH = re.compile(
 
 
 def _formula(latex: str, display: bool) -> str:
-    """A formula as an SVG image, or its source where matplotlib's mathtext does not know a command in it."""
+    """A formula as an SVG image, or its source where matplotlib's mathtext does not know a command
+    in it.
+    """
     picture = io.BytesIO()
     try:
         depth = math_to_image(f"${' '.join(latex.split())}$", picture, format="svg", dpi=72)
@@ -152,7 +159,7 @@ def notebook_html(path: Path) -> str:
     return exporter.from_notebook_node(nb, resources={"metadata": {"name": path.stem}})[0]
 
 
-# --- index -----------------------------------------------------------------------------------------------------------
+# --- index ----------------------------------------------------------------------------------------
 
 INDEX = Path(__file__).with_name("report.html.j2")
 
@@ -182,7 +189,9 @@ def facts(profile: str) -> list[tuple[str, str]]:
 
 
 def stage_times(profile: str) -> list[tuple[str, int, float]]:
-    """(stage, rows, summed seconds) of timings.csv, in order of first appearance, whole notebooks before parts."""
+    """(stage, rows, summed seconds) of timings.csv, in order of first appearance, whole notebooks
+    before parts.
+    """
     rows = _table(data_dir(profile) / "timings.csv")
     if rows.empty:
         return []
@@ -191,7 +200,9 @@ def stage_times(profile: str) -> list[tuple[str, int, float]]:
 
 
 def executed(profile: str) -> dict[str, Path]:
-    """Page name -> executed notebook, grid points included; the failed copy of a notebook goes before an older one."""
+    """Page name -> executed notebook, grid points included; the failed copy of a notebook goes
+    before an older one.
+    """
     found = {}
     folder = data_dir(profile)
     for path in [
@@ -206,13 +217,17 @@ def executed(profile: str) -> dict[str, Path]:
 
 
 def caption(verdict: Mapping[str, str]) -> str:
-    """What a verdict says under its figure; the claim in quotation marks, since the verdict may be against it."""
+    """What a verdict says under its figure; the claim in quotation marks, since the verdict may be
+    against it.
+    """
     return f'{verdict["finding"]}, {verdict["verdict"]}: "{verdict["claim"]}" {verdict["effect"]}'
 
 
 @contextmanager
 def replaced(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which then takes the place of another: where filling fails the other stays as it is."""
+    """A folder to fill, which then takes the place of another: where filling fails the other stays
+    as it is.
+    """
     new = folder.with_name(f".{folder.name}")
     shutil.rmtree(new, ignore_errors=True)
     yield new
@@ -223,7 +238,9 @@ def replaced(folder: Path) -> Iterator[Path]:
 def _copy_figures(
     profile: str, verdicts: Sequence[Mapping[str, str]], folder: Path
 ) -> tuple[list, list, list]:
-    """Copy the profile's figures; (name, caption) of those in the abstract and of others behind verdicts, the rest."""
+    """Copy the profile's figures; (name, caption) of those in the abstract and of others behind
+    verdicts, the rest.
+    """
     folder.mkdir(parents=True)
     wanted = [root() / v["figure"] for v in verdicts]
     for path in {*wanted, *(root() / "figures" / profile).glob("*.png")}:
@@ -241,7 +258,9 @@ def _copy_figures(
 
 
 def build_report(profile: str) -> Path:
-    """Write `data/<profile>/report/`: a page a notebook, the figures, and index.html, whose path is returned."""
+    """Write `data/<profile>/report/`: a page a notebook, the figures, and index.html, whose path is
+    returned.
+    """
     notebooks, verdicts = executed(profile), read_verdicts(profile)
     if not notebooks:
         raise FileNotFoundError(

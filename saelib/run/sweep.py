@@ -1,8 +1,9 @@
-"""A profile's collection and its two sweeps by many processes, as the commands `collect` and `train` do them.
+"""A profile's collection and its two sweeps by many processes, as the commands `collect` and
+`train` do them.
 
-What they make is what the notebooks ask for first, under the same names, so that `run` finds it there; relative paths
-begin in the notebooks' folder, as theirs do. Both functions are called by every rank: by `torchrun -m saelib`, by
-accelerate's `notebook_launcher`, or by one process alone.
+What they make is what the notebooks ask for first, under the same names, so that `run` finds it
+there; relative paths begin in the notebooks' folder, as theirs do. Both functions are called by
+every rank: by `torchrun -m saelib`, by accelerate's `notebook_launcher`, or by one process alone.
 """
 
 from __future__ import annotations
@@ -67,7 +68,9 @@ def sweep(workspace: Workspace, notebook: str, values: Mapping[str, Any]) -> lis
 
 
 def collect(profile: str, overrides: Mapping[str, Any] | None = None) -> None:
-    """Collect a profile's activations: the store of notebook 01, its shards shared out among the ranks."""
+    """Collect a profile's activations: the store of notebook 01, its shards shared out among the
+    ranks.
+    """
     values = settings(profile, overrides)["01_collect"]
     corpus = filled(CorpusConfig, values, seed=values["corpus_seed"])
     config = filled(CollectConfig, values, dtype=values["store_dtype"])

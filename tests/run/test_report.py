@@ -251,7 +251,7 @@ def finished(home: Path, figure: str) -> Path:
         parameters = new_code_cell("lr = 0.1", metadata={"tags": ["parameters"]})
         nbformat.write(new_notebook(cells=[parameters]), home / "notebooks" / f"{name}.ipynb")
     (home / "notebooks" / "profiles" / "smoke.yaml").write_text("common: {lr: 0.2}\n")
-    for job in jobs.plan("smoke"):
+    for job in jobs.jobs_of("smoke"):
         write_executed(home, job.name)
         job.record.write_text(json.dumps({"key": jobs.job_key(job)}))
     report.record_verdicts("smoke", "02_x", [verdict(figure)])

@@ -288,9 +288,10 @@ def test_an_8_bit_store_of_the_gpus_rows_is_near_the_cpus(tmp_path):
 
 
 def test_a_profile_is_planned_by_this_gpus_rates():
-    plan, config = pytest.importorskip("saelib.run.plan"), make_lm().model.config
-    rates = plan.measured(config, 32, GPU, torch.bfloat16)
-    assert "measured on cuda" in rates.said
+    module = pytest.importorskip("saelib.run.rates")
+    config = make_lm().model.config
+    rates = module.measured(config, 32, GPU, torch.bfloat16)
+    assert "measured on cuda" in rates.origin
     assert min(rates.block, rates.head, rates.sums, rates.step(128, 64, True, False)) > 0
 
 
