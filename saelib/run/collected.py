@@ -24,19 +24,21 @@ from transformers.utils import logging as transformers_logging
 from saelib.activations.collect import collect
 from saelib.activations.live import LiveBlocks, LiveRows, stored_contexts
 from saelib.activations.lm import LM, resolve_site
-from saelib.activations.store import ShuffledRows, Store, row_moments
+from saelib.activations.moments import row_moments
+from saelib.activations.rows import ShuffledRows
+from saelib.activations.store import Store
 from saelib.config import CollectConfig, ConfigError, CorpusConfig, EvalConfig, StreamConfig
 from saelib.env import data_dir, headless
 from saelib.files import write_json
 from saelib.hardware import choose_device
-from saelib.measure.evaluate import SiteReference, site_reference
+from saelib.measure.reference import SiteReference, site_reference
 from saelib.ranks import ONE, Ranks
 from saelib.run.identity import IDENTITY_FILE, read_identity, require_same_identity, rows_id
 from saelib.run.results import log_time
 from saelib.run.schedule import row_order
 from saelib.sae.spec import Spec
 from saelib.text.assets import resolve_model
-from saelib.text.corpus import Contexts, load_contexts
+from saelib.text.contexts import Contexts, load_contexts
 
 PER_COLLECTION = ("lm", "contexts", "n_layers", "live")  # cached; another model or text has others
 

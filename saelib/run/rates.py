@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from saelib.activations.lm import LM
 from saelib.config import ConfigError, SAEConfig, TrainConfig
-from saelib.measure import metrics
+from saelib.measure.replaced_loss import next_token_losses, next_token_probs
 from saelib.run import costs
 from saelib.sae.base import ENCODER_INIT_NORM, build_sae
 from saelib.sae.trainer import Trainer
@@ -98,10 +98,10 @@ def _forward_seconds(
     contexts = max(1, tokens // ctx_len)
     ids = torch.zeros(contexts, ctx_len, dtype=torch.long, device=device)
     resid = lm.capture(ids, [2])[2]
-    clean = metrics.next_token_probs(lm.continue_from(2, resid, ids))
+    clean = next_token_probs(lm.continue_from(2, resid, ids))
 
     def losses() -> Any:
-        return metrics.next_token_losses(lm.continue_from(2, resid, ids), ids, clean)
+        return next_token_losses(lm.continue_from(2, resid, ids), ids, clean)
 
     blocks = _seconds(lambda: lm.capture(ids, [2]), device, 1.5)
     head = _seconds(losses, device)

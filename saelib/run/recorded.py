@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from saelib.run.results import COLUMNS, read_results
+from saelib.measure.columns import COLUMNS
+from saelib.run.results import read_results
 from saelib.sae.spec import Spec
 
 # log L0 = level + slope · log λ, means over three sites of the recorded run `full`, by arm.

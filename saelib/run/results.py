@@ -14,24 +14,8 @@ from typing import Any
 import pandas as pd
 
 from saelib.files import write_text
+from saelib.measure.columns import COLUMNS, NUMBERS, read_table
 
-# The columns of results.csv (DESIGN, section 5), then the two validation columns that choices are
-# made on.
-COLUMNS = (  # noqa: SIM905
-    "run_id notebook model_id corpus_id code_version arch loss site layer_name normalize "
-    "tokens_mask lambda l1_mode schedule lr batch_size warmup resample seed n_latents b_dec_init "
-    "ctx_len tokens_trained n_test_pages n_test_tokens mse mse_raw fvu fvu_all fvu_sink l0 l0_all "
-    "l1 dead_fraction gate_dead shrinkage shrinkage_raw ce_id ce_sae ce_zero ce_mean delta_ce kl "
-    "loss_recovered loss_recovered_mean note fvu_val l0_val"
-).split()
-TEXT = (  # noqa: SIM905
-    "run_id notebook model_id corpus_id code_version arch loss layer_name normalize tokens_mask "
-    "l1_mode schedule resample b_dec_init note"
-).split()
-WHOLE = (  # noqa: SIM905
-    "site batch_size seed n_latents ctx_len tokens_trained n_test_pages n_test_tokens"
-).split()
-NUMBERS = {name: "int64" if name in WHOLE else "float64" for name in COLUMNS if name not in TEXT}
 TIMINGS = ("run_id", "stage", "seconds", "tokens_per_second", "resumed")
 
 
@@ -51,9 +35,8 @@ def read_results(path: Path) -> pd.DataFrame:
         raise FileNotFoundError(
             f"{path} is missing: run notebooks 02 to 04 with profile {profile!r} first"
         )
-    dtypes = dict.fromkeys(TEXT, str) | NUMBERS
     try:
-        table = pd.read_csv(path, usecols=COLUMNS, dtype=dtypes)
+        table = read_table(path)
     except ValueError as error:  # no table, a column missing, a word where a number stands
         raise ValueError(
             f"{path}: damaged ({error}); delete it and run notebook 02: it is built anew"

@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save
 
 from saelib.config import EvalConfig
 from saelib.files import read_json, write_bytes, write_json
+from saelib.measure.columns import COLUMNS
 from saelib.run.identity import code_version, measurement
-from saelib.run.results import COLUMNS
 from saelib.sae.spec import Spec
 from saelib.sae.trainer import History, Run, Snapshot
 

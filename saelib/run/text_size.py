@@ -17,7 +17,8 @@ from saelib.env import data_dir
 from saelib.files import read_json
 from saelib.run.parameters import filled
 from saelib.text.assets import resolve_model
-from saelib.text.corpus import load_contexts, read_pages
+from saelib.text.contexts import load_contexts
+from saelib.text.pages import count_pages, read_pages
 
 SHARES = np.array([0.7, 0.1, 0.2])  # of tokens in the splits, where pages are not at hand
 SAMPLE = 500  # pages read of a text that lies here
@@ -118,8 +119,5 @@ def _pages_of(cfg: CorpusConfig) -> tuple[int, Sequence[float | int], str]:
         return cfg.n_docs or pages, [tokens], "assumed"
     everything = replace(cfg, n_docs=0)
     tokens = [len(page.text) / CHARACTERS for page in islice(read_pages(everything), SAMPLE)]
-    if len(tokens) < SAMPLE:
-        pages = min(cfg.n_docs or len(tokens), len(tokens))
-    else:
-        pages = sum(1 for _ in islice(read_pages(everything), cfg.n_docs))  # 0: none is counted
+    pages = count_pages(everything, cfg.n_docs) or 0
     return pages, tokens, f"as the first {len(tokens)} have"

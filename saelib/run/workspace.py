@@ -16,7 +16,6 @@ import pandas as pd
 from jaxtyping import Float64
 
 from saelib.config import ConfigError, EvalConfig
-from saelib.measure import metrics
 from saelib.run.measuring import measure_shared
 from saelib.run.results import results_table
 from saelib.run.trained import Trained
@@ -24,6 +23,7 @@ from saelib.run.training import train_missing
 from saelib.sae.spec import Spec
 from saelib.sae.trainer import TrainingDiverged
 from saelib.study import intervals
+from saelib.study.matched import interpolate_matched_l0, propose_lambda
 
 
 class Workspace(Trained):
@@ -125,7 +125,7 @@ def reach_l0(
             )
         following = {}
         for key in wanted:
-            further = metrics.propose_lambda(
+            further = propose_lambda(
                 zip(rows[key]["lambda"], rows[key]["l0_val"], strict=True), target
             )
             reached = len(bracket(rows[key], target)) > 0
@@ -189,4 +189,4 @@ def at_l0(rows: pd.DataFrame, target: float, column: str = "fvu") -> float | Non
     L0").
     """
     log_y = column.startswith("fvu") or column == "lambda"
-    return metrics.interpolate_matched_l0(rows["l0_val"], rows[column], target, log_y=log_y)
+    return interpolate_matched_l0(rows["l0_val"], rows[column], target, log_y=log_y)

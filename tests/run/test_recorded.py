@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from saelib.measure.columns import COLUMNS
 from saelib.run.recorded import RecordedRuns, interpolated, predicted
-from saelib.run.results import COLUMNS
 from saelib.sae.spec import make_spec
 
 RECORDED = Path(__file__).resolve().parents[2] / "data" / "recorded"

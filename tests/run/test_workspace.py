@@ -20,9 +20,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from saelib import config
 from saelib.activations.rows import ShuffledRows
 from saelib.config import CollectConfig, ConfigError, CorpusConfig, EvalConfig
+from saelib.measure.columns import COLUMNS
 from saelib.run import collected as collected_module
 from saelib.run import costs, identity, training
-from saelib.run.results import COLUMNS
 from saelib.run.workspace import (
     Workspace,
     at_l0,
