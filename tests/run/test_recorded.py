@@ -72,6 +72,6 @@ def test_without_a_record_l0_falls_with_lambda_and_grows_with_the_width(tmp_path
 
 def test_the_scale_of_a_site_follows_from_its_errors_in_both_units(runs):
     row = runs.table[runs.table["normalize"] == "center_scale"].iloc[0]
-    scale = runs.scale(row["site"], "center_scale", "ordinary")
+    scale = runs.scale(int(row["site"]), "center_scale", "ordinary")
     assert scale**2 * row["mse_raw"] == pytest.approx(row["mse"], rel=1e-6)
     assert runs.scale(7, "center_scale", "ordinary") is None

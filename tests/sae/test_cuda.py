@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from memory import MemoryStream, train_one
-from saelib.measure.dictionary import shuffled_dims
 from test_collect import CFG, SITES, make_lm
 from test_evaluate import CFG as EVAL
 from test_evaluate import SITE, tiny_llama, write_store
@@ -20,6 +19,7 @@ from saelib.activations.lm import LM
 from saelib.config import CollectConfig, SAEConfig, StreamConfig, TrainConfig
 from saelib.hardware import choose_dtype
 from saelib.measure import evaluate
+from saelib.measure.dictionary import shuffled_dims
 from saelib.measure.geometry import pca_fvu, site_profile, spectrum
 from saelib.measure.pursuit import fista_at_l1, nn_omp
 from saelib.measure.reference import site_reference
