@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from saelib.run import jobs
+from saelib.run import source_notebooks
 from saelib.sae.spec import make_spec
 from saelib.study.estimate import REPLICATES, Estimate, undefined
 from saelib.study.notebooks import PARAMETERS
@@ -22,8 +22,8 @@ def estimate(value, lo, hi):
 
 def params(notebook, **changed):
     """A notebook's parameters: its literals, some of them changed."""
-    path = next(path for path in jobs.sources() if path.stem == notebook)
-    return PARAMETERS[notebook].read({**jobs.parameters(path), **changed}, notebook)
+    path = next(path for path in source_notebooks.sources() if path.stem == notebook)
+    return PARAMETERS[notebook].read({**source_notebooks.parameters(path), **changed}, notebook)
 
 
 class PowerLaws:

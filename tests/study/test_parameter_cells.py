@@ -3,23 +3,23 @@
 import pytest
 
 from saelib.config import ConfigError
-from saelib.run import jobs
+from saelib.run import profiles, source_notebooks
 from saelib.study.notebooks import PARAMETERS
 
 
 def test_every_notebook_has_its_parameters_declared():
-    assert [path.stem for path in jobs.sources()] == list(PARAMETERS)
+    assert [path.stem for path in source_notebooks.sources()] == list(PARAMETERS)
 
 
-@pytest.mark.parametrize("path", jobs.sources(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", source_notebooks.sources(), ids=lambda path: path.stem)
 def test_a_parameter_cell_holds_the_fields_of_its_model(path):
-    assert set(jobs.parameters(path)) == set(PARAMETERS[path.stem].model_fields)
+    assert set(source_notebooks.parameters(path)) == set(PARAMETERS[path.stem].model_fields)
 
 
 @pytest.mark.parametrize("profile", ["smoke", "default", "full", "enwik8", "llama2-7b"])
 def test_the_shipped_profiles_are_in_range(profile):
-    for path, values in jobs.resolve_profile(profile).items():
-        PARAMETERS[path.stem].read({**jobs.parameters(path), **values}, path.stem)
+    for path, values in profiles.resolve_profile(profile).items():
+        PARAMETERS[path.stem].read({**source_notebooks.parameters(path), **values}, path.stem)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_the_shipped_profiles_are_in_range(profile):
     ],
 )
 def test_a_value_out_of_range_is_refused_in_the_user_s_words(name, values, expected):
-    (path,) = jobs.sources([name])
+    (path,) = source_notebooks.sources([name])
     with pytest.raises(ConfigError) as error:
-        PARAMETERS[name].read(jobs.parameters(path) | values, name)
+        PARAMETERS[name].read(source_notebooks.parameters(path) | values, name)
     assert str(error.value).startswith(f"{name}: {expected}")
