@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from saelib.config import CollectConfig, CorpusConfig
-from saelib.measure.diagnose import pca_fvu, site_profile
+from saelib.measure.geometry import pca_fvu, site_profile
 from saelib.sae.spec import Spec
 from saelib.show.depth import by_depth
 from saelib.study.curve import Curve, reach_l0

@@ -17,8 +17,8 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from saelib.measure.causes import code_errors
-from saelib.measure.diagnose import naive_predictors
+from saelib.measure.dictionary import code_errors
+from saelib.measure.geometry import naive_predictors
 from saelib.sae.spec import Spec
 from saelib.show import compare
 from saelib.study.curve import Curve

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from saelib.measure import diagnose
+from saelib.measure import geometry
 from saelib.show import depth, tradeoff
 from saelib.study.estimate import Estimate, of_pages, over_seeds, undefined
 from saelib.study.f3_sites import MADE_IN, Basis, Compared, Sweep, enumerate_sites
@@ -56,7 +56,7 @@ def with_intervals(sweep: Sweep, n_seeds: int) -> pd.DataFrame:
 
 def pca_table(store: Any, compared: Compared) -> pd.DataFrame:
     """FVU of PCA fitted on training rows, for all ranks: site, rank, fvu."""
-    return pd.concat([diagnose.pca_fvu(store, site) for site in compared.sites], ignore_index=True)
+    return pd.concat([geometry.pca_fvu(store, site) for site in compared.sites], ignore_index=True)
 
 
 def pca_fvu(pca: pd.DataFrame, site: int, l0: float) -> float:

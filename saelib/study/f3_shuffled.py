@@ -15,8 +15,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from saelib.measure.causes import ShuffledDims, shuffled_dims
-from saelib.measure.metrics import fvu
+from saelib.measure.dictionary import ShuffledDims, shuffled_dims
+from saelib.measure.reconstruction import fvu
 from saelib.sae.base import build_sae
 from saelib.sae.spec import Spec
 from saelib.sae.trainer import train as train_sae

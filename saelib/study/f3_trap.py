@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from saelib.measure import diagnose
+from saelib.measure import geometry
 from saelib.show import depth
 from saelib.study.f3_sites import Basis, Compared, Sweep
 from saelib.study.notebooks import LayerParams
@@ -26,7 +26,7 @@ def class_table(store: Any, original: pd.DataFrame, compared: Compared) -> pd.Da
     (FVU over all tokens of the predictor that knows a token's class alone), SAE, all, SAE, ordinary
     (FVU of the original recipe's SAE), L0.
     """
-    profile = diagnose.site_profile(store, "test").set_index(["site", "class"])
+    profile = geometry.site_profile(store, "test").set_index(["site", "class"])
     whole = profile.xs("all", level="class")
     special = profile.drop(["all", "ordinary"], level="class").groupby("site")
     special = special[["count", "norm_share"]].sum().reindex(list(compared.sites), fill_value=0)
@@ -51,7 +51,7 @@ def _class_mean_fvu(profile: pd.DataFrame) -> pd.Series:
 
 def median_norms(store: Any, compared: Compared) -> np.ndarray:
     """Median norm of ordinary test tokens at each compared site, model units."""
-    profile = diagnose.site_profile(store, "test").set_index(["site", "class"])
+    profile = geometry.site_profile(store, "test").set_index(["site", "class"])
     ordinary = profile.xs("ordinary", level="class")
     return ordinary.loc[list(compared.sites), "norm_median"].to_numpy()
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from f3_cases import BASIS, COMPARED
 
-from saelib.measure import diagnose
+from saelib.measure import geometry
 from saelib.study import f3_trap
 
 
@@ -58,7 +58,7 @@ def profile(classes):
 
 def test_class_means_explain_what_lies_between_classes(monkeypatch):
     made = profile({"first": (1, 0.9, 1.0), "ordinary": (99, 0.1, 0.0)})
-    monkeypatch.setattr(diagnose, "site_profile", lambda store, split: made)
+    monkeypatch.setattr(geometry, "site_profile", lambda store, split: made)
     original = pd.DataFrame({"fvu_all": [0.1], "fvu": [0.5], "l0": [9.0]}, index=[2])
     result = f3_trap.class_table(None, original, f3_trap.Compared((2,)))
     assert result.loc[2, "share of tokens"] == 0.01
@@ -69,7 +69,7 @@ def test_class_means_explain_what_lies_between_classes(monkeypatch):
 
 def test_a_model_without_first_or_sink_tokens_has_shares_of_zero(monkeypatch):
     made = profile({"ordinary": (100, 1.0, 0.2)})
-    monkeypatch.setattr(diagnose, "site_profile", lambda store, split: made)
+    monkeypatch.setattr(geometry, "site_profile", lambda store, split: made)
     original = pd.DataFrame({"fvu_all": [0.5], "fvu": [0.5], "l0": [9.0]}, index=[2])
     result = f3_trap.class_table(None, original, f3_trap.Compared((2,)))
     assert result.loc[2, ["share of tokens", "share of squared norm"]].tolist() == [0, 0]
