@@ -114,14 +114,6 @@ def _specs(
     return [ws.spec("plain", site, lam=lam, seed=seed, **values) for seed in p.split_seeds]
 
 
-def l0_line(trained: Trained) -> str:
-    """The L0 that these SAEs came out with, by site."""
-    if not len(trained.rows):
-        return "L0 is reached at no site"
-    l0 = trained.rows.groupby("site")["l0"].mean()
-    return "L0 " + ", ".join(f"{value:.1f} at site {site}" for site, value in l0.items())
-
-
 # Other codes, other dictionaries
 
 

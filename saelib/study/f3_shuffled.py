@@ -11,7 +11,6 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -81,12 +80,3 @@ def matched_fvu(
         site: interpolate_matched_l0(*zip(*by_lambda.values(), strict=True), l0_target)
         for site, by_lambda in points.items()
     }
-
-
-def point_table(points: Mapping[int, Mapping[float, Point]]) -> pd.DataFrame:
-    """L0 and FVU as text, one row a λ, one column a site."""
-    texts = {
-        site: {lam: f"L0 {l0:.0f}, FVU {value:.2f}" for lam, (l0, value) in by_lambda.items()}
-        for site, by_lambda in points.items()
-    }
-    return pd.DataFrame(texts).sort_index().fillna("").rename_axis("λ")
