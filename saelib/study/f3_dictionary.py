@@ -43,6 +43,8 @@ RULE_E = (
 )
 PCA = "PCA of rank L0"
 SHUFFLED = "SAE on shuffled dimensions"
+OTHER_CODES = ("encoder", "refitted", "lasso", "pursuit")
+BASELINES = ("random items", PCA, SHUFFLED)
 LABELS = {  # codes in the table -> in the figure
     "encoder": "encoder: the SAE itself",
     "refitted": "refitted magnitudes",
@@ -263,12 +265,20 @@ def basis_words(p: LayerParams, basis: Basis) -> str:
     return f"{basis.seeds}, {p.split_tokens:,} ordinary test tokens of {basis.n_pages} pages"
 
 
+def _block(codes: str) -> str:
+    """The group of rows in the figure that a choice of codes or dictionary belongs to."""
+    if codes in OTHER_CODES:
+        return "the SAE's dictionary, other codes"
+    return "baselines" if codes in BASELINES else "pursuit, other dictionaries"
+
+
 def figure(errors: Errors, p: LayerParams, basis: Basis, n_layers: int | None = None) -> Figure:
     """FVU under each choice of codes and dictionary, one colour a site."""
     table = errors.table()
     rows = table.assign(
         group=table["codes"].replace(LABELS),
         hue=table["site"],
+        block=table["codes"].map(_block),
         note=np.where(table["value"].isna(), "not reached", ""),
     )
     note = (

@@ -22,13 +22,16 @@ ORIGINAL_ORDINARY = "original: FVU, ordinary tokens"
 
 
 def verdict_text(findings: Sequence[Finding]) -> str:
-    """Each finding in three lines: its effect beside the recorded run's, its verdict, its sentence."""
-    blocks = []
-    for finding in findings:
-        head = f"{finding.name} {finding.verdict}: {finding.claim}"
-        lines = [head, f"    {beside_recorded(finding)}", f"    {finding.sentence}"]
-        blocks.append("\n".join(lines))
-    return "\n".join(blocks)
+    """Each finding in words: its claim, its effect beside the recorded run's, verdict, sentence."""
+    return "\n\n".join(_account(finding) for finding in findings)
+
+
+def _account(finding: Finding) -> str:
+    beside = beside_recorded(finding)
+    lead = f"{finding.verdict}. {beside}"
+    if finding.verdict == "undecided":
+        lead = f"{beside}; undecided here."
+    return f"{finding.name}: {finding.claim}\n{lead}\n{finding.sentence}"
 
 
 def _worse(compared: Compared) -> str:

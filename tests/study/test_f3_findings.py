@@ -144,11 +144,14 @@ def test_the_abstract_is_empty_where_a_number_is_missing():
     assert not f3_findings.abstract(division(EFFECTS), matched(undefined()), errors(LESS))
 
 
-def test_a_verdict_is_told_beside_the_recorded_run(home):
-    found = f3_findings.at_matched_l0(matched(between(0.4, 0.5)), params(), BASIS)
-    lines = f3_findings.verdict_text([found]).splitlines()
-    assert lines[0].startswith("F3b supported: ")
-    assert "recorded full: no record" in lines[1]
+def test_an_effect_is_told_before_the_run_is_called_undecided(home):
+    clear = f3_findings.at_matched_l0(matched(between(0.4, 0.5)), params(), BASIS)
+    one_seed = f3_findings.at_matched_l0(
+        matched(between(0.4, 0.5)), params(), Basis("a model", n_pages=20, n_seeds=1)
+    )
+    lines = f3_findings.verdict_text([clear, one_seed]).splitlines()
+    assert lines[1].startswith("supported. normalised: FVU at L0 = 32, site 15: 1.5")
+    assert lines[5].endswith("recorded full: no record; undecided here.")
 
 
 def test_each_finding_shares_an_effect_with_the_recorded_run():
