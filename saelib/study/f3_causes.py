@@ -343,16 +343,23 @@ def collapsed(trained: Trained) -> list[int]:
     return collapsed_sites(trained.original.groupby("site").mean(numeric_only=True))
 
 
+def step_words(division: Division) -> str:
+    """The four steps between the two gaps, or that the gap cannot be divided."""
+    unreached = len(division.unreached())
+    if unreached:
+        return f"undivided, as {unreached} of {len(coalitions())} coalitions do not reach the L0"
+    shares = division.shares()
+    return "; ".join(f"{LABELS[cause]} {shares[cause].text('+.2f')}" for cause in TOGGLES)
+
+
 def sentence(division: Division, collapsed_at: Sequence[int] = ()) -> str:
     """The gap and its four steps in plain words."""
     near, deep = division.compared.pair
-    steps = division.steps()
-    first, *middle, last = [x.text("+.2f") for x in steps.values()]
-    names = list(steps)[1:-1]
-    changes = "; ".join(f"{name} {text}" for name, text in zip(names, middle, strict=True))
+    first, last = (gap.text("+.2f") for gap in (division.before, division.after))
     words = (
         f"log FVU of site {deep} less that of site {near}, ordinary tokens: {first} under the "
-        f"original recipe; {changes}; {last} remains, a ratio of {division.after.exp().text('.2f')}."
+        f"original recipe; {step_words(division)}; {last} with all four removed, a ratio of "
+        f"{division.after.exp().text('.2f')}."
     )
     if collapsed_at:
         words += (

@@ -94,7 +94,7 @@ def test_an_unreached_coalition_is_said_in_title_table_and_check():
     assert "L0 is not reached" in f3_causes.title(result)
     assert "unknown; L0 not reached in 1 of 16" in f3_causes.checks(result)[0]
     assert (f3_causes.text_table(result).iloc[1:] == "unreachable").all(axis=None)
-    assert "L0 not reached" in f3_causes.sentence(result)
+    assert "undivided, as 1 of 16 coalitions do not reach" in f3_causes.sentence(result)
     figure = f3_causes.figure(result, params(), BASIS)
     assert "not reached" in figure.get_suptitle()
 
