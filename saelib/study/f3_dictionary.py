@@ -56,6 +56,11 @@ LABELS = {  # codes in the table -> in the figure
 }
 
 
+def label(codes: str) -> str:
+    """A choice of codes or dictionary as figures and tables for readers name it."""
+    return LABELS.get(codes, codes.replace("items", "latents"))
+
+
 # What is trained
 
 
@@ -180,7 +185,7 @@ class Errors:
         order = list(dict.fromkeys(table["codes"]))
         texts = table.assign(value=[_text(row) for row in table.itertuples()])
         pivot = texts.pivot(index="codes", columns="site", values="value").reindex(order)
-        return pivot.rename(index=LABELS).fillna("not reached")
+        return pivot.rename(index=label).fillna("not reached")
 
     def seed_table(self) -> pd.DataFrame:
         """Values of single seeds: group, hue, value."""
@@ -276,7 +281,7 @@ def figure(errors: Errors, p: LayerParams, basis: Basis, n_layers: int | None = 
     """FVU under each choice of codes and dictionary, one colour a site."""
     table = errors.table()
     rows = table.assign(
-        group=table["codes"].replace(LABELS),
+        group=table["codes"].map(label),
         hue=table["site"],
         block=table["codes"].map(_block),
         note=np.where(table["value"].isna(), "not reached", ""),
@@ -290,7 +295,7 @@ def figure(errors: Errors, p: LayerParams, basis: Basis, n_layers: int | None = 
     seeds = errors.seed_table()
     return compare.interval_points(
         rows,
-        seeds.assign(group=seeds["group"].replace(LABELS)) if basis.n_seeds > 1 else None,
+        seeds.assign(group=seeds["group"].map(label)) if basis.n_seeds > 1 else None,
         title=title(errors),
         interval=basis.interval,
         note=note,
