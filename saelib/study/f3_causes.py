@@ -21,9 +21,10 @@ from saelib.show import compare
 from saelib.study.curve import Curve, curves_over_seeds
 from saelib.study.estimate import Estimate, of_pages, over_seeds
 from saelib.study.f3_ladder import middle_lambda
-from saelib.study.f3_sites import NOTEBOOK, Basis, Compared, collapsed_sites, without_loss
+from saelib.study.f3_sites import NOTEBOOK, Compared, collapsed_sites, without_loss
 from saelib.study.finding import Verdict, enough
 from saelib.study.notebooks import LayerParams
+from saelib.study.scope import Scope
 from saelib.study.shapley import TOGGLES, coalitions, recipe_of, shapley
 
 CLAIM = (
@@ -284,32 +285,32 @@ def title(division: Division) -> str:
     return f"Of four causes {most} moves the gap most"
 
 
-def caption(division: Division, p: LayerParams, basis: Basis) -> str:
+def caption(division: Division, p: LayerParams, scope: Scope) -> str:
     """The gap before and after, and what the SAEs are."""
     deep, near = division.compared.deep, division.compared.near
     return (
         f"Site {deep} has {division.before.exp().text('.2f')} times site {near}'s FVU under the "
         f"original recipe, {division.after.exp().text('.2f')} times with all four removed. 0.1 is "
-        f"11 % more FVU. Ordinary test tokens, {recipe_words(p, basis)}. {basis.model}."
+        f"11 % more FVU. Ordinary test tokens, {recipe_words(p, scope)}. {scope.model}."
     )
 
 
-def recipe_words(p: LayerParams, basis: Basis) -> str:
+def recipe_words(p: LayerParams, scope: Scope) -> str:
     """Seeds, latents and training tokens of these SAEs."""
-    return f"{basis.seeds}, {p.cause_latents:,} latents, {p.cause_tokens:,} training tokens"
+    return f"{scope.trainings}, {p.cause_latents:,} latents, {p.cause_tokens:,} training tokens"
 
 
-def figure(division: Division, p: LayerParams, basis: Basis) -> Figure:
+def figure(division: Division, p: LayerParams, scope: Scope) -> Figure:
     """The first gap, four changes, and the gap that remains."""
     near, deep = division.compared.pair
     rows = table(division)
     rows["note"] = np.where(rows["value"].isna(), "unreachable", "")
     return compare.interval_points(
         rows,
-        seed_table(division) if basis.n_seeds > 1 else None,
+        seed_table(division) if scope.n_seeds > 1 else None,
         title=title(division),
-        interval=basis.interval,
-        note=caption(division, p, basis),
+        interval=scope.interval,
+        note=caption(division, p, scope),
         value_label=f"log FVU, site {deep} less site {near}",
         reference=(0, "no gap"),
     )

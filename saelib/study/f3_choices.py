@@ -16,8 +16,9 @@ from saelib.show import compare
 from saelib.study.curve import Curve
 from saelib.study.estimate import Estimate, over_seeds
 from saelib.study.f3_causes import cause_spec, match_curves, recipe_words
-from saelib.study.f3_sites import Basis, Compared
+from saelib.study.f3_sites import Compared
 from saelib.study.notebooks import LayerParams
+from saelib.study.scope import Scope
 from saelib.study.shapley import TOGGLES
 
 
@@ -118,7 +119,7 @@ def title(result: Choices) -> str:
     return f"{len(closing)} of {len(reached)} choices close the gap between sites"
 
 
-def figure(result: Choices, p: LayerParams, basis: Basis) -> Figure:
+def figure(result: Choices, p: LayerParams, scope: Scope) -> Figure:
     """FVU ratio of the two sites under each choice."""
     near, deep = result.compared.pair
     rows = result.table()
@@ -128,12 +129,12 @@ def figure(result: Choices, p: LayerParams, basis: Basis) -> Figure:
         if rows["value"].notna().any()
         else ""
     )
-    note = f"{span}Plain SAE, L0 = {p.l0_target:g}, {recipe_words(p, basis)}. {basis.model}."
+    note = f"{span}Plain SAE, L0 = {p.l0_target:g}, {recipe_words(p, scope)}. {scope.model}."
     return compare.interval_points(
         rows,
-        result.seed_table() if basis.n_seeds > 1 else None,
+        result.seed_table() if scope.n_seeds > 1 else None,
         title=title(result),
-        interval=basis.interval,
+        interval=scope.interval,
         note=note,
         value_label=f"FVU of site {deep} over site {near}'s",
         reference=(1, "no gap"),

@@ -15,8 +15,9 @@ from saelib.measure.geometry import pca_fvu, site_profile
 from saelib.sae.spec import Spec
 from saelib.show.depth import by_depth
 from saelib.study.curve import Curve, reach_l0
-from saelib.study.f3_sites import NOTEBOOK, Basis, Compared
+from saelib.study.f3_sites import NOTEBOOK, Compared
 from saelib.study.notebooks import LayerParams
+from saelib.study.scope import Scope
 
 NORM = "median norm ‖x‖ (model units)"
 SINK_SHARE = "share of ‖x‖² in first and sink tokens"
@@ -158,11 +159,11 @@ def correlate_words(depths: Depths) -> str:
     return f"Of what is drawn, PCA apart, FVU goes most with {SHORT[most]} (Spearman {rho[most]:+.2f}). "
 
 
-def figure(depths: Depths, basis: Basis) -> Figure:
+def figure(depths: Depths, scope: Scope) -> Figure:
     """Each quantity against depth, in its own panel."""
     note = (
         f"{correlate_words(depths)}Plain SAE, one seed, {depths.tokens:,} training tokens. Spearman "
-        f"over {len(depths.reached)} sites, a description. {basis.model}."
+        f"over {len(depths.reached)} sites, a description. {scope.model}."
     )
     return by_depth(
         panel_table(depths),

@@ -24,9 +24,10 @@ from saelib.show import compare
 from saelib.study.curve import Curve
 from saelib.study.estimate import Estimate, over_seeds, ratio_of_pages
 from saelib.study.f3_shuffled import ordinary_rows
-from saelib.study.f3_sites import NOTEBOOK, Basis, Compared, without_loss
+from saelib.study.f3_sites import NOTEBOOK, Compared, without_loss
 from saelib.study.finding import Verdict, enough
 from saelib.study.notebooks import LayerParams
+from saelib.study.scope import Scope
 
 CLAIM_D = "No suitable dictionary can be found at site {deep}."
 CLAIM_E = "At site {deep} pursuit improves on the encoder's codes more than at {shallow}."
@@ -265,9 +266,9 @@ def removed_words(errors: Errors) -> str:
     return ", ".join(texts) or "L0 is reached at no site"
 
 
-def basis_words(p: LayerParams, basis: Basis) -> str:
+def scope_words(p: LayerParams, scope: Scope) -> str:
     """Seeds, test tokens and pages of the search for codes."""
-    return f"{basis.seeds}, {p.split_tokens:,} ordinary test tokens of {basis.n_pages} pages"
+    return f"{scope.trainings}, {p.split_tokens:,} ordinary test tokens of {scope.n_pages} pages"
 
 
 def _block(codes: str) -> str:
@@ -277,7 +278,7 @@ def _block(codes: str) -> str:
     return "baselines" if codes in BASELINES else "pursuit, other dictionaries"
 
 
-def figure(errors: Errors, p: LayerParams, basis: Basis, n_layers: int | None = None) -> Figure:
+def figure(errors: Errors, p: LayerParams, scope: Scope, n_layers: int | None = None) -> Figure:
     """FVU under each choice of codes and dictionary, one colour a site."""
     table = errors.table()
     rows = table.assign(
@@ -288,16 +289,16 @@ def figure(errors: Errors, p: LayerParams, basis: Basis, n_layers: int | None = 
     )
     note = (
         f"Share of the encoder's error that pursuit removes: {removed_words(errors)}. Plain SAE "
-        f"near L0 = {p.l0_target:g}, {basis_words(p, basis)}; one dictionary is learned by pursuit "
+        f"near L0 = {p.l0_target:g}, {scope_words(p, scope)}; one dictionary is learned by pursuit "
         f"on {p.learn_tokens:,} training tokens. The last row is one seed without interval. "
-        f"{basis.model}."
+        f"{scope.model}."
     )
     seeds = errors.seed_table()
     return compare.interval_points(
         rows,
-        seeds.assign(group=seeds["group"].map(label)) if basis.n_seeds > 1 else None,
+        seeds.assign(group=seeds["group"].map(label)) if scope.n_seeds > 1 else None,
         title=title(errors),
-        interval=basis.interval,
+        interval=scope.interval,
         note=note,
         value_label="FVU",
         reference=(1, "mean predictor"),
@@ -385,7 +386,7 @@ def removed_differences(errors: Errors) -> list[Estimate]:
     return [deep - errors.removed(site) for site in errors.compared.shallow]
 
 
-def sentence_dictionary(errors: Errors, p: LayerParams, basis: Basis) -> str:
+def sentence_dictionary(errors: Errors, p: LayerParams, scope: Scope) -> str:
     """What pursuit leaves at each site, beside PCA."""
     texts = []
     for site in errors.sites:
@@ -393,15 +394,15 @@ def sentence_dictionary(errors: Errors, p: LayerParams, basis: Basis) -> str:
         texts.append(f"site {site} {errors.fvu(site, 'pursuit').text('.3f')}, PCA {pca:.3f}")
     return (
         f"FVU of pursuit over the plain SAE's dictionary near L0 = {p.l0_target:g}: "
-        f"{'; '.join(texts) or 'L0 not reached'}; {basis_words(p, basis)}."
+        f"{'; '.join(texts) or 'L0 not reached'}; {scope_words(p, scope)}."
     )
 
 
-def sentence_encoder(errors: Errors, p: LayerParams, basis: Basis) -> str:
+def sentence_encoder(errors: Errors, p: LayerParams, scope: Scope) -> str:
     """What share of the error pursuit removes at each site."""
     return (
         f"Share of the error that pursuit removes: {removed_words(errors)}; "
-        f"{basis_words(p, basis)}. Pursuit is greedy: each share is a lower bound of the encoder's, "
+        f"{scope_words(p, scope)}. Pursuit is greedy: each share is a lower bound of the encoder's, "
         f"and a difference of two is no bound. Site {errors.compared.deep} over site "
         f"{errors.compared.near}: {factor_words(errors)} (FVU = dictionary × encoder, under pursuit)."
     )

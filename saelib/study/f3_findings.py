@@ -13,10 +13,11 @@ from saelib.study.f3_causes import Division
 from saelib.study.f3_dictionary import Errors
 from saelib.study.f3_ladder import ORIGINAL_ALL, Ladder
 from saelib.study.f3_layers import Matched
-from saelib.study.f3_sites import Basis, Compared, Sweep, collapsed_sites, enumerate_sites
+from saelib.study.f3_sites import Compared, Sweep, collapsed_sites, enumerate_sites
 from saelib.study.f3_trap import norm_sentence
 from saelib.study.finding import Finding, beside_recorded
 from saelib.study.notebooks import LayerParams
+from saelib.study.scope import Scope
 
 ORIGINAL_ORDINARY = "original: FVU, ordinary tokens"
 
@@ -48,15 +49,15 @@ def _ratio_words(ratios: Mapping[int, Estimate]) -> str:
     return "; ".join(texts) or "L0 not reached"
 
 
-def _tail(basis: Basis) -> str:
-    return f"{basis.interval}, plain SAE, {basis.seeds}."
+def _tail(scope: Scope) -> str:
+    return f"{scope.interval}, plain SAE, {scope.trainings}."
 
 
 # As reported, and fairly
 
 
 def as_reported(
-    ladder: Ladder, original: pd.DataFrame, trap: pd.DataFrame, p: LayerParams, basis: Basis
+    ladder: Ladder, original: pd.DataFrame, trap: pd.DataFrame, p: LayerParams, scope: Scope
 ) -> Finding:
     """F3a: the original recipe by FVU over all tokens.
 
@@ -67,12 +68,12 @@ def as_reported(
     all_tokens = _by_site(ladder, ORIGINAL_ALL)
     collapsed = collapsed_sites(original)
     verdict = f3_layers.decide_worse(
-        list(all_tokens.values()), p.margin, basis.n_seeds, basis.n_pages, collapsed
+        list(all_tokens.values()), p.margin, scope.n_seeds, scope.n_pages, collapsed
     )
     sentence = (
         f"All-token FVU of site {deep}: {_ratio_words(all_tokens)}. Ordinary tokens: "
         f"{_ratio_words(_by_site(ladder, ORIGINAL_ORDINARY))}. L0 by site: "
-        f"{', '.join(f'{l0:.3g}' for l0 in original['l0'])}. {norm_sentence(trap)} {_tail(basis)}"
+        f"{', '.join(f'{l0:.3g}' for l0 in original['l0'])}. {norm_sentence(trap)} {_tail(scope)}"
     )
     if collapsed:
         sentence = f"{collapse_words(collapsed)} {sentence}"
@@ -102,7 +103,7 @@ def _by_site(ladder: Ladder, name: str) -> dict[int, Estimate]:
     return dict(zip(compared.shallow, step.ratios(compared), strict=True))
 
 
-def at_matched_l0(matched: Matched, p: LayerParams, basis: Basis) -> Finding:
+def at_matched_l0(matched: Matched, p: LayerParams, scope: Scope) -> Finding:
     """F3b: the normalised recipe on ordinary tokens at one L0."""
     compared = matched.compared
     l0 = matched.l0_target
@@ -113,19 +114,19 @@ def at_matched_l0(matched: Matched, p: LayerParams, basis: Basis) -> Finding:
         claim=f3_layers.CLAIM_B.format(worse=_worse(compared)),
         rule=f3_layers.RULE_WORSE.format(margin=p.margin),
         verdict=f3_layers.decide_worse(
-            list(ratios.values()), p.margin, basis.n_seeds, basis.n_pages
+            list(ratios.values()), p.margin, scope.n_seeds, scope.n_pages
         ),
         estimates=_ratios(f"normalised: FVU at L0 = {l0:g}", ratios),
         sentence=(
             f"FVU of site {compared.deep} at L0 = {l0:g}: {_ratio_words(ratios)}. PCA of that "
-            f"rank: {pca:.3g} times site {compared.near}'s. {_tail(basis)}"
+            f"rank: {pca:.3g} times site {compared.near}'s. {_tail(scope)}"
         ),
         section="Verdicts on the yardsticks",
         figure=f"figures/{p.profile}/05_matched_l0.png",
     )
 
 
-def does_not_train(matched: Matched, sweep: Sweep, p: LayerParams, basis: Basis) -> Finding:
+def does_not_train(matched: Matched, sweep: Sweep, p: LayerParams, scope: Scope) -> Finding:
     """F3c: the deepest site's plain SAE at one L0, by variance and by loss."""
     deep = matched.compared.deep
     l0 = matched.l0_target
@@ -133,7 +134,7 @@ def does_not_train(matched: Matched, sweep: Sweep, p: LayerParams, basis: Basis)
     curves = sweep.by_seed("plain", deep)
     recovered = over_seeds([curve.samples_at_l0(l0, "loss_recovered_mean") for curve in curves])
     n_loss = pages_with_loss(sweep, deep)
-    verdict = f3_layers.decide_untrained(left, recovered, basis.n_seeds, min(basis.n_pages, n_loss))
+    verdict = f3_layers.decide_untrained(left, recovered, scope.n_seeds, min(scope.n_pages, n_loss))
     return Finding(
         name="F3c",
         claim=f3_layers.CLAIM_C.format(deep=deep),
@@ -142,7 +143,7 @@ def does_not_train(matched: Matched, sweep: Sweep, p: LayerParams, basis: Basis)
         estimates={"FVU": left, "loss recovered": recovered},
         sentence=(
             f"At L0 = {l0:g}: FVU {left.text('.2f')}; {loss_words(left, recovered, n_loss)}. "
-            f"{_tail(basis)}"
+            f"{_tail(scope)}"
         ),
         section="Verdicts on the yardsticks",
         figure=f"figures/{p.profile}/05_trade_off_with_pca.png",
@@ -173,21 +174,21 @@ def yardsticks(
     original: pd.DataFrame,
     trap: pd.DataFrame,
     p: LayerParams,
-    basis: Basis,
+    scope: Scope,
 ) -> list[Finding]:
     """F3a to F3c."""
     return [
-        as_reported(ladder, original, trap, p, basis),
-        at_matched_l0(matched, p, basis),
-        does_not_train(matched, sweep, p, basis),
+        as_reported(ladder, original, trap, p, scope),
+        at_matched_l0(matched, p, scope),
+        does_not_train(matched, sweep, p, scope),
     ]
 
 
 # Causes
 
 
-def causes(division: Division, trained: f3_causes.Trained, p: LayerParams, basis: Basis) -> Finding:
-    """F3f: do four causes make the deepest site look worse than it is? `basis`: of these SAEs."""
+def causes(division: Division, trained: f3_causes.Trained, p: LayerParams, scope: Scope) -> Finding:
+    """F3f: do four causes make the deepest site look worse than it is? `scope`: of these SAEs."""
     compared = division.compared
     near, deep = compared.pair
     collapsed = f3_causes.collapsed(trained)
@@ -198,7 +199,7 @@ def causes(division: Division, trained: f3_causes.Trained, p: LayerParams, basis
         name="F3f",
         claim=f3_causes.CLAIM.format(deep=deep, near=near),
         rule=f3_causes.RULE.format(margin=p.margin),
-        verdict=f3_causes.decide(before, after, p.margin, basis.n_seeds, basis.n_pages, collapsed),
+        verdict=f3_causes.decide(before, after, p.margin, scope.n_seeds, scope.n_pages, collapsed),
         estimates=estimates,
         sentence=f3_causes.sentence(division, collapsed),
         section="Verdict on the causes",
@@ -209,12 +210,12 @@ def causes(division: Division, trained: f3_causes.Trained, p: LayerParams, basis
 # Dictionary or encoder
 
 
-def dictionary(errors: Errors, p: LayerParams, basis: Basis) -> list[Finding]:
-    """F3d and F3e; `basis`: of the SAEs whose codes are searched."""
-    return [_no_dictionary(errors, p, basis), _encoder_fails(errors, p, basis)]
+def dictionary(errors: Errors, p: LayerParams, scope: Scope) -> list[Finding]:
+    """F3d and F3e; `scope`: of the SAEs whose codes are searched."""
+    return [_no_dictionary(errors, p, scope), _encoder_fails(errors, p, scope)]
 
 
-def _no_dictionary(errors: Errors, p: LayerParams, basis: Basis) -> Finding:
+def _no_dictionary(errors: Errors, p: LayerParams, scope: Scope) -> Finding:
     deep = errors.compared.deep
     ratios = f3_dictionary.over_pca(errors, p)
     sites = sorted(errors.sites, reverse=True)
@@ -223,15 +224,15 @@ def _no_dictionary(errors: Errors, p: LayerParams, basis: Basis) -> Finding:
         name="F3d",
         claim=f3_dictionary.CLAIM_D.format(deep=deep),
         rule=f3_dictionary.RULE_D,
-        verdict=f3_dictionary.decide_dictionary(ratios, basis.n_seeds, basis.n_pages),
+        verdict=f3_dictionary.decide_dictionary(ratios, scope.n_seeds, scope.n_pages),
         estimates=estimates,
-        sentence=f3_dictionary.sentence_dictionary(errors, p, basis),
+        sentence=f3_dictionary.sentence_dictionary(errors, p, scope),
         section="Verdicts on dictionary and encoder",
         figure=f"figures/{p.profile}/05_items_or_selection.png",
     )
 
 
-def _encoder_fails(errors: Errors, p: LayerParams, basis: Basis) -> Finding:
+def _encoder_fails(errors: Errors, p: LayerParams, scope: Scope) -> Finding:
     compared = errors.compared
     differences = f3_dictionary.removed_differences(errors)
     removed = errors.removed_by_site()
@@ -240,9 +241,9 @@ def _encoder_fails(errors: Errors, p: LayerParams, basis: Basis) -> Finding:
         name="F3e",
         claim=f3_dictionary.CLAIM_E.format(deep=compared.deep, shallow=shallow),
         rule=f3_dictionary.RULE_E.format(margin=p.margin),
-        verdict=f3_dictionary.decide_encoder(differences, p.margin, basis.n_seeds, basis.n_pages),
+        verdict=f3_dictionary.decide_encoder(differences, p.margin, scope.n_seeds, scope.n_pages),
         estimates={f"site {site}": removed[site] for site in sorted(removed, reverse=True)},
-        sentence=f3_dictionary.sentence_encoder(errors, p, basis),
+        sentence=f3_dictionary.sentence_encoder(errors, p, scope),
         section="Verdicts on dictionary and encoder",
         figure=f"figures/{p.profile}/05_items_or_selection.png",
     )

@@ -19,9 +19,10 @@ from saelib.measure.evaluate import tally_rows
 from saelib.show import compare
 from saelib.study.estimate import Estimate, constant, of_pages, over_seeds, ratio_of_pages
 from saelib.study.f3_layers import Matched, decide_worse, mean_of_logs
-from saelib.study.f3_sites import Basis, Compared, Sweep
+from saelib.study.f3_sites import Compared, Sweep
 from saelib.study.finding import Verdict
 from saelib.study.notebooks import LayerParams
+from saelib.study.scope import Scope
 
 ORIGINAL_ALL = "original: FVU, all tokens"
 
@@ -178,34 +179,34 @@ def ladder_title(ladder: Ladder) -> str:
 
 
 def ladder_figure(
-    ladder: Ladder, original: pd.DataFrame, basis: Basis, n_layers: int | None = None
+    ladder: Ladder, original: pd.DataFrame, scope: Scope, n_layers: int | None = None
 ) -> Figure:
     """The deepest site over each shallower one by each yardstick, log axis."""
     note = (
         "Colour: the site compared with. L0 at one raw λ: "
         f"{', '.join(f'{l0:.0f}' for l0 in original['l0'])} by site. "
-        f"Plain SAE, {basis.seeds}, {basis.model}. PCA has no interval."
+        f"Plain SAE, {scope.trainings}, {scope.model}. PCA has no interval."
     )
     return compare.interval_points(
         ladder.table(),
-        ladder.seeds() if basis.n_seeds > 1 else None,
+        ladder.seeds() if scope.n_seeds > 1 else None,
         title=ladder_title(ladder),
         value_label=f"site {ladder.compared.deep} / shallower site",
         log=True,
         reference=(1, "no gap"),
-        interval=f"{basis.interval}, the same at both sites",
+        interval=f"{scope.interval}, the same at both sites",
         note=note,
         n_layers=n_layers,
     )
 
 
 def verdicts_by_yardstick(
-    ladder: Ladder, margin: float, basis: Basis, collapsed: Iterable[int] = ()
+    ladder: Ladder, margin: float, scope: Scope, collapsed: Iterable[int] = ()
 ) -> dict[str, Verdict]:
     """`decide_worse` by each yardstick but PCA."""
     verdicts = {}
     for name, step in list(ladder.steps.items())[:-1]:
         without = list(collapsed) if name.startswith("original") else []
         ratios = step.ratios(ladder.compared)
-        verdicts[name] = decide_worse(ratios, margin, basis.n_seeds, basis.n_pages, without)
+        verdicts[name] = decide_worse(ratios, margin, scope.n_seeds, scope.n_pages, without)
     return verdicts

@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from saelib.measure import geometry
 from saelib.show import depth, tradeoff
 from saelib.study.estimate import Estimate, of_pages, over_seeds, undefined
-from saelib.study.f3_sites import MADE_IN, Basis, Compared, Sweep, enumerate_sites
+from saelib.study.f3_sites import MADE_IN, Compared, Sweep, enumerate_sites
 from saelib.study.finding import Verdict, enough
+from saelib.study.scope import Scope
 
 CLAIM_A = "As reported (raw activations, all tokens, one λ), {worse}."
 CLAIM_B = "With sinks, mean, scale and sparsity out of the way, {worse}."
@@ -105,16 +106,16 @@ def _site_words(sites: Sequence[int]) -> str:
 
 
 def trade_off_figure(
-    table: pd.DataFrame, pca: pd.DataFrame, least: pd.DataFrame, basis: Basis
+    table: pd.DataFrame, pca: pd.DataFrame, least: pd.DataFrame, scope: Scope
 ) -> Figure:
     """FVU against L0 at each site, for each architecture and for PCA."""
     gated = least.drop(index="plain").min()
     note = (
         f"A Gated SAE lies below PCA of rank L0 at {(gated < 1).sum()} of {len(gated)} sites. "
-        f"Ordinary tokens, {basis.seeds}, {basis.model}."
+        f"Ordinary tokens, {scope.trainings}, {scope.model}."
     )
     return tradeoff.trade_off(
-        table, pca, title=trade_off_title(least), interval=basis.interval, note=note
+        table, pca, title=trade_off_title(least), interval=scope.interval, note=note
     )
 
 
@@ -232,7 +233,7 @@ def matched_title(matched: Matched) -> str:
     return f"At equal L0 sites {near} and {deep} cannot be told apart"
 
 
-def matched_figure(matched: Matched, basis: Basis) -> Figure:
+def matched_figure(matched: Matched, scope: Scope) -> Figure:
     """FVU by site at three L0, one line an architecture, PCA in grey."""
     compared = matched.compared
     ratio = matched.ratio("plain", compared.near, matched.l0_target)
@@ -242,9 +243,9 @@ def matched_figure(matched: Matched, basis: Basis) -> Figure:
         if ratio.defined
         else ""
     )
-    note += f"Ordinary tokens, {basis.seeds}, {basis.model}."
+    note += f"Ordinary tokens, {scope.trainings}, {scope.model}."
     return depth.layer_matched(
-        matched.table(), title=matched_title(matched), interval=basis.interval, note=note
+        matched.table(), title=matched_title(matched), interval=scope.interval, note=note
     )
 
 

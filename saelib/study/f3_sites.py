@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -13,7 +12,7 @@ from saelib.config import ConfigError, EvalConfig
 from saelib.sae.spec import Spec
 from saelib.study.curve import Curve
 from saelib.study.notebooks import LayerParams
-from saelib.text import assets
+from saelib.study.scope import Scope
 
 NOTEBOOK = "05_layer_analysis"
 MADE_IN = {"plain": "02_train_sae", "two_term": "03_train_gated", "full": "03_train_gated"}
@@ -55,36 +54,9 @@ def compared_sites(ws: Any, names: Sequence[int | str]) -> Compared:
     return Compared(sites)
 
 
-@dataclass(frozen=True)
-class Basis:
-    """What estimates rest on: the model, test pages, and training seeds."""
-
-    model: str
-    n_pages: int
-    n_seeds: int
-
-    @property
-    def seeds(self) -> str:
-        """ "1 seed", "3 seeds"."""
-        return f"{self.n_seeds} seed{'s' * (self.n_seeds > 1)}"
-
-    @property
-    def interval(self) -> str:
-        """How the intervals of a figure come about."""
-        return f"95 % bootstrap over {self.n_pages} test pages{' and seeds' * (self.n_seeds > 1)}"
-
-
 def without_loss(ws: Any) -> Any:
     """The same workspace for SAEs whose next-token loss is not asked for."""
     return ws.measuring(EvalConfig(ce_tokens=0))
-
-
-def model_label(ws: Any) -> str:
-    """The model's name for a reader: never a path of this machine."""
-    if ws.identity["model"] == "embedded":
-        return assets.MODEL_LABEL
-    name = str(ws.lm.name)
-    return Path(name).name if Path(name).is_absolute() else name
 
 
 def enumerate_sites(sites: Sequence[int]) -> str:
@@ -186,9 +158,9 @@ def effective_pages(weights: pd.Series) -> float:
     return weights.sum() ** 2 / (weights**2).sum()
 
 
-def basis_of(ws: Any, p: LayerParams, sweep: Sweep) -> Basis:
+def scope_of(ws: Any, p: LayerParams, sweep: Sweep) -> Scope:
     """What the estimates of a sweep rest on."""
-    return Basis(model_label(ws), int(sweep.table["n_test_pages"].min()), len(p.seeds))
+    return Scope.of_workspace(ws, p.seeds, int(sweep.table["n_test_pages"].min()))
 
 
 def page_lists(sweep: Sweep) -> set[tuple]:
@@ -197,21 +169,21 @@ def page_lists(sweep: Sweep) -> set[tuple]:
     return {tuple(c.pages(run)["page_id"]) for c in curves for run in c.rows["run_id"]}
 
 
-def sweep_line(sweep: Sweep, compared: Compared, basis: Basis) -> str:
+def sweep_line(sweep: Sweep, compared: Compared, scope: Scope) -> str:
     """How many curves there are, and of what."""
     fewest = min(len(curve.rows) for curve in sweep.curves.values())
     return (
         f"{len(sweep.curves)} curves, {len(MADE_IN)} architectures at {len(compared.sites)} "
-        f"sites, {basis.seeds}, {fewest} λ or more each"
+        f"sites, {scope.trainings}, {fewest} λ or more each"
     )
 
 
-def test_line(store: Any, sweep: Sweep, original: pd.DataFrame, basis: Basis) -> str:
+def test_line(store: Any, sweep: Sweep, original: pd.DataFrame, scope: Scope) -> str:
     """On how many tokens and pages everything is measured; long pages count for more."""
     rows = int(store.mask("ordinary", "test").sum())
     first = next(iter(sweep.curves.values()))
     equal = effective_pages(first.pages(first.rows["run_id"].iloc[0])["n"])
     return (
         f"the original recipe at {len(original)} sites; {rows:,} ordinary tokens of "
-        f"{basis.n_pages} test pages (by their unequal lengths as many as {equal:.0f} equal ones)"
+        f"{scope.n_pages} test pages (by their unequal lengths as many as {equal:.0f} equal ones)"
     )

@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 
 from saelib.measure import geometry
 from saelib.show import depth
-from saelib.study.f3_sites import Basis, Compared, Sweep
+from saelib.study.f3_sites import Compared, Sweep
 from saelib.study.notebooks import LayerParams
+from saelib.study.scope import Scope
 
 CLASS_COLUMNS = {"all": "fvu_all", "ordinary": "fvu", "sink": "fvu_sink"}
 HEAVY = 0.5  # share of the squared norm from which first and sink tokens are called heavy
@@ -105,7 +106,7 @@ def title(table: pd.DataFrame) -> str:
     return "All-token and ordinary FVU tell much the same at each site"
 
 
-def caption(table: pd.DataFrame, basis: Basis) -> str:
+def caption(table: pd.DataFrame, scope: Scope) -> str:
     """The numbers behind the message, and what is drawn."""
     ratio = table["SAE, ordinary"] / table["SAE, all"]
     worst = ratio.idxmax()
@@ -113,14 +114,14 @@ def caption(table: pd.DataFrame, basis: Basis) -> str:
         f"Site {worst}: the original recipe's FVU is {ratio[worst]:.3g} times as large on "
         f"ordinary tokens as on all; {table['share of squared norm'][worst]:.1%} of the squared "
         f"norm sits in {table['share of tokens'][worst]:.2%} of the tokens. Plain SAE, "
-        f"{basis.seeds}, {basis.n_pages} test pages, {basis.model}. "
+        f"{scope.trainings}, {scope.n_pages} test pages, {scope.model}. "
         "Sink: first and sink tokens, where there are 50 or more."
     )
 
 
-def figure(rows: pd.DataFrame, table: pd.DataFrame, basis: Basis) -> Figure:
+def figure(rows: pd.DataFrame, table: pd.DataFrame, scope: Scope) -> Figure:
     """FVU by site and token class, one panel a recipe."""
-    return depth.layer_reconstruction(rows, title=title(table), note=caption(table, basis))
+    return depth.layer_reconstruction(rows, title=title(table), note=caption(table, scope))
 
 
 def l0_checks(original: pd.DataFrame, norms: np.ndarray, d_model: int) -> list[str]:

@@ -3,11 +3,12 @@
 import numpy as np
 
 from saelib.study.estimate import Estimate
-from saelib.study.f3_sites import Basis, Compared
+from saelib.study.f3_sites import Compared
 from saelib.study.notebooks import LayerParams
+from saelib.study.scope import Scope
 
 COMPARED = Compared((2, 15, 29))
-BASIS = Basis("a small model", n_pages=20, n_seeds=3)
+SCOPE = Scope("a small model", n_pages=20, n_seeds=3)
 
 
 def between(low, high, value=None):

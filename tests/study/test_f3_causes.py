@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from f3_cases import BASIS, COMPARED, between, params
+from f3_cases import COMPARED, SCOPE, between, params
 
 from saelib.sae.spec import make_spec
 from saelib.study import f3_causes
@@ -95,7 +95,7 @@ def test_an_unreached_coalition_is_said_in_title_table_and_check():
     assert "unknown; L0 not reached in 1 of 16" in f3_causes.checks(result)[0]
     assert (f3_causes.text_table(result).iloc[1:] == "unreachable").all(axis=None)
     assert "undivided, as 1 of 16 coalitions do not reach" in f3_causes.sentence(result)
-    figure = f3_causes.figure(result, params(), BASIS)
+    figure = f3_causes.figure(result, params(), SCOPE)
     assert "not reached" in figure.get_suptitle()
 
 

@@ -1,7 +1,7 @@
 """Does one choice of the recipe close the gap?"""
 
 import pytest
-from f3_cases import BASIS, COMPARED, between, params
+from f3_cases import COMPARED, SCOPE, between, params
 
 from saelib.study import f3_choices
 from saelib.study.estimate import constant, undefined
@@ -40,7 +40,7 @@ def test_the_table_has_ratios_beside_both_sites():
 
 
 def test_the_figure_stands_where_nothing_is_reached():
-    figure = f3_choices.figure(choices(**{"as it is": undefined()}), params(), BASIS)
+    figure = f3_choices.figure(choices(**{"as it is": undefined()}), params(), SCOPE)
     assert "No choice reaches" in figure.get_suptitle()
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from f3_cases import BASIS, COMPARED
+from f3_cases import COMPARED, SCOPE
 
 from saelib.study import f3_depth
 from saelib.study.curve import Curve
@@ -52,7 +52,7 @@ def test_the_title_names_the_easiest_and_the_hardest_site(fvu, words):
     result = depths(fvu)
     assert words in f3_depth.title(result)
     assert len(f3_depth.title(result).split()) <= 12
-    assert f3_depth.figure(result, BASIS).get_suptitle()
+    assert f3_depth.figure(result, SCOPE).get_suptitle()
 
 
 def test_the_caption_names_what_goes_along_with_fvu():

@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from f3_cases import BASIS, COMPARED, between, params
+from f3_cases import COMPARED, SCOPE, between, params
 
 from saelib.study import f3_dictionary
 from saelib.study.curve import Curve
@@ -97,16 +97,16 @@ def test_a_site_that_reaches_no_l0_leaves_table_and_figure_standing():
     assert f3_dictionary.removed_differences(partial) == []
     assert "L0 not reached" in f3_dictionary.factor_words(partial)
     assert partial.text_table().loc["pursuit", 2].startswith("0.2")
-    figure = f3_dictionary.figure(partial, params(), BASIS, 30)
+    figure = f3_dictionary.figure(partial, params(), SCOPE, 30)
     assert "L0 is not reached" in figure.get_suptitle()
 
 
 def test_no_site_that_reaches_the_l0_is_said_in_words():
     nothing = Errors({}, COMPARED, {2: None, 15: None, 29: None})
-    assert "L0 is reached at no site" in f3_dictionary.sentence_encoder(nothing, params(), BASIS)
-    assert "L0 not reached" in f3_dictionary.sentence_dictionary(nothing, params(), BASIS)
+    assert "L0 is reached at no site" in f3_dictionary.sentence_encoder(nothing, params(), SCOPE)
+    assert "L0 not reached" in f3_dictionary.sentence_dictionary(nothing, params(), SCOPE)
     assert f3_dictionary.checks(nothing)[0].endswith("at 0 of 0 sites")
-    assert f3_dictionary.figure(nothing, params(), BASIS, 30)
+    assert f3_dictionary.figure(nothing, params(), SCOPE, 30)
 
 
 def test_the_two_factors_multiply_to_the_ratio_of_two_sites():

@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from f3_cases import BASIS, COMPARED, between, params
+from f3_cases import COMPARED, SCOPE, between, params
 from test_f3_causes import EFFECTS, division
 from test_f3_dictionary import LESS, errors
 from test_f3_ladder import step
@@ -16,7 +16,8 @@ from saelib.study.curve import Curve
 from saelib.study.estimate import undefined
 from saelib.study.f3_causes import Trained
 from saelib.study.f3_ladder import ORIGINAL_ALL, Ladder
-from saelib.study.f3_sites import Basis, Sweep
+from saelib.study.f3_sites import Sweep
+from saelib.study.scope import Scope
 
 RECORDED = root() / "data" / "recorded" / "full" / "estimates.json"
 
@@ -33,7 +34,7 @@ def original(l0):
 
 def test_as_reported_is_judged_by_the_all_token_fvu():
     found = f3_findings.as_reported(
-        ladder(between(2, 3)), original(18.0), table(0.99, 0.01, 0.5), params(), BASIS
+        ladder(between(2, 3)), original(18.0), table(0.99, 0.01, 0.5), params(), SCOPE
     )
     assert found.verdict == "supported"
     assert next(iter(found.estimates)) == "original: FVU, all tokens, site 15"
@@ -42,7 +43,7 @@ def test_as_reported_is_judged_by_the_all_token_fvu():
 
 def test_a_collapsed_original_recipe_is_undecided_with_the_reason():
     found = f3_findings.as_reported(
-        ladder(between(2, 3)), original(0.1), table(0.01, 0.9, 0.9), params(), BASIS
+        ladder(between(2, 3)), original(0.1), table(0.01, 0.9, 0.9), params(), SCOPE
     )
     assert found.verdict == "undecided"
     assert found.sentence.startswith("Not judged: at 2 the original recipe's SAEs have collapsed")
@@ -58,7 +59,7 @@ def test_a_collapsed_original_recipe_is_undecided_with_the_reason():
     ],
 )
 def test_the_fair_comparison_reads_the_plain_sae_at_matched_l0(deep, verdict):
-    found = f3_findings.at_matched_l0(matched(deep), params(), BASIS)
+    found = f3_findings.at_matched_l0(matched(deep), params(), SCOPE)
     assert found.verdict == verdict
     assert "nan" not in found.sentence
     assert "2 and 15" in found.claim
@@ -66,7 +67,7 @@ def test_the_fair_comparison_reads_the_plain_sae_at_matched_l0(deep, verdict):
 
 def test_one_seed_is_undecided_and_has_its_effect():
     found = f3_findings.at_matched_l0(
-        matched(between(0.4, 0.5)), params(), Basis("a model", n_pages=20, n_seeds=1)
+        matched(between(0.4, 0.5)), params(), Scope("a model", n_pages=20, n_seeds=1)
     )
     assert found.verdict == "undecided"
     assert found.estimates["normalised: FVU at L0 = 32, site 15"].lo > 1
@@ -88,7 +89,7 @@ def sweep(run):
 
 def test_a_trained_sae_contradicts_that_the_site_does_not_train():
     found = f3_findings.does_not_train(
-        matched(between(0.3, 0.4)), sweep("measured"), params(), BASIS
+        matched(between(0.3, 0.4)), sweep("measured"), params(), SCOPE
     )
     assert found.verdict == "contradicted"
     assert found.estimates["loss recovered"].value == pytest.approx(0.75)
@@ -96,7 +97,7 @@ def test_a_trained_sae_contradicts_that_the_site_does_not_train():
 
 def test_undefined_loss_recovered_is_said_in_words():
     found = f3_findings.does_not_train(
-        matched(between(0.3, 0.4)), sweep("no loss to recover"), params(), BASIS
+        matched(between(0.3, 0.4)), sweep("no loss to recover"), params(), SCOPE
     )
     assert found.verdict == "undecided"
     assert "undefined (mean ablation costs too little loss)" in found.sentence
@@ -117,20 +118,20 @@ def trained(l0):
 
 
 def test_causes_are_recorded_with_their_steps():
-    found = f3_findings.causes(division(EFFECTS, first=-0.5), trained(9.0), params(), BASIS)
+    found = f3_findings.causes(division(EFFECTS, first=-0.5), trained(9.0), params(), SCOPE)
     assert found.verdict == "contradicted"
     assert next(iter(found.estimates)) == "gap that the four removed"
     assert found.estimates["sinks masked"].value == pytest.approx(0.3)
 
 
 def test_causes_of_a_collapsed_recipe_are_undecided_with_the_reason():
-    found = f3_findings.causes(division(EFFECTS, first=-0.5), trained(0.1), params(), BASIS)
+    found = f3_findings.causes(division(EFFECTS, first=-0.5), trained(0.1), params(), SCOPE)
     assert found.verdict == "undecided"
     assert "have collapsed" in found.sentence
 
 
 def test_dictionary_and_encoder_are_two_findings():
-    no_dictionary, encoder = f3_findings.dictionary(errors(LESS), params(), BASIS)
+    no_dictionary, encoder = f3_findings.dictionary(errors(LESS), params(), SCOPE)
     assert (no_dictionary.name, no_dictionary.verdict) == ("F3d", "contradicted")
     assert (encoder.name, encoder.verdict) == ("F3e", "contradicted")
     assert "items" not in no_dictionary.sentence + encoder.sentence
@@ -145,9 +146,9 @@ def test_the_abstract_is_empty_where_a_number_is_missing():
 
 
 def test_an_effect_is_told_before_the_run_is_called_undecided(home):
-    clear = f3_findings.at_matched_l0(matched(between(0.4, 0.5)), params(), BASIS)
+    clear = f3_findings.at_matched_l0(matched(between(0.4, 0.5)), params(), SCOPE)
     one_seed = f3_findings.at_matched_l0(
-        matched(between(0.4, 0.5)), params(), Basis("a model", n_pages=20, n_seeds=1)
+        matched(between(0.4, 0.5)), params(), Scope("a model", n_pages=20, n_seeds=1)
     )
     lines = f3_findings.verdict_text([clear, one_seed]).splitlines()
     assert lines[1].startswith("supported. normalised: FVU at L0 = 32, site 15: 1.5")
@@ -158,11 +159,11 @@ def test_each_finding_shares_an_effect_with_the_recorded_run():
     recorded = read_json(RECORDED)
     found = [
         f3_findings.as_reported(
-            ladder(between(2, 3)), original(18.0), table(0.99, 0.01, 0.5), params(), BASIS
+            ladder(between(2, 3)), original(18.0), table(0.99, 0.01, 0.5), params(), SCOPE
         ),
-        f3_findings.at_matched_l0(matched(between(0.4, 0.5)), params(), BASIS),
-        f3_findings.does_not_train(matched(between(0.3, 0.4)), sweep("measured"), params(), BASIS),
-        f3_findings.causes(division(EFFECTS), trained(9.0), params(), BASIS),
-        *f3_findings.dictionary(errors(LESS), params(), BASIS),
+        f3_findings.at_matched_l0(matched(between(0.4, 0.5)), params(), SCOPE),
+        f3_findings.does_not_train(matched(between(0.3, 0.4)), sweep("measured"), params(), SCOPE),
+        f3_findings.causes(division(EFFECTS), trained(9.0), params(), SCOPE),
+        *f3_findings.dictionary(errors(LESS), params(), SCOPE),
     ]
     assert all(set(finding.estimates) & set(recorded[finding.name]) for finding in found)

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from f3_cases import BASIS, COMPARED, between
+from f3_cases import COMPARED, SCOPE, between
 
 from saelib.study import f3_ladder
 from saelib.study.estimate import constant, undefined
@@ -54,7 +54,7 @@ def test_a_collapsed_original_recipe_leaves_its_own_yardsticks_undecided():
     rungs = ladder(between(2, 3), between(2, 3))
     fair = step("normalised: FVU at L0 = 32", between(2, 3))
     rungs = Ladder(dict(list(rungs.steps.items())[:2]) | {fair.name: fair, "PCA": fair}, COMPARED)
-    verdicts = f3_ladder.verdicts_by_yardstick(rungs, 0.03, BASIS, collapsed=[2])
+    verdicts = f3_ladder.verdicts_by_yardstick(rungs, 0.03, SCOPE, collapsed=[2])
     assert list(verdicts.values()) == ["undecided", "undecided", "supported"]
 
 
@@ -64,6 +64,6 @@ def test_the_middle_lambda_is_of_the_sorted_ones():
 
 def test_the_figure_of_an_unreached_l0_says_so():
     original = pd.DataFrame({"l0": [18.0, 49.0, 491.0]}, index=[2, 15, 29])
-    figure = f3_ladder.ladder_figure(ladder(between(2, 3), undefined()), original, BASIS, 30)
+    figure = f3_ladder.ladder_figure(ladder(between(2, 3), undefined()), original, SCOPE, 30)
     assert "worse" in figure.get_suptitle()
     assert np.isfinite(figure.get_figheight())

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from f3_cases import BASIS, COMPARED, between
+from f3_cases import COMPARED, SCOPE, between
 
 from saelib.study import f3_layers
 from saelib.study.estimate import constant, undefined
@@ -126,5 +126,5 @@ def test_pca_of_more_ranks_than_dimensions_is_the_last():
 
 
 def test_the_figure_at_matched_l0_stands_where_no_l0_is_reached():
-    figure = f3_layers.matched_figure(matched(undefined(), undefined()), BASIS)
+    figure = f3_layers.matched_figure(matched(undefined(), undefined()), SCOPE)
     assert "not reached" in figure.get_suptitle()

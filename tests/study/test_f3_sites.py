@@ -1,7 +1,5 @@
 """Which sites and SAEs the parts of F3 share, and what captions say of them."""
 
-from types import SimpleNamespace
-
 import pandas as pd
 import pytest
 from f3_cases import params
@@ -9,17 +7,15 @@ from f3_cases import params
 from saelib.config import ConfigError
 from saelib.sae.spec import make_spec
 from saelib.study import f3_sites
-from saelib.study.f3_sites import MADE_IN, Basis, Compared, compared_sites, enumerate_sites
+from saelib.study.f3_sites import MADE_IN, Compared, compared_sites, enumerate_sites
 
 
 class Trained:
     """A workspace whose results are made by hand; an SAE's run id is its arm, site, λ and seed."""
 
     profile = "smoke"
-    lm = SimpleNamespace(name="/home/someone/models/llama-small")
 
     def __init__(self, rows=()):
-        self.identity = {"model": self.lm.name}
         names = ["arm", "site", "lambda", "seed", "run_id", "l0", "fvu"]
         self.table = pd.DataFrame(rows, columns=names)
 
@@ -51,21 +47,11 @@ def test_the_deepest_site_is_compared_with_each_shallower_one():
     assert compared.pair == (3, 5)
 
 
-def test_no_path_of_a_machine_stands_in_captions():
-    assert f3_sites.model_label(Trained()) == "llama-small"
-
-
 @pytest.mark.parametrize(
     ("sites", "words"), [([2], "2"), ([2, 9], "2 and 9"), ([2, 9, 15], "2, 9 and 15"), ([], "")]
 )
 def test_sites_are_enumerated_in_words(sites, words):
     assert enumerate_sites(sites) == words
-
-
-def test_intervals_name_pages_and_seeds():
-    assert Basis("m", 22, 3).interval == "95 % bootstrap over 22 test pages and seeds"
-    assert Basis("m", 22, 1).interval == "95 % bootstrap over 22 test pages"
-    assert (Basis("m", 22, 1).seeds, Basis("m", 22, 3).seeds) == ("1 seed", "3 seeds")
 
 
 def rows(lams, sites=(2, 5)):

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from f3_cases import BASIS, COMPARED
+from f3_cases import COMPARED, SCOPE
 
 from saelib.measure import geometry
 from saelib.study import f3_trap
@@ -45,7 +45,7 @@ def test_an_sae_that_has_learned_nothing_is_not_flattered():
 @pytest.mark.parametrize("worked", [table(0.99, 0.01, 0.5), table(0.01, 0.3, 0.31)])
 def test_titles_have_at_most_twelve_words_and_numbers_stand_in_the_caption(worked):
     assert len(f3_trap.title(worked).split()) <= 12
-    assert "of the tokens" in f3_trap.caption(worked, BASIS)
+    assert "of the tokens" in f3_trap.caption(worked, SCOPE)
 
 
 def profile(classes):
