@@ -19,13 +19,13 @@ from saelib.study.f2_gated import ARMS, Check
 from saelib.study.f2_gates import student
 from saelib.study.f2_resampling import (
     SETTINGS,
+    Params,
     ResamplingRuns,
     Run,
     resampling_spec,
 )
 from saelib.study.finding import Finding, Verdict, enough
 from saelib.study.matched import interpolate_matched_l0
-from saelib.study.notebooks import ResamplingParams as Params
 from saelib.study.scope import Scope
 
 DYING = 0.1  # share of dead latents from which on an arm counts as one whose latents die

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
 from saelib.sae.spec import Spec
 from saelib.study import finding
@@ -19,7 +20,7 @@ from saelib.study.controls import shuffled_decoders
 from saelib.study.curve import Curve, reach_l0
 from saelib.study.estimate import Estimate, of_pages, over_seeds, undefined
 from saelib.study.finding import Finding, Verdict, enough, majority
-from saelib.study.notebooks import TrainGatedParams as Params
+from saelib.study.params import Common, CountOrZero, Lambda, Lambdas, NotNegative, Recipe, Sweep
 from saelib.study.scope import Scope, sites_label
 
 NOTEBOOK = "03_train_gated"
@@ -51,6 +52,15 @@ COMPARED = {
 AT_L0 = ("fvu", "loss_recovered", "shrinkage", "lambda")  # columns read at the L0 of the comparison
 
 Cell = tuple[str, int]  # arm, site
+
+
+class Params(Common, Recipe, Sweep):
+    """What the comparison of the three arms is made of."""
+
+    lambdas_two_term: Lambdas = Field(description="L1 coefficients of the two-term loss")
+    lam_full: Lambda = Field(description="the full loss takes this multiple of λ")
+    refine: CountOrZero = Field(description="further λ between the two next to the target L0")
+    margin: NotNegative = Field(description="FVUs nearer than this share are called equal")
 
 
 # -- what is trained ---------------------------------------------------------------------------
@@ -201,12 +211,12 @@ def mean_at_l0(curves: Sequence[Curve], l0: float, column: str) -> float:
 
 def ratios(matched: Matched, sites: Sequence[int]) -> dict[tuple[str, str, int], Estimate]:
     """FVU of one arm over another's at equal L0, by (arm, against, site)."""
-    found = {}
+    by_pair = {}
     for arm, against in PAIRS:
         for site in sites:
             difference = matched.log_fvu[arm, site] - matched.log_fvu[against, site]
-            found[arm, against, site] = difference.exp()
-    return found
+            by_pair[arm, against, site] = difference.exp()
+    return by_pair
 
 
 def seed_ratios(matched: Matched, sites: Sequence[int]) -> pd.DataFrame:
@@ -260,8 +270,8 @@ def decide(cases: Sequence[Estimate], margin: float, n_seeds: int, n_pages: int)
     """Whether the first arm is worse than the second, from its ratio of FVU per site (`RULE`)."""
     if not enough(n_seeds, n_pages):
         return "undecided"
-    words = [compare(ratio, margin) for ratio in cases]
-    return majority(words, {"worse"}, {"better", "equal", "not worse"})
+    comparisons = [compare(ratio, margin) for ratio in cases]
+    return majority(comparisons, {"worse"}, {"better", "equal", "not worse"})
 
 
 def sentence(pair: tuple[str, str], cases: Mapping[int, Estimate], l0: float, scope: Scope) -> str:
@@ -402,5 +412,5 @@ def shrinkage_checks(matched: Matched) -> list[Check]:
     return _where_known(results, bool(shrinkage.notna().all(axis=None)))
 
 
-def _where_known(results: Sequence[tuple[bool, str]], known: bool) -> list[Check]:
-    return [(holds if known else None, claim) for holds, claim in results]
+def _where_known(results: Sequence[tuple[bool, str]], reached: bool) -> list[Check]:
+    return [(holds if reached else None, claim) for holds, claim in results]

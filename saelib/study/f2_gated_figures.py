@@ -18,11 +18,11 @@ from saelib.study.f2_gated import (
     PAIRS,
     GatedRuns,
     Matched,
+    Params,
     mean_ratio,
     ratio_table,
     seed_ratios,
 )
-from saelib.study.notebooks import TrainGatedParams as Params
 from saelib.study.scope import Scope
 
 Ratios = Mapping[tuple[str, str, int], Estimate]
@@ -141,11 +141,11 @@ def matched_title(matched: Matched, l0: float) -> str:
 def mean_ratio_words(ratios: Ratios) -> str:
     """Geometric means over sites of FVU over the plain SAE's."""
     means = [(arm, mean_ratio(ratios, (arm, "plain"))) for arm in ("two_term", "full")]
-    words = [
+    texts = [
         f"{value:.2f} ({_label(arm)})" if np.isfinite(value) else f"unreached ({_label(arm)})"
         for arm, value in means
     ]
-    return f"FVU over the plain SAE's, geometric mean over sites: {', '.join(words)}."
+    return f"FVU over the plain SAE's, geometric mean over sites: {', '.join(texts)}."
 
 
 def ratio(ratios: Ratios, matched: Matched, p: Params, scope: Scope) -> Figure:
@@ -175,16 +175,18 @@ def _by_panel(table: pd.DataFrame) -> pd.DataFrame:
 
 def ratio_title(table: pd.DataFrame) -> str:
     """How both Gated SAEs compare with the plain one; table: `ratio_table`."""
-    words = table.loc[table["against"] == "plain", "compared"]
-    if (words == "unreachable").all():
+    outcomes = table.loc[table["against"] == "plain", "compared"]
+    if (outcomes == "unreachable").all():
         return "No site has all arms at the L0 of the comparison"
-    if (words == "better").all():
+    if (outcomes == "better").all():
         return "Both Gated SAEs beat the plain one at every site"
-    if (words == "worse").all():
+    if (outcomes == "worse").all():
         return "Both Gated SAEs lose to the plain one at every site"
-    better = int((words == "better").sum())
-    worse = int((words == "worse").sum())
-    return f"Gated against plain: better in {better}, worse in {worse} of {len(words)} comparisons"
+    better = int((outcomes == "better").sum())
+    worse = int((outcomes == "worse").sum())
+    return (
+        f"Gated against plain: better in {better}, worse in {worse} of {len(outcomes)} comparisons"
+    )
 
 
 def ratio_words(table: pd.DataFrame) -> str:

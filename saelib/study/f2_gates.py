@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from pydantic import Field
 
 from saelib.measure.bootstrap import seed_interval
 from saelib.measure.gates import gate_statistics
@@ -20,6 +21,7 @@ from saelib.sae.spec import Spec
 from saelib.sae.trainer import Snapshot
 from saelib.show import training
 from saelib.show.style import LOOKS
+from saelib.study import f2_gated
 from saelib.study.estimate import REPLICATES, Estimate
 from saelib.study.f2_gated import (
     ARMS,
@@ -36,7 +38,7 @@ from saelib.study.f2_gated import (
     train as train_curves,
 )
 from saelib.study.finding import MIN_SEEDS, Finding, Verdict
-from saelib.study.notebooks import TrainGatedParams as Params
+from saelib.study.params import Count
 from saelib.study.scope import Scope
 
 CLAIM = "Once a gate opens it becomes biased."
@@ -57,6 +59,12 @@ ENDS = (
     "gini",
     "b_gate_median",
 )
+
+
+class Params(f2_gated.Params):
+    """The comparison's parameters, and how often gates are looked at."""
+
+    snapshots: Count = Field(description="states of the gates kept over training")
 
 
 # -- what is trained ---------------------------------------------------------------------------

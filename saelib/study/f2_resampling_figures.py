@@ -17,12 +17,12 @@ from saelib.study.f2_resampling import (
     SETTINGS,
     Effects,
     Matched,
+    Params,
     ResamplingRuns,
     effect_table,
     seed_effects,
     typical,
 )
-from saelib.study.notebooks import ResamplingParams as Params
 from saelib.study.scope import Scope
 
 # -- dead latents over training ----------------------------------------------------------------
@@ -45,12 +45,12 @@ def dead_over_time(deaths: Deaths, p: Params, scope: Scope) -> Figure:
 def dead_title(shares: pd.DataFrame) -> str:
     """Whether resampling leaves fewer dead where steps are large; shares: `Deaths.shares`."""
     large = shares.loc["dying"].reindex(list(ARMS))
-    known = large.dropna()
-    fewer = int((known["on"] < known["off"]).sum())
-    if known.empty:
+    comparable = large.dropna()
+    fewer = int((comparable["on"] < comparable["off"]).sum())
+    if comparable.empty:
         return "Dead latents over training; no arm has that L0 twice"
-    if len(known) < len(large):
-        return f"Resampling leaves fewer dead in {fewer} of {len(known)} comparable arms"
+    if len(comparable) < len(large):
+        return f"Resampling leaves fewer dead in {fewer} of {len(comparable)} comparable arms"
     if fewer == len(large):
         return "Resampling leaves fewer dead latents where steps are large"
     if fewer == 0:
@@ -95,15 +95,15 @@ def survivor_bars(deaths: Deaths, p: Params, scope: Scope) -> Figure:
 
 def survivor_title(alive: pd.Series) -> str:
     """How many of the revived die again; alive: share alive at the end by arm."""
-    known = alive.dropna()
-    if known.empty:
+    revived = alive.dropna()
+    if revived.empty:
         return "Nothing was revived where steps are large"
-    if (known < 0.5).all():
+    if (revived < 0.5).all():
         return "With large steps most revived latents die again"
-    if (known >= 0.5).all():
+    if (revived >= 0.5).all():
         return "Most revived latents live on even with large steps"
-    lasting = int((known >= 0.5).sum())
-    return f"Most revived latents live on in {lasting} of {len(known)} arms"
+    lasting = int((revived >= 0.5).sum())
+    return f"Most revived latents live on in {lasting} of {len(revived)} arms"
 
 
 def survivor_words(alive: pd.Series) -> str:
@@ -142,24 +142,24 @@ def _for_readers(table: pd.DataFrame) -> pd.DataFrame:
 
 def effect_title(ratios: Effects, margin: float) -> str:
     """What the deficit of the two-term Gated SAE is, and what the suspects do to it."""
-    words = {
+    comparisons = {
         name: [x.compare(1, margin) for (_, _, effect), x in ratios.items() if effect == name]
         for name in (DEFICIT, NO_AUXILIARY, NO_RESAMPLING["two_term"])
     }
-    if set(words[DEFICIT]) == {"unreachable"}:
+    if set(comparisons[DEFICIT]) == {"unreachable"}:
         return "No arm can be compared at the L0 asked for"
-    if set(words[DEFICIT]) <= {"lower", "equal", "not higher"}:
+    if set(comparisons[DEFICIT]) <= {"lower", "equal", "not higher"}:
         return "There is no deficit to explain: Gated is not worse than plain"
-    if set(words[DEFICIT]) == {"higher"}:
-        return _suspect_title(words)
-    harmful = words[DEFICIT].count("higher")
-    return f"Gated is worse than plain in {harmful} of {len(words[DEFICIT])} comparisons"
+    if set(comparisons[DEFICIT]) == {"higher"}:
+        return _suspect_title(comparisons)
+    harmful = comparisons[DEFICIT].count("higher")
+    return f"Gated is worse than plain in {harmful} of {len(comparisons[DEFICIT])} comparisons"
 
 
-def _suspect_title(words: dict[str, list[str]]) -> str:
+def _suspect_title(comparisons: dict[str, list[str]]) -> str:
     """Which suspect is harmful everywhere, where the deficit is."""
-    auxiliary = set(words[NO_AUXILIARY]) == {"higher"}
-    resampling = set(words[NO_RESAMPLING["two_term"]]) == {"higher"}
+    auxiliary = set(comparisons[NO_AUXILIARY]) == {"higher"}
+    resampling = set(comparisons[NO_RESAMPLING["two_term"]]) == {"higher"}
     if auxiliary and resampling:
         return "Gated is worse than plain; both missing parts do harm"
     if auxiliary:

@@ -115,11 +115,6 @@ def verdict_lines(findings: Sequence[Finding]) -> str:
     return "\n".join(f"{one.name}, {one.verdict}: {one.claim}" for one in findings)
 
 
-def recorded_lines(findings: Sequence[Finding], profile: str = RECORDED) -> str:
-    """Each finding's headline estimate beside the recorded run's, one per line."""
-    return "\n".join(f"{one.name}: {beside_recorded(one, profile)}" for one in findings)
-
-
 # -- files ---------------------------------------------------------------------------------------------
 
 

@@ -7,26 +7,20 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from saelib.config import CollectConfig, CorpusConfig
-from saelib.study import f1_schedules, f4_lambda
+from saelib.study import f1_schedules, f2_gates, f2_lengths, f2_resampling, f4_lambda
 from saelib.study.params import (
     All0,
     AtLeastOne,
     Common,
     Count,
     CountOrZero,
-    GradClip,
-    Lambda,
     Lambdas,
-    LearningRate,
-    Multiples,
     NotNegative,
     Params,
     Positive,
     PositiveLambdas,
     Recipe,
-    RisingShares,
     Seeds,
-    Share,
     Sites,
     Sweep,
     build,
@@ -85,36 +79,12 @@ class TrainSaeParams(Common, f1_schedules.Params, f4_lambda.Params):
     """02: the trade-off, the L1 coefficient (F4) and the schedules (F1)."""
 
 
-class TrainGatedParams(Common, Recipe, Sweep):
+class TrainGatedParams(f2_gates.Params, f2_lengths.Params):
     """03: Gated SAEs, with two losses, beside plain ones."""
 
-    lambdas_two_term: Lambdas = Field(description="L1 coefficients of the two-term loss")
-    lam_full: Lambda = Field(description="the full loss takes this multiple of λ")
-    refine: CountOrZero = Field(description="further λ between the two next to the target L0")
-    snapshots: Count = Field(description="states of the gates kept over training")
-    lengths: Multiples = Field(description="multiples of `tokens` at which losses are compared")
-    length_l0: Positive = Field(description="active latents per token there")
-    margin: NotNegative = Field(description="FVUs nearer than this share are called equal")
 
-
-class ResamplingParams(Common, Recipe):
+class ResamplingParams(f2_resampling.Params):
     """04: does resampling dead latents explain the Gated SAE's error?"""
-
-    resample_sites: Sites = Field(description="depths of the residual stream")
-    lam_two_term: Lambda = Field(description="the two-term loss takes this multiple of λ")
-    lam_full: Lambda = Field(description="the full loss takes this multiple of λ")
-    seeds: Seeds = Field(description="initialisation, order of rows, resampling draws")
-    resample_at: RisingShares = Field(description="shares of training after which to resample")
-    resample_rows: AtLeastOne = Field(description="training rows from which inputs are drawn")
-    dead_window: AtLeastOne = Field(description="training tokens of silence that make one dead")
-    l0_target: Positive = Field(description="active latents per token of the comparison")
-    normal_lambdas: Lambdas = Field(description="L1 coefficients of the normal setting")
-    dying_lambdas: Lambdas = Field(description="L1 coefficients of the setting of large steps")
-    dying_lr: LearningRate = Field(description="its learning rate")
-    dying_clip: GradClip = Field(description="its bound on the gradient's norm; 0 is none")
-    dying_lam_warmup: Share = Field(description="its share of training in which λ rises")
-    refine: CountOrZero = Field(description="further λ between the two next to the target L0")
-    margin: NotNegative = Field(description="differences below this share are called equal")
 
 
 class LayerParams(Common, Recipe, Sweep):

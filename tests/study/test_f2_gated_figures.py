@@ -66,10 +66,10 @@ def test_the_title_of_the_trade_off_counts_sites(n_below, reached, title):
 def test_loss_recovered_ranks_nothing_where_it_is_undefined_or_passes_one(
     ahead, values, reached, title
 ):
-    words = f2_gated_figures.loss_recovered_title(
+    result = f2_gated_figures.loss_recovered_title(
         pd.Series(ahead), pd.Series(values), reached, 32.0
     )
-    assert words == title
+    assert result == title
 
 
 def test_a_caption_says_what_a_value_above_one_means():

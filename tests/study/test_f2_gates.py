@@ -112,8 +112,8 @@ def test_the_finding_says_its_numbers_and_is_undecided_with_one_seed(gates):
     p = params("03_train_gated")
     rows = pd.DataFrame({"arm": list(f2_gated.ARMS), "l0": 32.0, "fvu": 0.3})
     watched = f2_gates.Watched({}, {"plain": 2.5}, [], rows, 15)
-    found = f2_gates.finding(gates, watched, p, ONE_SEED)
-    assert found.verdict == "undecided"
-    assert "Gated, two-term loss" in found.sentence
-    assert next(iter(found.estimates)) == "persistence, two-term less plain"
+    result = f2_gates.finding(gates, watched, p, ONE_SEED)
+    assert result.verdict == "undecided"
+    assert "Gated, two-term loss" in result.sentence
+    assert next(iter(result.estimates)) == "persistence, two-term less plain"
     assert len(f2_gates.figure(gates, watched, FULL).get_suptitle().split()) <= 12
