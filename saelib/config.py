@@ -113,9 +113,7 @@ class CorpusConfig(Checked):
     path: str = ""  # file, folder, zip or hub id; unused by "embedded" and "enwik8"
     text_column: str = "text"
     id_column: str = ""  # column with the page id; the row's number where empty
-    n_docs: int = (
-        0  # so many documents, drawn by `seed` and page id (see `text.pages`); 0 takes all
-    )
+    n_docs: int = 0  # so many documents, drawn by `seed` and page id (`text.pages`); 0 takes all
     detokenize: bool = True  # turn treebank tokens back into text ("fever")
     ctx_len: int = 128  # tokens in a context, BOS included
     min_ctx_len: int = 0  # shortest context kept, from a page's tail; 0 keeps whole contexts only

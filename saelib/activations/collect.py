@@ -1,14 +1,14 @@
-"""Contexts through the frozen model, once, into an activation store: one truncated forward captures all sites.
+"""Contexts through the frozen model, once, into an activation store.
 
-A batch holds contexts of one length and of one shard, so there is no padding and a shard's values depend on nothing
-outside it: that is what makes a resumed store byte-identical to an uninterrupted one. With `CollectConfig.pad` lengths
-mix, padded on the right: causal attention keeps the padding out of all that is stored, but the products have other
+One truncated forward captures all sites. A batch holds contexts of one length and of one shard, so
+there is no padding and a shard's values depend on nothing outside it: that is what makes a resumed
+store byte-identical to an uninterrupted one. With `CollectConfig.pad` lengths mix, padded on the
+right: causal attention keeps the padding out of all that is stored, but the products have other
 shapes, so rows equal those of an unpadded run only up to the rounding of the model's dtype.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -25,6 +25,7 @@ from saelib.activations.shards import StoreError
 from saelib.activations.store import Store
 from saelib.activations.writer import StoreWriter
 from saelib.config import CollectConfig
+from saelib.env import headless
 from saelib.ranks import ONE, Ranks
 from saelib.text.contexts import Contexts
 
@@ -40,14 +41,15 @@ def collect(
     progress: bool = True,
     ranks: Ranks = ONE,
 ) -> Store:
-    """Collect the residual streams at `sites` (numbers or "middle") into the folder `path`; returns the open store.
+    """Collect the residual streams at `sites` (numbers or "middle") into the folder `path`.
 
-    A finished store of the same model, corpus, sites and config is returned at once, an unfinished one is resumed at
-    its first missing shard. `ValueError` for a site the model does not have; `StoreError` for another store in that
-    folder, another collector at work there, too small a disk (before any forward), or an activation not finite.
+    Returns the open store. A finished store of the same model, corpus, sites and config is returned
+    at once, an unfinished one is resumed at its first missing shard. Raises `ValueError` for a site
+    the model does not have; `StoreError` for another store in that folder, another collector at
+    work there, too small a disk (before any forward), or an activation not finite.
 
-    Ranks share the missing shards; rank 0 holds the folder's lock and finishes the store, whose content does not depend
-    on their number. What a lost rank had recorded stays.
+    Ranks share the missing shards; rank 0 holds the folder's lock and finishes the store, whose
+    content does not depend on their number. What a lost rank had recorded stays.
     """
     if not sites:
         raise ValueError("collect: no sites were asked for")
@@ -82,11 +84,13 @@ def collect(
 
 def _check_disk(writer: StoreWriter) -> None:
     """Print what is needed and free; `StoreError` where it does not fit."""
-    need, free = writer.bytes_missing, shutil.disk_usage(writer.path).free
+    need = writer.bytes_missing
+    free = shutil.disk_usage(writer.path).free
     print(f"activations: {need / 1e9:.2f} GB to write, {free / 1e9:.1f} GB free")
     if need * SPARE > free:
         raise StoreError(
-            f"{writer.path}: needs {need * SPARE / 1e9:.2f} GB of disk ({SPARE} x the data), {free / 1e9:.2f} GB free"
+            f"{writer.path}: needs {need * SPARE / 1e9:.2f} GB of disk ({SPARE} x the data), "
+            f"{free / 1e9:.2f} GB free"
         )
 
 
@@ -98,34 +102,35 @@ def _write_missing(
     progress: bool,
     ranks: Ranks,
 ) -> None:
+    """Write this rank's share of the missing shards."""
     missing = writer.missing[ranks.rank :: ranks.size]
-    left = sum(map(writer.n_rows, missing))
-    silent = not progress or bool(os.environ.get("SAELIB_HEADLESS"))
-    with tqdm(
-        total=contexts.n_tokens,
-        initial=contexts.n_tokens - left,
+    n_tokens = contexts.n_tokens
+    bar = tqdm(
+        total=n_tokens,
+        initial=n_tokens - sum(map(writer.n_rows, missing)),
         unit="tok",
         desc="collect",
-        disable=silent,
-    ) as bar:
+        disable=not progress or headless(),
+    )
+    with bar:
         for shard in missing:
-            writer.write_shard(
-                shard, _capture_shard(lm, contexts, writer, shard, cfg.batch_tokens, cfg.pad)
-            )
+            x = _capture_shard(lm, contexts, writer, shard, cfg.batch_tokens, cfg.pad)
+            writer.write_shard(shard, x)
             bar.update(writer.n_rows(shard))
 
 
 def _capture_shard(
     lm: LM, contexts: Contexts, writer: StoreWriter, shard: int, batch_tokens: int, pad: bool
-) -> dict[int, Tensor]:  # [rows, d_model] in `writer.row_dtype`, on the CPU
-    n_rows, (first, stop) = writer.n_rows(shard), writer.plan[shard]
+) -> dict[int, Tensor]:
+    """Rows of a shard by site, [rows, d_model] in `writer.row_dtype`, on the CPU."""
+    n_rows = writer.n_rows(shard)
+    first, stop = writer.plan[shard]
     x = {site: torch.empty(n_rows, lm.d_model, dtype=writer.row_dtype) for site in writer.sites}
-    for rows, streams in captured(
-        lm, contexts, np.arange(first, stop), writer.sites, batch_tokens, pad
-    ):
-        at = torch.from_numpy(rows - contexts.offsets[first])
+    chosen = np.arange(first, stop)
+    for rows, streams in captured(lm, contexts, chosen, writer.sites, batch_tokens, pad):
+        local = torch.from_numpy(rows - contexts.offsets[first])
         for site, stream in streams:
-            x[site][at] = stream.to("cpu", writer.row_dtype)
+            x[site][local] = stream.to("cpu", writer.row_dtype)
     return x
 
 
@@ -137,8 +142,10 @@ def captured(
     batch_tokens: int,
     pad: bool = False,
 ) -> Iterator[tuple[np.ndarray, Iterator[tuple[int, Tensor]]]]:
-    """Each forward of the contexts `chosen`: its rows (numbers of tokens of the corpus), and (site, x [rows, d_model])
-    of all sites, padding left out, as the model has them."""
+    """Forwards of the contexts `chosen`, each as (rows, (site, x [rows, d_model]) of all sites).
+
+    `rows` are numbers of the corpus' tokens; padding is left out; x is as the model has it.
+    """
     starts = contexts.offsets[chosen]
     lengths = contexts.offsets[chosen + 1] - starts
     for batch in length_batches(lengths, batch_tokens, pad):
@@ -147,24 +154,25 @@ def captured(
         rows = (starts[batch, None] + columns)[real]
         ids = np.zeros(real.shape, dtype=np.int64)
         ids[real] = contexts.ids[rows]
-        streams, keep = lm.capture(torch.from_numpy(ids), sites), torch.from_numpy(real)
+        streams = lm.capture(torch.from_numpy(ids), sites)
+        keep = torch.from_numpy(real)
         yield rows, ((site, stream[keep]) for site, stream in streams.items())
 
 
 def length_batches(
     lengths: np.ndarray, batch_tokens: int, pad: bool = False
 ) -> Iterator[np.ndarray]:
-    """Numbers of contexts in batches of at most `batch_tokens` tokens, padding included (at least one context).
+    """Numbers of contexts in batches of at most `batch_tokens` tokens, padding included.
 
-    Shortest first, in file order among equals; of one length unless `pad`, and then the last of a batch is its longest.
+    A batch holds at least one context. Shortest first, in file order among equals; of one length
+    unless `pad`, and then the last of a batch is its longest.
     """
     order = np.argsort(lengths, kind="stable")
     start = 0
     while start < len(order):
         ascending = lengths[order[start:]]
-        fits = (ascending * np.arange(1, len(ascending) + 1) <= batch_tokens) & (
-            pad | (ascending == ascending[0])
-        )
+        padded_tokens = ascending * np.arange(1, len(ascending) + 1)
+        fits = (padded_tokens <= batch_tokens) & (pad | (ascending == ascending[0]))
         size = max(1, int(fits.sum()))  # both conditions hold up to some context and not after it
         yield order[start : start + size]
         start += size

@@ -1,19 +1,20 @@
 """Live rows: training activations straight from the language model, without a disk cache.
 
-A pass over the text takes all contexts of training pages in a seeded permutation of its own, cut into blocks of about
-equal size and at most `StreamConfig.buffer_tokens` tokens: the shuffle buffer. A block is filled by forwards of its
-contexts, grouped by length, all sites in one forward; rows that are not wanted are left out and the others handed out
-in a seeded permutation. So contexts are mixed over the whole text, rows over a buffer: with 131,072 tokens and contexts
-of 128, a batch is drawn from 1,024 contexts. Held-out pages are not among the contexts and never enter. A further pass
-runs the model again.
+A pass over the text takes all contexts of training pages in a seeded permutation, cut into blocks
+of about equal size and at most `StreamConfig.buffer_tokens` tokens: the shuffle buffer. A block is
+filled by forwards of its contexts, grouped by length, all sites in one forward. Rows that are not
+wanted are left out and the others handed out in a seeded permutation. So contexts are mixed over
+the whole text, rows over a buffer: with 131,072 tokens and contexts of 128, a batch is drawn from
+1,024 contexts. Held-out pages are not among the contexts and never enter. A further pass runs the
+model again.
 
-At most two blocks are in memory, so that streams of several sites can stand on either side of a border: 2 x
-buffer_tokens x sites x d_model x bytes a value. They lie beside the model where that takes at most half of what is free
-there, else in host memory; the rows are the same.
+At most two blocks are in memory, so that rows of several sites can be read on either side of a
+border: 2 x buffer_tokens x sites x d_model x bytes per value. They lie beside the model where that
+takes at most half of what is free there, else in host memory; the rows are the same.
 
-Which token a stream stands at depends on how many rows each block before gave, so their counts are kept in a file: an
-interrupted run goes on at the block it had reached, and only that one is computed again. Without the file the blocks
-before are run through once more to count them.
+Which token a cursor stands at depends on how many rows each block before gave, so their counts are
+kept in a file: an interrupted run goes on at the block it had reached, and only that one is
+computed again. Without the file the blocks before are run through once more to count them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from __future__ import annotations
 import json
 import math
 from bisect import bisect_right
+from collections.abc import Iterator
 from pathlib import Path
 from threading import RLock
 from typing import NamedTuple
@@ -38,7 +40,7 @@ from saelib.text.contexts import Contexts
 from saelib.text.pages import SPLITS
 
 HELD = 2  # blocks in memory
-AHEAD = 8  # part of the buffer that is read ahead at a time, so that streams side by side stay within two blocks
+AHEAD = 8  # readers side by side read at most buffer / 8 ahead, so two blocks suffice
 
 
 class StreamError(RuntimeError):
@@ -46,7 +48,7 @@ class StreamError(RuntimeError):
 
 
 class Block(NamedTuple):
-    """A shuffle buffer: the rows of some contexts at all sites, and the order in which they are handed out."""
+    """A shuffle buffer: the rows of some contexts at all sites, and the orders of handing out."""
 
     rows: Int64[np.ndarray, " rows"]  # numbers of the corpus' tokens
     x: dict[int, Tensor]  # by site [rows, d_model]
@@ -54,20 +56,29 @@ class Block(NamedTuple):
 
 
 def stored_contexts(contexts: Contexts, cfg: StreamConfig) -> Int64[np.ndarray, " chosen"]:
-    """Contexts that are stored although training is live, ascending: held-out ones and a sample of training ones."""
-    rng, split, chosen = np.random.default_rng(cfg.seed), contexts.split[contexts.page], []
+    """Contexts that are stored although training is live, ascending.
+
+    Held-out ones, and a sample of training ones.
+    """
+    rng = np.random.default_rng(cfg.seed)
+    split = contexts.split[contexts.page]
+    chosen = []
     for number, name in enumerate(SPLITS):
-        every = np.flatnonzero(split == number)
-        limit = cfg.sample_contexts if name == "train" else cfg.held_out_contexts or len(every)
-        chosen.append(rng.permutation(every)[:limit])
+        candidates = np.flatnonzero(split == number)
+        limit = cfg.held_out_contexts or len(candidates)
+        if name == "train":
+            limit = cfg.sample_contexts
+        chosen.append(rng.permutation(candidates)[:limit])
     return np.sort(np.concatenate(chosen))
 
 
 class LiveBlocks:
-    """Blocks of training rows of one language model and text, computed once for the streams of all sites.
+    """Blocks of training rows of one language model and text, computed once for all sites.
 
-    `store` holds a sample of the same model's activations: sites, tokens a forward and median norms are taken from it.
-    `journal` is the file with the counts. Safe for threads; the model works for one of them at a time.
+    `store` holds a sample of the same model's activations: sites, tokens per forward and median
+    norms are taken from it. `journal` is the file with the counts. Safe for threads; the model
+    works for one of them at a time. Raises `StoreError` for a store of another model, `ConfigError`
+    for a buffer below the longest context, `StreamError` for a damaged journal.
     """
 
     def __init__(
@@ -79,19 +90,15 @@ class LiveBlocks:
         journal: Path | None = None,
     ) -> None:
         store.check(model_id=lm.model_id)
-        self.lm, self.contexts, self.store, self.cfg, self.journal = (
-            lm,
-            contexts,
-            store,
-            cfg,
-            journal,
-        )
+        self.lm = lm
+        self.contexts = contexts
+        self.store = store
+        self.cfg = cfg
+        self.journal = journal
         self.lengths = np.diff(contexts.offsets)
         self.chosen = np.flatnonzero(contexts.split[contexts.page] == SPLITS.index("train"))
-        self.n_tokens, longest = (
-            int(self.lengths[self.chosen].sum()),
-            int(self.lengths[self.chosen].max()),
-        )
+        self.n_tokens = int(self.lengths[self.chosen].sum())
+        longest = int(self.lengths[self.chosen].max())
         require_buffer(cfg, longest, f"the longest context, {longest} tokens")
         self.n_blocks = -(-self.n_tokens // (cfg.buffer_tokens - longest + 1))  # of a pass
         free = torch.cuda.mem_get_info(lm.device)[0] if lm.device.type == "cuda" else math.inf
@@ -115,8 +122,9 @@ class LiveBlocks:
     def summary(self) -> str:
         """What streaming will do, in a line."""
         return (
-            f"live rows: {self.n_tokens:,} training tokens in {len(self.chosen):,} contexts, shuffled in "
-            f"{self.n_blocks:,} blocks a pass; {self.nbytes / 1e9:.2f} GB of buffers on {self.device}"
+            f"live rows: {self.n_tokens:,} training tokens in {len(self.chosen):,} contexts, "
+            f"shuffled in {self.n_blocks:,} blocks a pass; "
+            f"{self.nbytes / 1e9:.2f} GB of buffers on {self.device}"
         )
 
     def contexts_of(self, number: int) -> Int64[np.ndarray, " contexts"]:
@@ -124,18 +132,16 @@ class LiveBlocks:
         epoch, i = divmod(number, self.n_blocks)
         order = np.random.default_rng([self.cfg.seed, epoch]).permutation(self.chosen)
         ends = np.cumsum(self.lengths[order])
-        first, stop = np.searchsorted(
-            ends, self.n_tokens * np.array([i, i + 1]) // self.n_blocks, side="right"
-        )
+        bounds = self.n_tokens * np.array([i, i + 1]) // self.n_blocks
+        first, stop = np.searchsorted(ends, bounds, side="right")
         return order[first:stop]
 
     def block(self, number: int) -> Block:
         """A block, computed where it is not in memory."""
         with self._lock:
             if number not in self._held:
-                while (
-                    len(self._held) >= HELD
-                ):  # the nearest is wanted next, by this stream or by one behind it
+                # The nearest is wanted next, by this reader or by one behind it.
+                while len(self._held) >= HELD:
                     del self._held[max(self._held, key=lambda other: abs(other - number))]
                 block = self._computed(number)
                 self._note(number, len(block.orders["ordinary"]))
@@ -143,39 +149,46 @@ class LiveBlocks:
             return self._held[number]
 
     def _computed(self, number: int) -> Block:
-        chosen, sites, config = (
-            self.contexts_of(number),
-            self.store.sites,
-            self.store.manifest["config"],
-        )
-        n, at = int(self.lengths[chosen].sum()), 0
-        rows, ordinary = np.empty(n, dtype=np.int64), np.ones(n, dtype=bool)
+        chosen = self.contexts_of(number)
+        n = int(self.lengths[chosen].sum())
+        rows = np.empty(n, dtype=np.int64)
+        ordinary = np.ones(n, dtype=bool)
         x = {
-            s: torch.empty(n, self.lm.d_model, dtype=self.lm.dtype, device=self.device)
-            for s in sites
+            site: torch.empty(n, self.lm.d_model, dtype=self.lm.dtype, device=self.device)
+            for site in self.store.sites
         }
-        for found, streams in captured(
-            self.lm, self.contexts, chosen, sites, config["batch_tokens"], config["pad"]
-        ):
-            part, at = slice(at, at + len(found)), at + len(found)
-            rows[part] = found
+        start = 0
+        for batch_rows, streams in self._forwards(chosen):
+            batch = slice(start, start + len(batch_rows))
+            start = batch.stop
+            rows[batch] = batch_rows
             for site, stream in streams:
-                x[site][part] = stream
-                ordinary[part] &= self._no_sink(site, stream, found)
+                x[site][batch] = stream
+                ordinary[batch] &= self._no_sink(site, stream, batch_rows)
         ordinary &= ~np.isin(rows, self.contexts.offsets[chosen])  # position 0
-        epoch, i = divmod(number, self.n_blocks)
-        seed = [
-            self.cfg.seed,
-            epoch,
-            i + 1,
-        ]  # + 1: a seed that ends in 0 is the one without it, the contexts' own
-        masks = {"ordinary": np.flatnonzero(ordinary), "all": np.arange(n)}
-        return Block(
-            rows, x, {k: np.random.default_rng(seed).permutation(v) for k, v in masks.items()}
+        return Block(rows, x, self._orders(number, ordinary))
+
+    def _forwards(self, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, Iterator]]:
+        """The model's forwards of contexts, as the store's were made."""
+        config = self.store.manifest["config"]
+        sites = self.store.sites
+        return captured(
+            self.lm, self.contexts, chosen, sites, config["batch_tokens"], config["pad"]
         )
 
+    def _orders(self, number: int, ordinary: np.ndarray) -> dict[str, np.ndarray]:
+        """By token mask, the seeded order in which a block's rows are handed out."""
+        epoch, i = divmod(number, self.n_blocks)
+        # + 1: a seed that ends in 0 is the one without it, which orders the contexts
+        seed = [self.cfg.seed, epoch, i + 1]
+        masks = {"ordinary": np.flatnonzero(ordinary), "all": np.arange(len(ordinary))}
+        return {k: np.random.default_rng(seed).permutation(v) for k, v in masks.items()}
+
     def _no_sink(self, site: int, x: Tensor, rows: np.ndarray) -> Bool[np.ndarray, " rows"]:
-        """The store's rule: a norm of at most so many medians."""
+        """The store's rule: a norm of at most `SINK_FACTOR` medians.
+
+        Raises `StreamError` naming site and page where an activation is not finite.
+        """
         norm = x.float().norm(dim=1).cpu().numpy()
         for row in rows[~np.isfinite(norm)]:
             context = int(np.searchsorted(self.contexts.offsets, row, side="right")) - 1
@@ -186,30 +199,33 @@ class LiveBlocks:
         return norm <= SINK_FACTOR * self.store.median_norm(site)
 
     def _note(self, number: int, count: int) -> None:
-        """Keep a block's count, or hold the block to the one that is kept."""
-        known = self.counts.get(number)
-        if known not in (None, count):
+        """Keep a block's count, or hold the block to the one that is kept.
+
+        Raises `StreamError` where they differ.
+        """
+        kept = self.counts.get(number)
+        if kept not in (None, count):
             raise StreamError(
-                f"{self.journal}: block {number} gave {known} rows, now {count}: the model computes otherwise here; go "
-                "on with device and libraries as they were, or delete the file and the unfinished runs"
+                f"{self.journal}: block {number} gave {kept} rows, now {count}: the model computes "
+                "otherwise here; go on with device and libraries as they were, or delete the file "
+                "and the unfinished runs"
             )
         self.counts[number] = count
-        if self.journal and known is None:
+        if self.journal and kept is None:
             self.journal.parent.mkdir(parents=True, exist_ok=True)
-            with self.journal.open(
-                "a", encoding="utf-8"
-            ) as file:  # one short write: whole, whoever else appends
+            # One short write: whole, whoever else appends.
+            with self.journal.open("a", encoding="utf-8") as file:
                 file.write(json.dumps([number, count]) + "\n")
 
     def _count(self, number: int, tokens: str) -> int:
         if tokens == "all":
             return int(self.lengths[self.contexts_of(number)].sum())
-        return (
-            self.counts[number] if number in self.counts else len(self.block(number).orders[tokens])
-        )
+        if number in self.counts:
+            return self.counts[number]
+        return len(self.block(number).orders[tokens])
 
     def find(self, cursor: int, tokens: str) -> tuple[int, int]:
-        """The block that holds row `cursor` of a stream, and the rows before that block."""
+        """The block that holds row `cursor` of a site's rows, and the rows before that block."""
         with self._lock:
             starts = self._starts[tokens]
             while starts[-1] <= cursor:
@@ -219,30 +235,37 @@ class LiveBlocks:
 
 
 class LiveRows:
-    """Endless batches of one site, as `store.ShuffledRows` gives them: (x [batch_size, d_model], rows [batch_size]).
+    """Endless batches of one site, as `rows.ShuffledRows` gives them.
 
-    `cursor`, the rows consumed, is the whole state; a batch may straddle blocks and passes. One order for all SAEs.
+    A batch is (x [batch_size, d_model], rows [batch_size]); it may straddle blocks and passes.
+    `cursor`, the rows consumed, is the whole state. All SAEs see one order.
     """
 
     def __init__(self, blocks: LiveBlocks, site: int, tokens: str, batch_size: int) -> None:
         require_buffer(blocks.cfg, AHEAD * batch_size, f"{AHEAD} batches of {batch_size} rows")
-        self.blocks, self.site, self.tokens, self.device = blocks, site, tokens, blocks.device
-        self.batch_size, self.cursor = batch_size, 0
+        self.blocks = blocks
+        self.site = site
+        self.tokens = tokens
+        self.device = blocks.device
+        self.batch_size = batch_size
+        self.cursor = 0
 
     def seek(self, cursor: int) -> None:
         """Go to where `cursor` rows have been consumed."""
         self.cursor = cursor
 
     def __next__(self) -> tuple[Shaped[Tensor, "batch d_model"], Integer[np.ndarray, " batch"]]:
-        x, rows, left = [], [], self.batch_size
-        while left:
+        x: list[Tensor] = []
+        rows: list[np.ndarray] = []
+        missing = self.batch_size
+        while missing:
             number, start = self.blocks.find(self.cursor, self.tokens)
             block = self.blocks.block(number)
-            at = block.orders[self.tokens][self.cursor - start :][:left]
-            x.append(self._taken(block, at))
-            rows.append(block.rows[at])
-            self.cursor += len(at)
-            left -= len(at)
+            positions = block.orders[self.tokens][self.cursor - start :][:missing]
+            x.append(self._gather(block, positions))
+            rows.append(block.rows[positions])
+            self.cursor += len(positions)
+            missing -= len(positions)
         return torch.cat(x), np.concatenate(rows)
 
     def sample(
@@ -252,11 +275,11 @@ class LiveRows:
         block = self.blocks.block(self.blocks.find(cursor, self.tokens)[0])
         order = block.orders[self.tokens]
         chosen = torch.randperm(len(order), generator=generator)[:n].sort().values
-        return self._taken(block, order[chosen.numpy()]).float()
+        return self._gather(block, order[chosen.numpy()]).float()
 
-    def _taken(self, block: Block, at: np.ndarray) -> Tensor:
+    def _gather(self, block: Block, positions: np.ndarray) -> Tensor:
         x = block.x[self.site]
-        return x[torch.from_numpy(at).to(x.device)]
+        return x[torch.from_numpy(positions).to(x.device)]
 
 
 def require_buffer(cfg: StreamConfig, tokens: int, what: str) -> None:

