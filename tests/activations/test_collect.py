@@ -1,4 +1,4 @@
-"""Collection: the stored rows are the model's, and no kill, second collector or small disk leaves a wrong store."""
+"""Collection: the stored rows are the model's, and nothing leaves a wrong store."""
 
 import os
 import socket
@@ -221,7 +221,8 @@ def half(path, data):
     with open(path, "wb") as file:
         file.write(data[: len(data) // 2])
 
-# Writes: 1 is progress.jsonl, then three sites a shard, so the 9th is site 2 of shard 2; two token files, the manifest.
+# Writes: 1 is progress.jsonl, then three sites per shard, so the 9th is site 2 of shard 2; then
+# two token files and the manifest.
 if where == "forward":
     LM.capture = blocking_at(4, LM.capture)
 elif where == "half a shard":
@@ -264,7 +265,8 @@ def test_kill_9_in_mid_collection_then_rerun_gives_the_same_bytes(tmp_path, whol
     store = collect(lm, make_contexts(), SITES, folder, CFG, progress=False)
     assert all_bytes(folder) == all_bytes(whole.path)
     assert store.store_id == whole.store_id
-    # Shards of 6, 8, 5, 5, 6, 6 rows; forwards of 6 = 2 + 4, then 8, then 5 tokens: the 4th is shard 2.
+    # Shards of 6, 8, 5, 5, 6, 6 rows; forwards of 6 = 2 + 4, then 8, then 5 tokens: the 4th forward
+    # is shard 2.
     assert sum(seen) == (0 if where == "manifest" else N_ROWS - 6 - 8)
 
 

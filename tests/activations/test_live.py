@@ -1,4 +1,4 @@
-"""Live rows: the store's rows without a store, shared forwards, exact seek and resume, training equal to alone."""
+"""Live rows: those of a store without one, shared forwards, exact seek and resume."""
 
 import json
 import os

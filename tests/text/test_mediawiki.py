@@ -14,7 +14,8 @@ from test_wikitext import ARTICLE, PLAIN
 
 from saelib.config import CorpusConfig
 from saelib.text import sources
-from saelib.text.mediawiki import articles, write_cleaned
+from saelib.text.assets import embedded_wiki
+from saelib.text.mediawiki import CLEANING_VERSION, articles, write_cleaned
 from saelib.text.pages import Page, read_pages
 from saelib.text.rows import CorpusError
 from saelib.text.wikitext import clean_markup
@@ -34,7 +35,8 @@ def dump(path: Path, pages: list[tuple[str, str, str, str]]) -> Path:
         + f"<revision><id>9{number}</id><text>{escape(text)}</text></revision></page>"
         for title, ns, number, text in pages
     )
-    xml = f'<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/"><siteinfo/>{body}</mediawiki>'.encode()
+    head = '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/"><siteinfo/>'
+    xml = f"{head}{body}</mediawiki>".encode()
     path.write_bytes({".bz2": bz2.compress, ".gz": gzip.compress}.get(path.suffix, bytes)(xml))
     return path
 
@@ -104,7 +106,8 @@ OLD = """<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.3/"><siteinfo><
 
 
 def old_page(number: int, title: str, text: str) -> str:
-    return f"<page><title>{title}</title><id>{number}</id><revision><text>{text}</text></revision></page>"
+    revision = f"<revision><text>{text}</text></revision>"
+    return f"<page><title>{title}</title><id>{number}</id>{revision}</page>"
 
 
 def test_an_old_dump_has_its_namespaces_in_the_titles(tmp_path):
@@ -184,6 +187,19 @@ def test_enwik8_gives_its_articles_up_to_the_cut():
     )
     assert (pages[0].title, pages[-1].title) == ("Anarchism", "James Bond")
     assert 70e6 < sum(len(p.text) for p in pages) < 75e6
+
+
+# of mwparserfromhell 0.7; another text under the same declared version would mix two corpora
+CLEANED_SHA256 = "97f875b7cbe86c8d1739a117ad551874c319582f4db833a1116cead38096764d"
+
+
+@pytest.mark.slow
+def test_the_clean_text_changes_only_with_its_declared_version(tmp_path):
+    text = write_cleaned(embedded_wiki(), tmp_path / "cleaned.jsonl").read_bytes()
+    assert CLEANING_VERSION == 1
+    assert hashlib.sha256(text).hexdigest() == CLEANED_SHA256, (
+        "raise mediawiki.CLEANING_VERSION and pin the new hash here"
+    )
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from saelib.text import assets, package_index, pinned
 
 @pytest.fixture
 def source(tiny, monkeypatch):  # noqa: F811 - the fixture
-    """enwik8's place taken by a tiny source archive, whose build would leave a file behind; the index is `serve`."""
+    """A tiny source archive in enwik8's place; its build would leave a file behind."""
     made = tiny / "made" / "tiny_source-1.0.tar.gz"
     files = {"data/enwik8.gz.txt": b"no", "../out": b"no", "data/enwik8.gz": CONTENT}
     files["setup.py"] = f"open({str(tiny / 'was-built')!r}, 'w')".encode()
@@ -39,7 +39,7 @@ def source(tiny, monkeypatch):  # noqa: F811 - the fixture
 
 @pytest.fixture
 def serve(monkeypatch):
-    """`serve({path: (type, content)})` starts an index at a free port and points pip's configuration to it."""
+    """`serve({path: (type, content)})` starts an index, to which pip's configuration points."""
     servers = []
 
     def start(answers: dict[str, tuple[str, bytes]]) -> list[str]:

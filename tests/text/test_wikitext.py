@@ -32,7 +32,8 @@ def test_markup_is_removed_and_paragraphs_are_kept():
 
 def test_unbalanced_markup_leaves_no_table_or_reference_behind():
     text = clean_markup(
-        "Before {{open.\n\n{| class=x\n| {{cell | [[W\n|}\n\nAfter<ref>note</ref> ''all\n\nEnd__NOTOC__"
+        "Before {{open.\n\n{| class=x\n| {{cell | [[W\n|}\n\n"
+        "After<ref>note</ref> ''all\n\nEnd__NOTOC__"
     )
     assert "class" not in text
     assert "note" not in text
