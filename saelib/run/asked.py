@@ -1,149 +1,139 @@
-"""What the notebooks ask to be trained, as groups of like SAEs."""
+"""What the notebooks would train, as groups of like SAEs: the studies run on a dry workspace."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from saelib.activations.lm import resolve_site
+from saelib.config import EvalConfig
+from saelib.env import data_dir
+from saelib.run.dry import Asked, DryWorkspace, Ledger
+from saelib.run.recorded import RecordedRuns
+from saelib.run.trained import Trained
+from saelib.sae.spec import Spec
+from saelib.study.notebooks import PARAMETERS
+from saelib.study.trainings import train_all
 
-# Further λ a curve takes until its L0 is bracketed, and more with each `refine`, means of recorded
-# runs: from a grid of three λ or more; from the two that bracket it at another length; in 04; in
-# 05.
-MORE = {"grid": (0.0, 0.3), "length": (0.7, 0.5), "resampling": (0.33, 0.35), "cause": (0.3, 0.0)}
-# These two kinds are not in results.csv.
-DEEP = "depths"
+CAUSES = "05_layer_analysis"
+# These two kinds are in no table of results: the SAEs of all depths have a folder of their own, and
+# those on shuffled dimensions are not kept.
+DEEP = "all depths"
 NOISE = "shuffled dimensions"
+RAW_RISING = 3.0  # the original recipe's L0 stays in the hundreds: nearly all steps are dense
 
 Parameters = Mapping[str, Any]
 
 
 class Group(NamedTuple):
-    """SAEs of one kind that a notebook trains and measures."""
+    """Like SAEs that a notebook trains and measures."""
 
     what: str
-    count: float  # expected, where an L0 is looked for
-    sites: Sequence[int]  # spread evenly over them
+    count: int
+    sites: tuple[int, ...]  # spread evenly over them
     tokens: int  # training tokens of each; 0: measured again, not trained
     batch: int
     latents: int
     rising: float  # share of the steps in which λ rises
     gated: bool = False
     loss: bool = False  # next-token loss is measured too
+    references: int = 0  # sites whose reference losses are measured first here
 
 
-def _sites(p: Parameters, name: str, layers: int) -> list[int]:
-    return sorted({resolve_site(site, layers) for site in p[name]})
+class Counts(NamedTuple):
+    """What one notebook asks for."""
+
+    groups: list[Group]
+    there: int  # SAEs among what it asks for that are trained already
 
 
-def _own(p: Parameters, times: float = 1.0) -> dict[str, Any]:
-    tokens = round(times * p["tokens"] / p["batch_size"]) * p["batch_size"]
-    return {
-        "tokens": tokens,
-        "batch": p["batch_size"],
-        "latents": p["n_latents"],
-        "rising": p["lam_warmup"],
-    }
+def counts_of(
+    profile: str, values: Mapping[str, Parameters], n_layers: int, d_model: int
+) -> dict[str, Counts]:
+    """What each notebook of a profile would train and measure; nothing without all of them.
 
-
-def _more(kind: str, p: Parameters) -> float:
-    return MORE[kind][0] + MORE[kind][1] * p.get("refine", 0)
-
-
-def train_sae(p: Parameters, layers: int) -> list[Group]:
-    """Notebook 02: the sweep, the original recipe, four schedules at every rate, then five at the
-    best over seeds.
+    values: the parameters of every notebook.
     """
-    at, where, own = _sites(p, "sites", layers), _sites(p, "schedule_sites", layers), _own(p)
-    seeds, again, tried = len(p["seeds"]), len(p["schedule_seeds"]) - 1, 4 * len(where)
+    if not set(PARAMETERS) <= set(values):
+        return {}
+    ledger, deep = ask_all(profile, values, n_layers, d_model)
+    trained = trained_on_disk(profile)
+    counts = {}
+    for notebook in PARAMETERS:
+        asked = [each for each in ledger.trained.values() if each.notebook == notebook]
+        left = [each for each in asked if not trained(each.spec)]
+        again = [each for each in ledger.again if each.notebook == notebook]
+        groups = grouped(notebook, left, again)
+        groups = _with_references(groups, list(ledger.references.values()).count(notebook))
+        counts[notebook] = Counts(groups, len(asked) - len(left))
+    p = values[CAUSES]
+    counts[CAUSES].groups.append(_noise_group(p, ledger))
+    counts[CAUSES].groups.extend(_deep_groups(deep))
+    return counts
+
+
+def ask_all(
+    profile: str, values: Mapping[str, Parameters], n_layers: int, d_model: int
+) -> tuple[Ledger, Ledger]:
+    """What the studies ask of a workspace, and of that of all depths."""
+    params = {name: model.read(values[name], name) for name, model in PARAMETERS.items()}
+    recorded = recorded_runs(profile)
+    ws, deep = (DryWorkspace(profile, n_layers, d_model, recorded) for _ in range(2))
+    deep = deep.measuring(EvalConfig(ce_tokens=values[CAUSES]["ce_tokens"]))
+    train_all(ws, deep, params)
+    return ws.ledger, deep.ledger
+
+
+def recorded_runs(profile: str) -> RecordedRuns:
+    """Results of the profile so far, and then those recorded of an earlier run of it."""
+    folders = (data_dir(profile), data_dir("recorded") / profile)
+    return RecordedRuns.read(*(folder / "results.csv" for folder in folders))
+
+
+def trained_on_disk(profile: str) -> Callable[[Spec], bool]:
+    """Whether an SAE lies in the profile's folder, trained on its store."""
+    folder = data_dir(profile)
+    if not all((folder / name).is_file() for name in ("workspace.json", "store/manifest.json")):
+        return lambda spec: False
+    ws = Trained(profile)
+    return lambda spec: ws.run(spec).is_trained
+
+
+def grouped(what: str, left: Iterable[Asked], again: Iterable[Asked]) -> list[Group]:
+    """Groups of SAEs of one size; those of `again` are measured and not trained."""
+    sites: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for asked, is_trained in [*((a, True) for a in left), *((a, False) for a in again)]:
+        sites[_size(asked, is_trained)].append(asked.spec.sae.site)
     return [
-        Group("sweep", len(at) * seeds * len(p["lambdas"]), at, **own, loss=True),
-        Group(
-            "original recipe", len(at) * seeds, at, **own | {"rising": 3.0}, loss=True
-        ),  # L0 stays in the hundreds
-        Group("schedules, every rate", tried * len(p["schedule_lrs"]), where, **own),
-        Group(
-            "schedules, seeds", tried * again + len(where) * (again + 1), where, **own, loss=True
-        ),
-        Group("schedules, measured again", tried, where, **own | {"tokens": 0}, loss=True),
+        Group(what, len(places), tuple(sorted(set(places))), *size)
+        for size, places in sites.items()
     ]
 
 
-def train_gated(p: Parameters, layers: int) -> list[Group]:
-    """Notebook 03: two Gated arms (the plain one is 02's), gates watched, three arms at other
-    lengths.
-    """
-    at, own, seeds = _sites(p, "sites", layers), _own(p), len(p["seeds"])
-    first = len(at) * seeds * (len(p["lambdas"]) + len(p["lambdas_two_term"]))
-    curve, lengths = 2 + _more("length", p), [times for times in p["lengths"] if times != 1]
-    return [
-        Group("Gated arms", first, at, **own, gated=True, loss=True),
-        Group(
-            "further λ",
-            3 * seeds * (len(at) + 1) * _more("grid", p),
-            at,
-            **own,
-            gated=True,
-            loss=True,
-        ),
-        Group("gates watched", 3 * seeds, at[len(at) // 2 :][:1], **own, gated=True, loss=True),
-        *(
-            Group(f"{t:g} x tokens", 3 * seeds * curve, at, **_own(p, t), gated=True)
-            for t in lengths
-        ),
-    ]
+def _size(asked: Asked, is_trained: bool) -> tuple[Any, ...]:
+    """Tokens, batch, latents, share of rising λ, gated, loss: what two like SAEs have in common."""
+    sae, cfg = asked.spec
+    tokens = cfg.steps * cfg.batch_size if is_trained else 0
+    rising = RAW_RISING if sae.normalize == "none" else cfg.lam_warmup
+    return tokens, cfg.batch_size, sae.n_latents, rising, sae.arch == "gated", asked.loss
 
 
-def resampling(p: Parameters, layers: int) -> list[Group]:
-    """Notebook 04: in two settings a curve for each of three arms, off and on, site and seed."""
-    at = _sites(p, "resample_sites", layers)
-    curves = 6 * len(at) * len(p["seeds"])
-    begun = {
-        name: len(p[f"{name}_lambdas"]) + _more("resampling", p) for name in ("normal", "dying")
-    }
-    return [
-        Group(f"{name} setting", curves * n, at, **_own(p), gated=True) for name, n in begun.items()
-    ]
+def _with_references(groups: list[Group], references: int) -> list[Group]:
+    """The first group whose loss is measured takes the sites' reference losses too."""
+    for i, group in enumerate(groups):
+        if group.loss:
+            return [*groups[:i], group._replace(references=references), *groups[i + 1 :]]
+    return groups
 
 
-def layer_analysis(p: Parameters, layers: int) -> list[Group]:
-    """Notebook 05: eight coalitions and five more choices at two sites, longer and wider SAEs,
-    noise, all depths.
-    """
-    at, seeds, split = _sites(p, "sites", layers), len(p["cause_seeds"]), len(p["split_seeds"])
-    pair, choice = at[-2:], 2 * seeds * (len(p["cause_lambdas"]) + _more("cause", p))
-    own = _own(p) | {
-        "tokens": p["cause_tokens"],
-        "batch": p["cause_batch"],
-        "latents": p["cause_latents"],
-    }
-    deep = sorted({*range(0, layers + 1, p["depth_step"]), *at})
-    return [
-        Group("coalitions and choices", 16 * seeds + 11 * choice, pair, **own),
-        Group("twice the latents", choice, pair, **own | {"latents": 2 * own["latents"]}),
-        Group("twice the tokens", choice, pair, **own | {"tokens": 2 * own["tokens"]}),
-        Group("items or selection", len(at) * split, at, **_own(p), loss=True),
-        Group("longer", len(at) * split, at, **_own(p, p["longer"])),
-        Group(
-            "wider",
-            len(at) * split,
-            at,
-            **_own(p) | {"latents": round(p["wider"] * p["n_latents"])},
-        ),
-        Group(NOISE, len(at) * (len(p["shuffled_lambdas"]) + 1), at, **_own(p)),
-        Group(
-            DEEP,
-            len(deep) * len(p["depth_lambdas"]),
-            deep,
-            **_own(p) | {"tokens": p["depth_tokens"]},
-            loss=True,
-        ),
-    ]
+def _noise_group(p: Parameters, ledger: Ledger) -> Group:
+    """SAEs on rows with shuffled dimensions: the given λ, and one more at each site on average."""
+    sites = tuple(sorted(ledger.references))
+    count = len(p["sites"]) * (len(p["shuffled_lambdas"]) + 1)
+    tokens = p["tokens"] // p["batch_size"] * p["batch_size"]
+    return Group(NOISE, count, sites, tokens, p["batch_size"], p["n_latents"], p["lam_warmup"])
 
 
-GROUPS = {
-    "02_train_sae": train_sae,
-    "03_train_gated": train_gated,
-    "04_resampling": resampling,
-    "05_layer_analysis": layer_analysis,
-}
+def _deep_groups(ledger: Ledger) -> list[Group]:
+    groups = grouped(DEEP, ledger.trained.values(), ledger.again)
+    return _with_references(groups, len(ledger.references))

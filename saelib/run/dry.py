@@ -22,18 +22,31 @@ from saelib.sae.spec import Spec, make_spec
 
 
 class Asked(NamedTuple):
-    """One SAE that a study asks for."""
+    """One SAE that a study asks for, to be trained or to be measured."""
 
     spec: Spec
     notebook: str  # the first that asks for it
+    loss: bool  # whether the next-token loss is measured too
 
 
 @dataclass
 class Ledger:
-    """What studies have asked for so far: SAEs to train, and SAEs whose loss is measured."""
+    """What studies have asked for so far, each SAE once."""
 
     trained: dict[str, Asked] = field(default_factory=dict)  # by run id
-    with_loss: dict[str, str] = field(default_factory=dict)  # run id -> notebook that measures it
+    again: list[Asked] = field(default_factory=list)  # trained before, now measured with the loss
+    references: dict[int, str] = field(default_factory=dict)  # site -> notebook that needs it first
+
+    def ask(self, run: str, asked: Asked) -> None:
+        """Count an SAE that is new, or that is measured with the loss for the first time."""
+        if asked.loss:
+            self.references.setdefault(asked.spec.sae.site, asked.notebook)
+        before = self.trained.get(run)
+        if before is None:
+            self.trained[run] = asked
+        elif asked.loss and not before.loss:
+            self.trained[run] = before._replace(loss=True)
+            self.again.append(asked)
 
     def of_notebook(self, notebook: str) -> list[Spec]:
         """The SAEs that a notebook is the first to ask for."""
@@ -86,9 +99,7 @@ class DryWorkspace:
         rows = []
         for spec in specs:
             run = self.run_id(spec)
-            self.ledger.trained.setdefault(run, Asked(spec, notebook))
-            if self.evaluation.ce_tokens:
-                self.ledger.with_loss.setdefault(run, notebook)
+            self.ledger.ask(run, Asked(spec, notebook, self.evaluation.ce_tokens > 0))
             row = self.recorded.row(spec)
             rows.append(row | {"run_id": run, "notebook": notebook, "arm": spec.arm})
         return pd.DataFrame(rows)

@@ -21,12 +21,12 @@ from saelib.config import ConfigError
 from saelib.env import data_dir, root
 from saelib.hardware import choose_device, choose_dtype
 from saelib.run import costs
-from saelib.run.asked import GROUPS, Group
+from saelib.run.asked import CAUSES, Counts, Group, counts_of
 from saelib.run.jobs import COLLECT, Job, is_finished, jobs_of
 from saelib.run.rates import measured, stated
 from saelib.run.room import CARDS, Card, Disk, Memory, card_of, disk_of, memory_of, misfits
 from saelib.run.text_size import TextSize, text_of
-from saelib.run.work import CAUSES, Setting, Stage, stages_of
+from saelib.run.work import Setting, Stage, stages_of
 from saelib.text.assets import resolve_model
 
 # Gated on the hub: planned by its published dimensions, which are `LlamaConfig`'s defaults.
@@ -53,7 +53,7 @@ class PlannedWork:
     model: str
     shape: costs.Shape
     text: TextSize
-    groups: Mapping[str, Sequence[Group]]  # by notebook
+    counts: Mapping[str, Counts]  # by notebook
     stages: Sequence[Stage]
     rates: str  # how times are known
     disk: Disk
@@ -61,15 +61,21 @@ class PlannedWork:
     cards: Sequence[Card]
     misfits: Sequence[str] = field(default_factory=list)
 
-    def n_saes(self, notebook: str) -> float:
-        """SAEs that a notebook trains."""
-        return sum(group.count for group in self.groups.get(notebook, ()) if group.tokens)
+    @property
+    def groups(self) -> list[Group]:
+        """What all notebooks train and measure."""
+        return [group for of_notebook in self.counts.values() for group in of_notebook.groups]
+
+    def n_saes(self, notebook: str) -> int:
+        """SAEs that a notebook still trains."""
+        if notebook not in self.counts:
+            return 0
+        return sum(group.count for group in self.counts[notebook].groups if group.tokens)
 
     @property
     def tokens_trained(self) -> float:
         """Training tokens of all SAEs."""
-        groups = [group for each in self.groups.values() for group in each]
-        return sum(group.count * group.tokens for group in groups)
+        return sum(group.count * group.tokens for group in self.groups)
 
     @property
     def seconds(self) -> float:
@@ -117,11 +123,9 @@ def _work(
         config, label = model_of(first["model"])
         text = text_of(first, values.get(CAUSES, {}).get("depth_contexts", 0))
     setting = _setting(first, config, text, rate)
-    groups = {
-        job.name: GROUPS[job.name](values[job.name], setting.shape.n_layers)
-        for job in left
-        if job.name in GROUPS
-    }
+    counts = counts_of(profile, values, setting.shape.n_layers, setting.shape.d_model)
+    counts = {job.name: counts[job.name] for job in left if job.name in counts}
+    groups = {notebook: of_notebook.groups for notebook, of_notebook in counts.items()}
     trained = [group for each in groups.values() for group in each if group.tokens]
     stages = [
         stage
@@ -135,7 +139,7 @@ def _work(
         model=label,
         shape=setting.shape,
         text=setting.text,
-        groups=groups,
+        counts=counts,
         stages=stages,
         rates=setting.rates.origin,
         disk=disk,
@@ -267,14 +271,20 @@ def notebook_lines(plan: Plan, work: PlannedWork) -> Iterator[str]:
         for stage in [stage for stage in work.stages if stage.notebook == notebook]:
             what = stage.name
             if what == "training":
-                what = f"training {count(work.n_saes(notebook), 'SAE')}"
+                what = f"training {count(work.n_saes(notebook), 'SAE')}{there(work, notebook)}"
             pieces.append(f"{what}: {duration(stage.work.seconds)}")
         yield f"{notebook}: {'; '.join(pieces)}"
 
 
+def there(work: PlannedWork, notebook: str) -> str:
+    """How many of a notebook's SAEs lie there already, where some do: " (17 are there)"."""
+    number = work.counts[notebook].there
+    return f" ({number:,} {'is' if number == 1 else 'are'} there)" if number else ""
+
+
 def total_line(work: PlannedWork) -> str:
     """All of it."""
-    saes = sum(work.n_saes(notebook) for notebook in work.groups)
+    saes = sum(work.n_saes(notebook) for notebook in work.counts)
     trained = f"{count(saes, 'SAE')} on {large(work.tokens_trained)} training tokens, "
     operations = f"{large(work.operations)} operations"
     return f"in all: {trained if saes else ''}{operations}, {duration(work.seconds)} {work.rates}"

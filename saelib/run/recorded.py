@@ -77,11 +77,12 @@ class RecordedRuns:
         self._curves: dict[Key, pd.DataFrame] = dict(iter(table.groupby(CURVE_COLUMNS, sort=False)))
 
     @classmethod
-    def read(cls, path: Path) -> RecordedRuns:
-        """The runs of a `results.csv`; none where it is not there."""
-        if path.is_file():
-            return cls(read_results(path))
-        return cls(pd.DataFrame(columns=[*COLUMNS, "arm"]))
+    def read(cls, *paths: Path) -> RecordedRuns:
+        """The runs of some `results.csv`, of two alike the first; none where none is there."""
+        tables = [read_results(path) for path in paths if path.is_file()]
+        if not tables:
+            return cls(pd.DataFrame(columns=[*COLUMNS, "arm"]))
+        return cls(pd.concat(tables, ignore_index=True))
 
     def row(self, spec: Spec) -> dict[str, Any]:
         """The row of this SAE in results.csv: recorded, or predicted for its L0 and FVU."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from saelib.activations.live import HELD
 from saelib.run import costs
-from saelib.run.asked import DEEP, NOISE, Group
+from saelib.run.asked import CAUSES, DEEP, NOISE, Group
 from saelib.run.jobs import COLLECT
 from saelib.run.rates import ACTIVE, Rates
 from saelib.run.text_size import SHARES, TextSize
@@ -28,7 +28,6 @@ IN_TABLES = 0.08  # seconds per SAE in its notebook's tables: recorded runs
 FILES = 0.3  # seconds per SAE for its files: recorded runs
 REFERENCES = 3  # passes of a site's loss tokens for its clean and ablated losses
 TRAIN = "02_train_sae"
-CAUSES = "05_layer_analysis"
 
 Parameters = Mapping[str, Any]
 
@@ -172,9 +171,8 @@ def _measuring(setting: Setting, group: Group, loss_tokens: int) -> Work:
     if not group.loss:
         return tally
     n_sites = len(group.sites)
-    references = REFERENCES * (group.what in ("sweep", DEEP))
     parts = math.ceil(group.count / n_sites / PARTS)
-    passes = group.count + n_sites * (parts + references)
+    passes = group.count + n_sites * parts + REFERENCES * group.references
     blocks = setting.shape.n_layers - float(np.mean(group.sites))
     return tally + setting.forward(passes * loss_tokens, blocks, head=True)
 

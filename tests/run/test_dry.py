@@ -41,10 +41,14 @@ def test_rows_come_back_in_order_with_an_l0_that_falls_with_lambda(ws):
 
 def test_what_is_measured_with_the_loss_is_told_apart(ws):
     quick = ws.measuring(EvalConfig(ce_tokens=0))
-    sweep(quick, [1.0])
-    assert not ws.ledger.with_loss
-    sweep(ws, [1.0])
-    assert len(ws.ledger.trained) == len(ws.ledger.with_loss) == 1
+    sweep(quick, [1.0], "02_x")
+    assert not ws.ledger.again
+    sweep(ws, [1.0], "03_y")
+    sweep(ws, [1.0], "04_z")
+    (again,) = ws.ledger.again
+    assert (again.notebook, again.spec.train.lam) == ("03_y", 1.0)
+    assert ws.ledger.references == {6: "03_y"}
+    assert len(ws.ledger.trained) == 1
 
 
 def test_a_search_for_an_l0_runs_as_a_study_runs_it(ws):

@@ -209,7 +209,7 @@ def test_streaming_adds_the_forwards_of_its_passes_to_what_a_store_would_take(sh
     )
     tokens = sum(
         math.ceil(group.count / 25) * group.tokens  # so many fit in 80 GB beside the model
-        for group in live.groups["02_train_sae"]
+        for group in live.counts["02_train_sae"].groups
     )
     forward = costs.forward_flops(costs.shape_of(LlamaConfig()), 31, 128)  # of a token, to site -2
     streaming = live.stage("02_train_sae", "streaming").work

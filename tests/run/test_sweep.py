@@ -24,6 +24,7 @@ from saelib.env import data_dir
 from saelib.run import sweep
 from saelib.run.source_notebooks import code_cells, sources
 from saelib.run.workspace import Workspace
+from saelib.study.trainings import first_specs
 
 ROOT = Path(__file__).parents[2]
 COMMON = {
@@ -102,14 +103,14 @@ def run_cells(notebook):
     for number, cell in enumerate(code_cells(nbformat.read(path, as_version=4))):
         exec(cell["source"], names)
         if number == 0:  # the parameters
-            names |= sweep.settings("alone")[notebook] | {"profile": "alone"}
+            names |= sweep.settings("alone")[notebook].model_dump() | {"profile": "alone"}
 
 
 @pytest.mark.parametrize("notebook", ["02_train_sae", "03_train_gated"])
 def test_the_sweep_is_what_the_notebook_s_first_cells_train(alone, at_home, notebook):
     (specs, asking), _ = asked("train", lambda: run_cells(notebook))
     workspace = Workspace("alone", "cpu")
-    made = sweep.sweep(workspace, notebook, sweep.settings("alone")[notebook])
+    made = first_specs(workspace, notebook, sweep.settings("alone")[notebook])
     assert asking == notebook
     assert {workspace.run_id(spec) for spec in made} == {workspace.run_id(spec) for spec in specs}
     assert len(made) == len(specs) == {"02_train_sae": 4, "03_train_gated": 12}[notebook]
