@@ -34,8 +34,9 @@ from saelib.activations.moments import row_moments
 from saelib.activations.rows import ShuffledRows
 from saelib.activations.store import Store
 from saelib.config import CollectConfig, SAEConfig, StreamConfig, TrainConfig
-from saelib.sae.base import ENCODER_INIT_NORM, build_sae
-from saelib.sae.trainer import Run, train_groups
+from saelib.sae import build_sae
+from saelib.sae.base import ENCODER_INIT_NORM
+from saelib.sae.group import Run, train_together
 from saelib.text.contexts import Contexts
 
 TINY = LlamaConfig(
@@ -104,7 +105,7 @@ def make_runs(args: Any, store: Store, site: int, n: int, steps: int) -> list[Ru
 
 
 def trained_on(groups: list[tuple[list[Run], Any]], ahead: int = 0) -> None:
-    for history in train_groups(groups, 10**9, ahead=ahead):
+    for history in train_together(groups, 10**9, ahead=ahead):
         if isinstance(history, Exception):
             raise history
 

@@ -37,8 +37,8 @@ from saelib.config import EvalConfig, SAEConfig, TrainConfig, stable_hash
 from saelib.measure.evaluate import evaluate
 from saelib.run.identity import code_version
 from saelib.run.workspace import Workspace
-from saelib.sae.base import build_sae
-from saelib.sae.trainer import train
+from saelib.sae import build_sae
+from saelib.sae.group import train
 from saelib.study import intervals
 from saelib.study.matched import interpolate_matched_l0, propose_lambda
 from saelib.versions import MEASURING_VERSION

@@ -26,8 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from harness import interleaved, machine, median, parser, report
 
 from saelib.config import SAEConfig, TrainConfig
-from saelib.sae import sparse
-from saelib.sae.base import build_sae
+from saelib.sae import build_sae, sparse
 from saelib.sae.dense import encoder_product
 from saelib.sae.trainer import Trainer
 
@@ -144,12 +143,12 @@ def parts(args: Any) -> list[dict[str, Any]]:
     trainer.step_(x)
     sae, ops, n, encoder = trainer.sae, sparse.operations(x.device), args.latents, trainer.encoder()
     p, x_c = {k: v.detach() for k, v in sae.named_parameters()}, x - sae.b_dec.detach()
-    at, f, _ = sparse.encode(x_c, p, encoder)
+    at, f = sae.encode_sparse(x, encoder)
     error, _, g_pre = ops.decode(x, p["W_dec"], p["b_dec"], at, f, 2 / len(x))
 
     def weights() -> None:
-        ops.weights(error, at, f, n)
-        ops.weights(x_c, at, g_pre, n)
+        ops.weight_gradient(error, at, f, n)
+        ops.weight_gradient(x_c, at, g_pre, n)
 
     def norms() -> None:
         sae.project_decoder_grad_()

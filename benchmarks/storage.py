@@ -33,9 +33,9 @@ from saelib.config import CollectConfig, EvalConfig
 from saelib.measure.evaluate import evaluate
 from saelib.measure.reference import site_reference
 from saelib.run.workspace import Workspace
-from saelib.sae.base import SAE, GatedSAE, build_sae
+from saelib.sae import Autoencoder, build_sae
+from saelib.sae.group import train
 from saelib.sae.spec import make_spec
-from saelib.sae.trainer import train
 from saelib.text.contexts import Contexts
 
 STORES = ("whole", "small")
@@ -103,7 +103,7 @@ def errors(
 
 def trained(
     store: Store, arm: str, site: int, lam: float, seed: int, recipe: Mapping[str, Any]
-) -> SAE | GatedSAE:
+) -> Autoencoder:
     """One SAE on the ordinary training rows of a store, as notebooks train it."""
     spec = make_spec(arm, site, store.d_model, lam=lam, seed=seed, **recipe)
     index = np.flatnonzero(store.mask("ordinary", "train"))

@@ -28,8 +28,8 @@ from saelib.activations.rows import ShuffledRows
 from saelib.activations.store import Store
 from saelib.activations.writer import StoreWriter
 from saelib.config import CollectConfig, SAEConfig, TrainConfig
-from saelib.sae.base import build_sae
-from saelib.sae.trainer import Run, train_groups
+from saelib.sae import build_sae
+from saelib.sae.group import Run, train_together
 from saelib.text.contexts import Contexts
 
 COLUMNS = ("name", "seconds_median", "rows_per_second", "ratio_to_alone", "bit_equal")
@@ -115,13 +115,13 @@ def compared(
     def together() -> None:
         before()
         kept["together"] = runs(args, args.device)
-        train_groups([(kept["together"], stream())])
+        train_together([(kept["together"], stream())])
 
     def alone() -> None:
         kept["alone"] = runs(args, args.device)
         for run in kept["alone"]:
             before()
-            train_groups([([run], stream())])
+            train_together([([run], stream())])
 
     times = interleaved([alone, together], args.rounds, args.device, warmup=0)
     pairs = zip(kept["alone"], kept["together"], strict=True)

@@ -1,7 +1,7 @@
 """Frozen, type-checked configurations, one dataclass per thing, and the profiles that fill them.
 
 A configuration is checked when it is made: a wrong type, an unknown key or a value out of range raises
-`ConfigError` with the field, the value and what is accepted. Its hash names the artifact it leads to (`run_id`).
+`ConfigError` with the field, the value and what is accepted. Its hash names the artifact it leads to.
 """
 
 from __future__ import annotations
@@ -10,14 +10,18 @@ import hashlib
 import json
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from saelib.versions import TRAINING_VERSION
-
 # types as messages name them
-IN_WORDS = {float: "a finite number", int: "a whole number", str: "a string", bool: "true or false"}
+IN_WORDS = {
+    float: "a finite number",
+    int: "a whole number",
+    str: "a string",
+    bool: "true or false",
+    dict: "a mapping",
+}
 SINK_FACTOR = 5.0  # a token is a sink when its norm exceeds this many medians of its site (DESIGN: token classes)
 
 
@@ -172,25 +176,29 @@ class StreamConfig(Checked):
 class SAEConfig(Checked):
     """What a trained SAE *is*: enough to build it empty and to refuse the wrong activations."""
 
-    arch: Literal["sae", "gated"] = "sae"
+    arch: str = "sae"  # a name in the table of architectures, `sae.architectures`
     d_in: int = 576
     n_latents: int = 2304
     site: int = 0
     l1_mode: Literal["unit_norm", "norm_weighted"] = "unit_norm"
     normalize: Literal["center_scale", "center", "scale", "none"] = "center_scale"
+    options: dict = field(default_factory=dict, hash=False)  # the architecture's own
 
     def check(self) -> None:
         self._at_least(1, "at least 1", "d_in", "n_latents")
         self._at_least(0, "a resolved site, 0 or more", "site")
+
+    def to_dict(self, omit_defaults: bool = False) -> dict[str, Any]:
+        """As `Checked.to_dict`; without `options` where there are none."""
+        values = super().to_dict(omit_defaults)
+        return values if self.options else {k: v for k, v in values.items() if k != "options"}
 
 
 @dataclass(frozen=True)
 class TrainConfig(Checked):
     """How an SAE is trained. Fractions are of the whole run."""
 
-    loss: Literal["plain", "two_term", "full"] = (
-        "plain"  # "plain" for `SAE`, the other two for `GatedSAE`
-    )
+    loss: str = "plain"  # one of the architecture's `LOSSES`
     lam: float = 1.0  # λ, the L1 coefficient, in normalised units
     lam_warmup: float = 0.05  # λ rises linearly from 0
     tokens: int = 204_800  # budget; the run has tokens // batch_size steps
@@ -279,19 +287,3 @@ class EvalConfig(Checked):
         self._at_least(0, "0 (no loss is measured) or more", "ce_tokens")
         self._at_least(0, "0 or more", "seed")
         self._at_least(1, "at least 1", "batch_tokens")
-
-
-def run_id(sae: SAEConfig, train: TrainConfig, store_id: str) -> str:
-    """Name of a trained SAE: the hash of what it is, how it was trained, by which version, on which activations.
-
-    Fields at their default are left out, so that a field added later changes no name.
-    """
-    if (sae.arch == "sae") != (train.loss == "plain"):
-        takes = "'sae' takes 'plain', 'gated' the others"
-        raise ConfigError(f"loss {train.loss!r} does not fit arch {sae.arch!r}: {takes}")
-    return stable_hash(
-        sae.to_dict(omit_defaults=True),
-        train.to_dict(omit_defaults=True),
-        store_id,
-        TRAINING_VERSION,
-    )

@@ -1,7 +1,7 @@
 """Many processes: which of them this is, what they tell each other, and how they share the training of one SAE.
 
 `torchrun`, or accelerate's `notebook_launcher`, starts equal processes ("ranks") whose environment says which is which;
-`started` joins them, by NCCL for CUDA tensors with one GPU a rank and by gloo for those on the CPU. Without that
+`process_group` joins them, by NCCL for CUDA tensors with one GPU a rank and by gloo for those on the CPU. Without that
 environment the world is one process, and nothing here costs anything. Only tensors travel: object collectives pickle.
 How ranks share one SAE is `sae.sharding`'s.
 """
@@ -66,19 +66,21 @@ class Ranks:
         return slice(n * rank // self.size, n * (rank + 1) // self.size)
 
 
-ONE = Ranks()
+SINGLE_PROCESS = Ranks()
 
 
 @contextmanager
-def started(device: str = "auto") -> Iterator[Ranks]:
-    """Join the ranks that were started together, for the length of the context; `ONE` where nobody started any.
+def process_group(device: str = "auto") -> Iterator[Ranks]:
+    """Join the ranks that were started together, for the length of the context.
+
+    Gives `SINGLE_PROCESS` where nobody started any.
 
     `ConfigError` where there are fewer GPUs here than ranks. After an error the group is left as it is: taking it down
     would wait for the others.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield ONE
+        yield SINGLE_PROCESS
         return
     here, gpus = (
         int(os.environ.get("LOCAL_WORLD_SIZE", size)),

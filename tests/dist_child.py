@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from test_collect import CFG, SITES, collect, make_contexts, make_lm
 
 from saelib.config import ConfigError, SAEConfig, TrainConfig
-from saelib.ranks import ONE, started
+from saelib.ranks import SINGLE_PROCESS, process_group
 from saelib.sae import base as sae_module
-from saelib.sae.base import build_sae
-from saelib.sae.sharding import ALONE, Split
-from saelib.sae.trainer import Run, train_groups
+from saelib.sae import build_sae
+from saelib.sae.group import Run, train_together
+from saelib.sae.sharding import UNSHARDED, Sharding
 
 D, N, SILENT = 8, 50, 20  # 50 latents: neither 4 ranks nor 2 blocks of 16 divide them
 BASE = {
@@ -40,7 +40,7 @@ DTYPES = {
     name: (torch.float32, torch.float64) if name in ("plain_clipped", "full") else (torch.float32,)
     for name in MODES
 }
-KINDS = {"data": Split, "latents": lambda ranks: Split(ONE, ranks, N)}
+KINDS = {"data": Sharding, "latents": lambda ranks: Sharding(SINGLE_PROCESS, ranks, N)}
 
 
 def rows(n=2000, seed=0):
@@ -51,7 +51,7 @@ def rows(n=2000, seed=0):
     return 3 * codes @ directions
 
 
-def trained(cfg, split: Split = ALONE, dtype=torch.float32, checkpoint=None, on_log=None):
+def trained(cfg, sharding: Sharding = UNSHARDED, dtype=torch.float32, checkpoint=None, on_log=None):
     """(SAE or this rank's share, history) after `cfg` on `rows`, some latents silent where it resamples."""
     arch = "sae" if cfg.loss == "plain" else "gated"
     config = SAEConfig(
@@ -59,13 +59,15 @@ def trained(cfg, split: Split = ALONE, dtype=torch.float32, checkpoint=None, on_
     )
     whole = torch.zeros(N)
     whole[:: N // SILENT] = -1e3 if cfg.resample_at else 0.0
-    sae = build_sae(config, torch.Generator().manual_seed(cfg.seed), split.own).to(dtype)
+    sae = build_sae(config, torch.Generator().manual_seed(cfg.seed), sharding.shard).to(dtype)
     with torch.no_grad():
-        getattr(sae, sae.bias_names()[0]).copy_(whole[split.own])
+        getattr(sae, sae.bias_names()[0]).copy_(whole[sharding.shard])
     step = {"step": "auto"} if dtype == torch.float64 and cfg.step == "sparse" else {}
     cfg = TrainConfig.from_dict(cfg.to_dict() | step)
-    run = Run(sae, cfg, rows(50, 1).to(dtype), checkpoint, split)
-    (history,) = train_groups([([run], MemoryStream(rows().to(dtype), cfg.batch_size))], 20, on_log)
+    run = Run(sae, cfg, rows(50, 1).to(dtype), checkpoint, sharding)
+    (history,) = train_together(
+        [([run], MemoryStream(rows().to(dtype), cfg.batch_size))], 20, on_log
+    )
     return sae, history
 
 
@@ -89,9 +91,9 @@ def train_every_mode(ranks, folder):
     for name, cfg in MODES.items():
         for kind, make in KINDS.items():
             for dtype in DTYPES[name]:
-                split = make(ranks)
-                sae, history = trained(cfg, split, dtype)
-                state = split.whole(sae) | told_history(history)
+                sharding = make(ranks)
+                sae, history = trained(cfg, sharding, dtype)
+                state = sharding.gather_state(sae) | told_history(history)
                 if ranks.rank == 0:
                     state = {k: v.detach().contiguous() for k, v in state.items()}
                     save_file(state, folder / f"{name}.{kind}.{str(dtype)[6:]}.{ranks.size}")
@@ -99,11 +101,11 @@ def train_every_mode(ranks, folder):
 
 def start_from_the_same_weights(ranks):
     sae_module.DRAWN_ROWS = 16
-    split, config = Split(ONE, ranks, N), SAEConfig(d_in=5, n_latents=N)
+    sharding, config = Sharding(SINGLE_PROCESS, ranks, N), SAEConfig(d_in=5, n_latents=N)
     whole = build_sae(config, torch.Generator().manual_seed(0))
-    part = build_sae(config, torch.Generator().manual_seed(0), split.own)
-    assert torch.equal(part.W_dec, whole.W_dec[split.own])
-    assert torch.equal(part.W_enc, whole.W_enc[:, split.own])
+    part = build_sae(config, torch.Generator().manual_seed(0), sharding.shard)
+    assert torch.equal(part.W_dec, whole.W_dec[sharding.shard])
+    assert torch.equal(part.W_enc, whole.W_enc[:, sharding.shard])
     sae_module.DRAWN_ROWS = 4096
 
 
@@ -129,37 +131,37 @@ def disagree(ranks):
     with pytest.raises(
         ConfigError, match=f"n_latents = 1: expected at least one for each of {ranks.size} ranks"
     ):
-        Split(ONE, ranks, 1)
+        Sharding(SINGLE_PROCESS, ranks, 1)
     with pytest.raises(
         ConfigError, match=f"batch_size = 1: expected at least a row for each of {ranks.size} ranks"
     ):
-        Split(ranks).part(torch.zeros(1, D))
+        Sharding(ranks).local_rows(torch.zeros(1, D))
 
 
 def keep_whole_checkpoints_alone(ranks, folder):
-    path, split = folder / f"kept{ranks.size}.safetensors", Split(ONE, ranks, N)
-    trained(MODES["plain"], split, checkpoint=path)
-    assert split.newest(path) == split.file(path, 80)
+    path, sharding = folder / f"kept{ranks.size}.safetensors", Sharding(SINGLE_PROCESS, ranks, N)
+    trained(MODES["plain"], sharding, checkpoint=path)
+    assert sharding.newest(path) == sharding.file(path, 80)
     ranks.wait()
     if ranks.rank == 0:
         found = sorted(p.name for p in folder.glob(f"kept{ranks.size}.*"))
-        assert found == [split.file(path, 80, rank).name for rank in range(ranks.size)], (
+        assert found == [sharding.file(path, 80, rank).name for rank in range(ranks.size)], (
             found
         )  # older ones are gone
     ranks.wait()
     if ranks.rank:
-        split.file(path, 80).unlink()
+        sharding.file(path, 80).unlink()
     ranks.wait()
-    assert split.newest(path) is None
+    assert sharding.newest(path) is None
     ranks.wait()
     if ranks.rank == 0:
-        split.file(path, 80).rename(folder / f"kept{ranks.size}.80.0of9.safetensors")
+        sharding.file(path, 80).rename(folder / f"kept{ranks.size}.80.0of9.safetensors")
     ranks.wait()
     with pytest.raises(
         ConfigError,
         match=rf"0of9\.safetensors: written by another number of ranks than {ranks.size}",
     ):
-        split.newest(path)
+        sharding.newest(path)
 
 
 def everything(ranks, folder):
@@ -187,15 +189,15 @@ def one_shard_lost(ranks, folder):
 
 
 def undisturbed(ranks, folder, die=None):
-    """One SAE split each way, with checkpoints; one that is there is not made again."""
+    """One SAE sharding each way, with checkpoints; one that is there is not made again."""
     for kind, make in KINDS.items():
         if not (folder / kind).exists():
-            split = make(ranks)
+            sharding = make(ranks)
             told = die and (lambda _, row, kind=kind: die(kind, row["step"]))
             sae, history = trained(
-                MODES["full"], split, checkpoint=folder / f"{kind}.safetensors", on_log=told
+                MODES["full"], sharding, checkpoint=folder / f"{kind}.safetensors", on_log=told
             )
-            state = split.whole(sae) | {"resumed_at": torch.tensor(history.resumed_at)}
+            state = sharding.gather_state(sae) | {"resumed_at": torch.tensor(history.resumed_at)}
             if ranks.rank == 0:
                 save_file({k: v.detach().contiguous() for k, v in state.items()}, folder / kind)
             ranks.wait()
@@ -203,7 +205,7 @@ def undisturbed(ranks, folder, die=None):
 
 def killed_and_restarted(folder):
     """Under torchrun: rank 1 kills itself once in each of the two."""
-    with started("cpu") as ranks:
+    with process_group("cpu") as ranks:
         due = {"0": "data", "1": "latents"}.get(os.environ["TORCHELASTIC_RESTART_COUNT"])
 
         def die(kind, step):
@@ -234,7 +236,7 @@ def place(rank, size, port):
 def start(rank, job, size, port, folder):
     """A process that does one of the functions above."""
     place(rank, size, port)
-    with started("cpu") as ranks:
+    with process_group("cpu") as ranks:
         globals()[job](ranks, Path(folder))
 
 

@@ -2,13 +2,16 @@
 
 import torch
 
-from saelib.sae.trainer import Run, TrainingDiverged, train_groups
+from saelib.sae.group import Run, train_together
+from saelib.sae.history import TrainingDiverged
 
 
 def train_one(sae, stream, cfg, *, probe=None, checkpoint=None, checkpoint_every=200, on_log=None):
     """The history of one run, which may have gate snapshots and a checkpoint; raises `TrainingDiverged`."""
     log = on_log and (lambda _, row: on_log(row))
-    (result,) = train_groups([([Run(sae, cfg, probe, checkpoint)], stream)], checkpoint_every, log)
+    (result,) = train_together(
+        [([Run(sae, cfg, probe, checkpoint)], stream)], checkpoint_every, log
+    )
     if isinstance(result, TrainingDiverged):
         raise result
     return result

@@ -10,7 +10,6 @@ from saelib.config import (
     SAEConfig,
     StreamConfig,
     TrainConfig,
-    run_id,
     stable_hash,
 )
 from saelib.env import data_dir
@@ -101,31 +100,6 @@ def test_a_resampling_that_no_training_could_follow_or_precede_is_refused(shares
 
 def test_hash_is_the_same_on_every_machine():
     assert stable_hash({"b": 1, "a": [2.5, "x"]}) == "39b9006aec16"
-
-
-def test_run_id_depends_on_everything_that_shapes_the_weights():
-    base = run_id(SAEConfig(), TrainConfig(), "store")
-    assert base == run_id(SAEConfig(), TrainConfig(), "store")
-    others = [
-        run_id(SAEConfig(site=1), TrainConfig(), "store"),
-        run_id(SAEConfig(), TrainConfig(lam=2.0), "store"),
-        run_id(SAEConfig(), TrainConfig(seed=1), "store"),
-        run_id(SAEConfig(), TrainConfig(), "other"),
-    ]
-    assert len({base, *others}) == 5
-
-
-def test_a_field_at_its_default_is_left_out_of_a_run_s_name():
-    assert TrainConfig(lam=2.0).to_dict(omit_defaults=True) == {"lam": 2.0}
-    assert SAEConfig().to_dict(omit_defaults=True) == {}
-    assert run_id(SAEConfig(n_latents=2304), TrainConfig(lam=1), "store") == run_id(
-        SAEConfig(), TrainConfig(), "store"
-    )
-
-
-def test_run_id_refuses_a_loss_of_the_other_architecture():
-    with pytest.raises(ConfigError, match="loss 'full' does not fit arch 'sae'"):
-        run_id(SAEConfig(), TrainConfig(loss="full"), "store")
 
 
 def test_home_moves_data(monkeypatch, tmp_path):

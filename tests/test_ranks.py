@@ -15,8 +15,8 @@ from test_collect import CFG, SITES, collect, make_contexts, make_lm
 from test_store import all_bytes
 
 from saelib.config import ConfigError
-from saelib.ranks import ONE, Ranks, started
-from saelib.sae.sharding import ALONE
+from saelib.ranks import SINGLE_PROCESS, Ranks, process_group
+from saelib.sae.sharding import UNSHARDED
 
 HERE = Path(__file__).parent
 
@@ -156,15 +156,15 @@ def test_a_rank_killed_in_mid_run_and_restarted_ends_with_the_same_weights(tmp_p
 
 def test_one_process_is_alone_and_costs_nothing(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with started() as ranks:
-        assert ranks is ONE
+    with process_group() as ranks:
+        assert ranks is SINGLE_PROCESS
     assert not torch.distributed.is_initialized()
     x, flags = torch.ones(2), torch.tensor([True, False])
     assert ranks.sum_(x) is x
     assert ranks.any_(flags).tolist() == [True, False]
     ranks.agree("anything", object.__name__)
-    assert ALONE.part(x) is ALONE.join(x) is x
-    assert ALONE.reduce is None
+    assert UNSHARDED.local_rows(x) is UNSHARDED.all_gather(x) is x
+    assert UNSHARDED.all_reduce is None
 
 
 def test_shares_are_stretches_that_differ_by_one_at_most():
@@ -180,6 +180,6 @@ def test_more_processes_than_gpus_are_refused(monkeypatch, device):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with (
         pytest.raises(ConfigError, match="4 processes and 2 GPUs on this machine"),
-        started(device),
+        process_group(device),
     ):
         raise AssertionError("joined")

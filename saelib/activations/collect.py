@@ -26,7 +26,7 @@ from saelib.activations.store import Store
 from saelib.activations.writer import StoreWriter
 from saelib.config import CollectConfig
 from saelib.env import headless
-from saelib.ranks import ONE, Ranks
+from saelib.ranks import SINGLE_PROCESS, Ranks
 from saelib.text.contexts import Contexts
 
 SPARE = 1.05  # free disk asked for, in units of the need
@@ -39,7 +39,7 @@ def collect(
     path: str | Path,
     cfg: CollectConfig | None = None,
     progress: bool = True,
-    ranks: Ranks = ONE,
+    ranks: Ranks = SINGLE_PROCESS,
 ) -> Store:
     """Collect the residual streams at `sites` (numbers or "middle") into the folder `path`.
 

@@ -11,17 +11,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saelib.measure.pursuit import fista_at_l1, learn_atoms, nn_omp, refit
-from saelib.sae.base import SAE, GatedSAE
+from saelib.sae import Autoencoder
 
 LEARN_ROWS = 1024  # training rows per batch when atoms are learned
 
 
 @torch.no_grad()
 def code_errors(
-    sae: SAE | GatedSAE,
+    sae: Autoencoder,
     x: Float[Tensor, "n d"],
     train: Float[Tensor, "m d"],
-    others: Mapping[str, SAE | GatedSAE] | None = None,
+    others: Mapping[str, Autoencoder] | None = None,
     seed: int = 0,
 ) -> dict[str, Float[np.ndarray, " n"]]:
     """‖x − x̂‖² of each row (model units) under codes and dictionaries other than an SAE's own.
@@ -53,7 +53,7 @@ def code_errors(
     return {name: e.double().square().sum(-1).cpu().numpy() for name, e in errors.items()}
 
 
-def _check_unit_norm(sae: SAE | GatedSAE) -> None:
+def _check_unit_norm(sae: Autoencoder) -> None:
     if sae.config.l1_mode != "unit_norm":
         raise ValueError(
             f"l1_mode = {sae.config.l1_mode!r}: codes are compared under a unit-norm decoder alone"
@@ -65,14 +65,14 @@ def _count(codes: Tensor) -> Tensor:
     return (codes > 0).sum(-1)
 
 
-def _learned_atoms(sae: SAE | GatedSAE, train: Tensor, codes: Tensor) -> Tensor:
+def _learned_atoms(sae: Autoencoder, train: Tensor, codes: Tensor) -> Tensor:
     """Atoms learned on training rows, with as many per row as the codes have on average."""
     batches = (sae.normalize(train) - sae.b_dec).split(LEARN_ROWS)
     return learn_atoms(batches, sae.W_dec, max(1, round(float(_count(codes).float().mean()))))
 
 
 def _rebuilt(
-    sae: SAE | GatedSAE, target: Tensor, codes: Tensor, learned: Tensor, seed: int
+    sae: Autoencoder, target: Tensor, codes: Tensor, learned: Tensor, seed: int
 ) -> dict[str, Tensor]:
     """The rows [n, d] that each choice of codes and atoms rebuilds, in normalised units about b_dec."""
     atoms = sae.W_dec

@@ -27,8 +27,7 @@ from saelib.measure.reconstruction import CodeSums, Reconstruction, RowSums
 from saelib.measure.reference import SiteReference, mean_loss, page_sums
 from saelib.measure.reference import site_reference as site_reference  # for who still asks here
 from saelib.measure.replaced_loss import ReplacedLosses, loss_recovered, replaced_losses
-from saelib.sae import sparse
-from saelib.sae.base import SAE, GatedSAE
+from saelib.sae import Autoencoder, sparse
 
 ROW_BATCH = 2048  # rows an SAE sees at once; bounds the codes held to ROW_BATCH × n_latents
 MIN_SINK_ROWS = 50  # below this many first and sink rows their FVU is not reported
@@ -44,7 +43,7 @@ class Tally(NamedTuple):
 
 @torch.inference_mode()
 def tally_rows(
-    saes: Mapping[str, SAE | GatedSAE],
+    saes: Mapping[str, Autoencoder],
     store: Store,
     site: int,
     index: Integer[np.ndarray, " n"],
@@ -74,7 +73,7 @@ def tally_rows(
     return Tally(x_sums, sums)
 
 
-def _on_device(sae: SAE | GatedSAE, device: torch.device) -> SAE | GatedSAE:
+def _on_device(sae: Autoencoder, device: torch.device) -> Autoencoder:
     """An SAE that lies on a GPU, or a copy there of one on the CPU."""
     return sae if sae.mean.is_cuda else deepcopy(sae).to(device)
 
@@ -86,33 +85,29 @@ def _shift(store: Store, site: int, index: np.ndarray) -> Float64[Tensor, " d"]:
     return store.rows(site, index[:ROW_BATCH]).double().mean(0)
 
 
-def _tally_sae(sae: SAE | GatedSAE, x: Tensor, sums: Reconstruction, group: Tensor | None) -> None:
+def _tally_sae(sae: Autoencoder, x: Tensor, sums: Reconstruction, group: Tensor | None) -> None:
     x_n = sae.normalize(x)
     if sae.W_dec.dtype == torch.float32:
         x_hat, codes = _sparse_pass(sae, x_n)
     else:
         f = sae.encode(x_n)
-        x_hat, codes = (
-            sae.decode(f),
-            CodeSums.of(f, sae.gate_open(x_n) if isinstance(sae, GatedSAE) else None),
-        )
+        x_hat = sae.decode(f)
+        codes = CodeSums.of(f, sae.gate_open(x_n) if sae.has_gate else None)
     sums.update(x, sae.denormalize(x_hat), codes, group)
 
 
-def _sparse_pass(sae: SAE | GatedSAE, x_n: Tensor) -> tuple[Tensor, CodeSums]:
-    """Reconstruction of normalised rows and the sums of their codes, by the sparse step's operations."""
-    params, ops = dict(sae.named_parameters()), sparse.operations(x_n.device)
-    at, f, _ = sparse.encode(
-        x_n - sae.b_dec, params, "screen" if sparse.screens(x_n.device) else "exact"
-    )
-    error, _, _ = ops.decode(x_n, sae.W_dec, sae.b_dec, at, f, 1.0)
-    row = torch.repeat_interleave(at.crow.diff())
-    shape = len(x_n), sae.config.n_latents
-    return x_n + error, CodeSums.of_entries(row, at.col.long(), f, shape, isinstance(sae, GatedSAE))
+def _sparse_pass(sae: Autoencoder, x_n: Tensor) -> tuple[Tensor, CodeSums]:
+    """Reconstruction of normalised rows, and the sums of their codes, by the SAE's own encoder."""
+    encoder = "screen" if sparse.screens(x_n.device) else "exact"
+    codes, f = sae.encode_sparse(x_n, encoder)
+    error, _, _ = sparse.decode(x_n, sae.W_dec, sae.b_dec, codes, f, 1.0)
+    row = torch.repeat_interleave(codes.crow.diff())
+    shape = (len(x_n), sae.config.n_latents)
+    return x_n + error, CodeSums.of_entries(row, codes.col.long(), f, shape, sae.has_gate)
 
 
 def quick_metrics(
-    sae: SAE | GatedSAE, store: Store, site: int, split: str = "val"
+    sae: Autoencoder, store: Store, site: int, split: str = "val"
 ) -> dict[str, float | None]:
     """`reconstruction_metrics` on the ordinary rows of a split, for choices; undefined ones are None.
 
@@ -123,19 +118,19 @@ def quick_metrics(
 
 
 def feature_density(
-    sae: SAE | GatedSAE, store: Store, site: int, split: str = "test"
+    sae: Autoencoder, store: Store, site: int, split: str = "test"
 ) -> Float64[np.ndarray, " n_latents"]:
     """Share of the split's ordinary rows on which each latent fires."""
     return _on_ordinary_rows(sae, store, site, split).density.numpy()
 
 
-def _on_ordinary_rows(sae: SAE | GatedSAE, store: Store, site: int, split: str) -> Reconstruction:
+def _on_ordinary_rows(sae: Autoencoder, store: Store, site: int, split: str) -> Reconstruction:
     _check_sae("sae", sae, store, site)
     rows = np.flatnonzero(store.mask("ordinary", split))
     return tally_rows({"sae": sae}, store, site, rows).saes["sae"]
 
 
-def _check_sae(name: str, sae: SAE | GatedSAE, store: Store, site: int) -> None:
+def _check_sae(name: str, sae: Autoencoder, store: Store, site: int) -> None:
     sae.check_store(store.d_model, tuple(store.sites))
     if sae.config.site != site:
         raise ValueError(
@@ -144,7 +139,7 @@ def _check_sae(name: str, sae: SAE | GatedSAE, store: Store, site: int) -> None:
 
 
 def evaluate(
-    saes: Mapping[str, SAE | GatedSAE],
+    saes: Mapping[str, Autoencoder],
     store: Store,
     site: int,
     lm: LM | None,
@@ -200,7 +195,7 @@ def _check_reference(
 
 
 def _losses_with(
-    saes: Mapping[str, SAE | GatedSAE],
+    saes: Mapping[str, Autoencoder],
     store: Store,
     site: int,
     lm: LM,
@@ -240,9 +235,7 @@ class _TestRows(NamedTuple):
         group = np.searchsorted(pages, store.tokens["page"][sets["ordinary"]])
         return cls(sets, pages, group)
 
-    def tally(
-        self, saes: Mapping[str, SAE | GatedSAE], store: Store, site: int
-    ) -> dict[str, Tally]:
+    def tally(self, saes: Mapping[str, Autoencoder], store: Store, site: int) -> dict[str, Tally]:
         """Sums over each set, about one shift; together each test row is read once."""
         shift = _shift(store, site, self.sets["ordinary"])
         groups = {"ordinary": self.group}

@@ -32,7 +32,7 @@ from saelib.env import data_dir, headless
 from saelib.files import write_json
 from saelib.hardware import choose_device
 from saelib.measure.reference import SiteReference, site_reference
-from saelib.ranks import ONE, Ranks
+from saelib.ranks import SINGLE_PROCESS, Ranks
 from saelib.run.identity import IDENTITY_FILE, read_identity, require_same_identity, rows_id
 from saelib.run.results import log_time
 from saelib.run.schedule import row_order
@@ -46,7 +46,7 @@ PER_COLLECTION = ("lm", "contexts", "n_layers", "live")  # cached; another model
 class Collected:
     """What a profile was collected from, and the rows that came of it."""
 
-    def __init__(self, profile: str, device: str = "auto", ranks: Ranks = ONE) -> None:
+    def __init__(self, profile: str, device: str = "auto", ranks: Ranks = SINGLE_PROCESS) -> None:
         self.profile = profile
         self.device_name = device
         self.ranks = ranks

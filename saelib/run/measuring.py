@@ -14,7 +14,7 @@ from saelib.measure.evaluate import evaluate
 from saelib.run.results import log_time
 from saelib.run.schedule import grouped, parts
 from saelib.run.trained import Trained
-from saelib.sae.base import load_sae
+from saelib.sae import load_sae
 from saelib.sae.spec import Spec
 
 AT_ONCE = 16  # SAEs measured in one pass over the rows

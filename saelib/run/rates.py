@@ -14,7 +14,8 @@ from saelib.activations.lm import LM
 from saelib.config import ConfigError, SAEConfig, TrainConfig
 from saelib.measure.replaced_loss import next_token_losses, next_token_probs
 from saelib.run import costs
-from saelib.sae.base import ENCODER_INIT_NORM, build_sae
+from saelib.sae import build_sae
+from saelib.sae.base import ENCODER_INIT_NORM
 from saelib.sae.trainer import Trainer
 
 ACTIVE = 48  # L0 at which a step is timed: the mean after λ has risen, in recorded runs

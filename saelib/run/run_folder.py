@@ -24,8 +24,9 @@ from saelib.config import EvalConfig
 from saelib.files import read_json, write_bytes, write_json
 from saelib.measure.columns import COLUMNS
 from saelib.run.identity import code_version, measurement
+from saelib.sae.group import Run
+from saelib.sae.history import History, Snapshot
 from saelib.sae.spec import Spec
-from saelib.sae.trainer import History, Run, Snapshot
 
 CHECKPOINT = "checkpoint.safetensors"
 SNAPSHOT_TENSORS = ("fire_rate", "open", "b_gate")

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from saelib.config import EvalConfig, StreamConfig
 from saelib.env import root
-from saelib.ranks import started
+from saelib.ranks import process_group
 from saelib.run.jobs import COLLECT, jobs_of
 from saelib.run.workspace import Workspace
 from saelib.study.notebooks import PARAMETERS
@@ -36,7 +36,7 @@ def collect(profile: str, overrides: Mapping[str, Any] | None = None) -> None:
     p = settings(profile, overrides)[COLLECT]
     live = (p.stream_tokens, p.stream_contexts, p.stream_held_out)
     streaming = StreamConfig(*live) if p.stream_tokens else None
-    with chdir(root() / "notebooks"), started(p.device) as ranks:
+    with chdir(root() / "notebooks"), process_group(p.device) as ranks:
         ws = Workspace(profile, p.device, ranks=ranks)
         store = ws.collect(p.model, p.corpus(), p.sites, p.collection(), p.dtype, streaming)
         log.info("%s: %d rows a site, store %s", store.path, store.n_rows, store.store_id)
@@ -50,7 +50,7 @@ def train(
     """Train and measure the SAEs that notebooks 02 and 03 begin with; `over`: see `Workspace`."""
     params = settings(profile, overrides)
     device = params[TRAINING[0]].device
-    with chdir(root() / "notebooks"), started(device) as ranks:
+    with chdir(root() / "notebooks"), process_group(device) as ranks:
         workspace = Workspace(profile, device, ranks=ranks, over=over)
         for notebook in TRAINING:
             p = params[notebook]

@@ -13,14 +13,14 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from saelib.config import EvalConfig, run_id
-from saelib.ranks import ONE, Ranks
+from saelib.config import EvalConfig
+from saelib.ranks import SINGLE_PROCESS, Ranks
 from saelib.run.collected import Collected
 from saelib.run.results import read_results, write_results
 from saelib.run.run_folder import RunFolder
-from saelib.sae.base import SAE, GatedSAE, load_sae
-from saelib.sae.spec import Spec, make_spec
-from saelib.sae.trainer import Snapshot
+from saelib.sae import Autoencoder, load_sae
+from saelib.sae.history import Snapshot
+from saelib.sae.spec import Spec, make_spec, run_id
 
 
 class Trained(Collected):
@@ -34,7 +34,7 @@ class Trained(Collected):
         profile: str,
         device: str = "auto",
         evaluation: EvalConfig | None = None,
-        ranks: Ranks = ONE,
+        ranks: Ranks = SINGLE_PROCESS,
         over: Literal["grid", "data", "latents"] = "grid",
     ) -> None:
         super().__init__(profile, device, ranks)
@@ -75,7 +75,7 @@ class Trained(Collected):
         write_results(path, [row for row in rows if row])
         return path
 
-    def load(self, spec: Spec) -> SAE | GatedSAE:
+    def load(self, spec: Spec) -> Autoencoder:
         """A trained SAE."""
         return load_sae(self.run_folder(spec))
 

@@ -11,7 +11,7 @@ import torch
 from tqdm.auto import tqdm
 
 from saelib.env import headless
-from saelib.ranks import ONE
+from saelib.ranks import SINGLE_PROCESS
 from saelib.run.results import log_time
 from saelib.run.schedule import (
     Wave,
@@ -20,10 +20,11 @@ from saelib.run.schedule import (
     waves_of_live_rows,
 )
 from saelib.run.trained import Trained
-from saelib.sae.base import build_sae
-from saelib.sae.sharding import Split
+from saelib.sae import build_sae
+from saelib.sae.group import Run, train_together
+from saelib.sae.history import History, TrainingDiverged
+from saelib.sae.sharding import Sharding
 from saelib.sae.spec import Spec
-from saelib.sae.trainer import History, Run, TrainingDiverged, train_groups
 
 PROBE_ROWS = 1024  # fixed ordinary validation rows on which gate snapshots are taken
 
@@ -92,7 +93,7 @@ def _train_wave(
         for group in wave.groups
     ]
     ahead = ws.live.ahead if ws.is_streamed else 0
-    histories = train_groups(groups, ws.checkpoint_every, show, ahead)
+    histories = train_together(groups, ws.checkpoint_every, show, ahead)
     outcome = dict(zip(wave.runs, histories, strict=True))
     finished = {
         run: _saved(ws, run, runs[run], history)
@@ -113,8 +114,8 @@ def _progress(count: int, spec: Spec, row: Mapping[str, Any]) -> str:
 
 def _saved(ws: Trained, run: str, trained: Run, history: History) -> Finished:
     """Save a finished run, by the first of the ranks that share it."""
-    state = trained.split.whole(trained.sae)
-    if not trained.split.ranks.rank:
+    state = trained.sharding.gather_state(trained.sae)
+    if not trained.sharding.ranks.rank:
         ws.run(run).save(trained, history, state)
     tokens = (trained.cfg.steps - history.resumed_at) * trained.cfg.batch_size
     return Finished(tokens, history.resumed_at > 0)
@@ -126,31 +127,31 @@ def _log_times(
     """Share a wave's seconds among its finished runs by their tokens."""
     per_token = seconds / max(1, sum(run.tokens for run in finished.values()))
     for run, (tokens, resumed) in finished.items():
-        if not runs[run].split.ranks.rank:
+        if not runs[run].sharding.ranks.rank:
             log_time(ws.folder, "train", per_token * tokens, run, tokens, resumed)
 
 
 def _prepared(ws: Trained, run: str, spec: Spec, notebook: str) -> Run:
     """A fresh SAE with its normaliser; what it is going to be lies in `train.json`."""
     cfg = spec.train
-    split = _split(ws, spec)
+    sharding = _sharding(ws, spec)
     folder = ws.run(run)
     folder.path.mkdir(parents=True, exist_ok=True)
-    if not split.ranks.rank:
+    if not sharding.ranks.rank:
         folder.begin(spec, notebook, ws.rows_id)
-    sae = build_sae(spec.sae, torch.Generator().manual_seed(cfg.seed), split.own)
+    sae = build_sae(spec.sae, torch.Generator().manual_seed(cfg.seed), sharding.shard)
     sae.set_normalizer_(*ws.normalizer(spec.sae.site, spec.sae.normalize, cfg.tokens_mask))
     probe = _probe(ws, spec.sae.site) if cfg.snapshots else None
-    return Run(sae.to(ws.device), cfg, probe, folder.checkpoint, split)
+    return Run(sae.to(ws.device), cfg, probe, folder.checkpoint, sharding)
 
 
-def _split(ws: Trained, spec: Spec) -> Split:
+def _sharding(ws: Trained, spec: Spec) -> Sharding:
     """How the ranks share the training of one SAE."""
     if ws.ranks.size == 1 or ws.over == "grid":
-        return Split()
+        return Sharding()
     if ws.over == "data":
-        return Split(rows=ws.ranks)
-    return Split(ONE, ws.ranks, spec.sae.n_latents)
+        return Sharding(rows=ws.ranks)
+    return Sharding(SINGLE_PROCESS, ws.ranks, spec.sae.n_latents)
 
 
 def _probe(ws: Trained, site: int) -> torch.Tensor:

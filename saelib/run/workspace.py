@@ -20,8 +20,8 @@ from saelib.run.measuring import measure_shared
 from saelib.run.results import results_table
 from saelib.run.trained import Trained
 from saelib.run.training import train_missing
+from saelib.sae.history import TrainingDiverged
 from saelib.sae.spec import Spec
-from saelib.sae.trainer import TrainingDiverged
 from saelib.study import intervals
 from saelib.study.matched import interpolate_matched_l0, propose_lambda
 

@@ -1,12 +1,12 @@
-"""`SAE` and `GatedSAE`: build, encode, decode, save, load.
+"""`Autoencoder`: what every architecture shares, and what it has to say for itself.
 
-    SAE        f = ReLU((x − b_dec) W_enc + b_enc)
-    GatedSAE   π = (x − b_dec) W_enc + b_gate
-               f = 1[π > 0] ⊙ ReLU(((x − b_dec) W_enc) ⊙ exp(r_mag) + b_mag)
-    both       x̂ = f W_dec + b_dec
+An architecture is a subclass in a file of its own and a line in `architectures`. It must give
+`encode`, `bias_names` and `loss_terms`; it may write out its step (`dense_step`, `sparse_step`) and
+its sparse encoder (`encode_sparse`), which by default come from autograd and from `encode`.
 
-Both work in *normalised* units, scale · (x − mean); the normaliser of the site travels with the SAE, and `encode_raw`,
-`decode_raw` and `reconstruct` take and give the model's own units. On disk an SAE is a folder of `config.json`,
+All architectures decode by x̂ = f W_dec + b_dec and work in *normalised* units, scale · (x − mean);
+the normaliser of the site travels with the SAE, and `encode_raw`, `decode_raw` and `reconstruct`
+take and give the model's own units. On disk an SAE is a folder of `config.json`,
 `weights.safetensors` and `metrics.json`.
 """
 
@@ -14,79 +14,176 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from saelib.config import SAEConfig
-from saelib.files import read_json, write_json
+from saelib.config import Checked, ConfigError, SAEConfig
+from saelib.files import write_json
 from saelib.sae import losses
+from saelib.sae.dense import Gradients, SparseCodes, StepStats, codes_at_places
+from saelib.sae.normalizer import NormalizedModule
 
-ENCODER_INIT_NORM = (
-    0.2  # norm of each encoder column at the start, tied to its decoder row's direction
-)
-DRAWN_ROWS = 4096  # drawn at once for a share of a dictionary; a multiple of 16
-EVERY = slice(None)
+# Norm of each encoder column at the start; its direction is tied to its decoder row's.
+ENCODER_INIT_NORM = 0.2
+# Rows drawn at once for a shard of a dictionary; a multiple of 16 (see `random_rows`).
+DRAWN_ROWS = 4096
+ALL_LATENTS = slice(None)
 
 
-def random_rows(config: SAEConfig, generator: torch.Generator | None, own: slice) -> Tensor:
-    """Rows `own` of normal values [n_latents, d_in], as one draw of all has them, without room for all of them.
+class How(NamedTuple):
+    """How a step is computed; the trainer decides it anew for each batch."""
 
-    torch fills a tensor sixteen values at a time and what is left over anew, so that blocks of a multiple of 16 rows
-    continue each other, where the last one takes the rest.
+    loss: str  # one of the architecture's `LOSSES`
+    sparse: bool = False
+    encoder: str = "exact"  # "exact", "screen" or "bfloat16": see `sparse.c.open_entries`
+    all_reduce: losses.AllReduce = None  # where ranks hold shards of the latents
+    dead: Tensor | None = None  # bool [n_latents]: not fired for `dead_window` tokens
+
+
+@dataclass(frozen=True)
+class NoOptions(Checked):
+    """The options of an architecture that has none of its own."""
+
+
+def random_rows(config: SAEConfig, generator: torch.Generator | None, shard: slice) -> Tensor:
+    """`torch.randn(n_latents, d_in)[shard]` without allocating the full matrix.
+
+    torch fills a tensor sixteen values at a time and draws a remainder anew. Blocks of a multiple
+    of 16 rows therefore continue each other, if the last block takes the rest.
     """
-    start, stop, _ = own.indices(config.n_latents)
+    start, stop, _ = shard.indices(config.n_latents)
     if stop - start == config.n_latents:
         return torch.randn(config.n_latents, config.d_in, generator=generator)
-    kept, blocks = [], max(1, config.n_latents // DRAWN_ROWS)
-    for first, last in pairwise([*range(0, blocks * DRAWN_ROWS, DRAWN_ROWS), config.n_latents]):
+    n_blocks = max(1, config.n_latents // DRAWN_ROWS)
+    kept = []
+    for first, last in pairwise([*range(0, n_blocks * DRAWN_ROWS, DRAWN_ROWS), config.n_latents]):
         block = torch.randn(last - first, config.d_in, generator=generator)
         kept.append(block[max(start - first, 0) : max(stop - first, 0)].clone())
     return torch.cat(kept)
 
 
-class _Autoencoder(nn.Module, ABC):
-    """What both architectures share: decoder, normaliser, files.
+class Autoencoder(NormalizedModule, ABC):
+    """Base of every architecture: decoder, normaliser, files, and the default ways to step.
 
-    `own` are the latents it holds where ranks share a dictionary (`sharding.Split`); `config` is of the whole.
+    `shard` selects the latents it holds where ranks share a dictionary (`sharding.Sharding`);
+    `config` describes the whole. Subclasses say:
+
+        LOSSES          the objectives it can be trained with; each is also the name of an arm
+        KNOB            the setting that governs its sparsity: "lam", or one of its options
+        Options         a checked dataclass of its own options, kept in `SAEConfig.options`
+        has_gate        whether a latent may be open and still not fire
+        can_be_sharded  whether ranks can each train a shard of its latents
+        UNITLESS        the biases that have no unit, so that folding the normaliser leaves them
     """
 
+    LOSSES: ClassVar[tuple[str, ...]]
+    KNOB: ClassVar[str] = "lam"
+    Options: ClassVar[type[Checked]] = NoOptions
+    has_gate: ClassVar[bool] = False
+    can_be_sharded: ClassVar[bool] = False
+    UNITLESS: ClassVar[tuple[str, ...]] = ()
+
     def __init__(
-        self, config: SAEConfig, generator: torch.Generator | None = None, own: slice = EVERY
+        self,
+        config: SAEConfig,
+        generator: torch.Generator | None = None,
+        shard: slice = ALL_LATENTS,
     ) -> None:
-        super().__init__()
-        self.config = config
-        directions = random_rows(config, generator, own)
+        super().__init__(config.d_in)
+        self.config = self.checked(config)
+        self.options = self.Options.from_dict(self.config.options)
+        directions = random_rows(config, generator, shard)
+        if len(directions) < config.n_latents and not self.can_be_sharded:
+            raise ConfigError(
+                f"arch = {config.arch!r}: ranks cannot share its latents; share the batch "
+                "('data') or the list of runs ('grid')"
+            )
         directions = directions / directions.norm(dim=1, keepdim=True)
         self.W_dec = nn.Parameter(directions)
-        # Stored latent by latent (strides of a transpose), so that one latent's encoder vector is contiguous.
+        # Stored latent by latent (strides of a transpose): one latent's encoder is contiguous.
         self.W_enc = nn.Parameter((ENCODER_INIT_NORM * directions).T)
         self.b_dec = nn.Parameter(torch.zeros(config.d_in))
-        self.register_buffer("mean", torch.zeros(config.d_in))
-        self.register_buffer("scale", torch.ones(()))
+        for name in self.bias_names():
+            setattr(self, name, nn.Parameter(torch.zeros(len(directions))))
 
-    @abstractmethod
-    def bias_names(self) -> tuple[str, ...]:
-        """The per-latent parameters beside W_enc and W_dec, all [n_latents]."""
+    @classmethod
+    def checked(cls, config: SAEConfig) -> SAEConfig:
+        """The configuration with all of the architecture's options filled in.
 
+        Raises:
+            ConfigError: an option is unknown or has a value that it cannot have.
+        """
+        return replace(config, options=cls.Options.from_dict(config.options).to_dict())
+
+    # -- what an architecture gives
+
+    @classmethod
     @abstractmethod
-    def gate_open(self, x: Tensor) -> Tensor:
-        """Which latents may fire. x: [batch, d_in] normalised -> bool [batch, n_latents]."""
+    def bias_names(cls) -> tuple[str, ...]:
+        """The per-latent parameters beside W_enc and W_dec, all [n_latents]; the gate's first."""
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
         """Codes f of normalised x. [batch, d_in] -> [batch, n_latents]."""
 
     @abstractmethod
-    def loss_terms(
-        self, x: Tensor, lam: float, loss: str, reduce: losses.Reduce = None
-    ) -> losses.Terms:
-        """The objective's terms on normalised x, per row (see `losses`)."""
+    def loss_terms(self, x: Tensor, lam: float, how: How) -> losses.LossTerms:
+        """The objective's terms per row on normalised x [batch, d_in], differentiable."""
+
+    def gate_open(self, x: Tensor) -> Tensor:
+        """Which latents may fire. x: [batch, d_in] normalised -> bool [batch, n_latents]."""
+        return self.encode(x) > 0
+
+    @torch.no_grad()
+    def encode_sparse(self, x: Tensor, encoder: str = "exact") -> tuple[SparseCodes, Tensor]:
+        """Open latents of normalised x, and their codes f [entries], some of which may be 0.
+
+        `encoder` may be "screen" where `sparse.screens` says so; the codes are the same up to
+        rounding.
+        """
+        f = self.encode(x)
+        row, col = self.gate_open(x).nonzero(as_tuple=True)
+        values = f[row, col]
+        return codes_at_places(row, col, values, f.shape), values
+
+    def step(self, x: Tensor, lam: float, how: How) -> tuple[StepStats, Gradients]:
+        """Statistics of the batch and the gradients of its mean loss. x: [batch, d_in] normalised.
+
+        With `how.all_reduce` the SAE holds a shard of the latents: x̂ and the gradient of b_dec are
+        summed over ranks, all else concerns the shard's latents alone.
+        """
+        return self.sparse_step(x, lam, how) if how.sparse else self.dense_step(x, lam, how)
+
+    def dense_step(self, x: Tensor, lam: float, how: How) -> tuple[StepStats, Gradients]:
+        """The step on full matrices: here autograd on `loss_terms`."""
+        parameters = dict(self.named_parameters())
+        with torch.enable_grad():
+            terms = self.loss_terms(x, lam, how)
+            grads = torch.autograd.grad(
+                terms.total.mean(), list(parameters.values()), materialize_grads=True
+            )
+        with torch.no_grad():
+            fires = self.encode(x) > 0
+            is_open = self.gate_open(x)
+        mse, l1, aux = (term.detach().sum() for term in terms)
+        stats = StepStats(mse, l1, aux, fires.sum(), is_open.sum(), fires.any(0), is_open.any(0))
+        # in the strides of the parameter, as the optimiser takes them
+        oriented = (
+            torch.empty_like(p).copy_(g) for p, g in zip(parameters.values(), grads, strict=True)
+        )
+        return stats, dict(zip(parameters, oriented, strict=True))
+
+    def sparse_step(self, x: Tensor, lam: float, how: How) -> tuple[StepStats, Gradients]:
+        """The step on active codes alone, float32; without one of its own, the dense step."""
+        return self.dense_step(x, lam, how)
+
+    # -- what all share
 
     def decode(self, f: Tensor) -> Tensor:
         """x̂ in normalised units. [batch, n_latents] -> [batch, d_in]."""
@@ -96,18 +193,6 @@ class _Autoencoder(nn.Module, ABC):
         """(f, x_hat) of normalised x; changes no state."""
         f = self.encode(x)
         return f, self.decode(f)
-
-    def normalize(self, x: Tensor) -> Tensor:
-        """Model units -> normalised units. [batch, d_in]."""
-        if x.shape[-1] != self.config.d_in:
-            raise ValueError(
-                f"SAE of width d_in = {self.config.d_in} was given activations of width {x.shape[-1]}"
-            )
-        return (x - self.mean) * self.scale
-
-    def denormalize(self, x: Tensor) -> Tensor:
-        """Normalised units -> model units. [batch, d_in]."""
-        return x / self.scale + self.mean
 
     def encode_raw(self, x: Tensor) -> Tensor:
         """Codes of activations in model units; the codes themselves stay in normalised units."""
@@ -122,10 +207,20 @@ class _Autoencoder(nn.Module, ABC):
         return self.decode_raw(self.encode_raw(x))
 
     @torch.no_grad()
-    def set_normalizer_(self, mean: Tensor, scale: float) -> None:
-        """Set mean [d_in] and scale of the site's normaliser."""
-        self.mean.copy_(mean)
-        self.scale.fill_(scale)
+    def folded(self) -> Autoencoder:
+        """The same SAE in model units, its normaliser folded into the weights.
+
+        With x̂ = x̂ₙ / s + μ: biases b ← b / s (those without a unit stay), b_dec ← b_dec / s + μ,
+        weights unchanged. Its codes are f / s of this SAE's, its reconstructions equal.
+        """
+        plain = type(self)(replace(self.config, normalize="none")).to(self.W_dec)
+        plain.load_state_dict(self.state_dict())
+        for name in self.bias_names():
+            if name not in self.UNITLESS:
+                getattr(plain, name).div_(self.scale)
+        plain.b_dec.copy_(self.b_dec / self.scale + self.mean)
+        plain.set_normalizer_(torch.zeros_like(self.mean), 1.0)
+        return plain.requires_grad_(False)
 
     @torch.no_grad()
     def unit_norm_decoder_(self) -> None:
@@ -135,16 +230,21 @@ class _Autoencoder(nn.Module, ABC):
 
     @torch.no_grad()
     def project_decoder_grad_(self) -> None:
-        """Remove the gradient's component along each unit-norm decoder row (Bricken et al. 2023, appendix)."""
+        """Remove the gradient along each unit-norm decoder row (Bricken et al. 2023, appendix)."""
         if self.config.l1_mode == "unit_norm" and self.W_dec.grad is not None:
             along = torch.linalg.vecdot(self.W_dec.grad, self.W_dec)[:, None]
             self.W_dec.grad.addcmul_(along, self.W_dec, value=-1)
 
     def check_store(self, d_model: int, sites: tuple[int, ...]) -> None:
-        """Refuse activations of another width or without this SAE's site, naming both."""
+        """Refuse activations that the SAE does not fit.
+
+        Raises:
+            ValueError: another width, or no activations of this SAE's site; names both.
+        """
         if d_model != self.config.d_in:
             raise ValueError(
-                f"SAE of width d_in = {self.config.d_in} does not fit activations of width {d_model}"
+                f"SAE of width d_in = {self.config.d_in} does not fit activations of width "
+                f"{d_model}"
             )
         if self.config.site not in sites:
             raise ValueError(
@@ -157,90 +257,17 @@ class _Autoencoder(nn.Module, ABC):
         metrics: dict[str, Any] | None = None,
         state: dict[str, Tensor] | None = None,
     ) -> None:
-        """Write the folder; `config.json` comes last, so that a folder with it is complete. `state`: if not its own."""
+        """Write the folder; a folder with `config.json`, which comes last, is complete.
+
+        `state` is written in place of the SAE's own tensors, if it is given.
+        """
         folder.mkdir(parents=True, exist_ok=True)
+        tensors = {
+            name: tensor.detach().cpu().contiguous()
+            for name, tensor in (state or self.state_dict()).items()
+        }
         temporary = folder / "weights.safetensors.tmp"
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in (state or self.state_dict()).items()},
-            temporary,
-        )
+        save_file(tensors, temporary)
         os.replace(temporary, folder / "weights.safetensors")
         write_json(folder / "metrics.json", metrics or {})
         write_json(folder / "config.json", self.config.to_dict())
-
-
-class SAE(_Autoencoder):
-    """f = ReLU((x − b_dec) W_enc + b_enc), x̂ = f W_dec + b_dec."""
-
-    def __init__(
-        self, config: SAEConfig, generator: torch.Generator | None = None, own: slice = EVERY
-    ) -> None:
-        super().__init__(config, generator, own)
-        self.b_enc = nn.Parameter(torch.zeros(len(self.W_dec)))
-
-    def bias_names(self) -> tuple[str, ...]:
-        return ("b_enc",)
-
-    def encode(self, x: Tensor) -> Tensor:
-        return losses.sae_codes(x, self.W_enc, self.b_enc, self.b_dec)
-
-    def gate_open(self, x: Tensor) -> Tensor:
-        return self.encode(x) > 0
-
-    def loss_terms(
-        self, x: Tensor, lam: float, loss: str = "plain", reduce: losses.Reduce = None
-    ) -> losses.Terms:
-        return losses.sae_loss(x, dict(self.named_parameters()), lam, self.config.l1_mode, reduce)
-
-
-class GatedSAE(_Autoencoder):
-    """f = 1[π > 0] ⊙ ReLU(((x − b_dec) W_enc) ⊙ exp(r_mag) + b_mag), π = (x − b_dec) W_enc + b_gate."""
-
-    def __init__(
-        self, config: SAEConfig, generator: torch.Generator | None = None, own: slice = EVERY
-    ) -> None:
-        super().__init__(config, generator, own)
-        for name in self.bias_names():
-            setattr(self, name, nn.Parameter(torch.zeros(len(self.W_dec))))
-
-    def bias_names(self) -> tuple[str, ...]:
-        return ("b_gate", "b_mag", "r_mag")
-
-    def _codes(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return losses.gated_codes(x, self.W_enc, self.b_gate, self.r_mag, self.b_mag, self.b_dec)
-
-    def encode(self, x: Tensor) -> Tensor:
-        return self._codes(x)[0]
-
-    def gate_open(self, x: Tensor) -> Tensor:
-        return self._codes(x)[1] > 0
-
-    def loss_terms(
-        self, x: Tensor, lam: float, loss: str = "full", reduce: losses.Reduce = None
-    ) -> losses.Terms:
-        return losses.gated_loss(
-            x, dict(self.named_parameters()), lam, self.config.l1_mode, loss, reduce
-        )
-
-
-def build_sae(
-    config: SAEConfig, generator: torch.Generator | None = None, own: slice = EVERY
-) -> SAE | GatedSAE:
-    """A fresh SAE of `config.arch`, initialised from `generator`; of its latents those in `own`."""
-    return {"sae": SAE, "gated": GatedSAE}[config.arch](config, generator, own)
-
-
-def load_sae(folder: Path) -> SAE | GatedSAE:
-    """Load an SAE folder. Missing or foreign files raise an error that names the file."""
-    path = Path(folder) / "config.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: not a (finished) SAE folder")
-    sae = build_sae(SAEConfig.from_dict(read_json(path)))
-    weights = path.with_name("weights.safetensors")
-    try:
-        sae.load_state_dict(load_file(weights))
-    except SafetensorError as error:
-        raise ValueError(f"{weights}: damaged ({error})") from error
-    except RuntimeError as error:
-        raise ValueError(f"{weights} does not fit {path}: {error}") from error
-    return sae.requires_grad_(False)

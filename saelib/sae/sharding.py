@@ -19,32 +19,34 @@ from torch import Tensor, distributed, nn
 from torch.nn import utils
 
 from saelib.config import ConfigError
-from saelib.ranks import ONE, Ranks
+from saelib.ranks import SINGLE_PROCESS, Ranks
 
-NOT_SPLIT = ("b_dec", "mean", "scale")  # what every rank holds where latents are split
+SHARED = ("b_dec", "mean", "scale")  # what every rank holds where latents are split
 
 
-class Split:
+class Sharding:
     """How ranks share the training of one SAE: its rows, its latents, or not. `train.Trainer` asks where it matters.
 
-    `rows` and `latents` are the ranks that share them; `ONE` where they are not shared.
+    `rows` and `latents` are the ranks that share them; `SINGLE_PROCESS` where they are not shared.
     """
 
-    def __init__(self, rows: Ranks = ONE, latents: Ranks = ONE, n_latents: int = 0) -> None:
+    def __init__(
+        self, rows: Ranks = SINGLE_PROCESS, latents: Ranks = SINGLE_PROCESS, n_latents: int = 0
+    ) -> None:
         if latents.size > max(1, n_latents):
             raise ConfigError(
                 f"n_latents = {n_latents}: expected at least one for each of {latents.size} ranks"
             )
         self.rows, self.latents, self.n_latents = rows, latents, n_latents
         self.ranks = rows if rows.size > 1 else latents
-        self.own = (
+        self.shard = (
             slice(0, sys.maxsize) if latents.size == 1 else latents.share(n_latents)
         )  # this rank's latents
-        self.reduce = (
+        self.all_reduce = (
             None if latents.size == 1 else latents.sum_
         )  # for what each rank has a part of: x̂, L1
 
-    def part(self, x: Tensor) -> Tensor:
+    def local_rows(self, x: Tensor) -> Tensor:
         """The rows of a batch whose gradients this rank computes."""
         if len(x) < self.rows.size:
             raise ConfigError(
@@ -53,7 +55,7 @@ class Split:
         return x if self.rows.size == 1 else x[self.rows.rank :: self.rows.size].contiguous()
 
     def combine(self, stats: Any, grads: list[Tensor], share: float) -> Any:
-        """The batch's `kernels.StepStats` from this rank's, of that share of its rows; `grads` are made the batch's."""
+        """The batch's `dense.StepStats` from this rank's, of that share of its rows; `grads` are made the batch's."""
         if self.ranks.size == 1:
             return stats
         names = (
@@ -74,7 +76,7 @@ class Split:
 
     def counts(self, name: str) -> bool:
         """Whether this rank's part of a parameter enters `totals`: what all ranks hold does once."""
-        return name not in NOT_SPLIT or self.latents.rank == 0
+        return name not in SHARED or self.latents.rank == 0
 
     def totals(self, *values: float | int) -> list[float]:
         """Sums over the ranks that share the latents."""
@@ -98,37 +100,37 @@ class Split:
 
     def local(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Of latents numbered over all ranks: which are this rank's [k bool], and their numbers here."""
-        mine = (numbers >= self.own.start) & (numbers < self.own.stop)
-        return mine, numbers[mine] - self.own.start
+        mine = (numbers >= self.shard.start) & (numbers < self.shard.stop)
+        return mine, numbers[mine] - self.shard.start
 
-    def join(self, part: Tensor, everywhere: bool = True) -> Tensor:
-        """All latents' values from each rank's [own, ...]; on rank 0 alone unless `everywhere`."""
+    def all_gather(self, shard: Tensor, everywhere: bool = True) -> Tensor:
+        """All latents' values from each rank's [shard, ...]; on rank 0 alone unless `everywhere`."""
         if self.latents.size == 1:
-            return part
-        part = part.detach().cpu().contiguous()
-        if part.dtype == torch.bool:  # sent as bytes: not every backend knows it
-            return self.join(part.view(torch.uint8), everywhere).view(torch.bool)
+            return shard
+        shard = shard.detach().cpu().contiguous()
+        if shard.dtype == torch.bool:  # sent as bytes: not every backend knows it
+            return self.all_gather(shard.view(torch.uint8), everywhere).view(torch.bool)
         if self.latents.rank:
-            distributed.send(part, 0)
+            distributed.send(shard, 0)
             if not everywhere:
-                return part
-        whole = part.new_empty(self.n_latents, *part.shape[1:])
+                return shard
+        full = shard.new_empty(self.n_latents, *shard.shape[1:])
         if self.latents.rank == 0:
-            whole[self.own] = part
+            full[self.shard] = shard
             for other in range(1, self.latents.size):
-                distributed.recv(whole[self.latents.share(self.n_latents, other)], other)
+                distributed.recv(full[self.latents.share(self.n_latents, other)], other)
         if everywhere:
-            distributed.broadcast(whole, 0)
-        return whole
+            distributed.broadcast(full, 0)
+        return full
 
-    def whole(self, sae: nn.Module) -> dict[str, Tensor]:
+    def gather_state(self, sae: nn.Module) -> dict[str, Tensor]:
         """The SAE's tensors, as one process has them, on rank 0."""
-        split = {name: v for name, v in sae.state_dict().items() if name not in NOT_SPLIT}
-        whole = {
-            name: self.join(v.T if name == "W_enc" else v, everywhere=False)
-            for name, v in split.items()
+        shards = {name: v for name, v in sae.state_dict().items() if name not in SHARED}
+        full = {
+            name: self.all_gather(v.T if name == "W_enc" else v, everywhere=False)
+            for name, v in shards.items()
         }
-        return {**sae.state_dict(), **whole, "W_enc": whole["W_enc"].T}
+        return {**sae.state_dict(), **full, "W_enc": full["W_enc"].T}
 
     def writes(self) -> bool:
         """Whether this rank writes a checkpoint."""
@@ -170,4 +172,4 @@ class Split:
                 old.unlink()
 
 
-ALONE = Split()
+UNSHARDED = Sharding()

@@ -1,36 +1,87 @@
-"""One SAE to train: what it is, and how."""
+"""One SAE to train: what it is, how it is trained, and the name of its run."""
 
 from __future__ import annotations
 
 from dataclasses import fields
 from typing import Any, NamedTuple
 
-from saelib.config import ConfigError, SAEConfig, TrainConfig, refuse_unknown
+from saelib.config import ConfigError, SAEConfig, TrainConfig, refuse_unknown, stable_hash
+from saelib.sae.architectures import ARCHITECTURES, architecture
+from saelib.versions import TRAINING_VERSION
 
-ARMS = {"plain": ("sae", "plain"), "two_term": ("gated", "two_term"), "full": ("gated", "full")}
+# An arm is an architecture trained with one of its objectives, and bears the objective's name.
+ARMS = {
+    loss: (arch, loss) for arch, sae_class in ARCHITECTURES.items() for loss in sae_class.LOSSES
+}
+# The arms of the experiment that the findings F1 to F4 are about.
+COMPARED = ("plain", "two_term", "full")
 
 
 class Spec(NamedTuple):
-    """One SAE to train: what it is, and how."""
+    """One SAE to train: what it is, and how it is trained."""
 
     sae: SAEConfig
     train: TrainConfig
 
     @property
     def arm(self) -> str:
-        """ "plain", "two_term" or "full"."""
+        """A key of `ARMS`."""
         return self.train.loss
+
+    @property
+    def knob(self) -> str:
+        """The setting of `make_spec` that governs sparsity: "lam", or an option such as "k"."""
+        return architecture(self.sae).KNOB
 
 
 def make_spec(arm: str, site: int, d_in: int, **settings: Any) -> Spec:
-    """A spec from mixed fields of `SAEConfig` and `TrainConfig`; `ConfigError` names an unknown arm or field."""
+    """A spec from mixed fields of `SAEConfig`, `TrainConfig` and the architecture's options.
+
+    Raises:
+        ConfigError: an unknown arm or field, a value out of range, or `lam` where the
+            architecture has no L1 penalty.
+    """
     if arm not in ARMS:
         raise ConfigError(f"arm = {arm!r}: expected one of {', '.join(ARMS)}")
     arch, loss = ARMS[arm]
+    sae_class = ARCHITECTURES[arch]
+    if sae_class.KNOB != "lam":
+        if "lam" in settings:
+            raise ConfigError(f"lam: arm {arm!r} has no L1 penalty; set {sae_class.KNOB!r}")
+        settings = {**settings, "lam": 0.0}
     values = {"arch": arch, "loss": loss, "site": site, "d_in": d_in, **settings}
-    sae_names, train_names = ({f.name for f in fields(c)} for c in (SAEConfig, TrainConfig))
-    refuse_unknown(values, sorted(sae_names | train_names), "unknown field")
-    return Spec(
-        SAEConfig.from_dict({k: v for k, v in values.items() if k in sae_names}),
-        TrainConfig.from_dict({k: v for k, v in values.items() if k in train_names}),
-    )
+    names = {
+        group: {field.name for field in fields(group)}
+        for group in (SAEConfig, TrainConfig, sae_class.Options)
+    }
+    refuse_unknown(values, sorted(set().union(*names.values())), "unknown field")
+    chosen = {
+        group: {name: value for name, value in values.items() if name in names[group]}
+        for group in names
+    }
+    options = {**chosen[SAEConfig].pop("options", {}), **chosen[sae_class.Options]}
+    sae = SAEConfig.from_dict({**chosen[SAEConfig], "options": options})
+    return Spec(sae_class.checked(sae), TrainConfig.from_dict(chosen[TrainConfig]))
+
+
+def run_id(sae: SAEConfig, train: TrainConfig, store_id: str) -> str:
+    """Name of a trained SAE: the hash of what it is, how it was trained, on which activations.
+
+    Fields and options at their default are left out, so that one added later changes no name.
+
+    Raises:
+        ConfigError: the architecture is unknown, or does not take that loss.
+    """
+    sae_class = architecture(sae)
+    if train.loss not in sae_class.LOSSES:
+        raise ConfigError(
+            f"loss {train.loss!r} does not fit arch {sae.arch!r}, which takes "
+            f"{' or '.join(map(repr, sae_class.LOSSES))}"
+        )
+    values = sae.to_dict(omit_defaults=True)
+    options = sae_class.Options.from_dict(sae.options).to_dict(omit_defaults=True)
+    if options:
+        values["options"] = options
+    else:
+        values.pop("options", None)
+    return stable_hash(values, train.to_dict(omit_defaults=True), store_id, TRAINING_VERSION)

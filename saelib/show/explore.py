@@ -23,7 +23,7 @@ from matplotlib.colors import to_hex, to_rgb
 
 from saelib.activations.store import Store
 from saelib.measure.columns import PANEL, TITLES
-from saelib.sae.base import load_sae
+from saelib.sae import load_sae
 from saelib.show import plots
 
 MAX_ROWS = (

@@ -17,8 +17,8 @@ from pydantic import Field
 
 from saelib.measure.bootstrap import seed_interval
 from saelib.measure.gates import gate_statistics
+from saelib.sae.history import Snapshot
 from saelib.sae.spec import Spec
-from saelib.sae.trainer import Snapshot
 from saelib.show import training
 from saelib.show.style import LOOKS
 from saelib.study import f2_gated

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from saelib.measure.dictionary import ShuffledDims, shuffled_dims
 from saelib.measure.reconstruction import fvu
-from saelib.sae.base import build_sae
+from saelib.sae import build_sae
+from saelib.sae.group import train as train_sae
 from saelib.sae.spec import Spec
-from saelib.sae.trainer import train as train_sae
 from saelib.study.f3_sites import Compared
 from saelib.study.matched import interpolate_matched_l0, propose_lambda
 from saelib.study.notebooks import LayerParams

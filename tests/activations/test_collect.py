@@ -21,8 +21,8 @@ from saelib.activations.rows import ShuffledRows
 from saelib.activations.shards import StoreError
 from saelib.activations.store import Store
 from saelib.config import CollectConfig, SAEConfig, TrainConfig
-from saelib.sae.base import build_sae
-from saelib.sae.trainer import train
+from saelib.sae import build_sae
+from saelib.sae.group import train
 
 N_BLOCKS, VOCAB, SITES = 4, 61, (1, "middle", -1)  # resolved: 1, 2, 4
 CFG = CollectConfig(batch_tokens=8, shard_tokens=8)  # 6 shards

@@ -31,8 +31,8 @@ from saelib.config import (
 )
 from saelib.run.training import schedule
 from saelib.run.workspace import Workspace
-from saelib.sae.base import build_sae
-from saelib.sae.trainer import Run, train_groups
+from saelib.sae import build_sae
+from saelib.sae.group import Run, train_together
 from saelib.text.pages import SPLITS
 
 D, SITES, BATCH = 16, (1, 2, 4), 8
@@ -311,7 +311,7 @@ def alone(sampled):
     histories = []
     for runs, stream in groups:
         for run in runs:
-            histories += train_groups(
+            histories += train_together(
                 [([run], LiveRows(live(sampled), stream.site, "ordinary", stream.batch_size))]
             )
     assert any(event.revived for history in histories for event in history.events)
@@ -322,7 +322,7 @@ def test_sites_trained_side_by_side_share_forwards_and_end_as_each_alone(sampled
     lm = model()
     blocks = live(sampled, lm)
     seen, groups = count_tokens(lm), _groups(blocks)
-    histories = train_groups(groups, ahead=blocks.ahead)
+    histories = train_together(groups, ahead=blocks.ahead)
     assert _same(groups, alone[0])
     assert [h.table for h in histories] == [h.table for h in alone[1]]
     assert [h.events for h in histories] == [h.events for h in alone[1]]
@@ -341,11 +341,11 @@ def test_interrupted_side_by_side_they_resume_to_the_same_bits(sampled, alone, t
 
     path = tmp_path / "counts.jsonl"
     with pytest.raises(Killed):
-        train_groups(_groups(live(sampled, journal=path), tmp_path), 10, kill, 16)
+        train_together(_groups(live(sampled, journal=path), tmp_path), 10, kill, 16)
     lm = model()
     blocks = live(sampled, lm, path)
     seen, groups = count_tokens(lm), _groups(blocks, tmp_path)
-    histories = train_groups(groups, 10, ahead=blocks.ahead)
+    histories = train_together(groups, 10, ahead=blocks.ahead)
     assert all(history.resumed_at >= 20 for history in histories)
     assert _same(groups, alone[0])
     cursors = [

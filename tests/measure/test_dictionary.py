@@ -8,7 +8,7 @@ from memory import MemoryStream
 from saelib.config import SAEConfig
 from saelib.measure import dictionary
 from saelib.measure.pursuit import nn_omp
-from saelib.sae.base import build_sae
+from saelib.sae import build_sae
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scratch_sae import HardTanhSAE
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from saelib.activations.lm import LM
@@ -24,7 +25,7 @@ from saelib.measure.columns import LOSS_COLUMNS, MEASURED, reconstruction_metric
 from saelib.measure.evaluate import feature_density, quick_metrics
 from saelib.measure.reconstruction import Reconstruction, RowSums
 from saelib.measure.reference import ce_contexts, site_reference
-from saelib.sae.base import build_sae
+from saelib.sae import ARCHITECTURES, build_sae
 from saelib.text.contexts import Contexts
 
 SITES, SITE, D, SINK_TOKEN = (1, 2, 4), 2, 32, 7
@@ -135,7 +136,7 @@ def make_sae(store, arch="sae", seed=0):
     with torch.no_grad():
         sae.W_enc *= 5
         sae.b_dec += 0.1
-        if arch == "sae":
+        if not sae.has_gate:
             sae.b_enc -= torch.linspace(0, 12, 48)
         else:
             sae.b_gate -= torch.linspace(0, 6, 48)
@@ -531,7 +532,7 @@ def test_quick_metrics_and_density_are_over_ordinary_rows_of_the_split(saes, sto
     assert feature_density(saes["gated"], store, SITE) == pytest.approx(density.numpy())
 
 
-@pytest.mark.parametrize("arch", ["sae", "gated"])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_sums_from_open_entries_are_those_of_dense_codes(arch):
     """float32 SAEs go by their open entries alone, others by the definition."""
     generator = torch.Generator().manual_seed(0)
@@ -551,9 +552,22 @@ def test_sums_from_open_entries_are_those_of_dense_codes(arch):
     assert (a.fired == 0).sum() >= 3
     assert torch.equal(a.fired, b.fired)
     assert torch.equal(a.active, b.active)
-    assert (a.opened is None) == (arch == "sae")
+    assert (a.opened is None) == (not sae.has_gate)
     assert a.opened is None or torch.equal(a.opened, b.opened)
     torch.testing.assert_close(a.sse, b.sse, rtol=1e-5, atol=0)
     assert reconstruction_metrics(a) == pytest.approx(
         reconstruction_metrics(b), rel=1e-5, nan_ok=True
     )
+
+
+def test_an_architecture_with_a_b_enc_and_another_encoder_is_measured_as_it_encodes(
+    store, monkeypatch
+):
+    monkeypatch.setitem(ARCHITECTURES, "hardtanh", HardTanhSAE)
+    sae = make_sae(store, "hardtanh").requires_grad_(False)
+    want = naive_reconstruction(sae, store, split=1)
+    got = quick_metrics(sae, store, SITE)
+    relu = quick_metrics(make_sae(store).requires_grad_(False), store, SITE)
+    assert got.pop("gate_dead") is None
+    assert {k: got[k] for k in got} == pytest.approx({k: want[k] for k in got}, rel=1e-5)
+    assert abs(got["fvu"] - relu["fvu"]) > 1e-3

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from saelib.measure.gates import gate_statistics, gini
-from saelib.sae.trainer import Snapshot
+from saelib.sae.history import Snapshot
 
 
 def test_gini_by_hand():

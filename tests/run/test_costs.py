@@ -9,7 +9,7 @@ from transformers import GPT2Config, LlamaConfig
 
 from saelib.config import SAEConfig
 from saelib.run import costs
-from saelib.sae.base import build_sae
+from saelib.sae import build_sae
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import scaling

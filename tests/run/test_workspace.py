@@ -17,7 +17,6 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from saelib import config
 from saelib.activations.rows import ShuffledRows
 from saelib.config import CollectConfig, ConfigError, CorpusConfig, EvalConfig
 from saelib.measure.columns import COLUMNS
@@ -31,8 +30,9 @@ from saelib.run.workspace import (
     samples_at_l0,
     seeds_at_l0,
 )
+from saelib.sae import spec as spec_module
+from saelib.sae.history import TrainingDiverged
 from saelib.sae.spec import make_spec
-from saelib.sae.trainer import TrainingDiverged
 
 WORDS = 60
 RECIPE = {"n_latents": 64, "tokens": 4096, "batch_size": 64, "lr": 3e-3, "log_every": 4}
@@ -509,7 +509,7 @@ def test_the_training_version_is_part_of_a_run_and_older_runs_leave_the_table(ws
     spec = _specs(ws)[0]
     ws.train([spec], "02_train_sae")
     before = ws.run_id(spec)
-    monkeypatch.setattr(config, "TRAINING_VERSION", 2)
+    monkeypatch.setattr(spec_module, "TRAINING_VERSION", 2)
     monkeypatch.setattr(identity, "TRAINING_VERSION", 2)
     assert ws.run_id(spec) != before
     ws.write_results()

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from saelib.config import ConfigError, SAEConfig
-from saelib.sae.base import build_sae, load_sae
+from saelib.sae import build_sae, load_sae
+from saelib.sae.base import How
 
 ARCHS = ["sae", "gated"]
 
@@ -74,7 +75,7 @@ def test_decoder_rows_start_at_unit_norm_and_return_to_it():
 
 def test_projected_gradient_is_orthogonal_to_each_decoder_row():
     sae = _sae("sae").requires_grad_(True)
-    sae.loss_terms(torch.randn(8, 6), 0.1).total.mean().backward()
+    sae.loss_terms(torch.randn(8, 6), 0.1, How("plain")).total.mean().backward()
     assert (sae.W_dec.grad * sae.W_dec).sum(1).abs().max() > 1e-3
     sae.project_decoder_grad_()
     assert (sae.W_dec.grad * sae.W_dec).sum(1).abs().max() < 1e-5
@@ -126,7 +127,7 @@ def test_a_damaged_file_is_refused_by_name(name, tmp_path):
     ("field", "value", "accepted"),
     [
         ("n_latents", 0, "at least 1"),
-        ("arch", "topk", "'sae', 'gated'"),
+        ("arch", 3, "a string"),
         ("d_in", 2.5, "whole number"),
         ("site", -1, "0"),
     ],
@@ -136,3 +137,10 @@ def test_bad_configuration_names_field_value_and_accepted(field, value, accepted
         SAEConfig(**{field: value})
     assert repr(value) in str(error.value)
     assert accepted in str(error.value)
+
+
+def test_an_unknown_architecture_is_refused_with_the_known_ones():
+    with pytest.raises(
+        ConfigError, match=r"SAEConfig\.arch = 'tok': expected one of 'sae', 'gated'"
+    ):
+        build_sae(SAEConfig(arch="tok"))

@@ -23,8 +23,7 @@ from saelib.measure.dictionary import shuffled_dims
 from saelib.measure.geometry import pca_fvu, site_profile, spectrum
 from saelib.measure.pursuit import fista_at_l1, nn_omp
 from saelib.measure.reference import site_reference
-from saelib.sae import sparse
-from saelib.sae.base import build_sae
+from saelib.sae import build_sae, sparse
 from saelib.sae.sparse import plain as sparse_plain
 from saelib.sae.sparse import triton as sparse_triton
 from saelib.sae.trainer import Trainer

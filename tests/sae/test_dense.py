@@ -1,13 +1,11 @@
 """The written-out gradients, dense and sparse, equal autograd on the plain formulas, parameter by parameter."""
 
-from functools import partial
-
 import pytest
 import torch
 
 from saelib.config import SAEConfig
-from saelib.sae import dense, sparse
-from saelib.sae.base import build_sae
+from saelib.sae import build_sae
+from saelib.sae.base import How
 from saelib.sae.sparse import c as sparse_c
 
 ARMS = [("sae", "plain"), ("gated", "two_term"), ("gated", "full")]
@@ -27,11 +25,8 @@ def _problem(arch, mode, bias=0.0, dtype=torch.float64):
     return sae, x
 
 
-def _step(sae, x, lam, loss, module=dense):
-    params, mode = {k: v.detach() for k, v in sae.named_parameters()}, sae.config.l1_mode
-    if loss == "plain":
-        return module.sae_step(x, params, lam, mode)
-    return module.gated_step(x, params, lam, mode, loss)
+def _step(sae, x, lam, loss, **how):
+    return sae.step(x, lam, How(loss, **how))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -42,7 +37,7 @@ def _step(sae, x, lam, loss, module=dense):
 def test_gradients_equal_autograd(arch, loss, mode, bias):
     sae, x = _problem(arch, mode, bias)
     x = torch.cat([x, x[:3]])  # repeated rows count twice
-    terms = sae.loss_terms(x, 0.3, loss)
+    terms = sae.loss_terms(x, 0.3, How(loss))
     terms.total.mean().backward()
     stats, grads = _step(sae, x, 0.3, loss)
     for name, parameter in sae.named_parameters():
@@ -56,28 +51,24 @@ def test_gradients_equal_autograd(arch, loss, mode, bias):
 needs_compiler = pytest.mark.skipif(not sparse_c.available(), reason="no C compiler")
 
 
-class Screened:
-    """The sparse step whose encoder multiplies in bfloat16 first."""
-
-    sae_step, gated_step = (
-        staticmethod(partial(f, encoder="screen")) for f in (sparse.sae_step, sparse.gated_step)
-    )
-
-
-STEPS = [dense, sparse, pytest.param(Screened, marks=needs_compiler)]
+STEPS = [
+    {"sparse": False},
+    {"sparse": True},
+    pytest.param({"sparse": True, "encoder": "screen"}, marks=needs_compiler),
+]
 NAMES = ["dense", "sparse", "screened"]
 
 
-@pytest.mark.parametrize("module", STEPS, ids=NAMES)
+@pytest.mark.parametrize("how", STEPS, ids=NAMES)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("arch", "loss"), ARMS)
 @pytest.mark.parametrize("bias", [-100.0, -0.5, 5.0], ids=["none fire", "few fire", "nearly all"])
-def test_float32_gradients_stay_within_1e_5(arch, loss, mode, module, bias):
+def test_float32_gradients_stay_within_1e_5(arch, loss, mode, how, bias):
     sae, x = _problem(arch, mode, bias, torch.float32)
     x = torch.cat([x, x[:3]])
-    terms = sae.loss_terms(x, 0.3, loss)
+    terms = sae.loss_terms(x, 0.3, How(loss))
     terms.total.mean().backward()
-    stats, grads = _step(sae, x, 0.3, loss, module)
+    stats, grads = _step(sae, x, 0.3, loss, **how)
     for name, parameter in sae.named_parameters():
         assert (grads[name] - parameter.grad).norm() <= 1e-5 * parameter.grad.norm(), name
     for name in ("mse", "l1", "aux"):
@@ -86,11 +77,11 @@ def test_float32_gradients_stay_within_1e_5(arch, loss, mode, module, bias):
         )
 
 
-@pytest.mark.parametrize("module", STEPS, ids=NAMES)
+@pytest.mark.parametrize("how", STEPS, ids=NAMES)
 @pytest.mark.parametrize(("arch", "loss"), ARMS)
-def test_step_counts_what_fired_and_what_was_open(arch, loss, module):
+def test_step_counts_what_fired_and_what_was_open(arch, loss, how):
     sae, x = _problem(arch, "unit_norm", bias=-1.0, dtype=torch.float32)
-    stats, _ = _step(sae, x, 0.3, loss, module)
+    stats, _ = _step(sae, x, 0.3, loss, **how)
     f = sae.encode(x)
     assert torch.equal(stats.fired, (f > 0).any(0))
     assert torch.equal(stats.opened, sae.gate_open(x).any(0))
@@ -99,20 +90,20 @@ def test_step_counts_what_fired_and_what_was_open(arch, loss, module):
     assert 0 < stats.fired.sum() < sae.config.n_latents
 
 
-@pytest.mark.parametrize("module", STEPS, ids=NAMES)
-def test_encoder_gradient_has_the_encoders_strides(module):
+@pytest.mark.parametrize("how", STEPS, ids=NAMES)
+def test_encoder_gradient_has_the_encoders_strides(how):
     sae, x = _problem("sae", "unit_norm", dtype=torch.float32)
-    assert _step(sae, x, 0.3, "plain", module)[1]["W_enc"].stride() == sae.W_enc.stride()
+    assert _step(sae, x, 0.3, "plain", **how)[1]["W_enc"].stride() == sae.W_enc.stride()
 
 
 @needs_compiler
 def test_sparse_step_does_not_depend_on_the_number_of_threads():
     sae, x = _problem("gated", "unit_norm", bias=-0.5, dtype=torch.float32)
-    first = _step(sae, x, 0.3, "full", sparse)[1]
+    first = _step(sae, x, 0.3, "full", sparse=True)[1]
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2 if before == 1 else 1)
-        again = _step(sae, x, 0.3, "full", sparse)[1]
+        again = _step(sae, x, 0.3, "full", sparse=True)[1]
     finally:
         torch.set_num_threads(before)
     for name in ("W_dec", "b_gate", "b_mag", "r_mag"):

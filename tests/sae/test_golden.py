@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from saelib.config import SAEConfig, TrainConfig
-from saelib.sae.base import build_sae
+from saelib.sae import build_sae
 from saelib.sae.trainer import Trainer
 
 D_IN, N_LATENTS, BATCH, STEPS = 24, 96, 64, 50

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from saelib.sae import losses
+from saelib.sae.gated import gated_codes, gated_loss
+from saelib.sae.relu import relu_loss
 
 X = torch.tensor([[3.0, 0.0]])
 
@@ -19,7 +21,7 @@ def _sae_params():
 
 def test_sae_terms_by_hand():
     # pre = (3-1, 0+.5) = (2, .5); f = pre; x_hat = (2, 1); error = (1, -1): 2; l1 = .1 * 2.5
-    terms = losses.sae_loss(X, _sae_params(), 0.1, "unit_norm")
+    terms = relu_loss(X, _sae_params(), 0.1, "unit_norm")
     torch.testing.assert_close(terms.mse, torch.tensor([2.0]))
     torch.testing.assert_close(terms.l1, torch.tensor([0.25]))
     torch.testing.assert_close(terms.total, torch.tensor([2.25]))
@@ -27,7 +29,7 @@ def test_sae_terms_by_hand():
 
 def test_norm_weighted_l1_by_hand():
     # f = (2, .5) with decoder norms (1, 2): 2 + 1
-    terms = losses.sae_loss(X, _sae_params(), 0.1, "norm_weighted")
+    terms = relu_loss(X, _sae_params(), 0.1, "norm_weighted")
     torch.testing.assert_close(terms.l1, torch.tensor([0.3]))
 
 
@@ -45,17 +47,17 @@ def _gated_params():
 def test_gated_terms_by_hand():
     # x - b_dec = (2, 0); pi = (1, -1): gate open for 0 only; f = (2+1, closed) = (3, 0)
     # x_hat = (3+1, 0): error 1. l1 = .5 * 1. aux: ReLU(pi) = (1, 0) -> (2, 0): error 1.
-    terms = losses.gated_loss(X, _gated_params(), 0.5, "unit_norm", "full")
+    terms = gated_loss(X, _gated_params(), 0.5, "unit_norm", "full")
     torch.testing.assert_close(terms.mse, torch.tensor([1.0]))
     torch.testing.assert_close(terms.l1, torch.tensor([0.5]))
     torch.testing.assert_close(terms.aux, torch.tensor([1.0]))
-    assert losses.gated_loss(X, _gated_params(), 0.5, "unit_norm", "two_term").aux.item() == 0
+    assert gated_loss(X, _gated_params(), 0.5, "unit_norm", "two_term").aux.item() == 0
 
 
 def test_gate_bias_lies_outside_the_product():
     # pi = (x - b_dec) W + b_gate: with W = 2 and b_gate = -1, pi = 2x - 1, not 2(x - 1)
     one = torch.ones(1)
-    f, pi = losses.gated_codes(
+    f, pi = gated_codes(
         torch.tensor([[3.0]]), 2 * torch.ones(1, 1), -one, 0 * one, 0 * one, 0 * one
     )
     assert pi.item() == 5
@@ -84,16 +86,14 @@ def _grads(loss, params):
 
 def test_auxiliary_term_gives_the_decoder_no_gradient(gated):
     x, params = gated
-    grads = _grads(losses.gated_loss(x, params, 0.3, "unit_norm", "full").aux.mean(), params)
+    grads = _grads(gated_loss(x, params, 0.3, "unit_norm", "full").aux.mean(), params)
     assert grads["W_dec"] is None
     assert grads["W_enc"].abs().sum() > 0
 
 
 def test_auxiliary_term_reaches_b_dec_through_the_encoder_alone(gated):
     x, params = gated
-    full = _grads(losses.gated_loss(x, params, 0.3, "unit_norm", "full").aux.mean(), params)[
-        "b_dec"
-    ]
+    full = _grads(gated_loss(x, params, 0.3, "unit_norm", "full").aux.mean(), params)["b_dec"]
     frozen = {k: v.detach() for k, v in params.items()}
     centre = params["b_dec"]
     codes = torch.relu((x - centre) @ frozen["W_enc"] + frozen["b_gate"])
@@ -103,21 +103,21 @@ def test_auxiliary_term_reaches_b_dec_through_the_encoder_alone(gated):
 
 def test_reconstruction_gives_the_gate_bias_no_gradient(gated):
     x, params = gated
-    grads = _grads(losses.gated_loss(x, params, 0.3, "unit_norm", "full").mse.mean(), params)
+    grads = _grads(gated_loss(x, params, 0.3, "unit_norm", "full").mse.mean(), params)
     assert grads["b_gate"] is None
     assert grads["b_mag"].abs().sum() > 0
 
 
 def test_with_two_terms_the_gate_bias_is_only_ever_pushed_shut(gated):
     x, params = gated
-    grads = _grads(losses.gated_loss(x, params, 0.3, "unit_norm", "two_term").total.mean(), params)
+    grads = _grads(gated_loss(x, params, 0.3, "unit_norm", "two_term").total.mean(), params)
     assert (grads["b_gate"] >= 0).all()
     assert (grads["b_gate"] > 0).any()
 
 
 def test_the_auxiliary_term_can_open_gates(gated):
     x, params = gated
-    grads = _grads(losses.gated_loss(x, params, 0.01, "unit_norm", "full").total.mean(), params)
+    grads = _grads(gated_loss(x, params, 0.01, "unit_norm", "full").total.mean(), params)
     assert (grads["b_gate"] < 0).any()
 
 
@@ -129,4 +129,4 @@ def test_mismatched_shapes_are_refused_instead_of_broadcast():
 def test_an_unknown_loss_is_refused_by_name(gated):
     x, params = gated
     with pytest.raises(ValueError, match="loss = 'ful': expected 'full' or 'two_term'"):
-        losses.gated_loss(x, params, 0.3, "unit_norm", "ful")
+        gated_loss(x, params, 0.3, "unit_norm", "ful")

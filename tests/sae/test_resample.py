@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from saelib.config import SAEConfig
-from saelib.sae.base import ENCODER_INIT_NORM, build_sae
+from saelib.sae import build_sae
+from saelib.sae.base import ENCODER_INIT_NORM, How
 from saelib.sae.resample import draw_rows, resample_, row_losses
 
 ARMS = [("sae", "plain"), ("gated", "two_term"), ("gated", "full")]
@@ -19,7 +20,7 @@ def _trained(arch, loss):
     x = 4 + torch.randn(64, 5, generator=generator)
     for _ in range(3):
         optimizer.zero_grad()
-        sae.loss_terms(x, 0.1, loss).total.mean().backward()
+        sae.loss_terms(x, 0.1, How(loss)).total.mean().backward()
         optimizer.step()
     with torch.no_grad():
         for parameter in sae.parameters():
@@ -36,7 +37,7 @@ def _latent_first(sae, name, tensor):
 def _resampled(arch, loss, dead=DEAD):
     sae, optimizer, x = _trained(arch, loss)
     before = {k: v.clone() for k, v in sae.state_dict().items()}
-    losses = row_losses(sae, x, 0.1, loss)
+    losses = row_losses(sae, x, 0.1, How(loss))
     revived = resample_(sae, optimizer, dead, x, losses, torch.Generator().manual_seed(3))
     return sae, optimizer, x, before, revived
 

@@ -1,6 +1,6 @@
 """The sparse step: when it is taken, that it trains to the same place, that C and Triton do what plain PyTorch does.
 
-Its gradients are held to autograd beside the dense step's in `test_kernels.py`.
+Its gradients are held to autograd beside the dense step's in `test_dense.py`.
 """
 
 import os
@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from saelib.config import ConfigError, SAEConfig, TrainConfig
-from saelib.sae import sparse
-from saelib.sae.base import build_sae
+from saelib.sae import build_sae, sparse
 from saelib.sae.sparse import c as sparse_c
 from saelib.sae.sparse import plain as sparse_plain
 from saelib.sae.sparse import triton as sparse_triton
@@ -214,7 +213,7 @@ def test_c_does_what_plain_pytorch_does(shape):
         *(ops.decode(x_c, W, x_c[0], at, f, 0.5) for ops in (sparse_plain, sparse_c)), strict=True
     ):
         assert (plain - c).norm() <= 1e-6 * plain.norm()
-    plain, c = (ops.weights(x_c, at, f, len(W)) for ops in (sparse_plain, sparse_c))
+    plain, c = (ops.weight_gradient(x_c, at, f, len(W)) for ops in (sparse_plain, sparse_c))
     assert (plain - c).norm() <= 1e-6 * plain.norm()
 
 
@@ -328,7 +327,7 @@ for shape in SHAPES:
     x_c, W, _, at = _entries(sparse_plain, *shape)
     x_c, W, f, at = x_c.to(device), W.to(device), at.value.abs().to(device), type(at)(*(t.to(device) for t in at))
     pairs = zip(*(ops.decode(x_c, W, x_c[0], at, f, 0.5) for ops in (sparse_plain, sparse_triton)))
-    for plain, triton in [*pairs, [ops.weights(x_c, at, f, len(W)) for ops in (sparse_plain, sparse_triton)]]:
+    for plain, triton in [*pairs, [ops.weight_gradient(x_c, at, f, len(W)) for ops in (sparse_plain, sparse_triton)]]:
         assert (plain - triton).norm() <= 1e-6 * plain.norm()
 print("equal")
 """

@@ -6,17 +6,14 @@ from memory import MemoryStream, train_one
 from safetensors.torch import save_file
 
 from saelib.config import ConfigError, SAEConfig, TrainConfig
-from saelib.sae.base import build_sae
+from saelib.sae import build_sae
+from saelib.sae.checkpoint import load_checkpoint, save_checkpoint
 from saelib.sae.dense import StepStats
+from saelib.sae.group import Run, geometric_median, train_together
+from saelib.sae.history import TrainingDiverged
 from saelib.sae.resample import ResampleEvent
-from saelib.sae.trainer import (
-    Run,
-    Trainer,
-    TrainingDiverged,
-    geometric_median,
-    make_scheduler,
-    train_groups,
-)
+from saelib.sae.schedule import make_scheduler
+from saelib.sae.trainer import Trainer
 
 D, N = 8, 32
 
@@ -150,15 +147,15 @@ def _same(a, b):
     "block_bytes", [1, 7 * 32 * D * 4, 1 << 30], ids=["a batch", "7 batches", "all"]
 )
 def test_many_on_one_stream_are_bit_identical_to_each_alone(table, monkeypatch, block_bytes):
-    monkeypatch.setattr("saelib.sae.trainer.BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr("saelib.sae.group.BLOCK_BYTES", block_bytes)
     together, logged = _runs(table, TOGETHER), []
-    histories = train_groups(
+    histories = train_together(
         [(together, MemoryStream(table, 32))], on_log=lambda i, row: logged.append((i, row["step"]))
     )
     for i, (run, history, alone) in enumerate(
         zip(together, histories, _runs(table, TOGETHER), strict=True)
     ):
-        (expected,) = train_groups([([alone], MemoryStream(table, 32))])
+        (expected,) = train_together([([alone], MemoryStream(table, 32))])
         assert _same(run.sae, alone.sae), run.cfg
         assert (history.table, history.events) == (expected.table, expected.events)
         assert [step for j, step in logged if j == i] == [
@@ -169,7 +166,7 @@ def test_many_on_one_stream_are_bit_identical_to_each_alone(table, monkeypatch, 
 
 def test_each_batch_is_read_once_for_all(table):
     stream = MemoryStream(table, 32)
-    train_groups([(_runs(table, TOGETHER), stream)])
+    train_together([(_runs(table, TOGETHER), stream)])
     assert stream.cursor == max(cfg.steps for cfg in TOGETHER) * 32
 
 
@@ -184,7 +181,7 @@ def test_groups_on_streams_of_their_own_go_on_side_by_side_and_end_as_each_alone
 
     tables = [table, other[:1500]]
     groups = [(_runs(x, TOGETHER[i::2]), Watched(x, 32)) for i, x in enumerate(tables)]
-    results = train_groups(
+    results = train_together(
         groups, on_log=lambda i, row: logged.append((i, row["step"])), ahead=ahead
     )
     order = [*TOGETHER[::2], *TOGETHER[1::2]]
@@ -194,7 +191,7 @@ def test_groups_on_streams_of_their_own_go_on_side_by_side_and_end_as_each_alone
     expected = []
     for i, x in enumerate(tables):
         alone = _runs(x, TOGETHER[i::2])
-        expected += train_groups([(alone, MemoryStream(x, 32))])
+        expected += train_together([(alone, MemoryStream(x, 32))])
         assert all(
             _same(run.sae, single.sae) for run, single in zip(groups[i][0], alone, strict=True)
         )
@@ -208,7 +205,7 @@ def test_groups_on_streams_of_their_own_go_on_side_by_side_and_end_as_each_alone
 
 def test_runs_resumed_from_unequal_steps_end_bit_identical(table, tmp_path):
     whole = _runs(table, TOGETHER[:3])
-    train_groups([(whole, MemoryStream(table, 32))])
+    train_together([(whole, MemoryStream(table, 32))])
 
     class Killed(Exception):
         pass
@@ -218,10 +215,10 @@ def test_runs_resumed_from_unequal_steps_end_bit_identical(table, tmp_path):
             raise Killed
 
     with pytest.raises(Killed):
-        train_groups([(_runs(table, TOGETHER[:3], tmp_path), MemoryStream(table, 32))], 20, kill)
+        train_together([(_runs(table, TOGETHER[:3], tmp_path), MemoryStream(table, 32))], 20, kill)
     (tmp_path / "2.safetensors").unlink(missing_ok=True)
     again = _runs(table, TOGETHER[:3], tmp_path)
-    histories = train_groups([(again, MemoryStream(table, 32))], 20)
+    histories = train_together([(again, MemoryStream(table, 32))], 20)
     assert [history.resumed_at for history in histories][1:] == [80, 0]
     assert histories[0].resumed_at > 80  # it had the whole block, the second was killed inside it
     assert all(_same(a.sae, b.sae) for a, b in zip(whole, again, strict=True))
@@ -230,10 +227,10 @@ def test_runs_resumed_from_unequal_steps_end_bit_identical(table, tmp_path):
 def test_one_that_diverges_leaves_the_others_alone(table):
     cfgs = [_cfg(), _cfg(lr=1e30), _cfg(loss="full")]
     runs, alone = _runs(table, cfgs), _runs(table, cfgs)
-    first, second, third = train_groups([(runs, MemoryStream(table, 32))])
+    first, second, third = train_together([(runs, MemoryStream(table, 32))])
     assert isinstance(second, TrainingDiverged)
     for run, single, history in ((runs[0], alone[0], first), (runs[2], alone[2], third)):
-        train_groups([([single], MemoryStream(table, 32))])
+        train_together([([single], MemoryStream(table, 32))])
         assert _same(run.sae, single.sae)
         assert history.table[-1]["step"] == run.cfg.steps
 
@@ -244,7 +241,7 @@ def test_saes_that_cannot_share_a_stream_are_refused(table, change):
     if change == "normaliser":
         runs[1].sae.set_normalizer_(torch.ones(D), 1.0)
     with pytest.raises(ConfigError, match="the same normaliser and the same batch_size"):
-        train_groups([(runs, MemoryStream(table, 32))])
+        train_together([(runs, MemoryStream(table, 32))])
 
 
 def test_checkpoint_of_another_run_is_refused(table, tmp_path):
@@ -267,7 +264,7 @@ def test_a_checkpoint_whose_state_cannot_be_read_is_refused_by_name(tmp_path, me
     path = tmp_path / "c.safetensors"
     save_file({"x": torch.zeros(1)}, path, metadata)
     with pytest.raises(ValueError, match=r"c\.safetensors: damaged"):
-        Trainer(build_sae(SAEConfig(d_in=D, n_latents=N)), _cfg()).load_checkpoint(path)
+        load_checkpoint(Trainer(build_sae(SAEConfig(d_in=D, n_latents=N)), _cfg()), path)
 
 
 def test_a_step_moves_no_decoder_row_along_itself_before_adam(table):
@@ -373,7 +370,7 @@ def test_a_non_finite_loss_stops_names_step_and_config_and_keeps_the_last_checkp
     with pytest.raises(TrainingDiverged, match=r"step 61 of 200.*'lam': 0\.05"):
         train_one(sae, Poisoned(table, 32), _cfg(), checkpoint=path, checkpoint_every=50)
     again = Trainer(build_sae(SAEConfig(d_in=D, n_latents=N)), _cfg())
-    again.load_checkpoint(path)
+    load_checkpoint(again, path)
     assert again.step == 50
     assert all(torch.isfinite(p).all() for p in again.sae.parameters())
 
@@ -384,18 +381,18 @@ def test_a_weight_that_is_not_finite_in_a_latent_that_never_fires_stops_the_run(
     with torch.no_grad():
         sae.b_enc[3] = float("nan")
         sae.b_enc[4] = -float("inf")
-    for call in (trainer.finish, lambda: trainer.save_checkpoint(tmp_path / "c.safetensors")):
+    for call in (trainer.finish, lambda: save_checkpoint(trainer, tmp_path / "c.safetensors")):
         with pytest.raises(
             TrainingDiverged, match=r"b_enc not finite after step 0 of 200 \(.*'lam': 0\.05"
         ):
             call()
     assert not list(tmp_path.iterdir())
-    (result,) = train_groups([(_runs(table, [_cfg(lr=1e38)]), MemoryStream(table, 32))])
+    (result,) = train_together([(_runs(table, [_cfg(lr=1e38)]), MemoryStream(table, 32))])
     assert isinstance(result, TrainingDiverged)
 
 
 def test_no_runs_are_no_results(table):
-    assert train_groups([]) == []
+    assert train_together([]) == []
 
 
 def test_where_the_loss_is_looked_at_now_and_then_the_last_step_is_looked_at_too():
@@ -468,6 +465,6 @@ def test_a_latent_revived_twice_counts_as_a_survivor_of_the_second_time_only():
         ResampleEvent(1, 32, 3, 3, [0, 1, 2]),
         ResampleEvent(2, 64, 2, 2, [1, 5]),
     ]
-    trainer.idle[2] = 10_000
+    trainer.tokens_since_fired[2] = 10_000
     trainer.finish()
     assert [event.alive_later for event in trainer.history.events] == [1, 2]

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from saelib.activations.store import Store
 from saelib.activations.writer import StoreWriter
 from saelib.config import CollectConfig, SAEConfig
-from saelib.sae.base import SAE
+from saelib.sae import SAE
 from saelib.show import explore
 
 TEXT = ["<b>Tom", " & ", "é\n", "sat", " down"]  # escaped, a character of two bytes, a line end

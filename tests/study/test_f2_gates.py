@@ -6,7 +6,7 @@ import pytest
 import torch
 from f2_cases import FULL, ONE_SEED, PowerLaws, estimate, params
 
-from saelib.sae.trainer import Snapshot
+from saelib.sae.history import Snapshot
 from saelib.study import f2_gated, f2_gates
 
 ABOVE = estimate(0.1, 0.06, 0.14)

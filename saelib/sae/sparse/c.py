@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from saelib.env import root
-from saelib.sae.dense import SUM_ERROR, Entries, encoder_product
+from saelib.sae.dense import SUM_ERROR, SparseCodes, encoder_product
 
 SOURCE = Path(__file__).with_name("sparse_step.c")
 ROUNDING = 2.0**-7  # of storing a product as bfloat16, relative: twice the worst case
@@ -99,8 +99,8 @@ def _call(name: str, *arguments: Tensor | int | float) -> None:
     getattr(_library(), name)(*map(convert, arguments))
 
 
-def open_entries(x_c: Tensor, W_enc: Tensor, bias: Tensor, encoder: str = "exact") -> Entries:
-    """Entries of a = x_c W_enc with a + bias > 0. x_c [rows, d_in], W_enc [d_in, n_latents], both float32.
+def open_entries(x_c: Tensor, W_enc: Tensor, bias: Tensor, encoder: str = "exact") -> SparseCodes:
+    """SparseCodes of a = x_c W_enc with a + bias > 0. x_c [rows, d_in], W_enc [d_in, n_latents], both float32.
 
     encoder "exact": a in float32. "screen": a in bfloat16 first, then in float32 wherever a + bias may be above 0 by
     the error bound of `screen_bf16` in the C file: the same entries and values up to float32 rounding, faster where few
@@ -114,7 +114,7 @@ def open_entries(x_c: Tensor, W_enc: Tensor, bias: Tensor, encoder: str = "exact
     ccol = torch.empty(n + 1, dtype=torch.long)
     row, order = torch.empty_like(col), torch.empty_like(col)
     _call("by_latent", len(x_c), n, crow, col, ccol, row, order)
-    return Entries(crow, col, value, ccol, row, order)
+    return SparseCodes(crow, col, value, ccol, row, order)
 
 
 def _gathered(a: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -166,9 +166,9 @@ def _room(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def decode(
-    x: Tensor, W_dec: Tensor, b_dec: Tensor, at: Entries, f: Tensor, scale: float
+    x: Tensor, W_dec: Tensor, b_dec: Tensor, codes: SparseCodes, f: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `sparse_plain.decode`."""
+    """As `plain.decode`."""
     error, squared = torch.empty_like(x), torch.empty(len(x), dtype=torch.float64)
     g_code = torch.empty_like(f)
     rows, d = x.shape
@@ -179,8 +179,8 @@ def decode(
         b_dec,
         rows,
         d,
-        at.crow,
-        at.col,
+        codes.crow,
+        codes.col,
         f,
         scale,
         error,
@@ -190,8 +190,10 @@ def decode(
     return error, squared.sum(), g_code
 
 
-def weights(rows_of: Tensor, at: Entries, v: Tensor, n: int) -> Tensor:
-    """As `sparse_plain.weights`."""
-    g = torch.empty(n, rows_of.shape[1])
-    _call("weight_gradient", rows_of, n, rows_of.shape[1], at.ccol, at.row, at.order, v, g)
-    return g
+def weight_gradient(x: Tensor, codes: SparseCodes, values: Tensor, n_latents: int) -> Tensor:
+    """As `plain.weight_gradient`."""
+    d_in = x.shape[1]
+    gradient = torch.empty(n_latents, d_in)
+    places = (codes.ccol, codes.row, codes.order)
+    _call("weight_gradient", x, n_latents, d_in, *places, values, gradient)
+    return gradient

@@ -7,39 +7,42 @@ import warnings
 import torch
 from torch import Tensor
 
-from saelib.sae.dense import Entries, encoder_product, entries_of
+from saelib.sae.dense import SparseCodes, encoder_product, open_codes
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
 CHUNK = 8192  # entries whose decoder rows the code gradient holds at once
 
 
-def open_entries(x_c: Tensor, W_enc: Tensor, bias: Tensor, encoder: str = "exact") -> Entries:
-    """Entries of a = x_c W_enc with a + bias > 0. x_c [rows, d_in], W_enc [d_in, n_latents], both float32.
+def open_entries(x_c: Tensor, W_enc: Tensor, bias: Tensor, encoder: str = "exact") -> SparseCodes:
+    """SparseCodes of a = x_c W_enc with a + bias > 0. x_c [rows, d_in], W_enc [d_in, n_latents], both float32.
 
     encoder "bfloat16" multiplies in bfloat16, which is not exact.
     """
-    return entries_of(encoder_product(x_c, W_enc, encoder), bias)
+    return open_codes(encoder_product(x_c, W_enc, encoder), bias)
 
 
 def decode(
-    x: Tensor, W_dec: Tensor, b_dec: Tensor, at: Entries, f: Tensor, scale: float
+    x: Tensor, W_dec: Tensor, b_dec: Tensor, codes: SparseCodes, f: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(scale · error [rows, d_in], Σ squared error, scale · error[row] · W_dec[latent] of each entry)."""
+    """(scale · error [rows, d_in], Σ error², scale · error[row] · W_dec[latent] per entry)."""
     f_csr = torch.sparse_csr_tensor(
-        at.crow, at.col.long(), f, (len(x), len(W_dec)), check_invariants=False
+        codes.crow, codes.col.long(), f, (len(x), len(W_dec)), check_invariants=False
     )
     error = (f_csr @ W_dec).add_(b_dec).sub_(x)
     squared = error.double().square().sum()
     error *= scale
-    row = torch.repeat_interleave(at.crow.diff())
-    parts = zip(row.split(CHUNK), at.col.split(CHUNK), strict=True)
+    row = torch.repeat_interleave(codes.crow.diff())
+    parts = zip(row.split(CHUNK), codes.col.split(CHUNK), strict=True)
     return error, squared, torch.cat([(error[r] * W_dec[c]).sum(1) for r, c in parts])
 
 
-def weights(rows_of: Tensor, at: Entries, v: Tensor, n: int) -> Tensor:
-    """Σ over entries of v · rows_of[row], latent by latent. -> [n, d_in]."""
-    size = (n, len(rows_of))
-    return (
-        torch.sparse_csr_tensor(at.ccol, at.row.long(), v[at.order], size, check_invariants=False)
-        @ rows_of
+def weight_gradient(x: Tensor, codes: SparseCodes, values: Tensor, n_latents: int) -> Tensor:
+    """Σ over entries of value · x[row], latent by latent. x: [rows, d_in] -> [n_latents, d_in]."""
+    by_latent = torch.sparse_csr_tensor(
+        codes.ccol,
+        codes.row.long(),
+        values[codes.order],
+        (n_latents, len(x)),
+        check_invariants=False,
     )
+    return by_latent @ x

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from saelib.sae.dense import SUM_ERROR, Entries, encoder_product, entries_at, entries_of
+from saelib.sae.dense import SUM_ERROR, SparseCodes, codes_at_places, encoder_product, open_codes
 
 try:
     import triton
@@ -112,14 +112,14 @@ if triton is not None:
         tl.store(out + i * d + k, total, mask=k < d)
 
 
-def open_entries(x_c: Tensor, W_enc: Tensor, bias: Tensor, encoder: str = "exact") -> Entries:
-    """As `sparse_c.open_entries`: the product is cuBLAS's; without a screen, finding the entries is PyTorch's."""
+def open_entries(x_c: Tensor, W_enc: Tensor, bias: Tensor, encoder: str = "exact") -> SparseCodes:
+    """As `c.open_entries`: the product is cuBLAS's; without a screen, finding the entries is PyTorch's."""
     if encoder != "screen":
-        return entries_of(encoder_product(x_c, W_enc, encoder), bias)
+        return open_codes(encoder_product(x_c, W_enc, encoder), bias)
     crow, col, value = _candidates(x_c, W_enc.T, bias)
     row = torch.repeat_interleave(crow.diff(), output_size=len(col))
     keep = (value + bias[col] > 0).nonzero().flatten()
-    return entries_at(row[keep], col[keep], value[keep], (len(x_c), len(bias)))
+    return codes_at_places(row[keep], col[keep], value[keep], (len(x_c), len(bias)))
 
 
 def _candidates(x_c: Tensor, W: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -153,9 +153,9 @@ def _rounded(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def decode(
-    x: Tensor, W_dec: Tensor, b_dec: Tensor, at: Entries, f: Tensor, scale: float
+    x: Tensor, W_dec: Tensor, b_dec: Tensor, codes: SparseCodes, f: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `sparse_plain.decode`."""
+    """As `plain.decode`."""
     (rows, d), error, g_code = x.shape, torch.empty_like(x), torch.empty_like(f)
     squared = torch.empty(rows, device=x.device)
     block = triton.next_power_of_2(d)
@@ -163,8 +163,8 @@ def decode(
         x,
         W_dec,
         b_dec,
-        at.crow,
-        at.col,
+        codes.crow,
+        codes.col,
         f,
         error,
         squared,
@@ -177,22 +177,15 @@ def decode(
     return error, squared.double().sum(), g_code
 
 
-def weights(rows_of: Tensor, at: Entries, v: Tensor, n: int) -> Tensor:
-    """As `sparse_plain.weights`."""
-    d = rows_of.shape[1]
-    out = torch.empty(n, d, device=v.device)
-    _weights[(n,)](
-        rows_of,
-        at.ccol,
-        at.row,
-        at.order,
-        v,
-        out,
-        d,
-        triton.next_power_of_2(d),
-        num_warps=_warps(d),
-    )
-    return out
+def weight_gradient(x: Tensor, codes: SparseCodes, values: Tensor, n_latents: int) -> Tensor:
+    """As `plain.weight_gradient`."""
+    d_in = x.shape[1]
+    gradient = torch.empty(n_latents, d_in, device=values.device)
+    places = (codes.ccol, codes.row, codes.order)
+    block = triton.next_power_of_2(d_in)
+    grid = (n_latents,)
+    _weights[grid](x, *places, values, gradient, d_in, block, num_warps=_warps(d_in))
+    return gradient
 
 
 def _warps(d: int) -> int:

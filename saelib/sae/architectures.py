@@ -1,0 +1,65 @@
+"""The table of architectures, and how an SAE of the table is built and loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from saelib.config import ConfigError, SAEConfig
+from saelib.files import read_json
+from saelib.sae.base import ALL_LATENTS, Autoencoder
+from saelib.sae.gated import GatedSAE
+from saelib.sae.relu import ReluSAE
+
+# `SAEConfig.arch` -> class. Adding an architecture takes its file and a line here.
+ARCHITECTURES: dict[str, type[Autoencoder]] = {
+    "sae": ReluSAE,
+    "gated": GatedSAE,
+}
+
+
+def architecture(config: SAEConfig) -> type[Autoencoder]:
+    """The class of a configuration.
+
+    Raises:
+        ConfigError: no architecture of the table has that name.
+    """
+    if config.arch not in ARCHITECTURES:
+        accepted = ", ".join(map(repr, ARCHITECTURES))
+        raise ConfigError(f"SAEConfig.arch = {config.arch!r}: expected one of {accepted}")
+    return ARCHITECTURES[config.arch]
+
+
+def build_sae(
+    config: SAEConfig, generator: torch.Generator | None = None, shard: slice = ALL_LATENTS
+) -> Autoencoder:
+    """A fresh SAE of `config.arch`, initialised from `generator`; of its latents, the shard.
+
+    Raises:
+        ConfigError: the architecture or one of its options is unknown or out of range.
+    """
+    return architecture(config)(config, generator, shard)
+
+
+def load_sae(folder: Path) -> Autoencoder:
+    """Load an SAE folder, without gradients.
+
+    Raises:
+        FileNotFoundError: the folder holds no (finished) SAE.
+        ValueError: a file is damaged, or the files do not fit each other; names the file.
+    """
+    path = Path(folder) / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: not a (finished) SAE folder")
+    sae = build_sae(SAEConfig.from_dict(read_json(path)))
+    weights = path.with_name("weights.safetensors")
+    try:
+        sae.load_state_dict(load_file(weights))
+    except SafetensorError as error:
+        raise ValueError(f"{weights}: damaged ({error})") from error
+    except RuntimeError as error:
+        raise ValueError(f"{weights} does not fit {path}: {error}") from error
+    return sae.requires_grad_(False)

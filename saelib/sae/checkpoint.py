@@ -1,0 +1,130 @@
+"""Checkpoints: everything a `Trainer` is in one safetensors file, for runs that are killed.
+
+A run continued from a checkpoint ends bit-identical to one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from saelib.config import ConfigError
+from saelib.sae.history import History, Snapshot
+from saelib.sae.resample import ResampleEvent
+from saelib.sae.trainer import Trainer
+
+SNAPSHOT_TENSORS = ("fire_rate", "open", "b_gate")
+
+
+def save_checkpoint(trainer: Trainer, path: Path) -> None:
+    """Write a trainer into one file, atomically.
+
+    Where ranks share the latents, each writes a file beside `path` (see `sharding.Sharding`).
+
+    Raises:
+        TrainingDiverged: a weight is not finite; nothing is written.
+    """
+    trainer.require_finite_weights()
+    if trainer.sharding.writes():
+        _write(trainer, trainer.sharding.file(path, trainer.step))
+    trainer.sharding.settle(path, trainer.step)
+
+
+def _write(trainer: Trainer, path: Path) -> None:
+    tensors = {k: v.detach().cpu().contiguous() for k, v in _tensors(trainer).items()}
+    temporary = path.with_name(path.name + ".tmp")
+    save_file(tensors, temporary, metadata={"state": json.dumps(_state(trainer))})
+    os.replace(temporary, path)
+
+
+def _tensors(trainer: Trainer) -> dict[str, Tensor]:
+    tensors = {f"weights.{k}": v for k, v in trainer.sae.state_dict().items()}
+    for name, leaf in trainer.leaves.items():
+        moments = trainer.optimizer.state[leaf]
+        tensors |= {f"adam.{name}.{k}": v for k, v in moments.items()}
+    tensors["tokens_since_fired"] = trainer.tokens_since_fired
+    tensors["tokens_since_open"] = trainer.tokens_since_open
+    tensors["generator"] = trainer.generator.get_state()
+    for i, snapshot in enumerate(trainer.history.snapshots):
+        tensors |= {f"snapshot.{i}.{k}": getattr(snapshot, k) for k in SNAPSHOT_TENSORS}
+    return tensors
+
+
+def _state(trainer: Trainer) -> dict[str, Any]:
+    """What is no tensor, as JSON."""
+    schedule = trainer.scheduler.state_dict()
+    history = trainer.history
+    return {
+        "step": trainer.step,
+        "train": trainer.cfg.to_dict(),
+        "sae": trainer.sae.config.to_dict(),
+        "density": trainer.density,
+        "table": history.table,
+        "events": [asdict(event) for event in history.events],
+        "snapshots": [[snapshot.step, snapshot.tokens] for snapshot in history.snapshots],
+        "scheduler": {k: v for k, v in schedule.items() if k != "lr_lambdas"},
+    }
+
+
+@torch.no_grad()
+def load_checkpoint(trainer: Trainer, path: Path) -> None:
+    """Continue from a checkpoint.
+
+    Raises:
+        ValueError: the file is damaged.
+        ConfigError: it belongs to another run, or ranks have checkpoints of different steps.
+    """
+    state, tensors = _read(path)
+    for name, config in (("train", trainer.cfg), ("sae", trainer.sae.config)):
+        if state[name] != config.to_dict():
+            raise ConfigError(
+                f"{path} belongs to another run: its {name} configuration is {state[name]}"
+            )
+    trainer.sae.load_state_dict(_below("weights.", tensors))
+    for name, leaf in trainer.leaves.items():
+        # fused Adam wants its step counter on the parameter's device
+        moments = _below(f"adam.{name}.", tensors)
+        trainer.optimizer.state[leaf] = {k: v.to(leaf.device) for k, v in moments.items()}
+    groups = trainer.optimizer.param_groups
+    trainer.scheduler.load_state_dict(state["scheduler"] | {"lr_lambdas": [None] * len(groups)})
+    for group, lr in zip(groups, trainer.scheduler.get_last_lr(), strict=True):
+        group["lr"] = lr
+    trainer.tokens_since_fired.copy_(tensors["tokens_since_fired"])
+    trainer.tokens_since_open.copy_(tensors["tokens_since_open"])
+    trainer.generator.set_state(tensors["generator"])
+    trainer.step = state["step"]
+    trainer.density = state["density"]
+    trainer.history = _history(state, tensors)
+    trainer.sharding.ranks.agree(f"step in {path.name}", trainer.step)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            state = json.loads((file.metadata() or {})["state"])
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: damaged ({error!r}); without it the run starts anew") from error
+    return state, tensors
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names start so, by the rest of their names."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _history(state: dict[str, Any], tensors: dict[str, Tensor]) -> History:
+    snapshots = []
+    for i, (step, tokens) in enumerate(state["snapshots"]):
+        values = [tensors[f"snapshot.{i}.{k}"] for k in SNAPSHOT_TENSORS]
+        snapshots.append(Snapshot(step, tokens, *values))
+    events = [ResampleEvent(**event) for event in state["events"]]
+    return History(state["table"], events, snapshots, resumed_at=state["step"])
