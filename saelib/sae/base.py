@@ -12,7 +12,6 @@ take and give the model's own units. On disk an SAE is a folder of `config.json`
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -24,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from saelib.config import Checked, ConfigError, SAEConfig
-from saelib.files import write_json
+from saelib.files import replaced_file, write_json
 from saelib.sae import losses
 from saelib.sae.dense import Gradients, SparseCodes, StepStats, codes_at_places
 from saelib.sae.normalizer import NormalizedModule
@@ -261,13 +260,11 @@ class Autoencoder(NormalizedModule, ABC):
 
         `state` is written in place of the SAE's own tensors, if it is given.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         tensors = {
             name: tensor.detach().cpu().contiguous()
             for name, tensor in (state or self.state_dict()).items()
         }
-        temporary = folder / "weights.safetensors.tmp"
-        save_file(tensors, temporary)
-        os.replace(temporary, folder / "weights.safetensors")
+        with replaced_file(folder / "weights.safetensors") as temporary:
+            save_file(tensors, temporary)
         write_json(folder / "metrics.json", metrics or {})
         write_json(folder / "config.json", self.config.to_dict())

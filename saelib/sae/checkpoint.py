@@ -6,7 +6,6 @@ A run continued from a checkpoint ends bit-identical to one that was never inter
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from saelib.config import ConfigError
+from saelib.files import replaced_file
 from saelib.sae.history import History, Snapshot
 from saelib.sae.resample import ResampleEvent
 from saelib.sae.trainer import Trainer
@@ -40,9 +40,8 @@ def save_checkpoint(trainer: Trainer, path: Path) -> None:
 
 def _write(trainer: Trainer, path: Path) -> None:
     tensors = {k: v.detach().cpu().contiguous() for k, v in _tensors(trainer).items()}
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary, metadata={"state": json.dumps(_state(trainer))})
-    os.replace(temporary, path)
+    with replaced_file(path) as temporary:
+        save_file(tensors, temporary, metadata={"state": json.dumps(_state(trainer))})
 
 
 def _tensors(trainer: Trainer) -> dict[str, Tensor]:

@@ -144,3 +144,12 @@ def test_an_unknown_architecture_is_refused_with_the_known_ones():
         ConfigError, match=r"SAEConfig\.arch = 'tok': expected one of 'sae', 'gated'"
     ):
         build_sae(SAEConfig(arch="tok"))
+
+
+def test_weights_are_readable_by_whoever_may_read_other_new_files(tmp_path):
+    _sae("sae").save(tmp_path / "sae")
+    (tmp_path / "other").write_text("")
+    modes = {
+        path.stat().st_mode & 0o777 for path in (tmp_path / "other", *(tmp_path / "sae").iterdir())
+    }
+    assert len(modes) == 1
