@@ -13,11 +13,13 @@ from saelib.files import read_json
 from saelib.sae.base import ALL_LATENTS, Autoencoder
 from saelib.sae.gated import GatedSAE
 from saelib.sae.relu import ReluSAE
+from saelib.sae.topk import TopKSAE
 
 # `SAEConfig.arch` -> class. Adding an architecture takes its file and a line here.
 ARCHITECTURES: dict[str, type[Autoencoder]] = {
     "sae": ReluSAE,
     "gated": GatedSAE,
+    "topk": TopKSAE,
 }
 
 

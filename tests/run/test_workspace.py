@@ -452,7 +452,7 @@ def test_without_a_store_the_notebook_to_run_is_named(home):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"arm": "topk"}, "arm = 'topk': expected one of plain, two_term, full"),
+        ({"arm": "tok"}, "arm = 'tok': expected one of plain, two_term, full, topk"),
         ({"lamda": 3.0}, "unknown field 'lamda'; accepted: arch"),
         ({"lam": -1.0}, r"lam = -1.0"),
     ],
@@ -541,3 +541,12 @@ def test_on_a_gpu_no_more_saes_train_at_once_than_its_free_memory_holds(home, mo
         free = (many * one + dense_step) / 0.9
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, free))
         assert max(len(wave.runs) for wave in training.schedule(ws, specs)) == expected
+
+
+def test_topk_is_trained_measured_and_loaded_like_any_other_arm(ws):
+    spec = ws.spec("topk", 2, k=6, **RECIPE)
+    (row,) = ws.train([spec], "02_train_sae").to_dict("records")
+    assert (row["arm"], row["arch"], row["lambda"]) == ("topk", "topk", 0.0)
+    assert 0 < row["l0"] <= 6
+    assert 0 < row["fvu"] < 1
+    assert ws.load(spec).options.k == 6

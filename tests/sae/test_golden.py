@@ -1,7 +1,7 @@
 """Golden runs: what training's arithmetic gives, so that a change of it cannot pass unnoticed.
 
 Every architecture, loss and step is trained for 50 steps on fixed rows; the last logged loss must be the recorded one
-to 1e-5. Run this file as a programme to print the table anew: `python tests/test_golden.py`.
+to 1e-5. Run this file as a programme to print the table anew: `python tests/sae/test_golden.py`.
 """
 
 import itertools
@@ -11,11 +11,15 @@ import torch
 
 from saelib.config import SAEConfig, TrainConfig
 from saelib.sae import build_sae
+from saelib.sae.spec import ARMS, COMPARED
 from saelib.sae.trainer import Trainer
 
 D_IN, N_LATENTS, BATCH, STEPS = 24, 96, 64, 50
-ARMS = {"plain": "sae", "two_term": "gated", "full": "gated"}
-CASES = list(itertools.product(ARMS, ("dense", "sparse"), ("unit_norm", "norm_weighted")))
+STEPS_TAKEN = ("dense", "sparse")
+MODES = ("unit_norm", "norm_weighted")
+CASES = list(itertools.product(COMPARED, STEPS_TAKEN, MODES))
+CASES += list(itertools.product(("topk",), STEPS_TAKEN, ("unit_norm",)))
+OPTIONS = {"topk": {"k": 8, "aux_k": 16}}
 GOLDEN = {
     "plain-dense-unit_norm": 1.21504638,
     "plain-dense-norm_weighted": 1.21000544,
@@ -29,6 +33,8 @@ GOLDEN = {
     "full-dense-norm_weighted": 1.43383259,
     "full-sparse-unit_norm": 1.42688321,
     "full-sparse-norm_weighted": 1.4338326,
+    "topk-dense-unit_norm": 0.718512994,
+    "topk-sparse-unit_norm": 0.718512979,
 }
 DEFAULTS = {
     "SAEConfig": {
@@ -81,9 +87,9 @@ def rows(generator: torch.Generator) -> torch.Tensor:
 
 def last_loss(arm: str, step: str, l1_mode: str) -> float:
     """The loss that a run of 50 steps ends with, one resampling included."""
-    sae = build_sae(
-        SAEConfig(ARMS[arm], D_IN, N_LATENTS, l1_mode=l1_mode), torch.Generator().manual_seed(0)
-    )
+    arch, _ = ARMS[arm]
+    config = SAEConfig(arch, D_IN, N_LATENTS, l1_mode=l1_mode, options=OPTIONS.get(arm, {}))
+    sae = build_sae(config, torch.Generator().manual_seed(0))
     how = {"schedule": "cosine_with_restarts", "n_cycles": 2, "warmup": 0.1, "grad_clip": 1.0}
     resampling = {"resample_at": (0.5,), "dead_window": 512}
     cfg = TrainConfig(
@@ -107,6 +113,10 @@ def last_loss(arm: str, step: str, l1_mode: str) -> float:
 @pytest.mark.parametrize("case", CASES, ids="-".join)
 def test_training_s_arithmetic_is_the_recorded_one(case):
     assert last_loss(*case) == pytest.approx(GOLDEN["-".join(case)], rel=1e-5), ADVICE
+
+
+def test_every_arm_is_held():
+    assert {arm for arm, _, _ in CASES} == set(ARMS)
 
 
 def test_the_defaults_that_names_leave_out_are_the_recorded_ones():
