@@ -1,4 +1,4 @@
-"""What the written-out steps of the architectures share: statistics, sparse codes, common gradients.
+"""What written-out steps share: statistics, sparse codes, common gradients.
 
 A written-out step gives what autograd gives for the objective, with less work: the gradient of
 b_dec through the encoder needs only a sum over the batch, (Σ_b ∂pre_b) W_encᵀ, never the

@@ -172,9 +172,9 @@ class Group:
             )
         if self.on_log and trainer.step % cfg.log_every == 0:
             self.on_log(i, trainer.history.table[-1])
-        every = max(1, round(self.checkpoint_every / cfg.log_every)) * cfg.log_every
+        interval = max(1, round(self.checkpoint_every / cfg.log_every)) * cfg.log_every
         checkpoint = self.runs[i].checkpoint
-        if checkpoint and trainer.step % every == 0 and trainer.step < cfg.steps:
+        if checkpoint and trainer.step % interval == 0 and trainer.step < cfg.steps:
             save_checkpoint(trainer, checkpoint)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What the training objectives share: plain differentiable formulas, the reference of every faster step.
+"""What the objectives share: differentiable formulas, the reference of each faster step.
 
 Each architecture writes its objective beside its class, as a function that returns the terms per
 row [batch]; the training loss is their sum, averaged over rows. Errors are sums over d_in.

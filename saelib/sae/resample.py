@@ -28,7 +28,7 @@ REVIVED_ENCODER_SHARE = 0.2  # of the mean encoder norm of alive latents
 
 @dataclass
 class ResampleEvent:
-    """One resampling: when, how many were dead, which came back, and how many of those fire at the end."""
+    """One resampling: how many latents were dead, which were revived, how many live on."""
 
     step: int
     tokens: int
@@ -64,7 +64,7 @@ def resample_(
     generator: torch.Generator,
     sharding: Sharding = UNSHARDED,
 ) -> Tensor:
-    """Reinitialise dead latents in place, with the optimiser's moments. -> those revived, int64 [k].
+    """Reinitialise dead latents and their moments in place. -> latents revived, int64 [k].
 
     dead: bool [n_latents]; x: [rows, d_in] normalised training rows; row_loss: [rows]. Where more
     latents are dead than rows have positive loss, only that many (the lowest-numbered) are revived.

@@ -1,11 +1,12 @@
-"""How ranks share the training of one SAE: whole, by rows of a batch, or by latents.
+"""How ranks share the training of one SAE: by the rows of a batch, by latents, or not at all.
 
-    rows     every rank has the whole SAE and takes rows rank::size of each batch; gradients and counts are summed
-    latents  every rank has a share of the latents, with their moments and counters, and sees all rows; parts of x̂
-             [batch, d_in], sums [d_in] and scalars are summed
+    rows     every rank has the whole SAE and takes rows rank::size of each batch; gradients and
+             counts are summed
+    latents  every rank has a shard of the latents, with their moments and counters, and sees all
+             rows; partial x̂ [batch, d_in], sums [d_in] and scalars are summed
 
-Every rank reads the same batches and draws from equal generators, and a sum is the same on all ranks bit by bit, so
-that what is not split stays equal without being sent.
+Every rank reads the same batches and draws from equal generators, and a sum is the same on all
+ranks bit by bit, so that what is not split stays equal without being sent.
 """
 
 from __future__ import annotations
@@ -25,9 +26,14 @@ SHARED = ("b_dec", "mean", "scale")  # what every rank holds where latents are s
 
 
 class Sharding:
-    """How ranks share the training of one SAE: its rows, its latents, or not. `train.Trainer` asks where it matters.
+    """How ranks share one SAE: `rows` and `latents` are the ranks that share them.
 
-    `rows` and `latents` are the ranks that share them; `SINGLE_PROCESS` where they are not shared.
+    Attributes:
+        shard: the latents of this rank.
+        all_reduce: sums over ranks what each computes from its shard; None where none is shared.
+
+    Raises:
+        ConfigError: fewer latents than ranks.
     """
 
     def __init__(
@@ -37,17 +43,20 @@ class Sharding:
             raise ConfigError(
                 f"n_latents = {n_latents}: expected at least one for each of {latents.size} ranks"
             )
-        self.rows, self.latents, self.n_latents = rows, latents, n_latents
+        self.rows = rows
+        self.latents = latents
+        self.n_latents = n_latents
         self.ranks = rows if rows.size > 1 else latents
-        self.shard = (
-            slice(0, sys.maxsize) if latents.size == 1 else latents.share(n_latents)
-        )  # this rank's latents
-        self.all_reduce = (
-            None if latents.size == 1 else latents.sum_
-        )  # for what each rank has a part of: x̂, L1
+        alone = latents.size == 1
+        self.shard = slice(0, sys.maxsize) if alone else latents.share(n_latents)
+        self.all_reduce = None if alone else latents.sum_
 
     def local_rows(self, x: Tensor) -> Tensor:
-        """The rows of a batch whose gradients this rank computes."""
+        """The rows of a batch whose gradients this rank computes.
+
+        Raises:
+            ConfigError: the batch has fewer rows than there are ranks.
+        """
         if len(x) < self.rows.size:
             raise ConfigError(
                 f"batch_size = {len(x)}: expected at least a row for each of {self.rows.size} ranks"
@@ -55,14 +64,14 @@ class Sharding:
         return x if self.rows.size == 1 else x[self.rows.rank :: self.rows.size].contiguous()
 
     def combine(self, stats: Any, grads: list[Tensor], share: float) -> Any:
-        """The batch's `dense.StepStats` from this rank's, of that share of its rows; `grads` are made the batch's."""
+        """The `dense.StepStats` of the batch from those of this rank's `share` of its rows.
+
+        `grads` become those of the batch, in place.
+        """
         if self.ranks.size == 1:
             return stats
-        names = (
-            "l1",
-            "l0",
-            "n_open",
-        )  # where latents are shared every rank knows x̂, and so the errors
+        # where latents are shared every rank knows x̂, and so the errors
+        names = ("l1", "l0", "n_open")
         if self.rows.size > 1:
             names += ("mse", "aux")
             for grad in grads:
@@ -75,7 +84,7 @@ class Sharding:
         return stats._replace(fired=fired, opened=opened, **summed)
 
     def counts(self, name: str) -> bool:
-        """Whether this rank's part of a parameter enters `totals`: what all ranks hold does once."""
+        """Whether this rank's copy of a parameter enters `totals`: what all hold counts once."""
         return name not in SHARED or self.latents.rank == 0
 
     def totals(self, *values: float | int) -> list[float]:
@@ -99,12 +108,15 @@ class Sharding:
         return total / count if count else None
 
     def local(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Of latents numbered over all ranks: which are this rank's [k bool], and their numbers here."""
-        mine = (numbers >= self.shard.start) & (numbers < self.shard.stop)
-        return mine, numbers[mine] - self.shard.start
+        """Which latents, numbered over all ranks, are in this shard, and their numbers there.
+
+        numbers: int64 [k] -> bool [k], int64 [local].
+        """
+        is_local = (numbers >= self.shard.start) & (numbers < self.shard.stop)
+        return is_local, numbers[is_local] - self.shard.start
 
     def all_gather(self, shard: Tensor, everywhere: bool = True) -> Tensor:
-        """All latents' values from each rank's [shard, ...]; on rank 0 alone unless `everywhere`."""
+        """The values of all latents from each rank's [shard, ...]; on rank 0, or `everywhere`."""
         if self.latents.size == 1:
             return shard
         shard = shard.detach().cpu().contiguous()
@@ -137,35 +149,36 @@ class Sharding:
         return self.latents.size > 1 or self.rows.rank == 0
 
     def file(self, path: Path, step: int | str, rank: int | None = None) -> Path:
-        """Where the checkpoint of `path` lies: beside it, a file a rank, where latents are shared."""
+        """The checkpoint file of `path`; where latents are shared, one per rank beside it."""
         rank = self.latents.rank if rank is None else rank
         name = f"{path.stem}.{step}.{rank}of{self.latents.size}{path.suffix}"
         return path if self.latents.size == 1 else path.with_name(name)
 
     def newest(self, path: Path) -> Path | None:
-        """The checkpoint to continue from, as rank 0 finds it: of the latest step with every rank's file.
+        """The checkpoint to continue from: of the latest step with all ranks' files, or None.
 
-        None without one; `ConfigError` for files of another number of ranks.
+        Rank 0 looks, and all follow it.
+
+        Raises:
+            ConfigError: files of another number of ranks.
         """
         if self.latents.size == 1:
             return path if self.ranks.first(int(path.exists())) else None
-        found = list(path.parent.glob(f"{path.stem}.*.*of*{path.suffix}"))
-        for other in (p for p in found if not p.stem.endswith(f"of{self.latents.size}")):
-            raise ConfigError(
-                f"{other}: written by another number of ranks than {self.latents.size}; start as many, or delete it "
-                "to start anew"
-            )
-        steps = {int(p.name.split(".")[-3]) for p in found}
-        complete = (
-            s
-            for s in steps
-            if all(self.file(path, s, r) in found for r in range(self.latents.size))
-        )
+        files = list(path.parent.glob(f"{path.stem}.*.*of*{path.suffix}"))
+        for file in files:
+            if not file.stem.endswith(f"of{self.latents.size}"):
+                raise ConfigError(
+                    f"{file}: written by another number of ranks than {self.latents.size}; "
+                    "start as many, or delete it to start anew"
+                )
+        ranks = range(self.latents.size)
+        steps = {int(file.name.split(".")[-3]) for file in files}
+        complete = [s for s in steps if all(self.file(path, s, rank) in files for rank in ranks)]
         step = self.ranks.first(max(complete, default=0))
         return self.file(path, step) if step else None
 
     def settle(self, path: Path, step: int) -> None:
-        """After a checkpoint is written: drop what it replaces, once every rank's is there."""
+        """Drop the checkpoints that this step's replace, once all ranks have written theirs."""
         self.latents.wait()
         for old in path.parent.glob(self.file(path, "*").name):
             if old != self.file(path, step):

@@ -5,8 +5,8 @@ x̂ = f W_dec + b_dec
 L = ‖x − x̂‖² + (1/32) ‖e − ê‖², e = x − x̂ without a gradient
 
 AuxK, the second term: ê = z W_dec, where z are the aux_k largest codes among the dead latents, per
-token. It gives latents that never fire a gradient towards what the others miss; ê has no bias, since
-e has none. There is no L1 penalty: k is what λ is elsewhere. The paper divides both terms by
+token. It gives latents that never fire a gradient towards what the others miss; ê has no bias,
+since e has none. There is no L1 penalty: k is what λ is elsewhere. The paper divides both terms by
 constants of the data; here 1/32 is the ratio of the undivided errors. Dead latents may be resampled
 as well, but a revived encoder of a fifth of the norm is seldom among the k largest.
 """

@@ -1,7 +1,7 @@
-"""The sparse step's three operations on the CPU in C, with the encoder's bfloat16 screen.
+"""The three sparse operations on the CPU in C (definition: `plain`), and the bfloat16 screen.
 
-A small file is compiled once with the system's compiler and kept under `data/kernels/`. Without a compiler
-`available()` is False, and `sparse` goes on in plain PyTorch.
+A small file is compiled once with the system's compiler and kept under `data/kernels/`. Without a
+compiler `available()` is False, and the sparse step runs in plain PyTorch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from saelib.sae.dense import SUM_ERROR, SparseCodes, encoder_product
 
 SOURCE = Path(__file__).with_name("sparse_step.c")
 ROUNDING = 2.0**-7  # of storing a product as bfloat16, relative: twice the worst case
-# No -ffast-math: linked into a shared library it would change how the whole process rounds denormals.
+# No -ffast-math: in a shared library it changes how the whole process rounds denormals.
 FLAGS = (
     "-O3",
     "-march=native",
@@ -39,11 +39,12 @@ FLAGS = (
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    """The compiled C file; None without a compiler. A damaged file of an earlier compilation is made anew."""
+    """The compiled C file; None without a compiler. A damaged library is compiled anew."""
     compiler, *options = shlex.split(os.environ.get("CC", "cc")) or [""]
-    if (found := shutil.which(compiler)) is None:
+    program = shutil.which(compiler)
+    if program is None:
         return None
-    command = [found, *options, *FLAGS, str(SOURCE), "-o"]
+    command = [program, *options, *FLAGS, str(SOURCE), "-o"]
     key = hashlib.sha256(
         SOURCE.read_bytes() + " ".join(command).encode() + _processor().encode()
     ).hexdigest()[:16]
@@ -69,7 +70,8 @@ def _compile(command: list[str], path: Path) -> None:
     except OSError as error:
         reason = str(error)
     raise RuntimeError(
-        f"{command[0]} could not compile {SOURCE} into {path} (CC=none in the environment trains without it): {reason}"
+        f"{command[0]} could not compile {SOURCE} into {path} "
+        f"(CC=none in the environment trains without it): {reason}"
     )
 
 
@@ -100,11 +102,12 @@ def _call(name: str, *arguments: Tensor | int | float) -> None:
 
 
 def open_entries(x_c: Tensor, W_enc: Tensor, bias: Tensor, encoder: str = "exact") -> SparseCodes:
-    """SparseCodes of a = x_c W_enc with a + bias > 0. x_c [rows, d_in], W_enc [d_in, n_latents], both float32.
+    """Entries of a = x_c W_enc with a + bias > 0. x_c [rows, d_in], W_enc [d_in, n_latents].
 
-    encoder "exact": a in float32. "screen": a in bfloat16 first, then in float32 wherever a + bias may be above 0 by
-    the error bound of `screen_bf16` in the C file: the same entries and values up to float32 rounding, faster where few
-    are open. "bfloat16": a in bfloat16 alone, which is not exact.
+    Both are float32. encoder "exact": a in float32. "screen": a in bfloat16 first, then in float32
+    wherever a + bias may be above 0 by the error bound of `screen_bf16` in the C file: the same
+    entries and values up to float32 rounding, faster where few are open. "bfloat16": a in bfloat16
+    alone, which is not exact.
     """
     n = W_enc.shape[1]
     if encoder == "screen":

@@ -1,4 +1,4 @@
-"""The sparse step's three operations in PyTorch's own functions: the definition, and the path without a compiler."""
+"""The three sparse operations in PyTorch: their definition, and the path without a compiler."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ CHUNK = 8192  # entries whose decoder rows the code gradient holds at once
 
 
 def open_entries(x_c: Tensor, W_enc: Tensor, bias: Tensor, encoder: str = "exact") -> SparseCodes:
-    """SparseCodes of a = x_c W_enc with a + bias > 0. x_c [rows, d_in], W_enc [d_in, n_latents], both float32.
+    """Entries of a = x_c W_enc with a + bias > 0. x_c [rows, d_in], W_enc [d_in, n_latents].
 
-    encoder "bfloat16" multiplies in bfloat16, which is not exact.
+    Both are float32. encoder "bfloat16" multiplies in bfloat16, which is not exact.
     """
     return open_codes(encoder_product(x_c, W_enc, encoder), bias)
 

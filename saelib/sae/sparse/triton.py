@@ -1,7 +1,7 @@
-"""The sparse step's operations on CUDA in Triton, each the twin of its namesake in `sparse_plain`, and the screen.
+"""The three sparse operations on CUDA in Triton (definition: `plain`), and the bfloat16 screen.
 
-One program a row, or a latent, which walks its entries in order: sums do not depend on how programs are scheduled. A
-program holds a whole row of width d_in in registers.
+One program per row, or per latent, walks its entries in order: sums do not depend on how programs
+are scheduled. A program holds a whole row of width d_in in registers.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ if triton is not None:
         b = tl.program_id(0).to(tl.int64)
         norm, residual = tl.load(x_norm + b), tl.load(x_residual + b)
         by_norm, by_residual = residual + sums * norm, norm + residual
-        found = tl.load(crow + b) if WRITE else b * 0
+        count = tl.load(crow + b) if WRITE else b * 0
         for first in range(0, n, 1024):
             i = first + tl.arange(0, 1024)
             inside = i < n
@@ -56,10 +56,10 @@ if triton is not None:
                 tl.int64
             )  # what overflowed to NaN is looked at again too
             if WRITE:
-                tl.store(col + found + tl.cumsum(hit) - 1, i, mask=hit > 0)
-            found += tl.sum(hit)
+                tl.store(col + count + tl.cumsum(hit) - 1, i, mask=hit > 0)
+            count += tl.sum(hit)
         if not WRITE:
-            tl.store(counts + b, found)
+            tl.store(counts + b, count)
 
     @triton.jit
     def _round(x, x16, norm, residual, d, BLOCK: tl.constexpr):
@@ -113,7 +113,7 @@ if triton is not None:
 
 
 def open_entries(x_c: Tensor, W_enc: Tensor, bias: Tensor, encoder: str = "exact") -> SparseCodes:
-    """As `c.open_entries`: the product is cuBLAS's; without a screen, finding the entries is PyTorch's."""
+    """As `c.open_entries`; the product is cuBLAS's, and without a screen PyTorch finds entries."""
     if encoder != "screen":
         return open_codes(encoder_product(x_c, W_enc, encoder), bias)
     crow, col, value = _candidates(x_c, W_enc.T, bias)
@@ -123,22 +123,21 @@ def open_entries(x_c: Tensor, W_enc: Tensor, bias: Tensor, encoder: str = "exact
 
 
 def _candidates(x_c: Tensor, W: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Row starts, latents (int64) and float32 products of what may be open. W [n_latents, d_in], contiguous.
+    """Row starts, latents (int64) and float32 products of what may be open.
 
-    The bound is that of `screen_bf16` in the C file, less its last term: here the product is not stored in bfloat16.
+    W: [n_latents, d_in], contiguous. The bound is that of `screen_bf16` in the C file less its last
+    term: here the product is not stored in bfloat16.
     """
-    (rows, d), n, counts = (
-        x_c.shape,
-        len(W),
-        torch.empty(len(x_c), dtype=torch.int64, device=x_c.device),
-    )
+    rows, d = x_c.shape
+    n = len(W)
+    counts = torch.empty(rows, dtype=torch.int64, device=x_c.device)
     (x16, *x_sizes), (w16, *w_sizes) = _rounded(x_c), _rounded(W)
     a = torch.mm(x16, w16.T, out_dtype=torch.float32)
-    known = a, bias, *x_sizes, *w_sizes, d * SUM_ERROR, n
-    _screen[(rows,)](*known, counts, counts, counts, False)
+    inputs = (a, bias, *x_sizes, *w_sizes, d * SUM_ERROR, n)
+    _screen[(rows,)](*inputs, counts, counts, counts, False)
     crow = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
     col = torch.empty(int(crow[-1]), dtype=torch.int64, device=x_c.device)
-    _screen[(rows,)](*known, crow, counts, col, True)
+    _screen[(rows,)](*inputs, crow, counts, col, True)
     value = torch.empty(len(col), device=x_c.device)
     _products[(rows,)](x_c, W, crow, col, value, d, triton.next_power_of_2(d), num_warps=_warps(d))
     return crow, col, value
