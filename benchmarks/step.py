@@ -228,7 +228,10 @@ def _status(name: str) -> int:
 
 def draw(rows: list[dict[str, Any]], column: str, path: Path) -> None:
     """Step time against `column`, in units of the bare products of the smallest shape, on logarithmic axes."""
-    from saelib import plots  # not needed where only times are wanted
+    # Not needed where only times are wanted.
+    import matplotlib.pyplot as plt
+
+    from saelib.show.style import FAINT, LOOKS, Look, style
 
     unit = next(row["seconds_median"] for row in rows if row["name"] == "bare matmuls")
     lines: dict[tuple[str, str], list[tuple[float, float]]] = {}
@@ -236,18 +239,18 @@ def draw(rows: list[dict[str, Any]], column: str, path: Path) -> None:
         at = row["target_l0"] if column == "l0" else row[column]
         lines.setdefault((row["name"], row["step"]), []).append((at, row["seconds_median"] / unit))
     grown = {key: line[-1][1] / line[0][1] for key, line in lines.items()}
-    with plots.style():
-        figure, axes = plots.plt.subplots(figsize=(7.5, 4.8), layout="constrained")
+    with style():
+        figure, axes = plt.subplots(figsize=(7.5, 4.8), layout="constrained")
         for (name, step), line in lines.items():
-            look = plots.LOOKS.get(name.removeprefix("saelib "), plots.Look(name, plots.FAINT, ""))
-            style = {
+            look = LOOKS.get(name.removeprefix("saelib "), Look(name, FAINT, ""))
+            line_style = {
                 "ls": "--" if step == "dense" else "-",
                 "color": look.color,
                 "marker": look.marker,
             }
             axes.plot(
                 *zip(*line, strict=True),
-                **style,
+                **line_style,
                 label=f"{look.label}, {step}" if look.marker else look.label,
             )
         axes.set(

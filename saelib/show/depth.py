@@ -1,10 +1,11 @@
-"""Figures of notebook 05: reconstruction and other quantities against depth."""
+"""Figures of depth: reconstruction and other quantities from site to site."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from saelib.show.panels import (
@@ -18,21 +19,22 @@ from saelib.show.panels import (
     site_axis,
     sites_of,
 )
-from saelib.show.style import LOOKS, METRIC_LABELS, looks_of
+from saelib.show.style import LOOKS, METRIC_LABELS, Look, looks_of
 
 
 @requires("site", "recipe", "class", "fvu")
 def layer_reconstruction(
     table: pd.DataFrame, *, title: str, interval: str = "", note: str = ""
 ) -> Figure:
-    """FVU against depth by token class (all, ordinary, sink), one panel a recipe; log y, mean predictor at 1.
+    """FVU against depth by token class (all, ordinary, sink), one panel per recipe; log y.
 
-    Optional lo, hi, and l0, which then stands under each site. Classes without enough tokens are gaps.
+    The mean predictor stands at 1. Optional lo, hi, and l0, which then stands under each site.
+    Classes without enough tokens are gaps.
     """
-    sites, looks = sites_of(table), looks_of(table["class"])
-    fig, panels = panels_by(
-        table, "recipe", ylabel=METRIC_LABELS["fvu"], width=3.9, height=3.3, sharey=True
-    )
+    sites = sites_of(table)
+    looks = looks_of(table["class"])
+    size = {"width": 3.9, "height": 3.3}
+    fig, panels = panels_by(table, "recipe", ylabel=METRIC_LABELS["fvu"], sharey=True, **size)
     for ax, _, rows in panels:
         for name, look in looks.items():
             line_by_site(ax, rows[rows["class"] == name], "fvu", look, sites)
@@ -46,55 +48,45 @@ def _l0_labels(rows: pd.DataFrame, sites: Sequence[int]) -> list[str] | None:
     """Tick labels 'site, L0 n' where the table has l0 (the mean over its rows of a site)."""
     if "l0" not in rows:
         return None
-    l0 = rows.groupby("site")["l0"].mean().reindex(sites)
-    return [f"{s}\nL0 {v:,.0f}" if pd.notna(v) else str(s) for s, v in l0.items()]
+    labels = []
+    for site, l0 in rows.groupby("site")["l0"].mean().reindex(sites).items():
+        labels.append(f"{site}\nL0 {l0:,.0f}" if pd.notna(l0) else str(site))
+    return labels
 
 
 @requires("site", "arm", "l0_target", "fvu")
 def layer_matched(table: pd.DataFrame, *, title: str, interval: str = "", note: str = "") -> Figure:
-    """FVU against depth at matched L0, one panel a target, one line an arm; PCA of rank k = L0 in grey.
+    """FVU against depth at matched L0: a panel per target, a line per arm, PCA of rank k = L0.
 
     Optional lo, hi, pca_fvu. A missing fvu is 'unreachable': a cross at the top of the panel.
     """
-    fig, panels = panels_by(
-        table, "l0_target", "L0 = {:g}".format, ylabel=METRIC_LABELS["fvu"], height=3.3, sharey=True
-    )
-    sites, arms = sites_of(table), looks_of(table["arm"])
+    head = "L0 = {:g}".format
+    labels = {"ylabel": METRIC_LABELS["fvu"], "height": 3.3}
+    fig, panels = panels_by(table, "l0_target", head, sharey=True, **labels)
+    sites = sites_of(table)
+    arms = looks_of(table["arm"])
     step = dodge(sites)
     for ax, _, rows in panels:
         for i, (arm, look) in enumerate(arms.items()):
             shift = (i - (len(arms) - 1) / 2) * step
             one = rows[rows["arm"] == arm]
             line_by_site(ax, one, "fvu", look, sites, shift=shift)
-            gone = one.loc[one["fvu"].isna(), "site"] + shift
-            if len(gone):
-                at_top = {
-                    "transform": ax.get_xaxis_transform(),
-                    "label": f"unreachable: {look.label}",
-                    "zorder": 4,
-                }
-                ax.plot(
-                    gone,
-                    [0.97] * len(gone),
-                    "X",
-                    color=look.color,
-                    ms=8,
-                    mec="white",
-                    ls="none",
-                    **at_top,
-                )
+            _crosses(ax, one.loc[one["fvu"].isna(), "site"] + shift, look)
         if "pca_fvu" in rows:
             pca = rows.groupby("site")["pca_fvu"].first()
-            ax.plot(
-                pca.index,
-                pca.to_numpy(),
-                color=LOOKS["pca"].color,
-                label=LOOKS["pca"].label,
-                zorder=1.5,
-            )
+            looks = {"color": LOOKS["pca"].color, "label": LOOKS["pca"].label, "zorder": 1.5}
+            ax.plot(pca.index, pca.to_numpy(), **looks)
         site_axis(ax, sites)
     log_axes(panels[0][0], "y")
     return finish(fig, title, figure_caption(table, interval, note))
+
+
+def _crosses(ax: Axes, sites: pd.Series, look: Look) -> None:
+    """Mark at the top of the panel where an arm does not reach the L0."""
+    if len(sites):
+        looks = {"color": look.color, "ms": 8, "mec": "white", "ls": "none", "zorder": 4}
+        place = {"transform": ax.get_xaxis_transform(), "label": f"unreachable: {look.label}"}
+        ax.plot(sites, [0.97] * len(sites), "X", **place, **looks)
 
 
 @requires("panel", "series", "site", "value")
@@ -103,15 +95,19 @@ def by_depth(
 ) -> Figure:
     """Several quantities against depth, each in its own panel with its own axis.
 
-    Columns panel (its words head the panel), series (an arm, a token class, or any name), site, value; optional lo, hi.
-    `log` names the panels with a logarithmic axis; the other axes start at 0.
+    Columns panel (its words head the panel), series (an arm, a token class, or any name), site,
+    value; optional lo, hi. `log` names the panels with a logarithmic axis; the others start at 0.
     """
-    sites, looks = sites_of(table), looks_of(table["series"])
+    sites = sites_of(table)
+    looks = looks_of(table["series"])
     fig, panels = panels_by(table, "panel", height=2.4, wrap=3)
     for ax, panel, rows in panels:
         for name, one in rows.groupby("series", sort=False):
             line_by_site(ax, one, "value", looks[name], sites)
         ax.set_title(panel, loc="left", size=9.5)
         site_axis(ax, sites)
-        log_axes(ax, "y") if panel in log else ax.set_ylim(0, 1.05 * ax.get_ylim()[1])
+        if panel in log:
+            log_axes(ax, "y")
+        else:
+            ax.set_ylim(0, 1.05 * ax.get_ylim()[1])
     return finish(fig, title, figure_caption(table, interval, note))

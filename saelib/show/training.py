@@ -1,4 +1,4 @@
-"""Figures of training: metrics, gates and dead latents over its tokens, and how often latents fire at its end."""
+"""Figures of training: metrics, gates and dead latents over its tokens, density of latents."""
 
 from __future__ import annotations
 
@@ -22,44 +22,54 @@ from saelib.show.panels import (
     tick_text,
     token_axis,
 )
-from saelib.show.style import FAINT, METRIC_LABELS, label_of, looks_of, style
+from saelib.show.style import FAINT, METRIC_LABELS, Look, label_of, looks_of, style
+
+CURVES = ("loss", "fvu", "l0", "dead_fraction", "lr")  # drawn where the caller names none
+GATE_PANELS = {
+    "open_fraction": "open gates (%)",
+    "persistence": "gates open at both of two\ncheckpoints / at the first (%)",
+    "gini": "concentration of firing (Gini)",
+    "b_gate_median": "gate bias b_gate",
+}
+DENSITY_BINS = 40
 
 
 @requires("tokens", "label")
 def learning_curves(
     table: pd.DataFrame, *, title: str, note: str = "", metrics: Sequence[str] = ()
 ) -> Figure:
-    """Metrics over training tokens: one row of panels a metric, one column a site (if there is a column `site`).
+    """Metrics over training tokens: one row of panels per metric, one column per site.
 
-    Columns tokens, label (a schedule, an arm, or any name), seed (optional), and any of loss, fvu, l0, dead_fraction,
-    lr, adam_m, adam_v, which `metrics` picks from. Several seeds are thin lines with their mean thick.
+    Args:
+        table: tokens, label (a schedule, an arm, or any name); optional site and seed; any of
+            loss, fvu, l0, dead_fraction, lr, adam_m, adam_v. Several seeds are thin lines, their
+            mean is thick.
+        metrics: the columns to draw, in this order; those the table lacks are left out.
+
+    Raises:
+        ValueError: the table has none of the metrics.
     """
-    shown = [
-        m for m in metrics or ("loss", "fvu", "l0", "dead_fraction", "lr") if m in table.columns
-    ]
+    shown = [metric for metric in metrics or CURVES if metric in table.columns]
     if not shown:
-        raise ValueError(
-            "learning_curves: no metric column to draw; it knows loss, fvu, l0, dead_fraction, lr"
-        )
-    parts = rows_by_site(table)
-    fig, axes = panel_grid(
-        len(parts), rows=len(shown), height=2.1, width=3.2 if len(parts) > 1 else 5.6, sharex=True
-    )
-    for column, (head, rows) in zip(axes.T, parts.items(), strict=True):
+        known = ", ".join(CURVES)
+        raise ValueError(f"learning_curves: no metric column to draw; it knows {known}")
+    by_site = rows_by_site(table)
+    width = 3.2 if len(by_site) > 1 else 5.6
+    fig, axes = panel_grid(len(by_site), rows=len(shown), height=2.1, width=width, sharex=True)
+    looks = looks_of(table["label"])
+    for column, (head, rows) in zip(axes.T, by_site.items(), strict=True):
         for ax, metric in zip(column, shown, strict=False):
-            for label, look in looks_of(table["label"]).items():
+            for label, look in looks.items():
                 line_with_seeds(ax, rows[rows["label"] == label], "tokens", metric, look)
             _metric_axis(ax, metric)
         token_axis(column[-1])
         column[0].set_title(head, loc="left")
     for ax, metric in zip(axes[:, 0], shown, strict=False):
-        ax.set_ylabel(
-            METRIC_LABELS[metric].split(" (")[0] + (" (%)" if metric == "dead_fraction" else "")
-        )
-    many = "seed" in table and table["seed"].nunique() > 1
-    return finish(
-        fig, title, (f"Thin lines: seeds; thick: their mean. {note}" if many else note).strip()
-    )
+        unit = " (%)" if metric == "dead_fraction" else ""
+        ax.set_ylabel(METRIC_LABELS[metric].split(" (")[0] + unit)
+    if "seed" in table and table["seed"].nunique() > 1:
+        note = f"Thin lines: seeds; thick: their mean. {note}"
+    return finish(fig, title, note.strip())
 
 
 def _metric_axis(ax: Axes, metric: str) -> None:
@@ -72,38 +82,28 @@ def _metric_axis(ax: Axes, metric: str) -> None:
         log_axes(ax, "y")
 
 
-GATE_PANELS = {
-    "open_fraction": "open gates (%)",
-    "persistence": "gates open at both of two\ncheckpoints / at the first (%)",
-    "gini": "concentration of firing (Gini)",
-    "b_gate_median": "gate bias b_gate",
-}
-
-
 @requires("tokens", "arm", "open_fraction", "persistence", "persistence_chance", "gini")
 def gate_over_training(table: pd.DataFrame, *, title: str, note: str = "") -> Figure:
     """Open fraction, persistence (with its chance level), Gini and b_gate over training.
 
-    Columns as above with b_gate_q10, b_gate_median, b_gate_q90; four panels, or with a column `site` of several
-    values one column of four panels a site. Optional `seed` averages.
+    Columns as above with b_gate_q10, b_gate_median, b_gate_q90; optional `seed` averages. Four
+    panels; with a column `site` of several values one column of four panels per site.
     """
-    parts = rows_by_site(table)
-    several = len(parts) > 1
-    fig, axes = panel_grid(
-        *(len(parts), 4) if several else (2, 2), height=2.4, width=3.4, sharex=True
-    )
+    by_site = rows_by_site(table)
+    several = len(by_site) > 1
+    shape = (len(by_site), 4) if several else (2, 2)
+    fig, axes = panel_grid(*shape, height=2.4, width=3.4, sharex=True)
     columns = axes.T if several else [axes.ravel()]
-    for column, (head, rows) in zip(columns, parts.items(), strict=True):
+    for column, (head, rows) in zip(columns, by_site.items(), strict=True):
         for ax, y in zip(column, GATE_PANELS, strict=True):
             _gate_panel(ax, rows, y, table["arm"])
         column[0].set_title(head if several else "", loc="left")
-    for ax, words in zip(columns[0], GATE_PANELS.values(), strict=True):
-        ax.set_ylabel(words, size=9.5)
+    for ax, label in zip(columns[0], GATE_PANELS.values(), strict=True):
+        ax.set_ylabel(label, size=9.5)
     for ax in axes[-1]:
         token_axis(ax)
-    return finish(
-        fig, title, f"b_gate: median over latents, band 10 % to 90 %. Dotted: chance. {note}"
-    )
+    bands = "b_gate: median over latents, band 10 % to 90 %. Dotted: chance."
+    return finish(fig, title, f"{bands} {note}")
 
 
 def _gate_panel(ax: Axes, rows: pd.DataFrame, y: str, arms: Iterable[str]) -> None:
@@ -116,14 +116,8 @@ def _gate_panel(ax: Axes, rows: pd.DataFrame, y: str, arms: Iterable[str]) -> No
             ax.plot(mean.index, mean.to_numpy(), color=look.color, ls=":")
         if y == "b_gate_median":
             band = one.groupby("tokens")[["b_gate_q10", "b_gate_q90"]].mean()
-            ax.fill_between(
-                band.index,
-                band["b_gate_q10"],
-                band["b_gate_q90"],
-                color=look.color,
-                alpha=0.18,
-                lw=0,
-            )
+            looks = {"color": look.color, "alpha": 0.18, "lw": 0}
+            ax.fill_between(band.index, band["b_gate_q10"], band["b_gate_q90"], **looks)
     if y in ("open_fraction", "persistence"):
         percent_axis(ax, bottom=0)
     elif y == "gini":
@@ -132,15 +126,16 @@ def _gate_panel(ax: Axes, rows: pd.DataFrame, y: str, arms: Iterable[str]) -> No
 
 @requires("tokens", "arm", "resample", "setting", "dead_fraction")
 def dead_over_time(table: pd.DataFrame, *, title: str, note: str = "") -> Figure:
-    """Dead latents (%) over training tokens: one panel a setting, one row a site (if there is a column `site`).
+    """Dead latents (%) over training tokens: one panel per setting, one row per site (if any).
 
-    Colour is the arm, line style resampling; a true `resample_event` marks where latents were resampled.
+    Colour is the arm, line style resampling (off dashed, on solid); a true `resample_event` marks
+    where latents were resampled.
     """
-    settings, parts = list(dict.fromkeys(table["setting"])), rows_by_site(table)
-    fig, axes = panel_grid(
-        len(settings), rows=len(parts), height=2.6, width=3.6, sharex=True, sharey=True
-    )
-    for line, (head, rows) in zip(axes, parts.items(), strict=False):
+    settings = list(dict.fromkeys(table["setting"]))
+    by_site = rows_by_site(table)
+    shape = (len(settings), len(by_site))
+    fig, axes = panel_grid(*shape, height=2.6, width=3.6, sharex=True, sharey=True)
+    for line, (head, rows) in zip(axes, by_site.items(), strict=False):
         for ax, setting in zip(line, settings, strict=False):
             _dead_panel(ax, rows[rows["setting"] == setting], table["arm"])
             ax.set_title(f"{setting}, {head}" if head else setting, loc="left")
@@ -152,44 +147,34 @@ def dead_over_time(table: pd.DataFrame, *, title: str, note: str = "") -> Figure
 
 
 def _dead_panel(ax: Axes, rows: pd.DataFrame, arms: Iterable[str]) -> None:
+    """Every arm's dead latents, without and with resampling, and when latents were resampled."""
     for arm, look in looks_of(arms).items():
-        for value, one in rows[rows["arm"] == arm].groupby("resample", sort=False):
-            dashes, words = (
-                ("-", "resampling") if value in (True, "on") else ("--", "no resampling")
-            )
-            line_with_seeds(
-                ax,
-                one,
-                "tokens",
-                "dead_fraction",
-                look._replace(label=f"{look.label}, {words}"),
-                ls=dashes,
-            )
-    if "resample_event" in rows:
-        for i, tokens in enumerate(
-            sorted(rows.loc[rows["resample_event"].astype(bool), "tokens"].unique())
-        ):
-            ax.axvline(
-                tokens, color=FAINT, lw=0.9, ls=":", zorder=1, label=None if i else "a resampling"
-            )
+        for resample, one in rows[rows["arm"] == arm].groupby("resample", sort=False):
+            _dead_line(ax, one, look, resample in (True, "on"))
+    if "resample_event" not in rows:
+        return
+    moments = rows.loc[rows["resample_event"].astype(bool), "tokens"].unique()
+    for i, tokens in enumerate(sorted(moments)):
+        label = None if i else "a resampling"
+        ax.axvline(tokens, color=FAINT, lw=0.9, ls=":", zorder=1, label=label)
+
+
+def _dead_line(ax: Axes, rows: pd.DataFrame, look: Look, resampled: bool) -> None:
+    label = f"{look.label}, resampling" if resampled else f"{look.label}, no resampling"
+    dashes = "-" if resampled else "--"
+    line_with_seeds(ax, rows, "tokens", "dead_fraction", look._replace(label=label), ls=dashes)
 
 
 @requires("arm", "event", "revived", "alive_later")
 def survivors(table: pd.DataFrame, *, title: str, note: str = "") -> Figure:
-    """How many resampled latents are alive later: one panel an arm, a pair of bars a resampling event."""
-    looks, events = looks_of(table["arm"]), sorted(table["event"].unique())
+    """How many resampled latents are alive later: a panel per arm, a pair of bars per event."""
+    looks = looks_of(table["arm"])
+    events = sorted(table["event"].unique())
     fig, panels = panels_by(table, "arm", label_of, ylabel="latents", width=2.8, sharey=True)
     for ax, arm, rows in panels:
         sums = rows.groupby("event")[["revived", "alive_later"]].sum()
-        at, color = np.searchsorted(events, sums.index), looks[arm].color
-        ax.bar(at, sums["alive_later"], 0.7, color=color, lw=0, alpha=0.8)
-        outlines = ax.bar(at, sums["revived"], 0.7, color="none", edgecolor=color, lw=1.4)
-        words = [
-            f"{100 * alive / revived:.0f} %" if revived else "none\ndead"
-            for revived, alive in sums.to_numpy()
-        ]
-        ax.bar_label(outlines, words, padding=3, size=9)
-        ax.set_xticks(range(len(events)), [f"{e:,}" for e in events])
+        _survivor_bars(ax, np.searchsorted(events, sums.index), sums, looks[arm])
+        ax.set_xticks(range(len(events)), [f"{event:,}" for event in events])
         ax.set(xlabel="resampling event", xlim=(-0.6, len(events) - 0.4))
         ax.grid(visible=False, axis="x")
         ax.margins(y=0.12)
@@ -197,28 +182,49 @@ def survivors(table: pd.DataFrame, *, title: str, note: str = "") -> Figure:
     return finish(fig, title, f"Outline: resampled; filled, with its share: alive later. {note}")
 
 
-def feature_density(densities: Mapping[str, np.ndarray], *, title: str, note: str = "") -> Figure:
-    """Histogram of log10 density (share of tokens on which a latent fires) of the alive latents; dead ones counted.
+def _survivor_bars(ax: Axes, places: np.ndarray, sums: pd.DataFrame, look: Look) -> None:
+    ax.bar(places, sums["alive_later"], 0.7, color=look.color, lw=0, alpha=0.8)
+    outlines = ax.bar(places, sums["revived"], 0.7, color="none", edgecolor=look.color, lw=1.4)
+    labels = []
+    for revived, alive in sums[["revived", "alive_later"]].to_numpy():
+        labels.append(f"{100 * alive / revived:.0f} %" if revived else "none\ndead")
+    ax.bar_label(outlines, labels, padding=3, size=9)
 
-    densities: label (an arm, or any name) -> [n_latents], fractions of tokens; 0 is dead.
+
+def feature_density(densities: Mapping[str, np.ndarray], *, title: str, note: str = "") -> Figure:
+    """Histogram of the density of alive latents over a log axis; dead ones are counted in words.
+
+    densities: label (an arm, or any name) -> share of tokens on which each latent fires
+        [n_latents]; 0 is dead.
     """
     with style():
         fig, axes = panel_grid(1, width=6.2, height=3.4)
         ax = axes[0, 0]
-        alive = {k: np.asarray(v, dtype=float)[np.asarray(v) > 0] for k, v in densities.items()}
-        pooled = np.log10(np.concatenate([*alive.values(), np.zeros(0)]))
-        edges = (
-            np.linspace(pooled.min() - 0.05, pooled.max() + 0.05, 41)
-            if pooled.size
-            else np.linspace(-5, 0, 41)
-        )
+        edges = _density_edges(densities.values())
         for name, look in looks_of(densities).items():
-            n, dead = len(densities[name]), len(densities[name]) - len(alive[name])
-            label = f"{look.label}\n{dead:,} of {n:,} dead ({100 * dead / n:.3g} %)"
-            heights, _ = np.histogram(np.log10(alive[name]), edges)
-            ax.stairs(heights, 10**edges, color=look.color, lw=1.8, label=label)
-            ax.stairs(heights, 10**edges, color=look.color, fill=True, alpha=0.12)
+            _density_steps(ax, np.asarray(densities[name], dtype=float), edges, look)
         ax.set(xlabel="density: share of tokens on which the latent fires", ylabel="latents")
         ax.set_ylim(0, max(1, ax.get_ylim()[1]))
         log_axes(ax, "x")
         return finish(fig, title, note)
+
+
+def _density_edges(densities: Iterable[np.ndarray]) -> np.ndarray:
+    """Bin edges over log10 of all densities above 0."""
+    pooled = np.concatenate([*(np.asarray(d, dtype=float) for d in densities), np.zeros(0)])
+    alive = np.log10(pooled[pooled > 0])
+    if not alive.size:
+        return np.linspace(-5, 0, DENSITY_BINS + 1)
+    return np.linspace(alive.min() - 0.05, alive.max() + 0.05, DENSITY_BINS + 1)
+
+
+def _density_steps(ax: Axes, density: np.ndarray, edges: np.ndarray, look: Look) -> None:
+    """One histogram; its label counts the dead latents."""
+    alive = density[density > 0]
+    n_latents = len(density)
+    n_dead = n_latents - len(alive)
+    share = f"{100 * n_dead / n_latents:.3g} %"
+    label = f"{look.label}\n{n_dead:,} of {n_latents:,} dead ({share})"
+    heights, _ = np.histogram(np.log10(alive), edges)
+    ax.stairs(heights, 10**edges, color=look.color, lw=1.8, label=label)
+    ax.stairs(heights, 10**edges, color=look.color, fill=True, alpha=0.12)
