@@ -73,6 +73,27 @@ def _position_lines(ax: Axes, rows: pd.DataFrame, variants: Sequence[str]) -> No
         ax.plot(one["position"], one["median"], color=look.color, ls=dashes, label=look.label)
 
 
+@requires("site", "variant", "median", "q10", "q90")
+def norm_of_first_word(table: pd.DataFrame, *, title: str, note: str = "") -> Figure:
+    """Norm of a context's first word without and with BOS before it: two dots per site; log y.
+
+    One row per site and variant ('as collected', and 'BOS prepended' or 'BOS removed').
+    """
+    fig, axes = panel_grid(1, width=6.2, height=3.4)
+    ax = axes[0, 0]
+    table = table.rename(columns={"q10": "lo", "q90": "hi"})
+    sites = sites_of(table)
+    step = 2 * dodge(sites)
+    for i, (name, look) in enumerate(looks_of(table["variant"]).items()):
+        rows = table[table["variant"] == name]
+        line_by_site(ax, rows, "median", look, sites, shift=(i - 0.5) * step)
+        ax.lines[-1].set_linestyle("none")
+    ax.set_ylabel(NORM_LABEL)
+    site_axis(ax, sites)
+    log_axes(ax, "y")
+    return finish(fig, title, f"Dots: median; bars: 10 % to 90 % of the contexts. {note}".strip())
+
+
 @requires("site", "class", "share_tokens", "share_sq_norm")
 def class_shares(table: pd.DataFrame, *, title: str, note: str = "") -> Figure:
     """Share of tokens and of squared norm by token class, stacked to 100 %, per site.

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from saelib.show.panels import (
     dodge,
+    empty_figure,
     figure_caption,
     finish,
     line_by_site,
@@ -18,6 +19,7 @@ from saelib.show.panels import (
     requires,
     site_axis,
     sites_of,
+    zero_based_axis,
 )
 from saelib.show.style import LOOKS, METRIC_LABELS, Look, looks_of
 
@@ -31,6 +33,8 @@ def layer_reconstruction(
     The mean predictor stands at 1. Optional lo, hi, and l0, which then stands under each site.
     Classes without enough tokens are gaps.
     """
+    if table["fvu"].isna().all():
+        return empty_figure(title, "the FVU is undefined at every site", note)
     sites = sites_of(table)
     looks = looks_of(table["class"])
     size = {"width": 3.9, "height": 3.3}
@@ -60,6 +64,9 @@ def layer_matched(table: pd.DataFrame, *, title: str, interval: str = "", note: 
 
     Optional lo, hi, pca_fvu. A missing fvu is 'unreachable': a cross at the top of the panel.
     """
+    if table["fvu"].isna().all():
+        targets = ", ".join(f"{target:g}" for target in sorted(table["l0_target"].unique()))
+        return empty_figure(title, f"no λ reaches L0 = {targets} at any site", note)
     head = "L0 = {:g}".format
     labels = {"ylabel": METRIC_LABELS["fvu"], "height": 3.3}
     fig, panels = panels_by(table, "l0_target", head, sharey=True, **labels)
@@ -96,11 +103,16 @@ def by_depth(
     """Several quantities against depth, each in its own panel with its own axis.
 
     Columns panel (its words head the panel), series (an arm, a token class, or any name), site,
-    value; optional lo, hi. `log` names the panels with a logarithmic axis; the others start at 0.
+    value; optional lo, hi. `log` names the panels with a logarithmic axis; the others start at 0,
+    or below it where values do.
     """
     sites = sites_of(table)
     looks = looks_of(table["series"])
-    fig, panels = panels_by(table, "panel", height=2.4, wrap=3)
+    n_panels = table["panel"].nunique()
+    size = (
+        {"wrap": 4, "width": 2.7} if n_panels % 3 == 1 else {"wrap": 3}
+    )  # no panel in a row alone
+    fig, panels = panels_by(table, "panel", height=2.4, **size)
     for ax, panel, rows in panels:
         for name, one in rows.groupby("series", sort=False):
             line_by_site(ax, one, "value", looks[name], sites)
@@ -109,5 +121,5 @@ def by_depth(
         if panel in log:
             log_axes(ax, "y")
         else:
-            ax.set_ylim(0, 1.05 * ax.get_ylim()[1])
+            zero_based_axis(ax, rows[["value", *({"lo"} & set(rows))]].min(axis=1))
     return finish(fig, title, figure_caption(table, interval, note))

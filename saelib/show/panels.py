@@ -2,7 +2,8 @@
 
 Every figure takes its `title` from the caller, who computed what it states. Axes carry units. What
 an error bar or a band means stands under the figure: `interval` names the columns lo and hi, `note`
-adds to the caption. Missing values leave gaps or are named in words, never drawn as zero.
+adds to the caption. Missing values leave gaps or are named in words, never drawn as zero. A figure
+with nothing to draw says why (`empty_figure`).
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
-from saelib.show.style import DPI, INK, Look, style
+from saelib.show.style import DPI, FAINT, INK, Look, style
 
 FEW_SITES = 8  # up to so many sites have their own tick each, larger markers, and bars side by side
 CAPTION_COLOR = "#555555"
 TITLE_SIZE = 12.0  # points
 CAPTION_SIZE = 8.5
+LINE_HEIGHT = 1.3  # of the size of its letters
 
 # How a table becomes a figure
 
@@ -33,14 +35,22 @@ CAPTION_SIZE = 8.5
 def requires(*columns: str) -> Callable[[Callable[..., Figure]], Callable[..., Figure]]:
     """Decorate a figure: it draws inside `style()`, from a table that has these columns.
 
+    A table without rows becomes an `empty_figure`.
+
     Raises:
-        ValueError: a column is missing, or the table has no rows.
+        ValueError: a column is missing.
     """
 
     def decorate(draw: Callable[..., Figure]) -> Callable[..., Figure]:
         @functools.wraps(draw)
         def styled(table: pd.DataFrame, *args: Any, **kwargs: Any) -> Figure:
-            _check_table(draw.__name__, table, columns)
+            missing = [column for column in columns if column not in table.columns]
+            if missing:
+                needs = f"it needs {', '.join(columns)}"
+                raise ValueError(f"{draw.__name__}: column {missing[0]!r} is missing; {needs}")
+            if table.empty:
+                reason = "this run has no row of the table behind this figure"
+                return empty_figure(kwargs["title"], reason, kwargs.get("note", ""))
             with style():
                 return draw(table, *args, **kwargs)
 
@@ -49,13 +59,23 @@ def requires(*columns: str) -> Callable[[Callable[..., Figure]], Callable[..., F
     return decorate
 
 
-def _check_table(name: str, table: pd.DataFrame, columns: Sequence[str]) -> None:
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
-        needs = ", ".join(columns)
-        raise ValueError(f"{name}: column {missing[0]!r} is missing; it needs {needs}")
-    if table.empty:
-        raise ValueError(f"{name}: the table has no rows to draw")
+def empty_figure(title: str, reason: str, note: str = "") -> Figure:
+    """Make a figure of words alone: there is nothing to draw, and why.
+
+    reason: a clause, such as "loss recovered is undefined at every site".
+    """
+    with style():
+        fig = Figure(figsize=(6.4, 2.2), layout="constrained", dpi=DPI)
+        ax = fig.subplots()
+        ax.set_axis_off()
+        say_in_panel(ax, wrapped(fig, f"Nothing to draw: {reason.rstrip('.')}.", 10.0))
+        return finish(fig, title, note)
+
+
+def say_in_panel(ax: Axes, text: str) -> None:
+    """Put words in the middle of a panel that has nothing else."""
+    place = {"transform": ax.transAxes, "ha": "center", "va": "center"}
+    ax.text(0.5, 0.5, text, size=10, style="italic", color=FAINT, **place)
 
 
 def panel_grid(
@@ -133,10 +153,14 @@ def wrapped(fig: Figure, text: str, points: float) -> str:
 def finish(fig: Figure, title: str, note: str = "") -> Figure:
     """Add the title, the caption, and one legend for all panels."""
     heading = wrapped(fig, title, TITLE_SIZE)
+    extra_lines = max(0, heading.count("\n") - 1) * TITLE_SIZE
     fig.suptitle(heading, x=0.01, ha="left", size=TITLE_SIZE, weight="bold", color=INK)
     if note:
         caption = wrapped(fig, note, CAPTION_SIZE)
+        extra_lines += max(0, caption.count("\n") - 1) * CAPTION_SIZE
         fig.supxlabel(caption, x=0.01, ha="left", size=CAPTION_SIZE, color=CAPTION_COLOR)
+    # Beyond two lines each, title and caption take their room from the figure, not from its panels.
+    fig.set_figheight(fig.get_figheight() + LINE_HEIGHT * extra_lines / 72)
     handles: dict[str, Any] = {}
     for ax in fig.axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
@@ -177,14 +201,23 @@ def tick_text(value: float | int, _position: int | None = None) -> str:
 def log_axes(ax: Axes, *names: str) -> None:
     """Make axes logarithmic, with plain numbers, and those that share them.
 
-    Call it when everything is drawn.
+    Call it when everything is drawn. An axis on which nothing lies above 0 stays linear.
     """
     for name in names:
+        if not _has_positive(ax, name):
+            continue
         ax.set(**{f"{name}scale": "log"})
         axis = ax.xaxis if name == "x" else ax.yaxis
         axis.set_major_locator(_log_ticks(axis))
         axis.set_major_formatter(tick_text)
         axis.set_minor_locator(ticker.NullLocator())
+
+
+def _has_positive(ax: Axes, name: str) -> bool:
+    """Whether anything above 0 is drawn along this axis, here or in a panel that shares it."""
+    shared = ax.get_shared_x_axes() if name == "x" else ax.get_shared_y_axes()
+    least = [getattr(one.dataLim, f"minpos{name}") for one in shared.get_siblings(ax)]
+    return bool(np.isfinite(least).any())
 
 
 def _log_ticks(axis: Axis) -> ticker.Locator:
@@ -225,6 +258,14 @@ def percent_axis(ax: Axes, **limits: float | int) -> None:
     """Show the fractions of the y axis as per cent."""
     ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}")
     ax.set_ylim(**limits)
+
+
+def zero_based_axis(ax: Axes, values: pd.Series) -> None:
+    """Start the y axis at 0; where values (and their bars) go below, let it, and draw the zero."""
+    if values.min() < 0:
+        ax.axhline(0, color=FAINT, lw=1.0, zorder=1)
+        return
+    ax.set_ylim(0, 1.05 * ax.get_ylim()[1])
 
 
 def token_axis(ax: Axes) -> None:

@@ -4,10 +4,11 @@ from saelib.show.activations import (
     class_shares,
     mean_offset_and_dims,
     norm_by_position,
+    norm_of_first_word,
     norm_profile,
     spectra,
 )
-from saelib.show.compare import interval_points
+from saelib.show.compare import interval_points, waterfall
 from saelib.show.depth import by_depth, layer_matched, layer_reconstruction
 from saelib.show.style import (
     L0_FLOOR,
@@ -48,6 +49,7 @@ __all__ = [
     "looks_of",
     "mean_offset_and_dims",
     "norm_by_position",
+    "norm_of_first_word",
     "norm_profile",
     "save_figure",
     "show",
@@ -58,4 +60,5 @@ __all__ = [
     "to_png",
     "trade_off",
     "trade_off_by_lambda",
+    "waterfall",
 ]

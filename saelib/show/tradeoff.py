@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from saelib.show.panels import (
+    empty_figure,
     figure_caption,
     finish,
     interval_bars,
@@ -17,6 +18,7 @@ from saelib.show.panels import (
     panel_grid,
     panels_by,
     requires,
+    say_in_panel,
 )
 from saelib.show.style import INK, L0_FLOOR, LOOKS, METRIC_LABELS, Look, label_of, looks_of
 
@@ -46,6 +48,8 @@ def trade_off(
         pca: site, rank, fvu; adds PCA at rank k = L0.
         highlight: index label of a row to ring.
     """
+    if table[["l0", y]].isna().any(axis=1).all():
+        return empty_figure(title, f"{_name(y)} is undefined for every SAE", note)
     fig = _against_l0(table, y, pca, highlight)
     several = table.duplicated(["arm", "site", "lambda"]).any()
     seeds = "Small points: seeds; line: their mean. " if several else ""
@@ -58,6 +62,8 @@ def shrinkage(table: pd.DataFrame, *, title: str, interval: str = "", note: str 
 
     Source: Rajamanoharan et al. 2024, arXiv 2404.16014, section 3.
     """
+    if table[["l0", "shrinkage"]].isna().any(axis=1).all():
+        return empty_figure(title, "shrinkage is undefined for every SAE", note)
     fig = _against_l0(table, "shrinkage")
     return finish(fig, title, figure_caption(table, interval, note))
 
@@ -71,6 +77,8 @@ def _against_l0(
     for ax, site, rows in panels:
         for arm, look in looks_of(table["arm"]).items():
             _curve(ax, rows[rows["arm"] == arm], y, look)
+        if rows[["l0", y]].isna().any(axis=1).all():
+            say_in_panel(ax, f"{_name(y)}\nundefined here")
         ax.axhline(1, color=LOOKS["mean"].color, ls=":", lw=1.8, label=BEST_OR_MEAN[y], zorder=1)
         if y == "fvu" and pca is not None:
             _pca_line(ax, pca[pca["site"] == site], rows["fvu"].min())
@@ -79,6 +87,11 @@ def _against_l0(
         ax.set_xlabel(METRIC_LABELS["l0"])
     log_axes(panels[0][0], *(("x", "y") if y == "fvu" else "x"))
     return fig
+
+
+def _name(y: str) -> str:
+    """What is drawn, without its unit."""
+    return METRIC_LABELS[y].split(" (")[0]
 
 
 def _curve(ax: Axes, rows: pd.DataFrame, y: str, look: Look) -> None:
@@ -136,6 +149,8 @@ def trade_off_by_lambda(
     With a column `panel`, whose words say in what units λ is, one column of panels each. Optional
     lo, hi of FVU.
     """
+    if table[["fvu", "l0"]].isna().all(axis=None):
+        return empty_figure(title, "FVU and L0 are undefined for every SAE", note)
     in_units = "panel" in table
     by = "panel" if in_units else "arm"
     xlabel = "L1 coefficient λ" if in_units else "L1 coefficient λ (normalised units)"

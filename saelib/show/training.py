@@ -19,6 +19,7 @@ from saelib.show.panels import (
     percent_axis,
     requires,
     rows_by_site,
+    say_in_panel,
     tick_text,
     token_axis,
 )
@@ -61,6 +62,8 @@ def learning_curves(
         for ax, metric in zip(column, shown, strict=False):
             for label, look in looks.items():
                 line_with_seeds(ax, rows[rows["label"] == label], "tokens", metric, look)
+            if rows[metric].isna().all():
+                say_in_panel(ax, "undefined here")
             _metric_axis(ax, metric)
         token_axis(column[-1])
         column[0].set_title(head, loc="left")
