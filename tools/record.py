@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from saelib.env import data_dir, root
-from saelib.files import write_text
+from saelib.files import replaced_folder, write_text
 from saelib.run.jobs import Job, is_finished, jobs_of
-from saelib.run.report import FINDINGS, read_abstract, read_verdicts, replaced
+from saelib.run.report import FINDINGS, read_abstract, read_verdicts
 
 TABLES = "results.csv", "timings.csv"
 
@@ -93,7 +93,7 @@ def record(profile: str) -> list[Path]:
     ]
     pairs += [(path, kept / path.relative_to(source)) for path in told]
     for folder in (published, kept):
-        with replaced(folder) as temporary:
+        with replaced_folder(folder) as temporary:
             for old, new in pairs:
                 if new.is_relative_to(folder):
                     write_text(temporary / new.relative_to(folder), old.read_text(encoding="utf-8"))

@@ -1,33 +1,30 @@
-"""One folder to read or to mail: every executed notebook as HTML, and an index with verdicts and
-key figures.
+"""One folder to read or to mail: a first screen, the details behind it, a page per notebook.
 
-Nothing in it asks the network for anything: no scripts, figures copied beside the pages, formulas
-drawn as SVG. A notebook hands over its verdicts with `record_verdicts`; the index only shows what
-was recorded.
+    index.html      three sentences, and per finding a verdict and a figure
+    details.html    every claim with its rule and its numbers, all figures, the run's size and time
+    NN_name.html    the executed notebooks (`page`)
+    figures/        copies of the profile's figures
+
+Nothing in it asks the network for anything, and there are no scripts. A notebook hands over its
+findings with `finding.record`; the report only shows what was recorded.
 """
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import json
-import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import nbformat
 import pandas as pd
-from matplotlib.mathtext import math_to_image
-from nbconvert import HTMLExporter
 
 from saelib.env import data_dir, root
-from saelib.files import write_text
+from saelib.files import read_json, replaced_folder, write_text
+from saelib.run.page import anchor, draw_formulas, notebook_html
 from saelib.study.finding import (
     OLDER_WORDS,
     kept_in,
@@ -39,16 +36,18 @@ from saelib.study.finding import (
 )
 from saelib.text.assets import EMBEDDED, MODEL_LABEL
 
-__all__ = [
+__all__ = [  # some as notebooks import them
+    "build_report",
+    "draw_formulas",
+    "notebook_html",
     "read_abstract",
     "read_table",
     "record_abstract",
     "record_table",
-]  # as notebooks import them
+]
 
-VERDICTS = ("replicates", "does not replicate", "cannot tell")
-FIELDS = ("finding", "claim", "verdict", "effect", "cell", "figure")
-KEY_FINDINGS = ("F0", "F1", "F2", "F3f", "F3d")  # whose figures stand under the abstract
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+LEADS = {"F3": "F3b"}  # the claim that stands for its finding where none has the finding's name
 FINDINGS = {  # as reported by the experiment the workbook reproduces
     "F0": "Not reported by the experiment: what has to be known before.",
     "F1": "A cosine learning rate with hard restarts trains badly.",
@@ -57,7 +56,170 @@ FINDINGS = {  # as reported by the experiment the workbook reproduces
     "F4": "Reconstruction follows the L1 coefficient.",
 }
 
-# --- verdicts -------------------------------------------------------------------------------------
+# What a run left behind
+
+
+def _table(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path) if path.is_file() else pd.DataFrame()
+
+
+def _span(values: pd.Series) -> str:
+    return " to ".join(f"{value:,.0f}" for value in dict.fromkeys((values.min(), values.max())))
+
+
+def facts(profile: str) -> list[tuple[str, str]]:
+    """What the results table says of the run's size: model, sites, SAEs, pages and tokens."""
+    rows = _table(data_dir(profile) / "results.csv")
+    if rows.empty:
+        return []
+    models = {MODEL_LABEL if name.startswith(EMBEDDED) else name for name in rows["model_id"]}
+    return [
+        ("model", ", ".join(sorted(models))),
+        ("sites", ", ".join(map(str, sorted(rows["site"].unique())))),
+        ("trained SAEs", str(len(rows))),
+        ("training tokens per SAE", _span(rows["tokens_trained"])),
+        ("test pages", _span(rows["n_test_pages"])),
+        ("test tokens", _span(rows["n_test_tokens"])),
+    ]
+
+
+def stage_times(profile: str) -> list[tuple[str, int, float]]:
+    """(stage, rows, summed seconds) of timings.csv, whole notebooks before their parts."""
+    rows = _table(data_dir(profile) / "timings.csv")
+    if rows.empty:
+        return []
+    total = rows.groupby("stage", sort=False)["seconds"].agg(["size", "sum"])
+    return sorted(total.itertuples(name=None), key=lambda row: not row[0].startswith("notebook:"))
+
+
+def executed(profile: str) -> dict[str, Path]:
+    """Page name -> executed notebook, grid points included.
+
+    The failed copy of a notebook goes before an older one.
+    """
+    folder = data_dir(profile)
+    paths = sorted(folder.glob("notebooks/*.ipynb"))
+    paths += sorted(folder.glob("grid/*/notebooks/*.ipynb"))
+    pages = {}
+    for path in paths:
+        name, _, state = path.stem.partition(".")
+        grid = path.parts[-3] + "_" if path.parts[-4] == "grid" else ""
+        if not state or state == "failed":
+            pages[f"{grid}{name}.html"] = path
+    return pages
+
+
+def settings(notebooks: Mapping[str, Path]) -> list[tuple[str, str]]:
+    """What was given by `--set`, beside the page of the notebook that it went to."""
+    given = []
+    for page, path in notebooks.items():
+        record = path.with_name(path.name.partition(".")[0] + ".json")
+        values = read_json(record).get("settings", {}) if record.is_file() else {}
+        for name, value in values.items():
+            given.append((page.removesuffix(".html"), f"{name} = {json.dumps(value)}"))
+    return given
+
+
+# What the report shows
+
+
+def lead_findings(findings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Per finding (F0, F1, …) the claim that stands for it, with all its claims as `claims`."""
+    by_number: dict[str, list[Mapping[str, Any]]] = {}
+    for finding in findings:
+        number = re.match(r"F\d+", finding["name"])[0]
+        by_number.setdefault(number, []).append(finding)
+    leads = []
+    for number, claims in by_number.items():
+        named = [claim for claim in claims if claim["name"] in (number, LEADS.get(number))]
+        leads.append({**(named or claims)[0], "number": number, "claims": claims})
+    return leads
+
+
+def summary(findings: Sequence[Mapping[str, Any]], size: Mapping[str, str]) -> list[str]:
+    """The report's three sentences: the question, the verdicts, on what they rest."""
+    question = (
+        "Can a sparse dictionary rebuild what a language model represents at a depth, how sparsely,"
+        " and if not, why not: these notebooks repeat an early experiment (Park, 2024) and test"
+        " its four findings."
+    )
+    counts = Counter(finding["verdict"] for finding in findings)
+    words = [f"{counts[v]} {v}" for v in ("supported", "contradicted", "undecided") if counts[v]]
+    n_claims = f"{len(findings)} claim{'s' * (len(findings) != 1)}"
+    verdicts = f"Of {n_claims} judged here: {', '.join(words)}."
+    if not findings:
+        verdicts = "No claim has been judged yet."
+    basis = "Every number was computed in the notebook it is linked to, on held-out pages"
+    if size:
+        basis += f" ({size['model']}; {size['test pages']} test pages)"
+    return [question, verdicts, f"{basis}."]
+
+
+def interval_text(row: Mapping[str, float | None]) -> str:
+    """ "1.33 [1.29, 1.38]", or words where a value is undefined."""
+    if row["value"] is None:
+        return "undefined"
+    if row["lo"] is None or row["hi"] is None:
+        return f"{row['value']:.3g} (no interval)"
+    return f"{row['value']:.3g} [{row['lo']:.3g}, {row['hi']:.3g}]"
+
+
+def _copy_figures(profile: str, findings: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:
+    """Copy the profile's figures; return the names of those behind no finding."""
+    folder.mkdir(parents=True)
+    wanted = {root() / finding["figure"] for finding in findings}
+    for path in wanted | set((root() / "figures" / profile).glob("*.png")):
+        shutil.copyfile(path, folder / path.name)
+    return sorted({path.name for path in folder.iterdir()} - {path.name for path in wanted})
+
+
+def build_report(profile: str) -> Path:
+    """Write `data/<profile>/report/` anew and return the path of its index.html.
+
+    Raises:
+        FileNotFoundError: the profile has no executed notebook.
+    """
+    notebooks = executed(profile)
+    if not notebooks:
+        raise FileNotFoundError(
+            f"no executed notebook under {data_dir(profile)}: run the profile first"
+        )
+    findings = load(profile)
+    size = facts(profile)
+    names = {page: page.removesuffix(".html") for page in notebooks}
+    context = {
+        "profile": profile,
+        "facts": size,
+        "summary": summary(findings, dict(size)),
+        "leads": lead_findings(findings),
+        "findings": findings,
+        "reported": FINDINGS,
+        "abstract": read_abstract(profile),
+        "stages": stage_times(profile),
+        "settings": settings(notebooks),
+        "failed": [names[page] for page, path in notebooks.items() if ".failed" in path.name],
+        "pages": list(names.items()),
+    }
+    folder = data_dir(profile) / "report"
+    with replaced_folder(folder) as new:
+        context["more"] = _copy_figures(profile, findings, new / "figures")
+        for page, path in notebooks.items():
+            write_text(new / page, notebook_html(path))
+        for page in ("index", "details"):
+            write_text(new / f"{page}.html", _render(context | {"page": page}))
+    return folder / "index.html"
+
+
+def _render(context: Mapping[str, Any]) -> str:
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(anchor=anchor, interval=interval_text, file=lambda p: Path(p).name)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(context)
+
+
+# Verdicts as notebooks record them that have no module in `study` yet
+
+VERDICTS = ("replicates", "does not replicate", "cannot tell")
+FIELDS = ("finding", "claim", "verdict", "effect", "cell", "figure")
 
 
 def _check_verdict(entry: Mapping[str, Any], where: str) -> None:
@@ -67,38 +229,33 @@ def _check_verdict(entry: Mapping[str, Any], where: str) -> None:
         if not isinstance(entry[field], str) or not entry[field].strip():
             raise ValueError(f"{where}: {field} = {entry[field]!r}: expected text")
     if entry["verdict"] not in VERDICTS:
-        raise ValueError(
-            f"{where}: verdict = {entry['verdict']!r}: expected one of {', '.join(VERDICTS)}"
-        )
+        accepted = ", ".join(VERDICTS)
+        raise ValueError(f"{where}: verdict = {entry['verdict']!r}: expected one of {accepted}")
     if not re.fullmatch(r"F\d+[a-z]?", entry["finding"]):
         raise ValueError(f"{where}: finding = {entry['finding']!r}: expected F1, F2, F2a, …")
     if Path(entry["figure"]).is_absolute() or not (root() / entry["figure"]).is_file():
+        accepted = "figures/<profile>/NAME.png"
         raise ValueError(
-            f"{where}: figure = {entry['figure']!r}: no such file; expected figures/<profile>/NAME.png"
+            f"{where}: figure = {entry['figure']!r}: no such file; expected {accepted}"
         )
 
 
 def record_verdicts(profile: str, notebook: str, verdicts: Sequence[Mapping[str, str]]) -> Path:
-    """Write a notebook's verdicts for the index; replaces what the notebook recorded before.
+    """Write a notebook's verdicts in the older form, which `finding.load` reads.
 
-    Each verdict has `finding` ("F1"), `claim`, `verdict` (one of `VERDICTS`), `effect` (the
-    computed numbers with their interval), `cell` (the heading above the cell that computes it) and
-    `figure` ("figures/<profile>/NAME.png", which must exist). Anything else raises ValueError
-    naming the field.
+    Raises:
+        ValueError: a field is missing, unknown, empty, or not one of those accepted.
     """
     for i, entry in enumerate(verdicts):
         _check_verdict(entry, f"verdict {i} of {notebook}")
     path = kept_in(profile, "verdicts") / f"{notebook}.json"
-    write_text(
-        path, json.dumps([dict(v) for v in verdicts], indent=1, sort_keys=True, ensure_ascii=False)
-    )
+    entries = [dict(verdict) for verdict in verdicts]
+    write_text(path, json.dumps(entries, indent=1, sort_keys=True, ensure_ascii=False))
     return path
 
 
 def read_verdicts(profile: str) -> list[dict[str, str]]:
-    """Every recorded finding of a profile with its `notebook`, sorted by name, in the fields of
-    `FIELDS`.
-    """
+    """Every recorded finding of a profile in the older form, with its `notebook`."""
     names = {"name": "finding", "section": "cell"}
     words = {new: old for old, new in OLDER_WORDS.items()}
     verdicts = []
@@ -109,181 +266,3 @@ def read_verdicts(profile: str) -> list[dict[str, str]]:
         entry["effect"] = " ".join(filter(None, (finding["sentence"], finding["beside_recorded"])))
         verdicts.append(entry)
     return verdicts
-
-
-# --- notebooks as HTML ----------------------------------------------------------------------------
-
-OFFLINE = """{%- extends 'lab/index.html.j2' -%}
-{%- block html_head_js -%}{%- endblock -%}{%- block jupyter_widgets -%}{%- endblock -%}
-{%- block html_head_js_mathjax -%}{%- endblock -%}{%- block html_head_js_mermaidjs -%}{%- endblock -%}"""
-
-CODE_OR_MATH = re.compile(
-    r"(```.*?```|`[^`\n]*`)|\$\$(.+?)\$\$|\$(?=\S)([^$\n`]+?)(?<=\S)\$(?!\d)", re.DOTALL
-)
-
-
-def _formula(latex: str, display: bool) -> str:
-    """A formula as an SVG image, or its source where matplotlib's mathtext does not know a command
-    in it.
-    """
-    picture = io.BytesIO()
-    try:
-        depth = math_to_image(f"${' '.join(latex.split())}$", picture, format="svg", dpi=72)
-    except ValueError:
-        return f"<code>{html.escape(latex)}</code>"
-    data = base64.b64encode(picture.getvalue()).decode()
-    style = "display:block;margin:auto" if display else f"vertical-align:{-depth:.1f}pt"
-    return (
-        f'<img style="{style}" alt="{html.escape(latex)}" src="data:image/svg+xml;base64,{data}"/>'
-    )
-
-
-def draw_formulas(markdown: str) -> str:
-    """Replace $…$ and $$…$$ outside code by images: a page that asks nobody for MathJax."""
-
-    def one(match: re.Match[str]) -> str:
-        code, display, inline = match.groups()
-        return code or _formula(display or inline, bool(display))
-
-    return CODE_OR_MATH.sub(one, markdown)
-
-
-def notebook_html(path: Path) -> str:
-    """An executed notebook as one self-contained HTML page that needs no script and no network."""
-    nb = nbformat.read(path, as_version=4)
-    nb["metadata"].pop("widgets", None)
-    for cell in nb["cells"]:
-        if cell["cell_type"] == "markdown":
-            cell["source"] = draw_formulas(cell["source"])
-    exporter = HTMLExporter(raw_template=OFFLINE, embed_images=True)
-    return exporter.from_notebook_node(nb, resources={"metadata": {"name": path.stem}})[0]
-
-
-# --- index ----------------------------------------------------------------------------------------
-
-INDEX = Path(__file__).with_name("report.html.j2")
-
-
-def _table(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path) if path.is_file() else pd.DataFrame()
-
-
-def _span(values: pd.Series) -> str:
-    return " to ".join(f"{v:,.0f}" for v in dict.fromkeys((values.min(), values.max())))
-
-
-def facts(profile: str) -> list[tuple[str, str]]:
-    """What the results table says of the run's size: model, sites, SAEs, pages and tokens."""
-    rows = _table(data_dir(profile) / "results.csv")
-    if rows.empty:
-        return []
-    models = {MODEL_LABEL if m.startswith(EMBEDDED) else m for m in rows["model_id"]}
-    return [
-        ("model", ", ".join(sorted(models))),
-        ("sites", ", ".join(map(str, sorted(rows["site"].unique())))),
-        ("trained SAEs", str(len(rows))),
-        ("training tokens an SAE", _span(rows["tokens_trained"])),
-        ("test pages", _span(rows["n_test_pages"])),
-        ("test tokens", _span(rows["n_test_tokens"])),
-    ]
-
-
-def stage_times(profile: str) -> list[tuple[str, int, float]]:
-    """(stage, rows, summed seconds) of timings.csv, in order of first appearance, whole notebooks
-    before parts.
-    """
-    rows = _table(data_dir(profile) / "timings.csv")
-    if rows.empty:
-        return []
-    total = rows.groupby("stage", sort=False)["seconds"].agg(["size", "sum"])
-    return sorted(total.itertuples(name=None), key=lambda row: not row[0].startswith("notebook:"))
-
-
-def executed(profile: str) -> dict[str, Path]:
-    """Page name -> executed notebook, grid points included; the failed copy of a notebook goes
-    before an older one.
-    """
-    found = {}
-    folder = data_dir(profile)
-    for path in [
-        *sorted(folder.glob("notebooks/*.ipynb")),
-        *sorted(folder.glob("grid/*/notebooks/*.ipynb")),
-    ]:
-        name, _, state = path.stem.partition(".")
-        grid = path.parts[-3] + "_" if path.parts[-4] == "grid" else ""
-        if not state or state == "failed":
-            found[f"{grid}{name}.html"] = path
-    return found
-
-
-def caption(verdict: Mapping[str, str]) -> str:
-    """What a verdict says under its figure; the claim in quotation marks, since the verdict may be
-    against it.
-    """
-    return f'{verdict["finding"]}, {verdict["verdict"]}: "{verdict["claim"]}" {verdict["effect"]}'
-
-
-@contextmanager
-def replaced(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which then takes the place of another: where filling fails the other stays
-    as it is.
-    """
-    new = folder.with_name(f".{folder.name}")
-    shutil.rmtree(new, ignore_errors=True)
-    yield new
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(new, folder)
-
-
-def _copy_figures(
-    profile: str, verdicts: Sequence[Mapping[str, str]], folder: Path
-) -> tuple[list, list, list]:
-    """Copy the profile's figures; (name, caption) of those in the abstract and of others behind
-    verdicts, the rest.
-    """
-    folder.mkdir(parents=True)
-    wanted = [root() / v["figure"] for v in verdicts]
-    for path in {*wanted, *(root() / "figures" / profile).glob("*.png")}:
-        shutil.copyfile(path, folder / path.name)
-    captions: dict[str, list[str]] = {}
-    for v in verdicts:
-        captions.setdefault(Path(v["figure"]).name, []).append(caption(v))
-    by_finding = {v["finding"]: Path(v["figure"]).name for v in verdicts}
-    key = list(dict.fromkeys(by_finding[f] for f in KEY_FINDINGS if f in by_finding))
-    parts = (
-        [(n, " ".join(captions[n])) for n in names]
-        for names in (key, [n for n in captions if n not in key])
-    )
-    return *parts, sorted({p.name for p in folder.iterdir()} - set(captions))
-
-
-def build_report(profile: str) -> Path:
-    """Write `data/<profile>/report/`: a page a notebook, the figures, and index.html, whose path is
-    returned.
-    """
-    notebooks, verdicts = executed(profile), read_verdicts(profile)
-    if not notebooks:
-        raise FileNotFoundError(
-            f"no executed notebook under {data_dir(profile)}: run the profile first"
-        )
-    folder = data_dir(profile) / "report"
-    context = {
-        "profile": profile,
-        "facts": facts(profile),
-        "verdicts": verdicts,
-        "findings": FINDINGS,
-    }
-    context |= {"abstract": read_abstract(profile), "stages": stage_times(profile)}
-    context["failed"] = [
-        p.removesuffix(".html") for p, path in notebooks.items() if ".failed" in path.name
-    ]
-    context["pages"] = [(p, p.removesuffix(".html")) for p in notebooks]
-    with replaced(folder) as new:
-        context["key"], context["figures"], context["more"] = _copy_figures(
-            profile, verdicts, new / "figures"
-        )
-        for page, path in notebooks.items():
-            write_text(new / page, notebook_html(path))
-        index = jinja2.Environment(autoescape=True).from_string(INDEX.read_text(encoding="utf-8"))
-        write_text(new / "index.html", index.render(context))
-    return folder / "index.html"

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from saelib.run import jobs, report
+from saelib.study.estimate import Estimate
+from saelib.study.finding import Finding
+from saelib.study.finding import record as record_findings
 from saelib.text.assets import MODEL_LABEL
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
@@ -147,7 +151,28 @@ def test_the_embedded_model_s_label_is_known_by_its_folder():
     assert f'"{report.EMBEDDED}"' in Path(assets.__file__).read_text(encoding="utf-8")
 
 
-def test_the_index_shows_verdicts_figures_size_failures_and_times_escaped(home, figure):
+def finding(name: str, figure: str, **changes: object) -> Finding:
+    """A finding in today's form, with one estimate."""
+    base = {
+        "name": name,
+        "claim": f"{name}: FVU falls & L0 rises",
+        "rule": "Supported below 1.",
+        "verdict": "supported",
+        "estimates": {"site 2": Estimate(np.array([0.3, 0.2, 0.4, 0.3]))},
+        "sentence": "It is 0.3 <nats>.",
+        "section": "How we know",
+        "figure": figure,
+    }
+    return Finding(**(base | changes))
+
+
+def local_targets(page: str) -> set[str]:
+    """Files that a page of the report points to."""
+    targets = re.findall(r'(?:src|href)="([^"#]+)', page)
+    return {target for target in targets if not target.startswith("data:")}
+
+
+def test_details_show_claims_numbers_size_failures_and_times_escaped(home, figure):
     write_executed(home)
     write_executed(home, "03_z").rename(home / "data" / "smoke" / "notebooks" / "03_z.failed.ipynb")
     grid = home / "data" / "smoke" / "grid" / "abc" / "notebooks"
@@ -160,49 +185,81 @@ def test_the_index_shows_verdicts_figures_size_failures_and_times_escaped(home, 
     times = "run_id,stage,seconds,tokens_per_second,resumed\n,train,2.5,,false\n,train,1.0,,true\n,notebook:02_x,4.0,,\n"
     (home / "data" / "smoke" / "timings.csv").write_text(times)
     index = report.build_report("smoke")
-    page = index.read_text()
+    page = index.with_name("details.html").read_text()
     assert "FVU falls &amp; L0 rises" in page
     assert "0.3 [0.2, 0.4] &lt;nats&gt;" in page
-    for text in (
-        "1,000 to 2,000",
-        "21",
-        "5,000",
-        "03_z failed",
-        "train</td>\n<td>2</td><td>3.5",
-        "abc_04_g.html",
-    ):
+    for text in ("1,000 to 2,000", "21", "5,000", "03_z failed", "train</td>\n<td>2</td><td>3.5"):
         assert text in page
-    assert page.index("<td>notebook:02_x</td>") < page.index(
-        '<td class="within">train</td>'
-    )  # not beside it
-    assert (
-        "<figcaption>F4, replicates: &#34;FVU falls &amp; L0 rises&#34; 0.3 [0.2, 0.4] &lt;nats&gt;<"
-        in page
-    )
+    whole = page.index("<td>notebook:02_x</td>")
+    assert whole < page.index('<td class="within">train</td>')  # not beside it
+    assert "<figcaption>F4, supported: “FVU falls &amp; L0 rises”</figcaption>" in page
     assert 'href="02_x.html#How-we-know"' in page
-    targets = re.findall(r'(?:src|href)="([^"#]+)', page)
-    assert {"figures/curve.png", "figures/other.png", "02_x.html", "03_z.html"} <= set(targets)
-    assert all(
-        (index.parent / t).is_file() for t in targets
-    )  # the folder is whole: it can be mailed
-    assert "<script" not in page
+    assert {"figures/curve.png", "figures/other.png", "02_x.html"} <= local_targets(page)
+    first = index.read_text()
+    assert {"02_x.html", "03_z.html", "abc_04_g.html", "details.html"} <= local_targets(first)
+    assert "03_z failed" in first
+    for text in (page, first):  # the folder is whole: it can be mailed
+        assert all((index.parent / target).is_file() for target in local_targets(text))
+        assert "<script" not in text
 
 
-def test_the_abstract_is_what_the_notebooks_say_in_order_above_its_key_figures(home, figure):
+def test_the_first_screen_has_three_sentences_and_one_card_per_finding(home, figure):
+    write_executed(home)
+    other = "figures/smoke/other.png"
+    findings = [finding("F3a", figure), finding("F3b", other, verdict="undecided")]
+    record_findings("smoke", "02_x", [*findings, finding("F1", figure, verdict="contradicted")])
+    page = report.build_report("smoke").read_text()
+    assert "Of 3 claims judged here: 1 supported, 1 contradicted, 1 undecided." in page
+    cards = re.findall(r'class="card" id="(F\d)".*?</section>', page, re.DOTALL)
+    assert cards == ["F1", "F3"]
+    third = page[page.index('id="F3"') :]
+    assert 'src="figures/other.png"' in third  # F3b leads F3
+    assert '<a href="details.html#F3a">F3a</a> supported' in third
+    assert page.count("<img") == 2
+
+
+def test_details_give_each_claim_s_rule_estimates_and_comparison(home, figure):
+    write_executed(home)
+    record_findings("smoke", "02_x", [finding("F4", figure)])
+    page = report.build_report("smoke").with_name("details.html").read_text()
+    assert "Supported below 1." in page
+    assert re.search(r"<td>site 2</td><td>0\.3 \[0\.\d+, 0\.\d+\]</td>", page)
+    assert "It is 0.3 &lt;nats&gt;." in page
+    assert "no record" in page
+
+
+def test_an_undefined_estimate_is_said_in_words():
+    assert report.interval_text({"value": None, "lo": None, "hi": None}) == "undefined"
+    one_seed = {"value": 0.5, "lo": None, "hi": None}
+    assert report.interval_text(one_seed) == "0.5 (no interval)"
+
+
+def test_settings_given_by_set_are_shown_beside_their_notebook(home, figure):
+    path = write_executed(home)
+    path.with_suffix(".json").write_text(json.dumps({"key": "k", "settings": {"lr": 0.001}}))
+    index = report.build_report("smoke")
+    for page in (index, index.with_name("details.html")):
+        assert "<code>lr = 0.001</code>" in page.read_text()
+
+
+def test_a_notebook_page_folds_its_code_and_leads_back_and_to_its_headings(home):
+    page = report.notebook_html(write_executed(home))
+    assert page.count('<details class="code">') == 1
+    code = page[page.index('<details class="code">') :]
+    assert code.index("jp-InputArea") < code.index("</details>") < code.index("<b>bold</b>")
+    assert '<a href="index.html">← report</a>' in page
+    assert '<a class="h1" href="#Claim">Claim</a>' in page
+    assert 'id="Claim"' in page
+
+
+def test_the_abstract_is_what_the_notebooks_say_in_order_above_the_claims(home, figure):
     write_executed(home)
     report.record_abstract("smoke", "03_z", "Third & last.\n")
     report.record_abstract("smoke", "02_x", "The second says 0.3.")
-    report.record_verdicts(
-        "smoke", "02_x", [verdict(figure), verdict("figures/smoke/other.png", finding="F1")]
-    )
-    page = report.build_report("smoke").read_text()
-    assert "The second says 0.3. Third &amp; last. Every number" in page
-    marks = [
-        page.index(text)
-        for text in ("<h2>Abstract", 'src="figures/other.png"', "<h2>Verdicts", "figures/curve.png")
-    ]
-    assert marks == sorted(marks)  # F1's figure is one of the abstract's, F4's is not
-    assert page.count('src="figures/other.png"') == 1
+    report.record_verdicts("smoke", "02_x", [verdict(figure)])
+    page = report.build_report("smoke").with_name("details.html").read_text()
+    said = page.index("The second says 0.3. Third &amp; last.")
+    assert said < page.index('<article id="F4">')
 
 
 @pytest.mark.parametrize("text", [" ", "It is nan times as large.", "From 0.1 [NaN, 2]."])
@@ -230,6 +287,7 @@ def test_building_again_replaces_the_report_and_nothing_to_report_is_an_error(ho
     report.build_report("smoke")
     assert sorted(p.name for p in (home / "data" / "smoke" / "report").glob("*.html")) == [
         "05_w.html",
+        "details.html",
         "index.html",
     ]
     assert not (home / "data" / "smoke" / ".report").exists()
