@@ -1,8 +1,9 @@
-"""A small panel at the end of a notebook: choose site, architecture and λ; see the run, and what a latent fires on.
+"""A panel at the end of a notebook: choose site, architecture and λ, see what a latent fires on.
 
-Live in JupyterLab it is a panel of ipywidgets; headless (`SAELIB_HEADLESS` set, as batch runs do) it leaves a picture
-and HTML of the default choice. Contexts come from test pages. Latents are ranked and shaded on ordinary tokens alone:
-elsewhere the SAE was not trained, and codes there are of another size.
+Live in JupyterLab it is a panel of ipywidgets; headless (`SAELIB_HEADLESS` set, as batch runs do)
+it leaves a picture and HTML of the default choice. Contexts come from test pages. Latents are
+ranked and shaded on ordinary tokens alone: elsewhere the SAE was not trained, and codes there are
+of another size.
 """
 
 from __future__ import annotations
@@ -24,19 +25,17 @@ from matplotlib.colors import to_hex, to_rgb
 from saelib.activations.store import Store
 from saelib.measure.columns import PANEL, TITLES
 from saelib.sae import load_sae
-from saelib.show import plots
+from saelib.show.style import L0_FLOOR, looks_of, to_png
+from saelib.show.tradeoff import trade_off
 
-MAX_ROWS = (
-    65_536  # tokens encoded to find contexts; of more, whole contexts evenly spaced are taken
-)
-USUAL_L0, USUAL_DENSITY = (
-    32,
-    3e-3,
-)  # the panel opens near these: codes neither dense nor empty, latents not rare
+MAX_ROWS = 65_536  # tokens encoded to find contexts; of more, evenly spaced whole contexts
+# The panel opens near these: codes neither dense nor empty, latents not rare.
+USUAL_L0 = 32
+USUAL_DENSITY = 3e-3
 SHADE = "#D55E00"
 CONTEXTS_NOTE = (
-    "Its strongest contexts, one a line: shading is the activation relative to the largest, the strongest token is "
-    "outlined, grey tokens are not ordinary and left out."
+    "Its strongest contexts, one per line: shading is the activation relative to the largest, "
+    "the strongest token is outlined, grey tokens are not ordinary and left out."
 )
 METRICS = {name: TITLES[name] for name in PANEL}
 
@@ -74,7 +73,7 @@ def _rows_to_read(store: Store, split: str, limit: int) -> np.ndarray:
 def index_latents(
     sae: Any, store: Store, split: str = "test", limit: int = MAX_ROWS
 ) -> LatentIndex:
-    """Encode the ordinary rows of a split at the SAE's site; raises where SAE and store do not fit."""
+    """Encode the ordinary rows of a split at the SAE's site; ValueError where they do not fit."""
     sae.check_store(store.d_model, store.sites)
     index = _rows_to_read(store, split, limit)
     rows, latents, values = [], [], []
@@ -110,11 +109,12 @@ def top_contexts(
     width: int = 20,
     index: LatentIndex | None = None,
 ) -> pd.DataFrame:
-    """The k contexts of a split in which a latent fires most strongly, strongest first; each context once.
+    """The k contexts of a split in which a latent fires most, strongest first; each context once.
 
-    activation (the largest), title (of the page), context, position (of the peak in its context), token_ids and
-    activations (up to `width` tokens either side of the peak; nan where a token is not ordinary), peak (which of these
-    is the strongest). `index` spares the encoding where `index_latents` has run. No rows where the latent never fires.
+    activation (the largest), title (of the page), context, position (of the peak in its context),
+    token_ids and activations (up to `width` tokens either side of the peak; nan where a token is
+    not ordinary), peak (which of these is the strongest). `index` spares the encoding where
+    `index_latents` has run. No rows where the latent never fires.
     """
     rows, values = (index or index_latents(sae, store, split)).of(feature)
     strongest = pd.DataFrame(
@@ -171,7 +171,10 @@ def token_pieces(tokenizer: Any, ids: list[int]) -> list[str]:
 
 
 def shade(share: float) -> tuple[str, str]:
-    """Background and text colour for an activation as a share of the largest: white to deep orange, text legible."""
+    """Background and text colour for an activation as a share of the largest.
+
+    White to deep orange; the text is black or white, whichever contrasts more.
+    """
     back = 1 - share * (1 - np.array(to_rgb(SHADE)))
     linear = np.where(back <= 0.04045, back / 12.92, ((back + 0.055) / 1.055) ** 2.4)
     luminance = linear @ [0.2126, 0.7152, 0.0722]
@@ -194,7 +197,7 @@ def _token_html(piece: str, activation: float, largest: float, peak: bool) -> st
 
 
 def contexts_html(top: pd.DataFrame, tokenizer: Any) -> str:
-    """Contexts of `top_contexts` with tokens shaded by activation, the strongest of each outlined; text escaped."""
+    """Contexts of `top_contexts`, text escaped: tokens shaded by activation, the peak outlined."""
     blocks = []
     for row in top.itertuples():
         pieces = token_pieces(tokenizer, row.token_ids)
@@ -214,7 +217,8 @@ def contexts_html(top: pd.DataFrame, tokenizer: Any) -> str:
 
 def _page(inner: str) -> str:
     """On white with dark text, whatever the theme around it."""
-    return f'<div style="background:#ffffff;color:#222222;padding:6px;font-family:sans-serif">{inner}</div>'
+    style = "background:#ffffff;color:#222222;padding:6px;font-family:sans-serif"
+    return f'<div style="{style}">{inner}</div>'
 
 
 def metrics_html(run: pd.Series) -> str:
@@ -238,7 +242,7 @@ def _value(value: Any) -> str:
 
 
 class Panel:
-    """The explorer's controls and views; `explore` makes one. Shows itself as a cell's last expression."""
+    """The explorer's controls and views; `explore` makes one. A cell shows its last expression."""
 
     def __init__(
         self,
@@ -269,7 +273,7 @@ class Panel:
         self.arm = self._control(widgets.Dropdown, "architecture", self._on_arm)
         self.run = self._control(widgets.Dropdown, "λ", self._on_run)
         self.suggested = self._control(widgets.Dropdown, "latents", self._on_suggested)
-        self.feature = self._control(widgets.BoundedIntText, "or number", self._on_feature)
+        self.feature = self._control(widgets.IntText, "or number", self._on_feature)
         self.curve, self.metrics, self.contexts = (
             widgets.Image(format="png"),
             widgets.HTML(),
@@ -292,7 +296,7 @@ class Panel:
         return control
 
     def _handler(self, action: Any) -> Any:
-        """Run an action on the user's change, not on our own; what it raises is shown in the panel."""
+        """Run an action on the user's change, not on ours; what it raises is shown in the panel."""
 
         def handle(_change: Any) -> None:
             if not self._filling:
@@ -313,9 +317,10 @@ class Panel:
         self._filling = False
 
     def _on_site(self) -> None:
-        arms = plots.looks_of(self._rows()["arm"])
+        arms = looks_of(self._rows()["arm"])
         kept = self.arm.value if self.arm.value in arms else None
         self._fill(self.arm, [(look.label, arm) for arm, look in arms.items()], kept)
+        self.arm.layout.display = "none" if len(arms) == 1 else None  # nothing to choose
         self._on_arm()
 
     def _on_arm(self) -> None:
@@ -327,16 +332,16 @@ class Panel:
         options = [
             (f"{lam:g}   (L0 {l0:.3g}, seed {seed:g})", run) for lam, l0, seed, run in listed
         ]
-        usual = (np.log(runs["l0"].clip(lower=plots.L0_FLOOR)) - np.log(USUAL_L0)).abs()
+        usual = (np.log(runs["l0"].clip(lower=L0_FLOOR)) - np.log(USUAL_L0)).abs()
         self._fill(self.run, options, runs.loc[usual.idxmin(), "run_id"])
         self._on_run()
 
     def _on_run(self) -> None:
         run = self.results[self.results["run_id"] == self.run.value].iloc[0]
-        self.curve.value = plots.to_png(self._figure(run))
+        self.curve.value = to_png(self._figure(run))
         self.metrics.value = metrics_html(run)
         self.contexts.value = _page("encoding test tokens …")
-        sae, index = self._opened(self.run.value)
+        _, index = self._opened(self.run.value)
         density = index.density
         latents = moderate_latents(density)
         self._fill(
@@ -344,32 +349,39 @@ class Panel:
             [(f"{i} (on {100 * density[i]:.3g} % of tokens)", i) for i in latents],
             None,
         )
-        self._set_feature(latents[0] if latents else 0, sae.config.n_latents)
+        self._set_feature(latents[0] if latents else 0)
 
     def _on_suggested(self) -> None:
-        self._set_feature(self.suggested.value, self.feature.max + 1)
+        self._set_feature(self.suggested.value)
 
-    def _set_feature(self, feature: int, n_latents: int) -> None:
+    def _set_feature(self, feature: int) -> None:
         self._filling = True
-        self.feature.max, self.feature.value = n_latents - 1, feature
+        self.feature.value = feature
         self._filling = False
         self._on_feature()
 
     def _on_feature(self) -> None:
         sae, index = self._opened(self.run.value)
-        top = top_contexts(sae, self.store, self.feature.value, index=index)
-        share = f"fires on {100 * index.density[self.feature.value]:.3g} % of {index.n_rows:,} ordinary test tokens"
+        latent = self.feature.value
+        n_latents = sae.config.n_latents
+        if not 0 <= latent < n_latents:
+            there = f"this SAE has the latents 0 to {n_latents - 1:,}"
+            self.contexts.value = _page(f"There is no latent {latent:,}: {there}.")
+            return
+        top = top_contexts(sae, self.store, latent, index=index)
+        share = f"{100 * index.density[latent]:.3g} % of {index.n_rows:,} ordinary test tokens"
         body = contexts_html(top, self.tokenizer) if len(top) else ""
-        head = _page(f"<b>Latent {self.feature.value}</b> {share}. {CONTEXTS_NOTE if body else ''}")
-        self.contexts.value = head + body
+        note = CONTEXTS_NOTE if body else ""
+        self.contexts.value = _page(f"<b>Latent {latent}</b> fires on {share}. {note}") + body
 
     def _rows(self) -> pd.DataFrame:
         return self.results[self.results["site"] == self.site.value]
 
     def _figure(self, run: pd.Series) -> Any:
-        label = plots.looks_of([run["arm"]])[run["arm"]].label
-        title = f"{label} at λ = {run['lambda']:g}: FVU {run['fvu']:.3g} with {run['l0']:.3g} active latents a token"
-        return plots.trade_off(self._rows(), title=title, highlight=run.name)
+        label = looks_of([run["arm"]])[run["arm"]].label
+        metrics = f"FVU {run['fvu']:.3g} with {run['l0']:.3g} active latents per token"
+        title = f"{label} at λ = {run['lambda']:g}: {metrics}"
+        return trade_off(self._rows(), title=title, highlight=run.name)
 
     def _open(self, run_id: str) -> tuple[Any, LatentIndex]:
         sae = load_sae(self.runs_dir / run_id)
@@ -384,14 +396,17 @@ class Panel:
 
 
 def _prepared(results: pd.DataFrame, runs_dir: Path, sites: list[int]) -> pd.DataFrame:
-    """Rows at the sites with their arm, and whether the SAE's folder is there; `ValueError` where none is left."""
+    """Rows at the sites with their arm, and whether the SAE's folder is there.
+
+    Raises:
+        ValueError: no run at these sites has its folder.
+    """
     there = [(runs_dir / run / "config.json").exists() for run in results["run_id"]]
     table = results.assign(arm=results["loss"], there=there)[results["site"].isin(sites)]
     usable = table[table["there"]][["site", "arm"]].drop_duplicates()
     if usable.empty:
-        raise ValueError(
-            f"explore: none of the {len(results)} runs at sites {sites} has its folder in {runs_dir}"
-        )
+        runs = f"none of the {len(results)} runs at sites {sites}"
+        raise ValueError(f"explore: {runs} has its folder in {runs_dir}")
     return (
         table.merge(usable, on=["site", "arm"]).dropna(subset=["l0", "fvu"]).reset_index(drop=True)
     )
@@ -405,10 +420,11 @@ def explore(
     sites: Any = None,
     headless: bool | None = None,
 ) -> Panel:
-    """The panel over the runs of `results` (columns of results.csv; pass the rows to be compared, e.g. one λ sweep).
+    """Open the panel over the runs of `results`: rows to be compared, such as one λ sweep.
 
-    Folders are `runs_dir/<run_id>`; runs without one are drawn but cannot be chosen. sites: those offered (default:
-    the store's). headless: None takes it from the environment, `SAELIB_HEADLESS`.
+    results has the columns of results.csv. Folders are `runs_dir/<run_id>`; runs without one are
+    drawn but cannot be chosen. sites: those offered (default: the store's). headless: None takes
+    it from the environment, `SAELIB_HEADLESS`.
     """
     headless = bool(os.environ.get("SAELIB_HEADLESS")) if headless is None else headless
     return Panel(results, runs_dir, store, lm_tokenizer, sites, headless)

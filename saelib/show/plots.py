@@ -1,4 +1,4 @@
-"""The figures under the name that notebooks still use; new code imports the module of its chapter."""
+"""The figures under the name that notebooks still use; new code imports its chapter's module."""
 
 from saelib.show.activations import (
     class_shares,

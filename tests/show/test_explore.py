@@ -260,6 +260,23 @@ def test_a_latent_is_chosen_from_the_list_or_by_number(panel: explore.Panel) -> 
     assert "Latent 3</b> fires on 0 %" in panel.contexts.value
 
 
+@pytest.mark.parametrize("number", [99_999, -1])
+def test_a_number_that_no_latent_has_is_said_and_kept(panel: explore.Panel, number: int) -> None:
+    panel.feature.value = number
+    assert panel.feature.value == number
+    assert f"There is no latent {number:,}: this SAE has the latents 0 to" in panel.contexts.value
+    panel.feature.value = 0
+    assert "Latent 0</b> fires on" in panel.contexts.value
+
+
+def test_a_choice_of_one_architecture_is_not_shown(
+    panel: explore.Panel, results: pd.DataFrame, runs: Path, store: Store, tokenizer: object
+) -> None:
+    assert panel.arm.layout.display is None
+    plain = results[results["loss"] == "plain"]
+    assert explore.explore(plain, runs, store, tokenizer).arm.layout.display == "none"
+
+
 def test_the_ring_moves_with_the_choice(panel: explore.Panel) -> None:
     for run in ("r1", "r2"):
         panel.run.value = run
