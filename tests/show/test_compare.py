@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from figure_examples import NAMED, effects, lines, table
 
 from saelib.show import compare
 
@@ -70,3 +71,29 @@ def test_a_missing_change_is_named_and_the_totals_still_stand():
     ax = fall(table.drop(columns=["lo", "hi"])).axes[0]
     assert "unreachable" in [text.get_text() for text in ax.texts]
     assert len(ax.patches) == 3
+
+
+def test_a_missing_value_is_said_in_words_and_never_drawn_as_zero() -> None:
+    ax = compare.interval_points(effects(), value_label="effect", **NAMED).axes[0]
+    assert [t.get_text() for t in ax.texts] == ["not applicable"] * 3
+    drawn = lines(ax, "plain SAE").get_xdata()
+    assert np.isnan(drawn[0])
+    assert drawn[1] == -0.2
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["normal", "die"]
+
+
+def test_a_hue_may_be_missing_from_a_panel() -> None:
+    rows = table("group hue panel value", ("a", "plain", "left", 1.0), ("a", "full", "left", 2.0))
+    rows = pd.concat(
+        [rows, table("group hue panel value", ("a", "full", "right", 3.0))], ignore_index=True
+    )
+    left, right = compare.interval_points(rows, value_label="v", title="t").axes
+    assert [line.get_xdata().tolist() for line in left.lines] == [[1.0], [2.0]]
+    assert [line.get_xdata().tolist() for line in right.lines] == [[], [3.0]]
+
+
+def test_interval_bars_reach_from_lo_to_hi() -> None:
+    rows = table("group hue value lo hi", ("a", "plain", 1.0, 0.5, 2.0))
+    ax = compare.interval_points(rows, value_label="v", title="t", interval="i").axes[0]
+    ((low, high),) = ax.collections[0].get_segments()
+    assert (low[0], high[0]) == (0.5, 2.0)
