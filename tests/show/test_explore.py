@@ -5,7 +5,6 @@ import re
 import shutil
 from html import unescape
 from pathlib import Path
-from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -21,6 +20,7 @@ from saelib.activations.writer import StoreWriter
 from saelib.config import CollectConfig, SAEConfig
 from saelib.sae import SAE
 from saelib.show import explore
+from saelib.text.contexts import Contexts
 
 TEXT = ["<b>Tom", " & ", "é\n", "sat", " down"]  # escaped, a character of two bytes, a line end
 SITE, D, LENGTH = 1, 4, 6
@@ -45,16 +45,16 @@ def ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, ids: list[int]) -> Store:
-    """Five contexts of six tokens on four pages: train, val and two test pages (the last one with two contexts).
+    """Five contexts of six tokens on four pages: train, val, two test pages (the last has two).
 
-    Dimension 0 holds, by test context: 2 at position 3 | 5 at 1 and 7 at 4 | 1 at 2 and 900 at 0, a first token.
-    Dimension 1 holds 3 in training rows only; dimension 2 holds 4 everywhere.
+    Dimension 0 holds, by test context: 2 at position 3 | 5 at 1 and 7 at 4 | 1 at 2 and 900 at 0,
+    a first token. Dimension 1 holds 3 in training rows only; dimension 2 holds 4 everywhere.
     """
     x = torch.zeros(5, LENGTH, D)
     x[:, :, 2] = 4.0  # so that no norm below 20 makes a sink
     x[2, 3, 0], x[3, 1, 0], x[3, 4, 0], x[4, 2, 0], x[4, 0, 0] = 2.0, 5.0, 7.0, 1.0, 900.0
     x[0, 2, 1] = 3.0
-    contexts = SimpleNamespace(
+    contexts = Contexts(
         ids=np.array(ids[:LENGTH] * 5, dtype=np.int32),
         offsets=np.arange(6, dtype=np.int64) * LENGTH,
         page=np.array([0, 1, 2, 3, 3], dtype=np.int32),
@@ -63,8 +63,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, ids: list[int]) -> Store:
         page_titles=("Train", "Val", "Test <one>", "Test two"),
         split=np.array([0, 1, 2, 2], dtype=np.int8),
         bos=False,
-        n_contexts=5,
-        n_tokens=5 * LENGTH,
+        report={},
     )
     folder = tmp_path_factory.mktemp("store")
     config = CollectConfig(shard_tokens=LENGTH)
