@@ -346,7 +346,7 @@ def histories(ws: Any, trained: Trained) -> pd.DataFrame:
     return pd.concat(curves, ignore_index=True)
 
 
-def jumps(curves: pd.DataFrame, warm_tokens: float) -> Jumps:
+def jumps(curves: pd.DataFrame, warm_tokens: float | int) -> Jumps:
     """Compare the first point after each restart with the last before it.
 
     curves: `histories`; warm_tokens: training tokens of the warm-up, whose rise is no restart.

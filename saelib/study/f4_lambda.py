@@ -98,7 +98,7 @@ def spearman(values: Sequence[float]) -> float:
     """Spearman's rank correlation of values with their order: +1 where each is above the last."""
     ranks = pd.Series(list(values), dtype=float).rank()
     order = pd.Series(np.arange(len(ranks), dtype=float)).rank()
-    return round(order.corr(ranks), 6)
+    return round(float(order.corr(ranks)), 6)
 
 
 def curves(swept: Sweep) -> dict[int, SiteCurve]:
@@ -226,7 +226,7 @@ def finding(swept: Sweep, profile: str) -> Finding:
 # -- one λ for all sites, or one L0 --------------------------------------------------------------------
 
 
-def at_matched_l0(swept: Sweep, l0: float) -> pd.Series:
+def at_matched_l0(swept: Sweep, l0: float | int) -> pd.Series:
     """FVU at one L0 by site and seed, nan where the curve does not reach it."""
     keys = [(site, seed) for site in swept.sites for seed in sorted(swept.seeds)]
     values = [swept.curve(site, seed).at_l0(l0) for site, seed in keys]
@@ -234,7 +234,7 @@ def at_matched_l0(swept: Sweep, l0: float) -> pd.Series:
     return pd.Series([np.nan if v is None else v for v in values], index, dtype=float)
 
 
-def one_lambda_or_one_l0(swept: Sweep, l0: float) -> pd.DataFrame:
+def one_lambda_or_one_l0(swept: Sweep, l0: float | int) -> pd.DataFrame:
     """FVU and L0 by site at every λ, and FVU at one L0 in the last row."""
     blocks = {
         label: swept.means.pivot(index="lambda", columns="site", values=column)
@@ -247,7 +247,7 @@ def one_lambda_or_one_l0(swept: Sweep, l0: float) -> pd.DataFrame:
     return joined.map("{:.3g}".format).replace("nan", "–")
 
 
-def reached(swept: Sweep, l0: float) -> str:
+def reached(swept: Sweep, l0: float | int) -> str:
     """At how many sites the curves of all seeds reach an L0."""
     count = at_matched_l0(swept, l0).notna().groupby("site").all().sum()
     return f"an L0 of {l0:g} lies within the sweep at {count} of {len(swept.sites)} sites"

@@ -7,6 +7,7 @@ import pytest
 from saelib.study import f4_lambda as f4
 from saelib.study.estimate import Estimate, undefined
 from saelib.study.f4_lambda import SiteCurve
+from saelib.study.sweep import Sweep
 
 
 def estimate(low, high):
@@ -15,7 +16,7 @@ def estimate(low, high):
 
 
 def curve(fvu=(0.2, 0.3, 0.4), l0=(90, 30, 10), first=(0.19, 0.21), last=(0.39, 0.41)):
-    return SiteCurve(fvu, l0, estimate(*first), estimate(*last))
+    return SiteCurve(fvu, tuple(map(float, l0)), estimate(*first), estimate(*last))
 
 
 def decide(*curves, n_seeds=3, n_pages=15):
@@ -54,12 +55,14 @@ def test_two_lambda_or_no_site_decide_nothing():
 
 
 def test_an_undefined_fvu_decides_nothing():
-    gone = SiteCurve((0.2, 0.3, np.nan), (90, 30, 0), estimate(0.19, 0.21), undefined(202))
+    gone = SiteCurve((0.2, 0.3, np.nan), (90.0, 30.0, 0.0), estimate(0.19, 0.21), undefined(202))
     assert decide(curve(), gone) == "undecided"
 
 
 def test_the_power_of_lambda_is_the_slope_between_the_ends():
-    flat = SiteCurve((1, 2, 4), (90, 30, 10), Estimate(np.ones(5)), Estimate(np.full(5, 4.0)))
+    flat = SiteCurve(
+        (1.0, 2.0, 4.0), (90.0, 30.0, 10.0), Estimate(np.ones(5)), Estimate(np.full(5, 4.0))
+    )
     (power,) = f4.powers({2: flat}, [0.5, 2.0, 8.0]).values()
     assert power.draws == pytest.approx(np.full(5, 0.5))
     assert not f4.powers({2: flat}, [2.0])[2].defined
@@ -95,12 +98,12 @@ def original(l0, fvu_all, fvu, recovered=0.9):
     return pd.DataFrame(columns | {"loss_recovered": recovered})
 
 
-class Swept:
-    means = pd.DataFrame({"lambda": [1.0, 1.0], "l0": [20.0, 30.0]})
+ROWS = pd.DataFrame({"site": [0, 1], "lambda": [1.0, 1.0], "l0": [20.0, 30.0]})
+SWEPT = Sweep(ROWS, {}, lambda run: pd.DataFrame())
 
 
 def test_the_original_recipe_is_summed_up_as_it_is():
-    text = f4.original_summary(original([10, 100], [0.01, 0.3], [0.5, 0.3]), Swept)
+    text = f4.original_summary(original([10, 100], [0.01, 0.3], [0.5, 0.3]), SWEPT)
     assert "more than any normalised one: True" in text
     assert "at 1 of 2 sites" in text
     assert "collapsed" not in text
@@ -109,6 +112,6 @@ def test_the_original_recipe_is_summed_up_as_it_is():
 def test_collapsed_saes_of_the_original_recipe_are_named():
     collapsed = original([0.1, 0.0], [1.0, 1.0], [1.0, 1.0], np.nan)
     assert "collapsed (fewer than one active latent per token): sites 0, 1" in f4.original_summary(
-        collapsed, Swept
+        collapsed, SWEPT
     )
     assert f4.original_table(collapsed)["loss_recovered"].tolist() == ["undefined", "undefined"]
