@@ -103,10 +103,11 @@ def jobs_of(
         folder = _grid_folder(profile, point) if grid else data_dir(profile)
         for path in [path for path in chosen if axes[path] or not grid]:
             values = fitted(path, {**base[path], **settings[path], **axes[path]})
-            check_ranges(path, values)
             name = folder.name if grid else ""
             main = data_dir(profile) / "notebooks"
             jobs.append(Job(path, values, folder / "notebooks", main, name, settings[path]))
+    for job in jobs:  # names and types of all come first: ranges load the studies
+        check_ranges(job.source, job.parameters)
     _check_buffers(jobs, base, overrides)
     return jobs
 
