@@ -88,7 +88,7 @@ def test_entries_and_their_gradients_are_plain_pytorchs(shape, encoder):
     )
     for plain, triton in [
         *pairs,
-        [ops.weights(x_c, exact, f, n) for ops in (sparse_plain, sparse_triton)],
+        [ops.weight_gradient(x_c, exact, f, n) for ops in (sparse_plain, sparse_triton)],
     ]:
         assert (plain - triton).norm() <= 1e-5 * plain.norm()
 
