@@ -98,7 +98,7 @@ def test_drawing_changes_no_global_setting() -> None:
 
 
 def test_importing_the_figures_sets_nothing() -> None:
-    code = "import matplotlib as m; a = dict(m.rcParams); import saelib.show.plots; "
+    code = "import matplotlib as m; a = dict(m.rcParams); import saelib.show.explore; "
     code += "b = dict(m.rcParams); a.pop('backend'); b.pop('backend'); assert a == b"
     subprocess.run([sys.executable, "-c", code], check=True)
 
