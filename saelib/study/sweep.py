@@ -260,12 +260,12 @@ def sites_below_pca(sweep: Sweep, baseline: pd.DataFrame, d_model: int) -> list[
 
 
 def trade_off_title(n_below: int, n_sites: int) -> str:
-    """Whether the SAE beats PCA."""
+    """Whether some λ leaves less FVU than PCA."""
     if n_below == n_sites:
-        return "The plain SAE beats PCA of rank L0 at every site"
+        return "The plain SAE reaches below PCA of rank L0 at every site"
     if not n_below:
-        return "The plain SAE beats PCA of rank L0 at no site"
-    return f"The plain SAE beats PCA of rank L0 at {n_below} of {n_sites} sites"
+        return "The plain SAE reaches below PCA of rank L0 at no site"
+    return f"The plain SAE reaches below PCA of rank L0 at {n_below}/{n_sites} sites"
 
 
 def trade_off_figure(ws: Any, sweep: Sweep) -> Figure:

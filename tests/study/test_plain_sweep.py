@@ -96,9 +96,9 @@ def test_sites_below_pca_are_those_with_a_lambda_below_it(sweep):
 
 
 def test_titles_of_the_trade_off():
-    assert plain.trade_off_title(3, 3) == "The plain SAE beats PCA of rank L0 at every site"
-    assert plain.trade_off_title(0, 3) == "The plain SAE beats PCA of rank L0 at no site"
-    assert plain.trade_off_title(1, 3).endswith("at 1 of 3 sites")
+    assert plain.trade_off_title(3, 3) == "The plain SAE reaches below PCA of rank L0 at every site"
+    assert plain.trade_off_title(0, 3) == "The plain SAE reaches below PCA of rank L0 at no site"
+    assert plain.trade_off_title(1, 3).endswith("at 1/3 sites")
 
 
 def test_titles_of_loss_recovered_on_odd_models():
