@@ -1,7 +1,7 @@
 """Declared versions of what this package computes: they, not the text of the code, go into the names of finished work.
 
 Raise a version by one where results change, and only there: a renamed variable, a comment or a faster way to the same
-numbers leaves it alone. Two tests watch over this, `test_golden` for training and `test_evaluate` for measuring.
+numbers leaves it alone. Two tests watch over this: `test_golden`, and `test_golden_measuring`.
 
 A configuration's field at its default is left out of a run's name (`Checked.to_dict`), so that a new field changes no
 old name; a *changed default* is a change of results and raises `TRAINING_VERSION`.

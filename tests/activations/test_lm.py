@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from test_evaluate import run_full
+from helpers.models import run_full
 from tokenizers import Tokenizer, models
 from torch.testing import assert_close
 from transformers import AutoModelForCausalLM

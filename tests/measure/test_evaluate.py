@@ -11,116 +11,22 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers.models import D, tiny_llama
+from helpers.stores import CFG, SITE, SITES, write_store
 from scratch_sae import HardTanhSAE
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from saelib.activations.lm import LM
 from saelib.activations.moments import row_moments
-from saelib.activations.store import Store
-from saelib.activations.writer import StoreWriter, shard_plan
-from saelib.config import CollectConfig, EvalConfig, SAEConfig
+from saelib.config import EvalConfig, SAEConfig
 from saelib.measure import evaluate, replaced_loss
 from saelib.measure.bootstrap import bootstrap_pages
 from saelib.measure.columns import LOSS_COLUMNS, MEASURED, reconstruction_metrics
 from saelib.measure.evaluate import feature_density, quick_metrics
 from saelib.measure.reconstruction import Reconstruction, RowSums
-from saelib.measure.reference import ce_contexts, site_reference
+from saelib.measure.reference import site_reference
 from saelib.sae import ARCHITECTURES, build_sae
-from saelib.text.contexts import Contexts
-
-SITES, SITE, D, SINK_TOKEN = (1, 2, 4), 2, 32, 7
-CFG = EvalConfig(ce_tokens=400, batch_tokens=64, seed=0)
 
 # Each measured column, and what a row says of itself.
 MEASURED_HERE = {column.name for column in MEASURED} | {"n_test_pages", "n_test_tokens"}
-
-
-def run_full(lm, ids):
-    """The model's own logits [batch, time, vocab]."""
-    with torch.inference_mode():
-        return lm.model(input_ids=ids, use_cache=False).logits
-
-
-def tiny_llama(seed=0, dtype=torch.float32):
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        hidden_size=D,
-        num_hidden_layers=4,
-        vocab_size=200,
-        intermediate_size=64,
-        num_attention_heads=4,
-        bos_token_id=None,
-    )
-    model = LlamaForCausalLM(config)
-    with torch.no_grad():
-        model.lm_head.weight *= 60  # a confident model
-        model.model.embed_tokens.weight[SINK_TOKEN] *= 200
-    return LM(model.to(dtype), None, f"tiny-{seed}")
-
-
-def own_text(lm, n, length, generator):
-    """Contexts the model samples itself, with the sink token strewn in."""
-    ids = torch.randint(200, (n, 1), generator=generator)
-    for _ in range(length - 1):
-        drawn = torch.multinomial(
-            run_full(lm, ids)[:, -1].float().softmax(-1), 1, generator=generator
-        )
-        drawn[torch.rand(n, 1, generator=generator) < 0.06] = SINK_TOKEN
-        ids = torch.cat([ids, drawn], 1)
-    return ids
-
-
-def write_store(lm, path):
-    """48 pages of two contexts of 12 and two of 16 tokens; every fourth page is a test page, every sixth validation."""
-    g = torch.Generator().manual_seed(1)
-    texts = [own_text(lm, 96, length, g) for length in (12, 16)]
-    page = np.tile(np.repeat(np.arange(48, dtype=np.int32), 2), 2)
-    split = np.array(
-        [2 if p % 4 == 0 else 1 if p % 6 == 1 else 0 for p in range(48)], dtype=np.int8
-    )
-    contexts = Contexts(
-        ids=torch.cat([t.flatten() for t in texts]).numpy().astype(np.int32),
-        offsets=np.cumsum([0] + [12] * 96 + [16] * 96),
-        page=page,
-        start=np.zeros(192, dtype=np.int32),
-        page_ids=tuple(f"p{i}" for i in range(48)),
-        page_titles=tuple(f"Page {i}" for i in range(48)),
-        split=split,
-        bos=False,
-        report={},
-    )
-    streams = [lm.capture(t, SITES) for t in texts]
-    rows = {site: torch.cat([s[site].reshape(-1, D) for s in streams]) for site in SITES}
-    rows[4][torch.from_numpy(contexts.ids == 9)] *= 50  # sinks at site 4 alone
-    identity = {
-        "model_id": lm.model_id,
-        "corpus_id": contexts.corpus_id,
-        "sites": SITES,
-        "d_model": D,
-        "dtype": lm.dtype,
-    }
-    cfg = CollectConfig(shard_tokens=500)
-    with StoreWriter(path, **identity, contexts=contexts, config=cfg) as writer:
-        for shard, (first, stop) in enumerate(shard_plan(contexts, cfg.shard_tokens)):
-            part = slice(contexts.offsets[first], contexts.offsets[stop])
-            writer.write_shard(shard, {site: rows[site][part] for site in SITES})
-        writer.finish()
-    return Store.open(path)
-
-
-@pytest.fixture(scope="module")
-def lm():
-    return tiny_llama()
-
-
-@pytest.fixture(scope="module")
-def store(lm, tmp_path_factory):
-    return write_store(lm, tmp_path_factory.mktemp("evaluate") / "store")
-
-
-@pytest.fixture(scope="module")
-def ref(lm, store):
-    return site_reference(lm, store, SITE, CFG)
 
 
 def normaliser(store, split="train"):
@@ -440,53 +346,6 @@ def test_undefined_values_are_none_with_a_reason(results):
     assert results["zero"]["shrinkage"] is None
     assert "shrinkage: undefined" in results["zero"]["note"]
     assert results["plain"]["note"] == ""
-
-
-def test_contexts_are_dealt_round_robin_over_pages_within_the_budget(store):
-    for tokens in (60, 150, 400, 10_000):
-        chosen = ce_contexts(store, EvalConfig(ce_tokens=tokens))
-        assert len(set(chosen)) == len(chosen)
-        assert set(chosen) <= set(store.contexts_of("test").tolist())
-        lengths = [store.context_rows(c).stop - store.context_rows(c).start for c in chosen]
-        assert lengths == sorted(lengths)
-        assert sum(lengths) <= tokens
-        assert sum(lengths) > tokens - 16 or tokens == 10_000
-        times = np.bincount(
-            [int(store.tokens["page"][store.context_rows(c).start]) // 4 for c in chosen],
-            minlength=12,
-        )
-        assert times.max() - times.min() <= 1
-    assert len(chosen) == 48
-    assert len(ce_contexts(store, EvalConfig(ce_tokens=1))) == 1
-    assert ce_contexts(store, EvalConfig(ce_tokens=200)) == ce_contexts(
-        store, EvalConfig(ce_tokens=200)
-    )
-    assert ce_contexts(store, EvalConfig(ce_tokens=200)) != ce_contexts(
-        store, EvalConfig(ce_tokens=200, seed=1)
-    )
-
-
-def test_the_reference_is_computed_once_and_read_back_equal(store, lm, ref, tmp_path, monkeypatch):
-    cache = tmp_path / "refs" / "site_02.json"
-    assert site_reference(lm, store, SITE, CFG, cache) == ref
-    with monkeypatch.context() as patched:
-        patched.setattr(lm, "continue_from", None)
-        assert site_reference(lm, store, SITE, CFG, cache) == ref
-    assert [p.name for p in cache.parent.iterdir()] == ["site_02.json"]
-    assert ref.n_targets == sum(page["n"] for page in ref.pages) > 300
-    other = EvalConfig(ce_tokens=100, batch_tokens=64)
-    assert (
-        site_reference(lm, store, SITE, other, cache).config == other.to_dict()
-    )  # a stale file is replaced
-    assert site_reference(lm, store, SITE, other, cache).n_targets < ref.n_targets
-
-
-@pytest.mark.parametrize("content", ["{", "{}", '{"site": 2}'])
-def test_a_cache_that_is_no_reference_is_named(content, store, lm, tmp_path):
-    cache = tmp_path / "ref.json"
-    cache.write_text(content)
-    with pytest.raises(ValueError, match=r"ref\.json is not a site reference"):
-        site_reference(lm, store, SITE, CFG, cache)
 
 
 def test_without_loss_tokens_all_else_is_measured_the_same_and_no_model_is_needed(

@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_evaluate import SITES, D, tiny_llama, write_store
+from helpers.models import D, tiny_llama
+from helpers.stores import SITES, write_store
 from transformers import GPT2Config, LlamaConfig
 
 from saelib.config import SAEConfig

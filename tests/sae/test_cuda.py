@@ -6,10 +6,11 @@ Random tiny models, so that nothing but torch, triton, transformers and pytest i
 import numpy as np
 import pytest
 import torch
+from helpers.models import tiny_llama
+from helpers.stores import CFG as EVAL
+from helpers.stores import SITE, write_store
 from memory import MemoryStream, train_one
 from test_collect import CFG, SITES, make_lm
-from test_evaluate import CFG as EVAL
-from test_evaluate import SITE, tiny_llama, write_store
 from test_sparse import D, N, _rows
 from test_store import make_contexts
 
