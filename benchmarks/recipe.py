@@ -23,8 +23,9 @@ from saelib.config import EvalConfig
 from saelib.hardware import choose_device
 from saelib.run.profiles import resolve_profile
 from saelib.run.source_notebooks import parameters
-from saelib.run.workspace import Workspace, at_l0, reach_l0
+from saelib.run.workspace import Workspace
 from saelib.sae.spec import ARMS
+from saelib.study.curve import reach_l0
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "the recipe": {},
@@ -108,10 +109,10 @@ def measure(
     l0: float,
 ) -> dict:
     """Columns at L0 = l0 of one variant's curve; empty where no λ reaches it."""
-    rows = reach_l0(
+    curve = reach_l0(
         ws, "recipe", lambda lam: ws.spec(arm, site, lam=lam, seed=seed, **recipe), {(): lams}, l0
     )[()]
-    return {column: at_l0(rows, l0, column) for column in MEASURED}
+    return {column: curve.at_l0(l0, column) for column in MEASURED}
 
 
 def main() -> None:

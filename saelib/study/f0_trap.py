@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from saelib.activations.store import Store
-from saelib.measure.diagnose import naive_predictors, predictor_fvu
+from saelib.measure.geometry import naive_predictors, predictor_fvu
 from saelib.show.compare import interval_points
 from saelib.study.estimate import REPLICATES, Estimate
 from saelib.study.finding import MIN_PAGES, Finding, Verdict

@@ -16,7 +16,7 @@ import torch
 
 from saelib.activations.store import CLASSES, Store
 from saelib.config import SINK_FACTOR
-from saelib.measure.diagnose import norm_by_position, norms_by_position, spectrum
+from saelib.measure.geometry import spectrum
 
 MASSIVE = 10.0  # a median norm over so many times the ordinary tokens' is called massive
 MOST = 0.8  # of all cases, where a sentence says "most"
@@ -153,11 +153,28 @@ def first_words(
     return FirstWords(site, alone[site][:, 0], led[site][:, 1], led[site][:, 0], limit)
 
 
-def positions(store: Store, streams: Mapping[int, torch.Tensor], has_bos: bool) -> pd.DataFrame:
-    """Median norm by position, as collected and as run again, one row per site and position."""
-    variant = "BOS removed" if has_bos else "BOS prepended"
-    again = norms_by_position(streams).assign(variant=variant)
-    return pd.concat([norm_by_position(store).assign(variant="as collected"), again])
+def norms_of_first_words(
+    sites: Sequence[int],
+    collected: Mapping[int, np.ndarray],
+    rerun: Mapping[int, np.ndarray],
+    has_bos: bool,
+) -> pd.DataFrame:
+    """Quantiles of the first word's norm: site, variant, q10, median, q90.
+
+    As collected the word stands at position 0, or at 1 behind the tokenizer's own BOS; run again it
+    is the other way round.
+    """
+    place = int(has_bos)
+    variants = {
+        "as collected": (collected, place),
+        "BOS removed" if has_bos else "BOS prepended": (rerun, 1 - place),
+    }
+    rows = [
+        (site, name, *np.quantile(norm[site][:, position], [0.1, 0.5, 0.9]))
+        for name, (norm, position) in variants.items()
+        for site in sites
+    ]
+    return pd.DataFrame(rows, columns=["site", "variant", "q10", "median", "q90"])
 
 
 def first_words_title(first: FirstWords) -> str:
@@ -169,13 +186,12 @@ def first_words_title(first: FirstWords) -> str:
     return "First words are sinks in some contexts only"
 
 
-def first_words_note(first: FirstWords, store: Store, has_bos: bool, label: str) -> str:
-    """The caption: counts of single contexts, where the curves are medians."""
+def first_words_note(first: FirstWords, has_bos: bool, label: str) -> str:
+    """The caption: counts of single contexts, where the dots are medians."""
     variant = "BOS removed" if has_bos else "BOS prepended"
     return (
         f"{first.sinks_alone} of {first.n} first words are sinks at site {first.site} with nothing "
-        f"before them, {first.sinks_after_bos} after BOS. As collected: "
-        f"{store.manifest['n_contexts']:,} contexts; {variant}: {first.n} of them. {label}."
+        f"before them, {first.sinks_after_bos} after BOS ({variant}). {label}."
     )
 
 

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -24,15 +23,11 @@ from saelib.run import collected as collected_module
 from saelib.run import costs, identity, training
 from saelib.run.workspace import (
     Workspace,
-    at_l0,
-    bracket,
-    reach_l0,
-    samples_at_l0,
-    seeds_at_l0,
 )
 from saelib.sae import spec as spec_module
 from saelib.sae.history import TrainingDiverged
 from saelib.sae.spec import make_spec
+from saelib.study.curve import Curve, curves_over_seeds, reach_l0
 
 WORDS = 60
 RECIPE = {"n_latents": 64, "tokens": 4096, "batch_size": 64, "lr": 3e-3, "log_every": 4}
@@ -263,32 +258,35 @@ def test_l0_is_reached_by_further_lambda_and_interpolated_never_extrapolated(ws)
     lams = [0.4, 0.8]
     l0 = ws.train([make(lam) for lam in lams], "02_train_sae")["l0_val"]
     inside, above = float(np.sqrt(l0[0] * l0[1])), float(l0.max() * 1.15)
-    rows = reach_l0(ws, "02_train_sae", make, {(): lams}, above)[()]
+    curve = reach_l0(ws, "02_train_sae", make, {(): lams}, above)[()]
+    rows = curve.rows
     assert len(rows) > 2
     assert rows["l0_val"].max() >= above
-    assert at_l0(rows.iloc[:2], above) is None
-    assert min(rows["fvu"][:2]) < at_l0(rows.iloc[:2], inside) < max(rows["fvu"][:2])
+    start = Curve(rows.iloc[:2], ws.pages)
+    assert start.at_l0(above) is None
+    assert min(rows["fvu"][:2]) < start.at_l0(inside) < max(rows["fvu"][:2])
 
 
 def test_a_bracket_wider_than_a_factor_two_is_refined_as_often_as_asked_and_no_more(ws):
     def make(lam):
         return ws.spec("plain", 2, lam=lam, **RECIPE)
 
-    wide = reach_l0(ws, "02_train_sae", make, {(): [0.05, 3.6]}, 12.0)[()]
+    wide = reach_l0(ws, "02_train_sae", make, {(): [0.05, 3.6]}, 12.0)[()].rows
     assert len(wide) == 2
     assert wide["l0_val"].max() > 2 * wide["l0_val"].min()
-    once = reach_l0(ws, "02_train_sae", make, {(): [0.05, 3.6]}, 12.0, refine=1)[()]
+    once = reach_l0(ws, "02_train_sae", make, {(): [0.05, 3.6]}, 12.0, refine=1)[()].rows
     assert once["lambda"].tolist() == [0.05, 3.6, pytest.approx(0.18**0.5, rel=1e-3)]
-    close = reach_l0(ws, "02_train_sae", make, {(): [0.05, 3.6]}, 12.0, refine=9)[()]
+    curve = reach_l0(ws, "02_train_sae", make, {(): [0.05, 3.6]}, 12.0, refine=9)[()]
+    close = curve.rows
     nearest = [
         op(close["l0_val"][mask])
         for op, mask in ((min, close["l0_val"] >= 12), (max, close["l0_val"] <= 12))
     ]
     assert nearest[0] <= 2 * nearest[1]
     assert len(close) < 8
-    found = samples_at_l0(ws, close, 12.0)
-    assert found[0] == pytest.approx(at_l0(close, 12.0))
-    assert len(found) == 1001
+    matched = curve.samples_at_l0(12.0)
+    assert matched.value == pytest.approx(curve.at_l0(12.0))
+    assert len(matched.draws) == 1001
 
 
 def test_later_seeds_begin_where_the_first_one_has_the_target(ws):
@@ -296,19 +294,20 @@ def test_later_seeds_begin_where_the_first_one_has_the_target(ws):
         return ws.spec("plain", site, lam=lam, seed=seed, **RECIPE)
 
     first = reach_l0(ws, "02_train_sae", make, {(2, 0): [0.05, 0.6, 3.6]}, 12.0)[2, 0]
-    near = bracket(first, 12.0)
-    l0 = first.set_index("lambda")["l0_val"]
+    near = first.bracket(12.0)
+    l0 = first.rows.set_index("lambda")["l0_val"]
     assert l0[near[1]] <= 12 <= l0[near[0]]
-    curves = seeds_at_l0(ws, "02_train_sae", make, {(2,): [0.05, 0.6, 3.6]}, [0, 1], 12.0)
+    curves = curves_over_seeds(ws, "02_train_sae", make, {(2,): [0.05, 0.6, 3.6]}, [0, 1], 12.0)
     assert set(curves) == {(2, 0), (2, 1)}
-    assert curves[2, 1]["lambda"].tolist()[:2] == near
-    assert set(curves[2, 1]["seed"]) == {1}
-    assert curves[2, 0]["run_id"].tolist() == first["run_id"].tolist()
-    finer = seeds_at_l0(ws, "02_train_sae", make, {(2,): [0.05, 3.6]}, [0, 1], 12.0, refine=9)
+    assert curves[2, 1].rows["lambda"].tolist()[:2] == near
+    assert set(curves[2, 1].rows["seed"]) == {1}
+    assert curves[2, 0].rows["run_id"].tolist() == first.rows["run_id"].tolist()
+    finer = curves_over_seeds(ws, "02_train_sae", make, {(2,): [0.05, 3.6]}, [0, 1], 12.0, refine=9)
     for seed in (0, 1):
-        sides = finer[2, seed].set_index("lambda").loc[bracket(finer[2, seed], 12.0), "l0_val"]
+        near = finer[2, seed].bracket(12.0)
+        sides = finer[2, seed].rows.set_index("lambda").loc[near, "l0_val"]
         assert sides.max() <= 2 * sides.min()
-    assert finer[2, 1]["lambda"].tolist()[:2] == bracket(finer[2, 0], 12.0)
+    assert finer[2, 1].rows["lambda"].tolist()[:2] == finer[2, 0].bracket(12.0)
 
 
 def test_a_workspace_measuring_less_shares_model_and_store_and_asks_for_no_loss(ws):
@@ -319,14 +318,6 @@ def test_a_workspace_measuring_less_shares_model_and_store_and_asks_for_no_loss(
     row = quick.train([ws.spec("plain", 2, lam=0.7, **RECIPE)], "02_train_sae").iloc[0]
     assert np.isnan(row["loss_recovered"])
     assert row["fvu"] > 0
-
-
-def test_a_bracket_holds_the_nearest_point_on_either_side():
-    rows = pd.DataFrame({"lambda": [4.0, 1.0, 2.0, 8.0], "l0_val": [9.0, 50.0, 20.0, 0.0]})
-    assert bracket(rows, 12) == [2.0, 4.0]
-    assert bracket(rows, 20) == [2.0]  # one that has it is both sides
-    assert bracket(rows, 5) == []  # a collapsed one is no side
-    assert bracket(rows, 60) == []
 
 
 def test_a_collapsed_curve_brackets_nothing_until_its_l0_is_above_zero(ws):
@@ -340,8 +331,8 @@ def test_a_collapsed_curve_brackets_nothing_until_its_l0_is_above_zero(ws):
     path.write_text(
         json.dumps(stored | {"row": stored["row"] | {"l0_val": 0.0}})
     )  # as of one whose latents all died
-    rows = reach_l0(ws, "02_train_sae", make, {(): [0.45, 90.0]}, 0.7 * float(l0[0]))[()]
-    assert len(rows) > 2
+    curve = reach_l0(ws, "02_train_sae", make, {(): [0.45, 90.0]}, 0.7 * float(l0[0]))[()]
+    assert len(curve.rows) > 2
     path.unlink()
 
 

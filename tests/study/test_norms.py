@@ -66,6 +66,15 @@ def test_bos_is_put_in_front_or_taken_away():
     assert norms.with_or_without_bos(ids, True, 7).tolist() == [[8, 9]]
 
 
+def test_the_first_word_is_followed_behind_bos_by_its_own_position():
+    collected = {15: np.array([[100.0, 1.0], [100.0, 1.0]])}
+    rerun = {15: np.array([[90.0, 2.0, 1.0], [90.0, 2.0, 1.0]])}
+    table = norms.norms_of_first_words([15], collected, rerun, False).set_index("variant")
+    assert table["median"].to_dict() == {"as collected": 100.0, "BOS prepended": 2.0}
+    other = norms.norms_of_first_words([15], rerun, collected, True).set_index("variant")
+    assert other["median"].to_dict() == {"as collected": 2.0, "BOS removed": 100.0}
+
+
 def tokens(sink, repeat, relative=None):
     relative = np.ones(len(sink)) if relative is None else np.asarray(relative)
     return norms.Repeats(15, np.array(sink), np.array(repeat), relative)
