@@ -3,12 +3,15 @@ PROFILE ?= default
 NOTEBOOKS ?=
 ARGS ?=
 TORCH_INDEX ?=
-IS_311 := import sys; sys.exit(sys.version_info[:2] != (3, 11))
-PYTHON ?= $(shell for p in python3.11 python3; do if $$p -c '$(IS_311)' 2>/dev/null; then command -v $$p; break; fi; done)
+IS_SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	if $$p -c '$(IS_SUPPORTED)' 2>/dev/null; then command -v $$p; break; fi; done)
 
 BIN := .venv/bin
 STAMP := .venv/.stamp
 LINTED := saelib tests notebooks benchmarks tools
+QUICK := tests/test_architecture.py tests/test_config.py tests/sae/test_losses.py tests/sae/test_dense.py \
+	tests/sae/test_base.py tests/sae/test_golden.py tests/sae/test_resample.py tests/study
 # The notebooks are compared as a fresh clone would run them: an empty data folder but for the assets, removed afterwards.
 FRESH := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && mkdir "$$home/data" \
 	&& ln -s "$(CURDIR)/data/assets" "$$home/data/assets" && ln -s "$(CURDIR)/notebooks" "$$home/notebooks" \
@@ -16,7 +19,7 @@ FRESH := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && mkdir "$$home/data
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help workbook test lint unit nbval lab report record refresh assets venv clean clean-data
+.PHONY: help workbook test quick lint unit nbval lab report record refresh assets venv clean clean-data
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | while IFS='	' read -r t d; do printf 'make %-11s %s\n' "$$t" "$$d"; done
@@ -39,6 +42,10 @@ lint: venv ## ruff: rules and format of package, tests and notebooks
 	$(BIN)/ruff check $(LINTED)
 	$(BIN)/ruff format --check $(LINTED)
 
+quick: venv ## the inner loop, under a minute: lint, the package's shape, formulas, architectures, the rules of verdicts
+	$(BIN)/ruff check $(LINTED) && $(BIN)/ruff format --check $(LINTED)
+	$(BIN)/python -m pytest -q $(QUICK) -m "not slow"
+
 unit: venv assets ## the unit tests alone
 	$(BIN)/python -m pytest -q $(or $(ARGS),tests)
 
@@ -51,8 +58,9 @@ nbval: venv assets ## the notebooks alone, one process each, in order, from an e
 refresh: venv assets ## execute the source notebooks at smoke size and replace them in place, each only on success
 	@$(FRESH); $(BIN)/python tools/refresh.py $(NOTEBOOKS)
 
-lab: venv ## JupyterLab on the notebooks, with its ordinary token
-	$(BIN)/jupyter lab --notebook-dir=notebooks $(ARGS)
+lab: venv ## JupyterLab on a working copy of the notebooks in lab/ (delete a file there to have it copied anew)
+	@mkdir -p lab && for nb in notebooks/*.ipynb; do [ -e "lab/$${nb##*/}" ] || cp "$$nb" lab/; done
+	$(BIN)/jupyter lab --notebook-dir=lab $(ARGS)
 
 assets: venv ## fetch and convert the embedded model and text (about 100 MB, once)
 	@$(BIN)/python -m saelib assets
@@ -62,9 +70,9 @@ venv: $(STAMP) ## the environment in .venv, exactly as requirements.txt pins it
 		echo "error: .venv was made with '$$(cat $(STAMP))'; run 'make clean' before TORCH_INDEX=$(TORCH_INDEX)"; exit 1; fi
 
 $(STAMP): requirements.txt
-	@if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c '$(IS_311)'; then \
-		echo "error: the pinned requirements are for Python 3.11; found $(or $(PYTHON),neither python3.11 nor a python3 of that version)." \
-		"Install it, or say where it is: make PYTHON=/path/to/python3.11"; exit 1; fi
+	@if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c '$(IS_SUPPORTED)'; then \
+		echo "error: the pinned requirements are for Python 3.11 to 3.13; found $(or $(PYTHON),none of them)." \
+		"Install one, or say where it is: make PYTHON=/path/to/python3.12"; exit 1; fi
 	@start=$$(date +%s); [ -x $(BIN)/python ] || $(PYTHON) -m venv .venv; \
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements.txt || exit 1; \
 	echo "torch index: $(or $(TORCH_INDEX),default)" > $(STAMP); \

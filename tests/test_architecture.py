@@ -16,6 +16,15 @@ PACKAGE = Path(saelib.__file__).parent
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 # Folders are floors: a folder imports the modules beside them, those named before it, and itself without a circle.
 FOLDERS = ("text", "activations", "sae", "measure", "show", "study", "run")
+MEDIAN_FUNCTION, LONG_FUNCTION = 12, 30  # lines: half of all functions, and nine of ten
+MODULE_LINES = 350  # of code
+METHODS = 20  # of a class
+WORDS_OF_SPEECH = frozenset(
+    (
+        *("at", "of", "found", "told", "said", "known", "made", "own"),
+        *("odd", "every", "part", "mine", "going", "words", "looks"),
+    )
+)
 CORE_MAY_IMPORT = {
     "torch",
     "transformers",
@@ -168,9 +177,63 @@ def test_a_module_opens_with_what_it_is(path):
     assert ast.get_docstring(parse(path))
 
 
+def bindings(tree: ast.Module) -> Iterator[str]:
+    """Names that a module gives to arguments, variables and loop variables."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+
+
+def methods(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    """(class, number of its methods) of every class."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            yield node.name, sum(isinstance(child, ast.FunctionDef) for child in node.body)
+
+
+def packed(tree: ast.Module) -> int:
+    """Assignments of several values to several names that are no swap: each is two statements."""
+    pairs = (
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Tuple)
+        and isinstance(node.value, ast.Tuple)
+    )
+    return sum(
+        {ast.unparse(t) for t in n.targets[0].elts} != {ast.unparse(v) for v in n.value.elts}
+        for n in pairs
+    )
+
+
 def test_functions_are_small():
     functions = [n for p in MODULES for n in ast.walk(parse(p)) if isinstance(n, ast.FunctionDef)]
-    assert statistics.median(map(body_lines, functions)) <= 12
+    lengths = sorted(map(body_lines, functions))
+    assert statistics.median(lengths) <= MEDIAN_FUNCTION
+    assert lengths[int(0.9 * len(lengths))] <= LONG_FUNCTION
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_a_module_is_read_in_one_sitting(path):
+    assert code_lines(path.read_text(encoding="utf-8")) <= MODULE_LINES
+
+
+@pytest.mark.parametrize("path", MODULES, ids=dotted)
+def test_a_class_has_few_methods(path):
+    assert [name for name, count in methods(parse(path)) if count > METHODS] == []
+
+
+def test_names_are_nouns():
+    names = [name for path in MODULES for name in bindings(parse(path))]
+    share = sum(name in WORDS_OF_SPEECH for name in names) / len(names)
+    assert share < 0.01, f"{share:.1%} of all names are words of speech, not things"
+
+
+def test_a_statement_holds_one_thought():
+    lines = sum(code_lines(path.read_text(encoding="utf-8")) for path in MODULES)
+    assert sum(packed(parse(path)) for path in MODULES) <= lines / 200
 
 
 @pytest.mark.parametrize("path", MODULES, ids=dotted)
