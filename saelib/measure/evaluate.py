@@ -25,7 +25,6 @@ from saelib.measure import replaced_loss
 from saelib.measure.columns import LOSS_COLUMNS, reconstruction_metrics
 from saelib.measure.reconstruction import CodeSums, Reconstruction, RowSums
 from saelib.measure.reference import SiteReference, mean_loss, page_sums
-from saelib.measure.reference import site_reference as site_reference  # for who still asks here
 from saelib.measure.replaced_loss import ReplacedLosses, loss_recovered, replaced_losses
 from saelib.sae import Autoencoder, sparse
 

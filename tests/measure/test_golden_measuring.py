@@ -19,9 +19,10 @@ from saelib.activations.moments import row_moments
 from saelib.config import SAEConfig
 from saelib.measure.evaluate import evaluate
 from saelib.measure.reference import site_reference
-from saelib.sae.base import build_sae
+from saelib.sae import ARCHITECTURES, build_sae
 
 N_LATENTS, VOCAB = 48, 200
+OPTIONS = {"topk": {"k": 8}}
 GOLDEN = {
     "sae": {
         "mse": 26.5248499,
@@ -77,6 +78,33 @@ GOLDEN = {
         "n_test_pages": 12,
         "note": "",
     },
+    "topk": {
+        "mse": 26.8216218,
+        "mse_raw": 0.0120665614,
+        "fvu": 0.838086429,
+        "l0": 8,
+        "l1": 4.17917866,
+        "dead_fraction": 0.333333333,
+        "gate_dead": None,
+        "shrinkage": 0.752628449,
+        "shrinkage_raw": 0.764136846,
+        "n_test_tokens": 599,
+        "fvu_sink": 0.895210526,
+        "fvu_all": 0.86310019,
+        "l0_all": 8,
+        "ce_id": 2.22250879,
+        "ce_sae": 5.67321583,
+        "ce_zero": 7.41857668,
+        "ce_mean": 7.72650223,
+        "delta_ce": 3.45070704,
+        "kl": 4.06684125,
+        "loss_recovered": 0.335900317,
+        "loss_recovered_mean": 0.373053933,
+        "fvu_val": 0.851089045,
+        "l0_val": 8,
+        "n_test_pages": 12,
+        "note": "",
+    },
 }
 ADVICE = (
     "Measuring's arithmetic changed: rows measured before and after would stand in one table. If "
@@ -112,11 +140,10 @@ def counting_texts():
 
 def fixed_sae(arch, store):
     """An SAE that was not trained, with the site's normaliser, whose latents fire at many rates."""
-    config = SAEConfig(arch, D, N_LATENTS, SITE)
+    config = SAEConfig(arch, D, N_LATENTS, SITE, options=OPTIONS.get(arch, {}))
     sae = build_sae(config, torch.Generator().manual_seed(5)).requires_grad_(False)
     moments = row_moments(store, SITE, np.flatnonzero(store.mask("ordinary", "train")))
     sae.set_normalizer_(moments.mean.float(), (D / moments.mean_sq_dev) ** 0.5)
-
     for name in sae.bias_names():
         getattr(sae, name).sub_(torch.linspace(-0.5, 0.5, N_LATENTS))
     return sae
@@ -128,7 +155,7 @@ def measured():
     lm = counting_model()
     with tempfile.TemporaryDirectory() as folder:
         store = write_store(lm, Path(folder) / "store", counting_texts())
-        saes = {arch: fixed_sae(arch, store) for arch in ("sae", "gated")}
+        saes = {arch: fixed_sae(arch, store) for arch in ARCHITECTURES}
         reference = site_reference(lm, store, SITE, CFG)
         rows = evaluate(saes, store, SITE, lm, reference, CFG)
     for row in rows.values():
@@ -143,6 +170,10 @@ def test_measuring_s_arithmetic_is_the_recorded_one(arch):
     for name, value in GOLDEN[arch].items():
         wanted = value if isinstance(value, str | None) else pytest.approx(value, rel=1e-5)
         assert row[name] == wanted, f"{name}: {ADVICE}"
+
+
+def test_each_architecture_has_its_golden_row():
+    assert set(GOLDEN) == set(ARCHITECTURES)
 
 
 def test_the_golden_rows_are_of_saes_that_do_something():
