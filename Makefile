@@ -17,9 +17,12 @@ FRESH := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && mkdir "$$home/data
 	&& ln -s "$(CURDIR)/data/assets" "$$home/data/assets" && ln -s "$(CURDIR)/notebooks" "$$home/notebooks" \
 	&& export SAELIB_HOME="$$home" SAELIB_HEADLESS=1 HF_HUB_OFFLINE=1
 
+# Threads that wait do not spin: tests start several processes on few cores.
+PATIENT := OMP_WAIT_POLICY=passive
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help workbook test quick lint unit nbval lab report record refresh assets venv clean clean-data
+.PHONY: help workbook test quick lint unit slow nbval lab report record refresh assets venv clean clean-data
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | while IFS='	' read -r t d; do printf 'make %-11s %s\n' "$$t" "$$d"; done
@@ -46,8 +49,11 @@ quick: venv ## the inner loop, under a minute: lint, the package's shape, formul
 	$(BIN)/ruff check $(LINTED) && $(BIN)/ruff format --check $(LINTED)
 	$(BIN)/python -m pytest -q $(QUICK) -m "not slow"
 
-unit: venv assets ## the unit tests alone
-	$(BIN)/python -m pytest -q $(or $(ARGS),tests)
+unit: venv assets ## the unit tests alone, but for those that need minutes
+	$(PATIENT) $(BIN)/python -m pytest -q $(or $(ARGS),tests -m "not slow")
+
+slow: venv assets ## the unit tests that need minutes: the embedded assets, whole notebooks, killed groups of processes
+	$(PATIENT) $(BIN)/python -m pytest -q tests -m slow
 
 nbval: venv assets ## the notebooks alone, one process each, in order, from an empty data folder
 	@$(FRESH); failed=""; for nb in notebooks/*.ipynb; do echo "== $$nb"; \
