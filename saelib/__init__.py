@@ -2,7 +2,7 @@
 
 Names used everywhere, in code, docs, plots and tables:
 
-    x       [batch, d_in]          activations at a site (`hidden_states[site]` of the language model)
+    x       [batch, d_in]          activations at a site (the model's `hidden_states[site]`)
     pre     [batch, n_latents]     encoder pre-activations
     f       [batch, n_latents]     codes, f >= 0
     x_hat   [batch, d_in]          reconstruction
@@ -10,7 +10,8 @@ Names used everywhere, in code, docs, plots and tables:
     W_dec   [n_latents, d_in]      decoder, one row a latent
     b_enc, b_dec, r_mag, b_mag, b_gate
 
-Errors are sums over d_in and means over tokens. Lower FVU is better; it is the fraction *un*explained.
+Errors are sums over d_in and means over tokens. Lower FVU is better; it is the fraction
+*un*explained.
 """
 
 __version__ = "0.1.0"

@@ -38,7 +38,7 @@ log = logging.getLogger("saelib")
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """`name=value`, the value a Python literal (3e-4, [2, 15], True) or else YAML (true, a word)."""
+    """`name=value`: a Python literal (3e-4, [2, 15], True) or else YAML (true, a word)."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise argparse.ArgumentTypeError(f"{text!r}: expected name=value")
@@ -279,7 +279,7 @@ def one_line(error: Exception) -> str:
 
 
 def is_expected(error: Exception) -> bool:
-    """Whether an error is a sentence for the user: of the file system, a refusal, or one of ours."""
+    """Whether an error is a sentence for the user: from the file system, a refusal, or ours."""
     return isinstance(error, OSError | ValueError) or type(error).__module__.startswith("saelib.")
 
 

@@ -1,7 +1,8 @@
 """Frozen, type-checked configurations, one dataclass per thing, and the profiles that fill them.
 
-A configuration is checked when it is made: a wrong type, an unknown key or a value out of range raises
-`ConfigError` with the field, the value and what is accepted. Its hash names the artifact it leads to.
+A configuration is checked when it is made: a wrong type, an unknown key or a value out of range
+raises `ConfigError` with the field, the value and what is accepted. Its hash names the artifact it
+leads to.
 """
 
 from __future__ import annotations
@@ -22,11 +23,15 @@ IN_WORDS = {
     bool: "true or false",
     dict: "a mapping",
 }
-SINK_FACTOR = 5.0  # a token is a sink when its norm exceeds this many medians of its site (DESIGN: token classes)
+# A token is a sink when its norm exceeds this many medians of its site (DESIGN: token classes).
+SINK_FACTOR = 5.0
 
 
 class ConfigError(ValueError):
-    """A configuration field holds something it cannot; the message names field, value and what is accepted."""
+    """A configuration field holds a wrong value.
+
+    The message names the field, the value and what is accepted.
+    """
 
 
 def _matches(value: Any, hint: Any) -> bool:
@@ -38,9 +43,8 @@ def _matches(value: Any, hint: Any) -> bool:
         return (
             isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         )
-    return isinstance(value, hint) and isinstance(value, bool) == (
-        hint is bool
-    )  # True is no whole number
+    # True is no whole number.
+    return isinstance(value, hint) and isinstance(value, bool) == (hint is bool)
 
 
 def _accepted(hint: Any) -> str:
@@ -52,14 +56,17 @@ def _accepted(hint: Any) -> str:
 
 
 def refuse_unknown(names: Iterable[str], known: Collection[str], what: str) -> None:
-    """Raise `ConfigError` for the first of the names that is not known; `what` says of which kind it is, and where."""
+    """Raise `ConfigError` for the first name that is unknown.
+
+    `what` says which kind of name it is, and where it stands.
+    """
     for name in names:
         if name not in known:
             raise ConfigError(f"{what} {name!r}; accepted: {', '.join(known)}")
 
 
 class Checked:
-    """Base of every configuration: type checks at construction, (de)serialisation, and a stable hash."""
+    """Base of every configuration: type checks at construction, (de)serialisation, stable hash."""
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
@@ -80,7 +87,8 @@ class Checked:
         value = getattr(self, name)
         if not ok:
             raise ConfigError(
-                f"{type(self).__name__}.{name} = {value!r} ({type(value).__name__}): expected {accepted}"
+                f"{type(self).__name__}.{name} = {value!r} ({type(value).__name__}): expected "
+                f"{accepted}"
             )
 
     def _at_least(self, least: int, accepted: str, *names: str) -> None:
@@ -89,12 +97,18 @@ class Checked:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Any:
-        """Build from a mapping; an unknown key raises `ConfigError` naming it and the accepted keys."""
+        """Build from a mapping.
+
+        An unknown key raises `ConfigError` that names it and the accepted keys.
+        """
         refuse_unknown(values, [f.name for f in fields(cls)], f"{cls.__name__}: unknown key")
         return cls(**values)
 
     def to_dict(self, omit_defaults: bool = False) -> dict[str, Any]:
-        """The fields as JSON has them, or those alone that differ from their default; `from_dict` takes both back."""
+        """The fields as JSON has them, or only those that differ from their default.
+
+        `from_dict` takes both back.
+        """
         values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
         if not omit_defaults:
             return values
@@ -143,9 +157,10 @@ class CollectConfig(Checked):
 
     batch_tokens: int = 4096  # tokens a forward
     shard_tokens: int = 16384  # rows a shard, rounded down to whole contexts (at least one)
-    # Of the stored rows. "auto": the model's; "int8": with one scale a row, half the disk of bfloat16.
+    # Of the stored rows. "auto": the model's; "int8": one scale per row, half bfloat16's disk.
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
-    pad: bool = False  # mix lengths in a batch: faster on short pages, but not bit-equal to the unpadded rows
+    # Mix lengths in a batch: faster on short pages, but not bit-equal to the unpadded rows.
+    pad: bool = False
 
     def check(self) -> None:
         self._at_least(1, "at least 1", "batch_tokens", "shard_tokens")
@@ -153,18 +168,16 @@ class CollectConfig(Checked):
 
 @dataclass(frozen=True)
 class StreamConfig(Checked):
-    """Training rows straight from the language model: what is shuffled at once, and what is stored all the same."""
+    """Training rows straight from the language model: the shuffle buffer, and the rows stored."""
 
-    buffer_tokens: int = (
-        131_072  # tokens of the shuffle buffer; at most two of them are in memory, for all sites
-    )
-    sample_contexts: int = (
-        1024  # training contexts that are stored too: for normaliser, sinks' threshold and spectra
-    )
-    held_out_contexts: int = (
-        0  # contexts of validation pages, and of test pages, that are stored; 0: all
-    )
-    seed: int = 0  # which contexts are stored, and the order of the rows, which is one for all SAEs
+    # Tokens of the shuffle buffer; at most two buffers are in memory, for all sites.
+    buffer_tokens: int = 131_072
+    # Training contexts that are stored too: for normaliser, sinks' threshold and spectra.
+    sample_contexts: int = 1024
+    # Contexts of validation pages, and of test pages, that are stored; 0: all.
+    held_out_contexts: int = 0
+    # Which contexts are stored, and the order of the rows, which is one for all SAEs.
+    seed: int = 0
 
     def check(self) -> None:
         self._at_least(1, "at least 1", "buffer_tokens", "sample_contexts")
@@ -207,9 +220,8 @@ class TrainConfig(Checked):
     schedule: Literal["constant", "linear", "cosine", "cosine_with_restarts"] = "constant"
     warmup: float = 0.05  # learning rate rises linearly from 0
     n_cycles: int = 1  # restarts of "cosine_with_restarts"
-    stop_at: float = (
-        1.0  # stop after this share of the schedule: < 1 shows what stopping in mid-cycle costs
-    )
+    # Stop after this share of the schedule: < 1 shows what stopping in mid-cycle costs.
+    stop_at: float = 1.0
     beta1: float = 0.9
     beta2: float = 0.999
     grad_clip: float = 0.0  # global norm; 0 is off
@@ -220,12 +232,10 @@ class TrainConfig(Checked):
     resample_rows: int = 16_384  # rows whose loss is computed to draw from
     seed: int = 0  # initialisation and resampling draws
     data_seed: int = -1  # order of the rows; -1: the same as `seed`
-    step: Literal["auto", "dense", "sparse"] = (
-        "auto"  # "auto": sparse where few codes are active (CPU, C compiler)
-    )
-    encoder: Literal["exact", "bfloat16"] = (
-        "exact"  # "bfloat16": its product is rounded, so codes are not exact
-    )
+    # "auto": sparse where few codes are active (CPU, C compiler).
+    step: Literal["auto", "dense", "sparse"] = "auto"
+    # "bfloat16": the encoder's product is rounded, so codes are not exact.
+    encoder: Literal["exact", "bfloat16"] = "exact"
     log_every: int = 10  # steps between rows of the history
     snapshots: int = 0  # gate/firing snapshots kept over training, evenly spaced; 0 is off
 
@@ -279,7 +289,8 @@ class TrainConfig(Checked):
 class EvalConfig(Checked):
     """How a trained SAE is measured on held-out pages."""
 
-    ce_tokens: int = 4096  # test tokens whose next-token loss is measured, the same for every SAE of a store; 0: none
+    # Test tokens whose next-token loss is measured, the same for every SAE of a store; 0: none.
+    ce_tokens: int = 4096
     batch_tokens: int = 1024  # tokens a forward
     seed: int = 0  # which test contexts
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def root() -> Path:
-    """The workbook's folder: `SAELIB_HOME` if set (tests use it), else the checkout that holds this package."""
+    """The workbook's folder: `SAELIB_HOME` if set (tests use it), else the package's checkout."""
     return Path(os.environ.get("SAELIB_HOME") or Path(__file__).resolve().parents[1])
 
 
@@ -17,5 +17,5 @@ def data_dir(profile: str) -> Path:
 
 
 def headless() -> bool:
-    """Whether progress bars and live widgets are off: `SAELIB_HEADLESS` is set in batch runs and tests."""
+    """Whether progress bars and live widgets are off: `SAELIB_HEADLESS` is set, as in tests."""
     return bool(os.environ.get("SAELIB_HEADLESS"))

@@ -8,10 +8,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def native_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies in bfloat16: x86 with AVX-512 BF16 or AMX, ARM with BF16, CUDA from Ampere on.
+    """Whether the device multiplies in bfloat16.
+
+    x86 does with AVX-512 BF16 or AMX, ARM with BF16, CUDA from Ampere on.
 
     torch.cpu.get_capabilities is the public list of instructions. oneDNN's own answer
-    (torch.ops.mkldnn._is_mkldnn_bf16_supported) is true on any AVX-512 CPU, where bfloat16 is slow emulation.
+    (torch.ops.mkldnn._is_mkldnn_bf16_supported) is true on any AVX-512 CPU, where bfloat16 is slow
+    emulation.
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
@@ -20,7 +23,10 @@ def native_bfloat16(device: torch.device) -> bool:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name, "auto" being CUDA where there is one; ValueError when unknown or absent."""
+    """The device of that name; "auto" is CUDA where present.
+
+    Raises ValueError where it is unknown or absent.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -35,7 +41,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of that name, "auto" being bfloat16 where the device computes it natively; ValueError if unknown."""
+    """The dtype of that name; "auto" is bfloat16 where the device computes it natively.
+
+    Raises ValueError where it is unknown.
+    """
     if name == "auto":
         return torch.bfloat16 if native_bfloat16(device) else torch.float32
     if name not in DTYPES:

@@ -1,9 +1,10 @@
-"""Many processes: which of them this is, what they tell each other, and how they share the training of one SAE.
+"""Many processes: which one this is, what they exchange, and how they share one SAE's training.
 
-`torchrun`, or accelerate's `notebook_launcher`, starts equal processes ("ranks") whose environment says which is which;
-`process_group` joins them, by NCCL for CUDA tensors with one GPU a rank and by gloo for those on the CPU. Without that
-environment the world is one process, and nothing here costs anything. Only tensors travel: object collectives pickle.
-How ranks share one SAE is `sae.sharding`'s.
+`torchrun`, or accelerate's `notebook_launcher`, starts equal processes ("ranks") whose environment
+says which is which; `process_group` joins them, by NCCL for CUDA tensors with one GPU a rank and by
+gloo for those on the CPU. Without that environment the world is one process, and nothing here costs
+anything. Only tensors travel: object collectives pickle. How ranks share one SAE is
+`sae.sharding`'s.
 """
 
 from __future__ import annotations
@@ -51,17 +52,21 @@ class Ranks:
         self.sum_(torch.zeros(1))
 
     def agree(self, what: str, value: Any) -> None:
-        """`ConfigError` on every rank, naming the odd one, where one has another `value` (JSON-able) than rank 0."""
+        """Raise `ConfigError` on every rank where one has another `value` (JSON-able) than rank 0.
+
+        The message names that rank.
+        """
         hashes = torch.zeros(self.size, dtype=torch.long)
         hashes[self.rank] = int(stable_hash(value), 16)
         odd = (self.sum_(hashes) != hashes[0]).nonzero().flatten().tolist()
         if odd:
             raise ConfigError(
-                f"rank {odd[0]} of {self.size} has another {what} than rank 0: all need equal code, profile and files"
+                f"rank {odd[0]} of {self.size} has another {what} than rank 0: all need equal "
+                "code, profile and files"
             )
 
     def share(self, n: int, rank: int | None = None) -> slice:
-        """The stretch of n things that falls to this rank, or to `rank`; lengths differ by one at most."""
+        """The stretch of n things for this rank, or for `rank`; lengths differ by at most one."""
         rank = self.rank if rank is None else rank
         return slice(n * rank // self.size, n * (rank + 1) // self.size)
 
@@ -75,8 +80,8 @@ def process_group(device: str = "auto") -> Iterator[Ranks]:
 
     Gives `SINGLE_PROCESS` where nobody started any.
 
-    `ConfigError` where there are fewer GPUs here than ranks. After an error the group is left as it is: taking it down
-    would wait for the others.
+    `ConfigError` where there are fewer GPUs here than ranks. After an error the group is left as it
+    is: taking it down would wait for the others.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -88,8 +93,8 @@ def process_group(device: str = "auto") -> Iterator[Ranks]:
     )
     if device not in ("auto", "cpu", "cuda") or (here > gpus and (gpus or device == "cuda")):
         raise ConfigError(
-            f"device = {device!r}, {here} processes and {gpus} GPUs on this machine: expected at most a process a GPU "
-            "with 'auto' or 'cuda', or 'cpu'"
+            f"device = {device!r}, {here} processes and {gpus} GPUs on this machine: expected at "
+            "most a process a GPU with 'auto' or 'cuda', or 'cpu'"
         )
     if gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", os.environ["RANK"])))
@@ -104,15 +109,18 @@ def process_group(device: str = "auto") -> Iterator[Ranks]:
 
 
 def _attempt() -> str:
-    """A name for this start of the group: torchrun keeps its store over restarts, with the addresses of lost ranks.
+    """A name for this start of the group.
 
-    Machines count restarts apart, so for several of them torchrun has to make a new store (no name is needed then).
+    torchrun keeps its store over restarts, with the addresses of lost ranks.
+
+    Machines count restarts apart, so for several of them torchrun has to make a new store (no name
+    is needed then).
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return "0"
     if os.environ["GROUP_WORLD_SIZE"] != "1" and os.environ["TORCHELASTIC_MAX_RESTARTS"] != "0":
         raise ConfigError(
-            "--max-restarts on several machines: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun, or restarted "
-            "ranks would look for the lost ones"
+            "--max-restarts on several machines: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for "
+            "torchrun, or restarted ranks would look for the lost ones"
         )
     return os.environ["TORCHELASTIC_RESTART_COUNT"]

@@ -1,1 +1,1 @@
-"""Trained SAEs to numbers: reconstruction, next-token loss, geometry of a site, codes without an encoder."""
+"""Trained SAEs to numbers: reconstruction, next-token loss, geometry, codes without an encoder."""

@@ -5,8 +5,8 @@ this list. To add a metric:
 
 1.  write a function of `Reconstruction` (see `reconstruction.py`) that gives a float, nan where it
     is undefined;
-2.  add its line below `MEASURED`, with `compute=` that function (a column of the loss is computed in
-    `evaluate.loss_columns` and has no `compute`);
+2.  add its line below `MEASURED`, with `compute=` that function (a column of the loss is computed
+    in `evaluate.loss_columns` and has no `compute`);
 3.  test it against arithmetic by hand.
 
 Runs that were measured before have the new column empty. Raise `MEASURING_VERSION` to have them
@@ -170,8 +170,8 @@ def reconstruction_metrics(sums: Reconstruction) -> dict[str, float]:
 def read_table(path: Path) -> pd.DataFrame:
     """A results table with all `COLUMNS` in their order; measured ones that it lacks are empty.
 
-    Raises `ValueError` where it is no table, lacks a column of `DESCRIPTION`, or holds a word where a
-    number belongs.
+    Raises `ValueError` where it is no table, lacks a column of `DESCRIPTION`, or holds a word where
+    a number belongs.
     """
     table = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str) | NUMBERS)
     missing = [column.name for column in DESCRIPTION if column.name not in table]

@@ -29,15 +29,18 @@ def code_errors(
     `train` are training rows. The keys:
 
     encoder          the SAE as it is
-    refitted         the best codes ≥ 0 on the latents that the encoder chose: what its magnitudes cost
+    refitted         the best codes ≥ 0 on the latents that the encoder chose: what its magnitudes
+                     cost
     lasso            the SAE's dictionary under `fista` at the encoder's mean ‖f‖₁
     pursuit          the SAE's dictionary, as many latents on each row as the encoder used, chosen
                      by `nn_omp`
-    learned items    pursuit over atoms that were learned with pursuit on `train`, from the SAE's own
+    learned items    pursuit over atoms that were learned with pursuit on `train`, from the SAE's
+                     own
     random items     pursuit over random directions
 
-    and by the name of each of `others`, other SAEs of the site: pursuit over its dictionary, with the
-    first SAE's number of latents on each row. Raises `ValueError` for a decoder not of unit norm.
+    and by the name of each of `others`, other SAEs of the site: pursuit over its dictionary, with
+    the first SAE's number of latents on each row. Raises `ValueError` for a decoder not of unit
+    norm.
     """
     others = others or {}
     for one in (sae, *others.values()):
@@ -74,7 +77,7 @@ def _learned_atoms(sae: Autoencoder, train: Tensor, codes: Tensor) -> Tensor:
 def _rebuilt(
     sae: Autoencoder, target: Tensor, codes: Tensor, learned: Tensor, seed: int
 ) -> dict[str, Tensor]:
-    """The rows [n, d] that each choice of codes and atoms rebuilds, in normalised units about b_dec."""
+    """The rows [n, d] that each choice of codes and atoms rebuilds, normalised and about b_dec."""
     atoms = sae.W_dec
     used = _count(codes)
     random = torch.randn(atoms.shape, generator=torch.Generator().manual_seed(seed)).to(atoms)
@@ -106,8 +109,8 @@ def shuffled_dims(x: Float[Tensor, "n d"], seed: int) -> Float[Tensor, "n d"]:
 class ShuffledDims:
     """A source of rows (`store.ShuffledRows`) with `shuffled_dims` applied to each batch.
 
-    What an SAE finds in it is not in the activations' structure. The same batch is shuffled the same
-    way whenever it is read.
+    What an SAE finds in it is not in the activations' structure. The same batch is shuffled the
+    same way whenever it is read.
     """
 
     def __init__(self, stream: Any, seed: int = 0) -> None:

@@ -1,9 +1,9 @@
 """Trained SAEs measured on held-out pages: reconstruction of test rows, and the loss with it.
 
-Each test row of a site is read once for all SAEs. `fvu`, `mse`, `l0`, `l1`, `shrinkage` and the dead
-fractions are over ordinary rows, `fvu_all` and `l0_all` over all rows, `fvu_sink` over first and
-sink rows. The loss (`replaced_loss`) is over fixed test contexts, the same for each SAE of a store
-(`reference`).
+Each test row of a site is read once for all SAEs. `fvu`, `mse`, `l0`, `l1`, `shrinkage` and the
+dead fractions are over ordinary rows, `fvu_all` and `l0_all` over all rows, `fvu_sink` over first
+and sink rows. The loss (`replaced_loss`) is over fixed test contexts, the same for each SAE of a
+store (`reference`).
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _sparse_pass(sae: Autoencoder, x_n: Tensor) -> tuple[Tensor, CodeSums]:
 def quick_metrics(
     sae: Autoencoder, store: Store, site: int, split: str = "val"
 ) -> dict[str, float | None]:
-    """`reconstruction_metrics` on the ordinary rows of a split, for choices; undefined ones are None.
+    """`reconstruction_metrics` on the ordinary rows of a split, for choices; undefined is None.
 
     Raises `ValueError` where the SAE is of another site or width.
     """
@@ -148,14 +148,14 @@ def evaluate(
     """Each measured column of the results table for each SAE of one site, on test pages.
 
     Undefined values are None, with the reason in "note"; with `cfg.ce_tokens` = 0 so are
-    `LOSS_COLUMNS`, and lm and ref may be. `gate_dead`, the share of gates never open, is None without
-    gates. `dead_fraction` and `gate_dead` are over a window of `n_test_tokens` rows. `fvu_val` and
-    `l0_val`, over ordinary validation rows, are for choices. "pages" holds each page's sums for page
-    bootstraps: n, sse, sst, l0 over ordinary rows, and ce_n (targets), ce_id, ce_sae, ce_zero, ce_mean
-    over the reference's contexts (0 without any).
+    `LOSS_COLUMNS`, and lm and ref may be. `gate_dead`, the share of gates never open, is None
+    without gates. `dead_fraction` and `gate_dead` are over a window of `n_test_tokens` rows.
+    `fvu_val` and `l0_val`, over ordinary validation rows, are for choices. "pages" holds each
+    page's sums for page bootstraps: n, sse, sst, l0 over ordinary rows, and ce_n (targets), ce_id,
+    ce_sae, ce_zero, ce_mean over the reference's contexts (0 without any).
 
-    Raises `ValueError` where SAEs, store, model, reference and configuration do not belong together,
-    naming what differs, or where CE_id is not the reference's.
+    Raises `ValueError` where SAEs, store, model, reference and configuration do not belong
+    together, naming what differs, or where CE_id is not the reference's.
     """
     if cfg.ce_tokens:
         _check_reference(ref, store, site, lm, cfg)
@@ -270,7 +270,7 @@ def _reconstruction_columns(
 def _loss_columns(
     pages: list[dict[str, Any]], kl: np.ndarray, ref: SiteReference, note: dict[str, str]
 ) -> dict[str, float]:
-    """Columns of the loss from one SAE's page sums; the reason for an undefined one goes to `note`."""
+    """Columns of the loss from one SAE's page sums; why one is undefined goes to `note`."""
     ce = {
         name: mean_loss(pages, name, "ce_n") for name in ("ce_id", "ce_sae", "ce_zero", "ce_mean")
     }

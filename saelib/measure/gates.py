@@ -14,7 +14,9 @@ BIAS_QUANTILES = {"b_gate_q10": 0.1, "b_gate_median": 0.5, "b_gate_q90": 0.9}
 
 
 def gini(values: Iterable) -> float:
-    """Gini coefficient: 0 when all values are equal, (n − 1) / n when one holds all, nan when all are 0.
+    """Gini coefficient of the values.
+
+    It is 0 when all are equal, (n − 1) / n when one holds all, and nan when all are 0.
 
     Raises `ValueError` without a value, or with one below 0.
     """

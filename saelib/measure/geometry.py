@@ -101,7 +101,7 @@ def _first_mean(store: Store, site: int, index: Rows) -> Float64[Tensor, " d"]:
 def site_profile(
     store: Store, split: str | None = None, factor: float = SINK_FACTOR
 ) -> pd.DataFrame:
-    """One row per site and token class (all, first, sink, ordinary), over a split or (None) all rows.
+    """One row per site and token class (all, first, sink, ordinary); `split` None: all rows.
 
     count              rows
     norm_*             quantiles of ‖x‖
@@ -111,7 +111,8 @@ def site_profile(
     top1_share, top3_share   share of the variance in the 1 and 3 dimensions that have most of it
     participation      (Σλ)² / Σλ² of the covariance's eigenvalues: an effective rank of at most
                        count − 1
-    A class without rows has count 0, one without variance no gamma, participation or top share: nan.
+    A class without rows has count 0, one without variance no gamma, participation or top share:
+    nan.
     """
     chosen = store.mask("all", split)
     rows = []
@@ -134,7 +135,7 @@ def site_profile(
 def _classes(
     store: Store, site: int, chosen: Bool[np.ndarray, " rows"], factor: float
 ) -> dict[str, np.ndarray]:
-    """Disjoint masks of the chosen rows: first and sink here, ordinary at every site, and the rest."""
+    """Disjoint masks of the chosen rows: first and sink here, ordinary at every site, the rest."""
     here = store.token_class(site, factor)
     masks = {name: chosen & (here == CLASSES.index(name)) for name in ("first", "sink")}
     masks["ordinary"] = chosen & store.mask("ordinary", factor=factor)
@@ -176,7 +177,7 @@ def norm_by_position(store: Store, split: str | None = None) -> pd.DataFrame:
 
 
 def norms_by_position(captured: Mapping[int, Float[Tensor, "batch time d"]]) -> pd.DataFrame:
-    """`norm_by_position` of captured activations by site: the same table for a rerun with BOS, say."""
+    """`norm_by_position` of captured activations by site: one table for, say, a rerun with BOS."""
     tables = []
     for site, x in captured.items():
         norms = x.float().norm(dim=-1).cpu().numpy()  # [batch, time]
@@ -331,8 +332,8 @@ def naive_predictors(
                  fires on special rows
     sinks_only   x itself for special rows, else μ
     pca          μ + V Vᵀ (x − μ), V the first `rank` principal directions of ordinary rows
-    A row is special if it is first or sink at any site. Without a special training row one_latent is
-    the mean; a rank above d is d.
+    A row is special if it is first or sink at any site. Without a special training row one_latent
+    is the mean; a rank above d is d.
     """
     train = store.mask("all", "train")
     ordinary = store.mask("ordinary", "train", factor)

@@ -1,4 +1,4 @@
-"""Sparse codes without an encoder: the best that given atoms allow, and atoms learned with such codes.
+"""Sparse codes without an encoder: the best for given atoms, and atoms learned with such codes.
 
 Rows x [n, d] are what is to be rebuilt (b_dec already taken off), atoms D [m, d] have unit norm,
 codes f [n, m] are ≥ 0 and rebuild x as f D. With W_dec for D they tell what an SAE's encoder costs
@@ -193,8 +193,8 @@ def fista_at_l1(
 ) -> Float[Tensor, "n m"]:
     """`fista` codes with the mean ‖f‖₁ of codes f: λ by bisection on `rows` rows, evenly spaced.
 
-    It is met within 1 % on these. Where no λ > 0 reaches it (it is above that of the best codes), the
-    codes of the smallest λ tried. Raises `ValueError` without rows.
+    It is met within 1 % on these. Where no λ > 0 reaches it (it is above that of the best codes),
+    the codes of the smallest λ tried. Raises `ValueError` without rows.
     """
     if not len(x):
         raise ValueError("fista_at_l1: no rows to code")
@@ -231,9 +231,9 @@ def learn_atoms(
     """Atoms of unit norm learned with `nn_omp` codes of k per row, batch after batch, from `atoms`.
 
     Online dictionary learning (Mairal et al. 2010, algorithms 1 and 2): Σ fᵀf and Σ fᵀx over all
-    batches so far, then one pass of block coordinate descent over the atoms. The sums begin as if the
-    given atoms had coded `inertia` batches by themselves (their A₀ and B₀): an atom that few rows of a
-    batch use is not refitted to these alone.
+    batches so far, then one pass of block coordinate descent over the atoms. The sums begin as if
+    the given atoms had coded `inertia` batches by themselves (their A₀ and B₀): an atom that few
+    rows of a batch use is not refitted to these alone.
     """
     atoms = atoms.clone()
     gram = None

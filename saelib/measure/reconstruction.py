@@ -11,7 +11,8 @@ Errors are sums over d_in and means over rows. Sums are float64 and taken about 
 (`shift`) near the mean, so that one pass is safe where the mean is large. A formula without a value
 (0 / 0) gives nan, never a number.
 
-A metric is a method of `Reconstruction`, or a function of one, that `columns.py` names in its table.
+A metric is a method of `Reconstruction`, or a function of one, that `columns.py` names in its
+table.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ NEGLIGIBLE = 1e-12
 
 
 def ratio(numerator: float, denominator: float, beside: float) -> float:
-    """numerator / denominator, or nan where the denominator is rounding beside the sums behind it."""
+    """numerator / denominator; nan where the denominator is rounding beside the sums behind it."""
     return numerator / denominator if denominator > NEGLIGIBLE * beside else math.nan
 
 
@@ -85,7 +86,7 @@ class RowSums:
         return self.scatter(torch.zeros_like(self.shift)).sum().item() / self.n
 
     def scatter(self, about: Float64[Tensor, " d"] | None = None) -> Float64[Tensor, " n_groups"]:
-        """Σ‖x − about‖² of each group, all about one vector: the mean of all rows where it is None."""
+        """Σ‖x − about‖² of each group, all about one vector (None: the mean of all rows)."""
         offset = (self.mean if about is None else about) - self.shift
         return self.square - 2 * self.sum @ offset + self.count * offset.dot(offset)
 
@@ -131,7 +132,7 @@ class CodeSums(NamedTuple):
         shape: tuple[int, int],
         gated: bool,
     ) -> CodeSums:
-        """The same from open entries alone: f ≥ 0 of `row` and `latent`; shape is [n, n_latents]."""
+        """The same from open entries alone: f ≥ 0 of `row` and `latent`; n, n_latents = shape."""
         n, n_latents = shape
         fires = f > 0
         l0 = torch.bincount(row[fires], minlength=n)

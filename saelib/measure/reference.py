@@ -19,8 +19,8 @@ from saelib.config import EvalConfig
 from saelib.files import write_json
 from saelib.measure.replaced_loss import context_length, replaced_losses
 
-# Nats by which CE_id may differ from the reference's, by the dtype the model computes in. In float32
-# other hardware and thread counts change it by about 1e-7, in bfloat16 by up to 3e-3.
+# Nats by which CE_id may differ from the reference's, by the dtype the model computes in. Other
+# hardware and thread counts change it in float32 by about 1e-7, in bfloat16 by up to 3e-3.
 CE_DRIFT = {"float32": 1e-3, "float64": 1e-3, "float16": 1e-2, "bfloat16": 1e-2}
 
 
@@ -28,8 +28,9 @@ CE_DRIFT = {"float32": 1e-3, "float64": 1e-3, "float16": 1e-2, "bfloat16": 1e-2}
 class SiteReference:
     """Clean and ablated losses of one site on the fixed test contexts.
 
-    `pages` holds for each page page_id, n (targets) and the sums in nats: ce_id, and with the masked
-    positions replaced ce_zero (by zero) and ce_mean (by the mean of the ordinary training rows).
+    `pages` holds for each page page_id, n (targets) and the sums in nats: ce_id, and with the
+    masked positions replaced ce_zero (by zero) and ce_mean (by the mean of the ordinary training
+    rows).
     """
 
     store_id: str
@@ -63,7 +64,7 @@ class SiteReference:
                 )
 
     def check_drift(self, ce_id: float) -> None:
-        """Raise `ValueError` where CE_id, in nats, is further from this one's than rounding takes it."""
+        """Raise `ValueError` where CE_id, in nats, differs from this one by more than rounding."""
         allowed = CE_DRIFT[self.dtype]
         if abs(ce_id - self.ce_id) > allowed:
             file = f" in {self.file}" if self.file else ""
@@ -128,8 +129,8 @@ def site_reference(
     """Losses of the stored activations, of zero- and of mean-ablation at `site`, once for all SAEs.
 
     `cache` is a JSON file, written atomically, that names the store, model, dtype, site and
-    configuration it belongs to: with others it is computed anew and overwritten. Raises `ValueError`
-    for a file that is no reference, or a store of another model.
+    configuration it belongs to: with others it is computed anew and overwritten. Raises
+    `ValueError` for a file that is no reference, or a store of another model.
     """
     check_model(lm, store)
     key = _key(lm, store, site, cfg)

@@ -92,10 +92,10 @@ def replaced_losses(
     batch_tokens: int,
     replacements: Mapping[str, Replacement],
 ) -> ReplacedLosses:
-    """Next-token losses with the ordinary positions of a site replaced, by one replacement at a time.
+    """Next-token losses with a site's ordinary positions replaced, one replacement at a time.
 
-    One clean forward per batch is shared; logits of one replacement are held at a time. Replacements
-    see float32 rows as stored, on the language model's device.
+    One clean forward per batch is shared; logits of one replacement are held at a time.
+    Replacements see float32 rows as stored, on the language model's device.
     """
     ordinary = store.mask("ordinary")
     batches = [

@@ -95,7 +95,7 @@ class Collected:
     def _write_store(
         self, contexts: Contexts, sites: list[int], cfg: CollectConfig, start: float
     ) -> None:
-        """Run the model over the contexts, or open what is finished; `start`: when loading began."""
+        """Run the model over the contexts, or open what is finished; loading began at `start`."""
         folder = self.folder / "store"
         first_rank = not self.ranks.rank
         if first_rank:  # model, text and sites are there

@@ -73,7 +73,7 @@ def execute(source: Path, output: Path, values: Mapping[str, Any], grid: str = "
 
 
 def refresh_prose(job: Job) -> None:
-    """Bring the markdown of a finished notebook up to the source's: prose is not part of the key."""
+    """Bring a finished notebook's markdown up to the source's: prose is not part of the key."""
     source = nbformat.read(job.source, as_version=4)
     done = nbformat.read(job.output, as_version=4)
     injected = [cell for cell in done["cells"] if INJECTED in tags(cell)]

@@ -20,7 +20,7 @@ FIXED = ("model", "dtype", "corpus", "stream")  # a profile's folder holds one o
 
 
 def code_version() -> str:
-    """The package's version and that of its training arithmetic, as the results table states them."""
+    """The versions of the package and of its training arithmetic, as the results table has them."""
     return f"{__version__}+training.{TRAINING_VERSION}"
 
 
@@ -42,7 +42,7 @@ def read_identity(folder: Path, profile: str) -> dict[str, Any]:
 
 
 def require_same_identity(folder: Path, identity: Mapping[str, Any]) -> None:
-    """ConfigError where `folder` was collected from another model, text or buffer than `identity`."""
+    """Raise ConfigError where `folder` has another model, text or buffer than `identity`."""
     path = folder / IDENTITY_FILE
     if not path.exists():
         return

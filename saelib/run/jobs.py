@@ -172,7 +172,7 @@ def is_finished(job: Job) -> bool:
 
 
 def write_record(job: Job, key: str) -> None:
-    """Keep beside the executed notebook what it was made from; nothing where it is there already."""
+    """Keep beside the executed notebook what it was made from, unless it is there already."""
     record = {
         "key": key,
         "parameters": dict(job.parameters),

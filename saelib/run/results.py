@@ -45,7 +45,7 @@ def read_results(path: Path) -> pd.DataFrame:
 
 
 def write_results(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write `results.csv` whole or not at all; floats in repr, so that equal rows give equal bytes."""
+    """Write `results.csv` whole or not at all; floats in repr, so equal rows give equal bytes."""
     buffer = io.StringIO(newline="")
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()

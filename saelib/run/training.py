@@ -81,7 +81,7 @@ def _saes_at_once(ws: Trained, specs: Mapping[str, Spec]) -> int:
 def _train_wave(
     ws: Trained, wave: Wave, specs: Mapping[str, Spec], notebook: str, bar: Any
 ) -> dict[str, TrainingDiverged]:
-    """Train the groups of a wave, each on one stream, and save them; returns those that diverged."""
+    """Train a wave's groups, each on one stream, and save them; returns those that diverged."""
     start = time.monotonic()
     runs = {run: _prepared(ws, run, specs[run], notebook) for run in wave.runs}
 

@@ -31,13 +31,13 @@ class Trains(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Rows of `results.csv` for one SAE per λ, and where the sums by test page of each come from."""
+    """Rows of `results.csv` for one SAE per λ, and where each one's sums by test page come from."""
 
     rows: pd.DataFrame
     pages: Callable[[str], pd.DataFrame]
 
     def bracket(self, l0: float | int) -> list[float]:
-        """The λ whose validation L0 are nearest to `l0` on either side, ascending; empty without both.
+        """The λ with validation L0 nearest to `l0` on either side, ascending; empty without both.
 
         A collapsed SAE, L0 = 0, is no side: there is no logarithm to interpolate from.
         """
@@ -89,11 +89,11 @@ def reach_l0(
     max_extra: int = 3,
     refine: int = 0,
 ) -> dict[tuple, Curve]:
-    """Curves of λ, each with up to `max_extra` further λ while validation L0 does not bracket `target`.
+    """Curves of λ, each with up to `max_extra` more λ until validation L0 brackets `target`.
 
-    lambdas: the λ a curve begins with, by its key; `make(*key, lam)` is the spec of one of its SAEs.
-    Curves go outwards together, one λ each per round. A bracketed one gets up to `refine` more λ
-    between the two points nearest to the target, while their L0 are over a factor 2 apart.
+    lambdas: the λ a curve begins with, by its key; `make(*key, lam)` is the spec of one of its
+    SAEs. Curves go outwards together, one λ each per round. A bracketed one gets up to `refine`
+    more λ between the two points nearest to the target, while their L0 are over a factor 2 apart.
     """
     curves: dict[tuple, Curve] = {}
     spent: Counter[Any] = Counter()
@@ -125,7 +125,7 @@ def _following(
     max_extra: int,
     refine: int,
 ) -> dict[tuple, list[float]]:
-    """The λ to train next, by curve; `spent` counts them by curve and by whether it is bracketed."""
+    """The λ to train next, by curve; `spent` counts them by curve and whether it is bracketed."""
     following = {}
     for key in wanted:
         rows = curves[key].rows
@@ -150,8 +150,9 @@ def curves_over_seeds(
 ) -> dict[tuple[Hashable, ...], Curve]:
     """`reach_l0` of every cell of `start` and seed, by (*cell, seed); `make(*cell, seed, lam)`.
 
-    The first seed's curves begin at the λ of `start`, those of the others at the two λ between which
-    the first one's has `target`, so that all are interpolated over the same stretch where possible.
+    The first seed's curves begin at the λ of `start`, those of the others at the two λ between
+    which the first one's has `target`, so that all are interpolated over the same stretch where
+    possible.
     """
     first = {(*cell, seeds[0]): lams for cell, lams in start.items()}
     curves = reach_l0(ws, notebook, make, first, target, max_extra, refine)

@@ -1,7 +1,8 @@
-"""An estimate in front of its bootstrap replicates, so that ratios, differences and means carry both.
+"""An estimate before its bootstrap replicates: ratios, differences and means carry both.
 
 `draws` [1 + n] holds the estimate, then n replicates. Test pages are redrawn the same way for every
-SAE measured on them, so that two SAEs stay paired; `over_seeds` adds the spread over training seeds.
+SAE measured on them, so that two SAEs stay paired; `over_seeds` adds the spread over training
+seeds.
 """
 
 from __future__ import annotations
@@ -97,7 +98,10 @@ class Estimate:
         return Estimate(np.exp(self.draws))
 
     def text(self, form: str = ".3g", missing: str = "L0 not reached") -> str:
-        """ "1.33 [1.29, 1.38]"; `missing` where there is no value, "1.33 (no interval)" without one."""
+        """Value and interval as "1.33 [1.29, 1.38]"; `missing` where there is no value.
+
+        Without an interval it reads "1.33 (no interval)".
+        """
         return _text(self.row(), form, missing)
 
     def row(self) -> dict[str, float]:
@@ -108,8 +112,8 @@ class Estimate:
     def compare(self, reference: float | int, margin: float | int = 0.0) -> Comparison:
         """How the interval lies about reference ± margin.
 
-        "lower", "higher" or "equal": below, above, or inside the band. "not higher", "not lower": it
-        leaves the band on one side only. "unclear": on both, or there is no interval.
+        "lower", "higher" or "equal": below, above, or inside the band. "not higher", "not lower":
+        it leaves the band on one side only. "unclear": on both, or there is no interval.
         "unreachable": there is no estimate.
         """
         lo, hi = self._interval()
@@ -208,12 +212,13 @@ def of_pages(pages: pd.DataFrame, column: str = "fvu", n: int = REPLICATES) -> E
 
 
 def over_seeds(per_seed: Sequence[Estimate], seed: int = 0) -> Estimate:
-    """Mean over training seeds; each replicate adds a draw of the seeds' spread to that of the pages.
+    """Mean over training seeds; each replicate adds a draw of the seeds' spread to the pages'.
 
     The spread is normal with the standard error of the mean, widened by Student's quantile over the
     normal one, so that without spread over pages the interval is Student's. It is the same linear
     form of the estimates for every cell with as many seeds: ratios and differences of cells trained
-    with the same seeds stay paired. With one seed there is no such spread: the interval is of pages.
+    with the same seeds stay paired. With one seed there is no such spread: the interval is of
+    pages.
     """
     x = np.stack([estimate.draws for estimate in per_seed])
     n = len(x)

@@ -33,9 +33,9 @@ RULE = (
     "At a site, hard restarts train badly if they cost more than {margin:.0%} in FVU at matched L0 "
     "against each of the other three schedules: the whole 95 % interval of the paired ratio lies "
     "above {limit:g}, three times. They do not if against at least one schedule the whole interval "
-    "lies below {limit:g}. Supported if they train badly at most sites, contradicted if they do not "
-    "at most sites. A site where a run's L0 lies outside the curve counts for neither. Undecided "
-    f"otherwise, and with fewer than {MIN_SEEDS} seeds or {MIN_PAGES} test pages."
+    "lies below {limit:g}. Supported if they train badly at most sites, contradicted if they do "
+    "not at most sites. A site where a run's L0 lies outside the curve counts for neither. "
+    f"Undecided otherwise, and with fewer than {MIN_SEEDS} seeds or {MIN_PAGES} test pages."
 )
 SECTION = "5 F1: do hard restarts train badly?"
 FIGURE = "02_schedules_final"
@@ -81,7 +81,7 @@ class Trained(NamedTuple):
     curves: dict[int, Curve]  # by site, of the sweep's first seed
 
 
-# -- training ------------------------------------------------------------------------------------------
+# -- training --------------------------------------------------------------------------------------
 
 
 def arms(p: Params) -> dict[str, dict[str, Any]]:
@@ -112,7 +112,7 @@ def studied_sites(ws: Any, p: Params) -> list[int]:
 
 
 def train(ws: Any, p: Params, notebook: str = NOTEBOOK) -> Trained:
-    """Train and measure all of F1: choose each schedule's rate with one seed, then train all seeds."""
+    """Train and measure all of F1: choose each schedule's rate by one seed, then train all."""
     studied = studied_sites(ws, p)
     swept = sweep.train(ws, p, notebook)
     curves = {site: swept.curve(site, p.seeds[0]) for site in studied}
@@ -162,7 +162,7 @@ def excess(rows: pd.DataFrame, curves: Mapping[int, Curve], column: str) -> pd.S
     return rows[column] / [np.nan if value is None else value for value in on_curve]
 
 
-# -- estimates and verdict -----------------------------------------------------------------------------
+# -- estimates and verdict -------------------------------------------------------------------------
 
 
 def ratios(trained: Trained, pages: Any) -> dict[tuple[int, str], Estimate]:
@@ -191,7 +191,7 @@ def _log_excess(trained: Trained, pages: Any) -> dict[tuple[int, str, int], Esti
 
 
 def judge_site(against: Mapping[str, Estimate], margin: float) -> str:
-    """ "badly", "not badly" or "unclear" at one site, from the ratios against the other schedules."""
+    """Judge one site "badly", "not badly" or "unclear", by the ratios to the other schedules."""
     words = [against[other].compare(1 + margin) for other in OTHERS]
     if all(word == "higher" for word in words):
         return "badly"
@@ -214,7 +214,7 @@ def decide(
 
 
 def over_sites(by_cell: Mapping[tuple[int, str], Estimate]) -> dict[str, Estimate]:
-    """Geometric mean over sites of the ratio against each schedule; undefined where one site's is."""
+    """Geometric mean over sites of the ratio to each schedule; undefined where one site's is."""
     sites = list(dict.fromkeys(site for site, _ in by_cell))
     return {other: geometric_mean([by_cell[site, other] for site in sites]) for other in OTHERS}
 
@@ -229,7 +229,7 @@ def estimates(by_cell: Mapping[tuple[int, str], Estimate], first: int) -> dict[s
     }
 
 
-# -- words ---------------------------------------------------------------------------------------------
+# -- words -----------------------------------------------------------------------------------------
 
 
 def title(against: Mapping[str, Estimate]) -> str:
@@ -323,7 +323,7 @@ def middle_site(trained: Trained) -> int:
     return sites[len(sites) // 2]
 
 
-# -- figures -------------------------------------------------------------------------------------------
+# -- figures ---------------------------------------------------------------------------------------
 
 SHOWN = ("lr", "fvu", "l0")
 ALL_SHOWN = ("lr", "loss", "fvu", "l0", "dead_fraction", "adam_m", "adam_v")
@@ -380,20 +380,20 @@ def curves_note(jump: Jumps, p: Params) -> str:
         ""
         if np.isnan(jump.fvu)
         else (
-            f"Within {log_every(p)} steps of a restart the training FVU is {jump.fvu:.2f} times what it "
-            f"was, Adam's first moment {jump.adam_m:.2f} times; dead latents change by "
+            f"Within {log_every(p)} steps of a restart the training FVU is {jump.fvu:.2f} times "
+            f"what it was, Adam's first moment {jump.adam_m:.2f} times; dead latents change by "
             f"{100 * jump.dead:+.1f} points. "
         )
     )
     return (
         f"{numbers}Each point: training batches since the one before. Equal λ: the arms end at "
-        "different L0. Adam's moments are kept at a restart; their root mean square over all weights "
-        "is drawn where they are shown."
+        "different L0. Adam's moments are kept at a restart; their root mean square over all "
+        "weights is drawn where they are shown."
     )
 
 
 def curves_figure(curves: pd.DataFrame, p: Params, site: int | None = None) -> Figure:
-    """Learning rate, FVU and L0 over training at one site; without `site` everything, everywhere."""
+    """Learning rate, FVU and L0 over training at one site; without `site`, everything."""
     jump = jumps(curves, p.warmup * p.tokens)
     shown = curves if site is None else curves[curves["site"] == site]
     return training.learning_curves(
@@ -405,7 +405,7 @@ def curves_figure(curves: pd.DataFrame, p: Params, site: int | None = None) -> F
 
 
 def gaps(chosen: pd.DataFrame) -> pd.DataFrame:
-    """Hard restarts over each other schedule, per seed: panel, group, hue (site), gap (log), value."""
+    """Hard restarts over each other schedule, by seed: panel, group, hue (site), log gap, value."""
     others = [name for name in (*JUDGED, STOPPED) if name != RESTARTS]
     logs = {
         measure: chosen.pivot(index=["site", "seed"], columns="schedule", values=measure).map(

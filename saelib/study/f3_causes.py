@@ -1,8 +1,8 @@
 """F3f: what the gap between the two deepest sites is made of, by cause.
 
 Four things lie between the original recipe and the fair comparison: sinks in the training tokens
-(mask), the mean vector (center), the site's scale (scale), and sparsity that is not matched (match).
-All 16 coalitions of them are trained at both sites; Shapley's value divides the gap.
+(mask), the mean vector (center), the site's scale (scale), and sparsity that is not matched
+(match). All 16 coalitions of them are trained at both sites; Shapley's value divides the gap.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ CLAIM = (
     "it is."
 )
 RULE = (
-    "Supported if removing all four causes shrinks the gap, the log ratio of the two sites' FVU, by "
-    "more than {margin:g} (whole 95 % interval); contradicted if it shrinks it by less, or widens "
-    "it. Undecided otherwise, where an L0 is not reached, with fewer than 15 test pages or three "
-    "seeds, and where the original recipe's SAEs have collapsed."
+    "Supported if removing all four causes shrinks the gap, the log ratio of the two sites' FVU, "
+    "by more than {margin:g} (whole 95 % interval); contradicted if it shrinks it by less, or "
+    "widens it. Undecided otherwise, where an L0 is not reached, with fewer than 15 test pages or "
+    "three seeds, and where the original recipe's SAEs have collapsed."
 )
 FURTHER = 6  # λ that a curve may get beyond those it begins with
 ALL = frozenset(TOGGLES)
@@ -125,7 +125,7 @@ def _maker(ws: Any, p: LayerParams) -> Callable[..., Spec]:
 
 
 def match_curves(ws: Any, p: LayerParams, make: Callable[..., Spec], start: Mapping) -> dict:
-    """Curves of λ by (*cell, seed), each until `l0_target` is bracketed; `make(*cell, seed, lam)`."""
+    """Curves of λ by (*cell, seed), until they bracket `l0_target`; `make(*cell, seed, lam)`."""
     return curves_over_seeds(
         without_loss(ws),
         NOTEBOOK,

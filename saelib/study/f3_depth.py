@@ -151,19 +151,22 @@ def title(depths: Depths) -> str:
 
 
 def correlate_words(depths: Depths) -> str:
-    """Which quantity orders sites most like FVU; PCA's FVU measures nearly the same and is left out."""
+    """Which quantity orders sites most like FVU, PCA's FVU (nearly the same) left out."""
     rho = depths.spearman().drop(depths.pca).dropna()
     if not len(rho):
         return "Too few sites reach the L0 to order them. "
     most = rho.abs().idxmax()
-    return f"Of what is drawn, PCA apart, FVU goes most with {SHORT[most]} (Spearman {rho[most]:+.2f}). "
+    return (
+        f"Of what is drawn, PCA apart, FVU goes most with {SHORT[most]} "
+        f"(Spearman {rho[most]:+.2f}). "
+    )
 
 
 def figure(depths: Depths, scope: Scope) -> Figure:
     """Each quantity against depth, in its own panel."""
     note = (
-        f"{correlate_words(depths)}Plain SAE, one seed, {depths.tokens:,} training tokens. Spearman "
-        f"over {len(depths.reached)} sites, a description. {scope.model}."
+        f"{correlate_words(depths)}Plain SAE, one seed, {depths.tokens:,} training tokens. "
+        f"Spearman over {len(depths.reached)} sites, a description. {scope.model}."
     )
     return by_depth(
         panel_table(depths),
@@ -175,7 +178,7 @@ def figure(depths: Depths, scope: Scope) -> Figure:
 
 
 def text_table(depths: Depths, rows: int = 11) -> pd.DataFrame:
-    """At most `rows` sites, evenly spread, and Spearman's ρ with FVU; the CSV file has all sites."""
+    """At most `rows` sites, evenly spread, and Spearman's ρ with FVU; the CSV has all sites."""
     keep = np.linspace(0, len(depths.table) - 1, min(rows, len(depths.table)))
     table = depths.table.iloc[np.unique(keep.round().astype(int))]
     texts = table.map(lambda value: f"{value:.3g}" if np.isfinite(value) else "")

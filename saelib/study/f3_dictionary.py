@@ -1,8 +1,8 @@
 """F3d and F3e: of the error that remains, how much is the encoder's and how much the dictionary's?
 
 The original post asks for the right items (the decoder's rows) and the right selection of them (the
-encoder). Here the dictionary is held fixed and the codes are chosen anew without an encoder; then the
-codes' method is held fixed and the dictionary changes.
+encoder). Here the dictionary is held fixed and the codes are chosen anew without an encoder; then
+the codes' method is held fixed and the dictionary changes.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ CLAIM_D = "No suitable dictionary can be found at site {deep}."
 CLAIM_E = "At site {deep} pursuit improves on the encoder's codes more than at {shallow}."
 RULE_D = (
     "Supported if at the deepest site pursuit leaves more than PCA of that rank with each "
-    "dictionary tried (the SAE's, one trained longer, a wider one, one learned by pursuit), by 95 % "
-    "intervals; contradicted if with one of them it leaves less. Undecided otherwise, where the L0 "
-    "is not reached, and with fewer than 15 test pages or three seeds."
+    "dictionary tried (the SAE's, one trained longer, a wider one, one learned by pursuit), by "
+    "95 % intervals; contradicted if with one of them it leaves less. Undecided otherwise, where "
+    "the L0 is not reached, and with fewer than 15 test pages or three seeds."
 )
 RULE_E = (
-    "Supported if the share of the error that pursuit removes is larger at the deepest site than at "
-    "each shallower one by more than {margin:g} (whole 95 % interval); contradicted if one such "
+    "Supported if the share of the error that pursuit removes is larger at the deepest site than "
+    "at each shallower one by more than {margin:g} (whole 95 % interval); contradicted if one such "
     "difference lies below {margin:g}. Undecided otherwise, as above."
 )
 PCA = "PCA of rank L0"
@@ -379,7 +379,7 @@ def over_pca(errors: Errors, p: LayerParams) -> list[Estimate]:
 
 
 def removed_differences(errors: Errors) -> list[Estimate]:
-    """Share removed at the deepest site less that at each shallower one; empty if one is missing."""
+    """Share removed at the deepest site less each shallower one's; empty if one is missing."""
     if set(errors.sites) != set(errors.compared.sites):
         return []
     deep = errors.removed(errors.compared.deep)
@@ -402,7 +402,8 @@ def sentence_encoder(errors: Errors, p: LayerParams, scope: Scope) -> str:
     """What share of the error pursuit removes at each site."""
     return (
         f"Share of the error that pursuit removes: {removed_words(errors)}; "
-        f"{scope_words(p, scope)}. Pursuit is greedy: each share is a lower bound of the encoder's, "
-        f"and a difference of two is no bound. Site {errors.compared.deep} over site "
-        f"{errors.compared.near}: {factor_words(errors)} (FVU = dictionary × encoder, under pursuit)."
+        f"{scope_words(p, scope)}. Pursuit is greedy: each share is a lower bound of the "
+        f"encoder's, and a difference of two is no bound. Site {errors.compared.deep} over site "
+        f"{errors.compared.near}: {factor_words(errors)} (FVU = dictionary × encoder, under "
+        "pursuit)."
     )

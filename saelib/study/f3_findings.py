@@ -1,4 +1,4 @@
-"""What notebook 05 records: F3a to F3f, each with its numbers and its sentence, and the abstract."""
+"""What notebook 05 records: F3a to F3f, each with its numbers and sentence, and the abstract."""
 
 from __future__ import annotations
 
@@ -93,7 +93,8 @@ def collapse_words(sites: Sequence[int]) -> str:
     """Why the original recipe cannot be judged."""
     return (
         f"Not judged: at {enumerate_sites(sites)} the original recipe's SAEs have collapsed, with "
-        "under one active latent per token; its L1 coefficient is too large for this model's stream."
+        "under one active latent per token; its L1 coefficient is too large for this model's "
+        "stream."
     )
 
 

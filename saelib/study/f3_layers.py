@@ -1,6 +1,7 @@
 """F3a to F3c: is the deepest site rebuilt worse, as reported and once sites are compared fairly?
 
-Here sites are compared at matched L0, beside PCA; `f3_ladder` leads there from the report's yardstick.
+Here sites are compared at matched L0, beside PCA; `f3_ladder` leads there from the report's
+yardstick.
 """
 
 from __future__ import annotations

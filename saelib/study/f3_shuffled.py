@@ -28,7 +28,7 @@ Point = tuple[float, float]  # L0 on validation rows, FVU on test rows
 
 
 def ordinary_rows(store: Any, site: int, split: str, n: int) -> tuple[Tensor, np.ndarray]:
-    """Up to n ordinary rows of a split in random order [n, d] (model units), and their pages [n]."""
+    """Up to n ordinary rows of a split in random order [n, d], model units, and pages [n]."""
     rows = np.flatnonzero(store.mask("ordinary", split))
     rows = np.random.default_rng(0).choice(rows, min(n, len(rows)), replace=False)
     return store.rows(site, rows).float(), store.tokens["page"][rows]

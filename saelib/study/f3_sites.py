@@ -1,4 +1,4 @@
-"""What the parts of F3 share: the sites compared, the SAEs they read, and what a caption rests on."""
+"""What the parts of F3 share: the compared sites, the SAEs they read, and a caption's basis."""
 
 from __future__ import annotations
 

@@ -25,10 +25,11 @@ from saelib.study.sweep import NOTEBOOK, Sweep
 NAME = "F4"
 CLAIM = "Reconstruction follows the L1 coefficient."
 RULE = (
-    "Supported if at every site FVU rises and L0 falls with λ without exception (means over seeds), "
-    "and the 95 % intervals of FVU at the smallest and the largest λ are disjoint. Contradicted if "
-    "at some site FVU is not higher at the largest λ than at the smallest. Undecided otherwise, and "
-    f"with fewer than three λ, {MIN_SEEDS} seeds or {MIN_PAGES} test pages."
+    "Supported if at every site FVU rises and L0 falls with λ without exception (means over "
+    "seeds), and the 95 % intervals of FVU at the smallest and the largest λ are disjoint. "
+    "Contradicted if at some site FVU is not higher at the largest λ than at the smallest. "
+    f"Undecided otherwise, and with fewer than three λ, {MIN_SEEDS} seeds or {MIN_PAGES} test "
+    "pages."
 )
 SECTION = "3 F4: does reconstruction follow the L1 coefficient?"
 FIGURE = "02_by_lambda"
@@ -61,7 +62,7 @@ def train(ws: Any, p: Params, notebook: str = NOTEBOOK) -> Trained:
     return Trained(swept, ws.train(original_specs(ws, p), notebook))
 
 
-# -- the finding ---------------------------------------------------------------------------------------
+# -- the finding -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class SiteCurve:
 
     @property
     def rises(self) -> bool:
-        """Whether FVU is higher at the largest λ than at the smallest; not where it is undefined."""
+        """Whether FVU is higher at the largest λ than at the smallest; False if undefined."""
         return self.fvu[-1] > self.fvu[0]
 
     @property
@@ -223,7 +224,7 @@ def finding(swept: Sweep, profile: str) -> Finding:
     )
 
 
-# -- one λ for all sites, or one L0 --------------------------------------------------------------------
+# -- one λ for all sites, or one L0 ----------------------------------------------------------------
 
 
 def at_matched_l0(swept: Sweep, l0: float | int) -> pd.Series:

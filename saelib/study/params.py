@@ -33,7 +33,7 @@ RANGE = "range"  # kind of our own errors, whose message is what is accepted
 Read = TypeVar("Read", bound="Params")
 NUMBER = "a number (in YAML 3.0e-4, not 3e-4)"
 
-# -- types of fields -----------------------------------------------------------------------------------
+# -- types of fields -------------------------------------------------------------------------------
 
 
 def accepts(test: Callable[[Any], bool], words: str) -> AfterValidator:
@@ -89,7 +89,7 @@ RisingShares = Annotated[
 ]
 Schedule = Literal["constant", "linear", "cosine", "cosine_with_restarts"]
 
-# -- models --------------------------------------------------------------------------------------------
+# -- models ----------------------------------------------------------------------------------------
 
 
 class Params(BaseModel):

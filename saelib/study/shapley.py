@@ -35,7 +35,9 @@ def recipe_of(coalition: Collection[str]) -> dict[str, str]:
 
 
 def shapley(value: Mapping[frozenset[str], Any]) -> dict[str, np.ndarray | np.floating]:
-    """Shapley value of each player: what it adds on joining, averaged over all orders (Shapley 1953).
+    """Shapley value of each player: what it adds on joining, averaged over all orders.
+
+    Source: Shapley (1953).
 
     value[S] for each subset S of the players: numbers, or arrays of replicates of one shape. The
     shares add up to value[all] − value[∅]. Raises `ValueError` naming a subset that has no value.
@@ -50,7 +52,10 @@ def shapley(value: Mapping[frozenset[str], Any]) -> dict[str, np.ndarray | np.fl
 
 
 def _share(value: Mapping[frozenset[str], Any], player: str, n: int) -> np.ndarray | np.floating:
-    """Σ over coalitions without the player of the share of orders in which it joins there × its gain."""
+    """Sum of the player's gains over the coalitions without it.
+
+    Each gain is weighted by the share of orders in which the player joins there.
+    """
     share = 0
     for subset, before in value.items():
         if player in subset:

@@ -164,7 +164,7 @@ def summary(ws: Any, sweep: Sweep, p: Params) -> str:
 
 
 def check_equations(ws: Any, sweep: Sweep) -> str:
-    """Evaluate the notebook's equations by hand on stored rows; AssertionError where they differ."""
+    """Evaluate the notebook's equations on stored rows; AssertionError where they differ."""
     site, _ = cell = next(iter(sweep.specs))
     sae = ws.load(sweep.specs[cell][0])
     rows = np.flatnonzero(ws.store.mask("ordinary", "test"))[:256]
@@ -204,7 +204,7 @@ def middle_site(ws: Any, sites: Sequence[int]) -> int:
     return middle if middle in sites else sites[len(sites) // 2]
 
 
-# -- the trade-off -------------------------------------------------------------------------------------
+# -- the trade-off ---------------------------------------------------------------------------------
 
 
 def table(sweep: Sweep) -> pd.DataFrame:
@@ -300,7 +300,7 @@ def mean_vector_recovers(sweep: Sweep) -> pd.Series:
 
 
 def recovered_title(recovered: pd.Series, by_mean: pd.Series) -> str:
-    """What loss recovered against zero ablation is worth, from the sweep's and the mean vector's."""
+    """What loss recovered against zero ablation is worth, by the sweep's and the mean vector's."""
     if not recovered.notna().any():
         return "Loss recovered is undefined: ablation costs nothing here"
     if by_mean.notna().any() and by_mean.min() > 0.5:
@@ -359,7 +359,7 @@ def _shuffled_fvu(ws: Any, spec: Spec) -> float:
     return quick_metrics(sae, ws.store, spec.sae.site, "test")["fvu"]
 
 
-# -- how often latents fire ----------------------------------------------------------------------------
+# -- how often latents fire ------------------------------------------------------------------------
 
 
 def densities(ws: Any, sweep: Sweep) -> dict[float, np.ndarray]:

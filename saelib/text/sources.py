@@ -45,9 +45,8 @@ class Source:
     rows: Callable[[CorpusConfig, dict[str, Any]], Iterator[Row]]
     path: str  # what `CorpusConfig.path` is for this source
     licence: str  # of the text
-    id_column: str = (
-        ""  # column with the page id, unless the configuration names one; "": row number
-    )
+    # Column with the page id, unless the configuration names one; "": row number.
+    id_column: str = ""
     as_text: Callable[[str, str, CorpusConfig], tuple[str, str]] = as_it_stands
     hub: bool = False  # a path that does not exist is a hub id
 
