@@ -1,12 +1,13 @@
-"""Collection against the plain `transformers` loop that asks for all hidden states, in tokens a second.
+"""Collection against the plain `transformers` loop for all hidden states, in tokens per second.
 
     python benchmarks/collect.py [--json PATH]
 
-Both read the same token ids in the same dtype. Whole contexts of 128 tokens at sites {2, middle, -2} and {2, middle} of
-SmolLM2 (random weights of its shape, or of Llama-2-7B's, with --random); then pages of FEVER's lengths, as many as a
-shard of profile llama2-7b holds, since contexts of equal length meet within a shard; there the plain loop pads in file
-order. Rows of the unpadded comparisons are checked to be bit-equal. `share_of_matmul` is the rate of the blocks' linear
-layers, over that of a square product of --matmul in the same dtype, timed in the same process.
+Both read the same token ids in the same dtype. Whole contexts of 128 tokens at sites {2, middle,
+-2} and {2, middle} of SmolLM2 (random weights of its shape, or of Llama-2-7B's, with --random);
+then pages of FEVER's lengths, as many as a shard of profile llama2-7b holds, since contexts of
+equal length meet within a shard; there the plain loop pads in file order. Rows of the unpadded
+comparisons are checked to be bit-equal. `share_of_matmul` is the rate of the blocks' linear layers,
+over that of a square product of --matmul in the same dtype, timed in the same process.
 """
 
 from __future__ import annotations
@@ -27,13 +28,25 @@ from saelib.activations.lm import LM
 from saelib.hardware import choose_dtype
 
 SMOLLM2 = LlamaConfig(
-    vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
-    num_key_value_heads=3, max_position_embeddings=8192, tie_word_embeddings=True,
-)  # fmt: skip
+    vocab_size=49152,
+    hidden_size=576,
+    intermediate_size=1536,
+    num_hidden_layers=30,
+    num_attention_heads=9,
+    num_key_value_heads=3,
+    max_position_embeddings=8192,
+    tie_word_embeddings=True,
+)
 LLAMA2_7B = LlamaConfig(
-    vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32,
-    num_key_value_heads=32, max_position_embeddings=4096, rms_norm_eps=1e-5,
-)  # fmt: skip
+    vocab_size=32000,
+    hidden_size=4096,
+    intermediate_size=11008,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    num_key_value_heads=32,
+    max_position_embeddings=4096,
+    rms_norm_eps=1e-5,
+)
 SHAPES = {"smollm2": SMOLLM2, "llama2-7b": LLAMA2_7B}
 COLUMNS = (
     "name",
@@ -72,14 +85,17 @@ def matmul_rate(size: int, device: str, dtype: torch.dtype) -> float:
 
 
 def fever_lengths(n: int) -> np.ndarray:
-    """Page lengths like FEVER's introductions: log-normal with a median of 75 tokens, cut at one context of 128."""
+    """Page lengths like FEVER's introductions, in tokens.
+
+    They are log-normal with median 75, cut at one context of 128.
+    """
     return np.clip(np.random.default_rng(0).lognormal(np.log(75), 0.7, n).astype(np.int64), 16, 128)
 
 
 def plain(
     model: torch.nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]], sites: list[int]
 ) -> list:
-    """The usual loop: all blocks, all hidden states, the head for one token; then the sites' real tokens."""
+    """The usual loop: all blocks and hidden states, one token's head, the sites' real tokens."""
     out = []
     with torch.inference_mode():
         for ids, mask in batches:

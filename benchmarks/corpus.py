@@ -1,12 +1,13 @@
-"""FEVER at full size: pages and tokens through corpus and packing, in each of its three forms, and their memory.
+"""FEVER at full size: pages and tokens through corpus and packing, by form, and their memory.
 
     python benchmarks/corpus.py [--sizes 10000 100000] [--text enwik8] [--json PATH]
 
-Pages of FEVER's shape (about 100 tokens, treebank tokens, its oddities: a blank first row, empty pages, a space at the
-end, very long lines, other scripts) are cut from real articles and written as a folder of 109 JSONL files, as the zip
-and as Parquet. Each form of each size is read, tokenised, packed and hashed by a process of its own, whose peak memory
-is the kernel's account of it. `agree`: the corpus has the same id as the folder's. The last rows draw as many pages as
-the smallest size from the largest (`n_docs`): two passes.
+Pages of FEVER's shape (about 100 tokens, treebank tokens, its oddities: a blank first row, empty
+pages, a space at the end, very long lines, other scripts) are cut from real articles and written as
+a folder of 109 JSONL files, as the zip and as Parquet. Each form of each size is read, tokenised,
+packed and hashed by a process of its own, whose peak memory is the kernel's account of it. `agree`:
+the corpus has the same id as the folder's. The last rows draw as many pages as the smallest size
+from the largest (`n_docs`): two passes.
 """
 
 from __future__ import annotations
@@ -32,8 +33,18 @@ from saelib.config import CorpusConfig
 from saelib.text.contexts import load_contexts
 from saelib.text.pages import Page, read_pages
 
-COLUMNS = ("form", "pages_written", "n_docs", "pages", "tokens", "seconds", "tokens_per_second", "peak_mb",
-           "peak_over_smallest", "agree")  # fmt: skip
+COLUMNS = (
+    "form",
+    "pages_written",
+    "n_docs",
+    "pages",
+    "tokens",
+    "seconds",
+    "tokens_per_second",
+    "peak_mb",
+    "peak_over_smallest",
+    "agree",
+)
 FORMS = ("folder", "zip", "parquet")
 FILES = 109  # of the official archive
 ROW_GROUP = 1000  # rows, as in the hub's conversion
@@ -62,7 +73,10 @@ def pieces(pages: Sequence[Page] | Iterator[Page]) -> Iterator[tuple[str, str]]:
 
 
 def fever_rows(cfg: CorpusConfig, n: int) -> Iterator[dict[str, str]]:
-    """`n` rows of FEVER's shape; where the text runs out it begins again, its pages told apart by a number in front."""
+    """`n` rows of FEVER's shape.
+
+    Where the text runs out it begins again, with a number before each page to tell them apart.
+    """
     yield {"id": "", "text": "", "lines": ""}
     everything = ((turn, piece) for turn in count() for piece in pieces(read_pages(cfg)))
     for number, (turn, (title, piece)) in enumerate(islice(everything, n - 1), 1):
@@ -81,7 +95,10 @@ def fever_rows(cfg: CorpusConfig, n: int) -> Iterator[dict[str, str]]:
 
 
 def write_forms(folder: Path, rows: Iterator[dict[str, str]], n: int) -> None:
-    """The rows as `folder`/wiki-*.jsonl, the same files as `zip`, and as Parquet, never more than a group in memory."""
+    """Write the rows as `folder`/wiki-*.jsonl, the same files as `zip`, and as Parquet.
+
+    At most one group of rows is in memory.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -105,7 +122,7 @@ def write_forms(folder: Path, rows: Iterator[dict[str, str]], n: int) -> None:
 
 
 def peak_mb() -> float:
-    """Peak memory of this process alone; `ru_maxrss` would begin with that of the process which started it."""
+    """Peak memory of this process alone; `ru_maxrss` would begin with that of its parent."""
     line = next(
         x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM")
     )

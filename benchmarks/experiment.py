@@ -1,13 +1,15 @@
-"""The original experiment at its real shape with random weights: how long each part takes, and so the whole.
+r"""The original experiment at its real shape with random weights: how long each part takes.
 
     python benchmarks/experiment.py [--json PATH]      # on one GPU of 80 GB or more
-    python benchmarks/experiment.py --shape tiny --tokens 8000 --steps 4 --latents 64 --batch 64 --buffer 2048   # a CPU
+    python benchmarks/experiment.py --shape tiny --tokens 8000 --steps 4 \
+        --latents 64 --batch 64 --buffer 2048  # a CPU
 
-Random weights of Llama-2-7B's shape read pages of FEVER's lengths. `collect` writes a store of three sites, as notebook
-01 does. `train` fits, on each site's rows, five λ each of the plain and the Gated SAE on one stream: 30 SAEs, of which
-those of a site at a time. `stream` trains the same without a store, its forwards and the training of as many SAEs at
-once as --together says, against the forwards alone. `whole` is what follows for 10M tokens and 20M training tokens an
-SAE: collection and 30 SAEs from the store, or streamed in as many passes as it takes.
+Random weights of Llama-2-7B's shape read pages of FEVER's lengths. `collect` writes a store of
+three sites, as notebook 01 does. `train` fits, on each site's rows, five λ each of the plain and
+the Gated SAE on one stream: 30 SAEs, of which those of a site at a time. `stream` trains the same
+without a store, its forwards and the training of as many SAEs at once as --together says, against
+the forwards alone. `whole` is what follows for 10M tokens and 20M training tokens an SAE:
+collection and 30 SAEs from the store, or streamed in as many passes as it takes.
 """
 
 from __future__ import annotations
@@ -40,9 +42,14 @@ from saelib.sae.group import Run, train_together
 from saelib.text.contexts import Contexts
 
 TINY = LlamaConfig(
-    vocab_size=256, hidden_size=64, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4,
-    num_key_value_heads=4, max_position_embeddings=256,
-)  # fmt: skip
+    vocab_size=256,
+    hidden_size=64,
+    intermediate_size=96,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=4,
+    max_position_embeddings=256,
+)
 SHAPES = {"llama2-7b": LLAMA2_7B, "smollm2": SMOLLM2, "tiny": TINY}
 COLUMNS = (
     "name",
@@ -65,10 +72,16 @@ def make_contexts(tokens: int, vocab: int) -> Contexts:
     lengths = lengths[: int(np.searchsorted(lengths.cumsum(), tokens)) + 1]
     n, ends = len(lengths), np.concatenate([[0], lengths.cumsum()]).astype(np.int64)
     return Contexts(
-        ids=np.random.default_rng(0).integers(vocab, size=ends[-1]).astype(np.int32), offsets=ends,
-        page=np.arange(n, dtype=np.int32), start=np.zeros(n, dtype=np.int32), page_ids=tuple(map(str, range(n))),
-        page_titles=("",) * n, split=np.zeros(n, dtype=np.int8), bos=False, report={},
-    )  # fmt: skip
+        ids=np.random.default_rng(0).integers(vocab, size=ends[-1]).astype(np.int32),
+        offsets=ends,
+        page=np.arange(n, dtype=np.int32),
+        start=np.zeros(n, dtype=np.int32),
+        page_ids=tuple(map(str, range(n))),
+        page_titles=("",) * n,
+        split=np.zeros(n, dtype=np.int8),
+        bos=False,
+        report={},
+    )
 
 
 def timed(call: Callable[[], Any], device: str) -> tuple[float, Any]:
@@ -81,15 +94,20 @@ def timed(call: Callable[[], Any], device: str) -> tuple[float, Any]:
 
 
 def make_runs(args: Any, store: Store, site: int, n: int, steps: int) -> list[Run]:
-    """n SAEs of a site, plain and Gated in turn, normalised, as sparse as trained ones from the first step on."""
+    """n SAEs of a site, plain and Gated in turn, normalised, as sparse as trained ones at once."""
     moments, out = row_moments(store, site, np.arange(store.n_rows)), []
     scale = (store.d_model / moments.mean_sq_dev) ** 0.5
     for i in range(n):
         arm = ("plain", "full")[i % 2]
         cfg = TrainConfig(
-            loss=ARMS[arm][1], lam=1.0 + i // 2, lam_warmup=0.0, lr=1e-9, grad_clip=1.0, batch_size=args.batch,
+            loss=ARMS[arm][1],
+            lam=1.0 + i // 2,
+            lam_warmup=0.0,
+            lr=1e-9,
+            grad_clip=1.0,
+            batch_size=args.batch,
             tokens=steps * args.batch,
-        )  # fmt: skip
+        )
         sae = build_sae(
             SAEConfig(ARMS[arm][0], store.d_model, args.latents, site),
             torch.Generator().manual_seed(i),
@@ -143,7 +161,10 @@ def rated(name: str, seconds: float, tokens: int) -> dict[str, Any]:
 
 
 def trained_from_store(args: Any, store: Store) -> dict[str, Any]:
-    """All 30 SAEs, those of a site together; the first steps of a site are run once before and not counted."""
+    """All 30 SAEs, those of a site together.
+
+    The first steps of a site are run once before and not counted.
+    """
     seconds, index = 0.0, np.arange(store.n_rows)
     for site in store.sites:
         runs = make_runs(args, store, site, SAES // len(SITES), args.steps)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: rows timed in turn in one process, so that a change of speed meets them all."""
+"""What the benchmarks share: rows timed in turn in one process, so that all meet the same speed."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def median(times: Sequence[float]) -> float:
 def report(
     rows: list[dict[str, Any]], columns: Sequence[str], about: dict[str, Any], path: Path | None
 ) -> None:
-    """Print the rows as a table; write them all, with the machine (or each with its own), as JSON."""
+    """Print the rows as a table; write all as JSON, with the machine (or each with its own)."""
     print(", ".join(f"{k} {v}" for k, v in about.items()))
     cells = [[_cell(row.get(c)) for c in columns] for row in rows]
     widths = [max(len(c), *(len(line[i]) for line in cells)) for i, c in enumerate(columns)]

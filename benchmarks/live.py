@@ -1,15 +1,18 @@
 """Live rows against a store: quality at equal tokens, and host memory as the documents grow.
 
-    python benchmarks/live.py --part quality --json PATH [--sites 2 middle -2] [--arms plain full] [--seeds 0 1 2]
+    python benchmarks/live.py --part quality --json PATH
+        [--sites 2 middle -2] [--arms plain full] [--seeds 0 1 2]
     python benchmarks/live.py --part memory --json PATH [--documents 2000 20000]
 
-quality: SAEs of a profile's recipe, one λ an architecture, each trained on a store of its text and on live rows of it,
-in folders of their own (`data/<profile>-live-store`, `…-live-<buffer>-<seed>`). FVU and L0 over ordinary test
-tokens, mean and extremes over seeds. `within`: the means of the FVU differ by no more than the seeds of one of the two
-do. What is trained already is not trained again, and rows of an earlier call stay in the file.
+quality: SAEs of a profile's recipe, one λ an architecture, each trained on a store of its text and
+on live rows of it, in folders of their own (`data/<profile>-live-store`, `…-live-<buffer>-<seed>`).
+FVU and L0 over ordinary test tokens, mean and extremes over seeds. `within`: the means of the FVU
+differ by no more than the seeds of one of the two do. What is trained already is not trained again,
+and rows of an earlier call stay in the file.
 
-memory: the peak resident memory of a process that cuts a text into contexts, stores a sample of fixed size and trains
-on live rows, by the number of documents (pieces of the embedded text, each its own), at equal training tokens.
+memory: the peak resident memory of a process that cuts a text into contexts, stores a sample of
+fixed size and trains on live rows, by the number of documents (pieces of the embedded text, each
+its own), at equal training tokens.
 """
 
 from __future__ import annotations
@@ -66,7 +69,10 @@ def compared(
     seeds: list[int],
     recipe: dict[str, Any],
 ) -> list[dict[str, Any]]:
-    """A row for each (arm, site); `live` has a workspace a seed, since a store gives each seed an order of its own."""
+    """A row for each (arm, site).
+
+    `live` has one workspace per seed, since a store gives each seed an order of its own.
+    """
     lams, tables = {"plain": recipe.pop("lam"), "full": recipe.pop("lam_full")}, {}
     for name, spaces in (("store", [store] * len(seeds)), ("live", live)):
         made = [
@@ -155,7 +161,7 @@ def memory(args: Any) -> list[dict[str, Any]]:
 
 
 def merged(path: Path | None, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of the file, each with its own machine, those of this call in the place of earlier ones."""
+    """The rows of the file, each with its own machine; this call's replace earlier ones."""
     known = json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else []
     new = {tuple(row.get(k) for k in KEYS) for row in rows}
     kept = [row for row in known if tuple(row.get(k) for k in KEYS) not in new]

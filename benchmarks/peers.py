@@ -1,7 +1,7 @@
-"""Whole training steps of SAELens, dictionary_learning and sparsify, as their own trainers make them.
+"""Whole training steps of SAELens, dictionary_learning and sparsify, by their own trainers.
 
-Each is the library's loss, backward pass, gradient clipping or decoder constraint and optimiser with its defaults, at
-the given shape, in float32. Installed by benchmarks/requirements.txt.
+Each is the library's loss, backward pass, gradient clipping or decoder constraint and optimiser
+with its defaults, at the given shape, in float32. Installed by benchmarks/requirements.txt.
 """
 
 from __future__ import annotations
@@ -113,20 +113,32 @@ def trained(
     lam: float,
     lr: float,
 ) -> tuple[dict[str, torch.Tensor], Rebuild]:
-    """A peer's SAE trained on `batches()` by its own trainer: its weights in saelib's names, and its own x -> x̂.
+    """A peer's SAE trained on `batches()` by its own trainer.
 
-    Adam, clipping, decoder constraint and initialisation are the library's defaults. Schedules are the shares of a run
-    that its own example takes: SAELens' tutorial a twentieth of the steps for the L1 coefficient to rise and the last
-    fifth for the rate to fall; dictionary_learning's demonstration the last fifth too. Their warm-ups are given in
-    steps, for far longer runs; here they are a twentieth of this one (learning rate) and, of the latter's L1, a tenth.
+    Returns its weights in saelib's names, and its own x -> x̂.
+
+    Adam, clipping, decoder constraint and initialisation are the library's defaults. Schedules are
+    the shares of a run that its own example takes: SAELens' tutorial a twentieth of the steps for
+    the L1 coefficient to rise and the last fifth for the rate to fall; dictionary_learning's
+    demonstration the last fifth too. Their warm-ups are given in steps, for far longer runs; here
+    they are a twentieth of this one (learning rate) and, of the latter's L1, a tenth.
     """
     kind, _, name = system.partition(" ")
     if kind == "SAELens":
         return _sae_lens_trained(name, batches, d, n, steps, batch, lam, lr)
     trainer = {"standard": StandardTrainer, "gated": GatedSAETrainer}[name](
-        steps=steps, activation_dim=d, dict_size=n, layer=0, lm_name="none", lr=lr, l1_penalty=lam, device="cpu",
-        warmup_steps=min(1000, steps // 20), sparsity_warmup_steps=min(2000, steps // 10), decay_start=steps * 4 // 5,
-    )  # fmt: skip
+        steps=steps,
+        activation_dim=d,
+        dict_size=n,
+        layer=0,
+        lm_name="none",
+        lr=lr,
+        l1_penalty=lam,
+        device="cpu",
+        warmup_steps=min(1000, steps // 20),
+        sparsity_warmup_steps=min(2000, steps // 10),
+        decay_start=steps * 4 // 5,
+    )
     for step in range(steps):
         trainer.update(step, batches())
     ae = trainer.ae

@@ -1,19 +1,21 @@
-"""Quality of SAEs at matched L0: ours beside SAELens' and dictionary_learning's, on the very same activations.
+"""Quality of SAEs at matched L0: ours beside SAELens' and dictionary_learning's, on equal rows.
 
-    python benchmarks/quality.py --json PATH [--profile default] [--systems …] [--sites 2 middle -2] [--seeds 0 1 2]
+    python benchmarks/quality.py --json PATH [--profile default]
+        [--systems …] [--sites 2 middle -2] [--seeds 0 1 2]
 
-Every system trains on the same rows in the same order (ordinary tokens of the training pages, centred and scaled),
-with the same width, batch size and number of tokens, by its own trainer, with its own defaults and the schedules of its
-own examples (`peers.trained`). What it may choose, it chooses on validation pages. Its learning rate, out of three and
-further ones while the best is at an end: at the middle site with the first seed, by FVU at the middle one of --targets.
-And λ, until all of --targets lie between two trained ones. Its weights are then read into saelib's classes, and checked
-to rebuild what the peer's own code rebuilds, so that one code measures all.
+Every system trains on the same rows in the same order (ordinary tokens of the training pages,
+centred and scaled), with the same width, batch size and number of tokens, by its own trainer, with
+its own defaults and the schedules of its own examples (`peers.trained`). What it may choose, it
+chooses on validation pages. Its learning rate, out of three and further ones while the best is at
+an end: at the middle site with the first seed, by FVU at the middle one of --targets. And λ, until
+all of --targets lie between two trained ones. Its weights are then read into saelib's classes, and
+checked to rebuild what the peer's own code rebuilds, so that one code measures all.
 
-Each trained SAE is a row of the JSON file, written as soon as it is measured; a row that is there is not trained
-again. The table has FVU on ordinary test tokens and loss recovered at each L0, interpolated along λ, the mean over
-seeds, and each over the best peer's of the same architecture, less 1, with its 95 % interval, from a paired bootstrap
-over test pages and seeds. Needs the store of a profile whose notebook 01 has run, and the peers
-(benchmarks/requirements.txt).
+Each trained SAE is a row of the JSON file, written as soon as it is measured; a row that is there
+is not trained again. The table has FVU on ordinary test tokens and loss recovered at each L0,
+interpolated along λ, the mean over seeds, and each over the best peer's of the same architecture,
+less 1, with its 95 % interval, from a paired bootstrap over test pages and seeds. Needs the store
+of a profile whose notebook 01 has run, and the peers (benchmarks/requirements.txt).
 """
 
 from __future__ import annotations
@@ -85,7 +87,8 @@ class Bench:
         }
         if self.tokens < self.recipe["batch_size"]:
             raise SystemExit(
-                f"--tokens {self.tokens}: at least one batch of {self.recipe['batch_size']} is needed"
+                f"--tokens {self.tokens}: at least one batch of {self.recipe['batch_size']} is "
+                "needed"
             )
         made = {
             "store": self.ws.store.store_id,
@@ -104,7 +107,8 @@ class Bench:
         for row in self.rows:
             if row["made"] != (now := self._made(row["system"])):
                 raise SystemExit(
-                    f"{self.path}: {row['system']} was made with {row['made']}, now {now}; choose another --json"
+                    f"{self.path}: {row['system']} was made with {row['made']}, now {now}; choose "
+                    "another --json"
                 )
 
     def _made(self, system: str) -> dict[str, Any]:
@@ -200,7 +204,8 @@ class Bench:
     def learning_rate(self, system: str, site: int) -> float:
         """The learning rate with the least validation FVU at the middle target.
 
-        A best one at an end of the list is tried against the next beyond it, at most `MORE_RATES` times.
+        A best one at an end of the list is tried against the next beyond it, at most `MORE_RATES`
+        times.
         """
         target, rates = sorted(self.args.targets)[len(self.args.targets) // 2], SYSTEMS[system][2]
         found, waiting, step = {}, list(rates), rates[1] / rates[0]
@@ -221,7 +226,10 @@ class Bench:
 
 
 def lambdas_at(rows: list[dict[str, Any]], targets: list[float]) -> list[float]:
-    """λ a little outside the first and last target, and at those between, read off a curve; its ends where it stops."""
+    """λ a little outside the first and last target, and λ at those between.
+
+    They are read off a curve, at its ends where it stops.
+    """
     low, *between, high = sorted(targets) if len(targets) > 1 else targets * 2
     rows = sorted(rows, key=lambda row: row["l0_val"])
     l0, lams = ([row[k] for row in rows] for k in ("l0_val", "lam"))
@@ -289,7 +297,10 @@ def _draws(curves: list[list[dict[str, Any]]], target: float, column: str) -> np
 def _against_peers(
     row: dict[str, Any], rows: list[dict[str, Any]], draws: dict[tuple, np.ndarray], column: str
 ) -> dict:
-    """Ours over the best peer's of the same architecture, less 1, with its interval; empty where one is not reached."""
+    """Ours over the best peer's of the same architecture, less 1, with its interval.
+
+    Empty where one does not reach the target.
+    """
     loss = SYSTEMS[row["system"]][0]
     peers = [
         r for r in rows if not r["system"].startswith("saelib") and SYSTEMS[r["system"]][0] == loss

@@ -1,9 +1,13 @@
-"""Many processes against one: content of the stores, and weights after 100 steps split by rows or by latents.
+"""Many processes against one: the stores' content, and weights after 100 split steps.
+
+Steps are split by rows or by latents.
 
     python benchmarks/ranks.py [--json PATH] [--ranks 2 4]
 
-The shapes and recipes are those of tests/dist_child.py (d = 8, 50 latents, so that shares are uneven; gloo on the CPU).
-`weights`: the largest ‖ΔW‖ / ‖W‖ of any tensor of any recipe; `fvu`: the largest difference of FVU on test rows;
+The shapes and recipes are those of tests/dist_child.py (d = 8, 50 latents, so that shares are
+uneven; gloo on the CPU).
+`weights`: the largest ‖ΔW‖ / ‖W‖ of any tensor of any recipe; `fvu`: the largest difference of FVU
+on test rows;
 `revived`: latents that resampling revived, the same ones in each row.
 """
 

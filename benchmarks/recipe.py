@@ -1,10 +1,12 @@
 """The recipe taken apart: FVU at one L0 when one choice at a time is another.
 
-    python benchmarks/recipe.py [--json PATH] [--profile default] [--arms plain full] [--sites 2 15 29] [--seeds 0]
+    python benchmarks/recipe.py [--json PATH] [--profile default]
+        [--arms plain full] [--sites 2 15 29] [--seeds 0]
 
-Reads the store of a profile whose notebook 01 has run, and trains in a folder of its own, `data/<profile>-recipe`; what
-is there is not trained again. Each row has FVU, loss recovered and dead latents on ordinary test tokens, interpolated
-along λ at the L0 of --l0 on validation pages, the mean over seeds. Choices are made on `fvu_val`.
+Reads the store of a profile whose notebook 01 has run, and trains in a folder of its own,
+`data/<profile>-recipe`; what is there is not trained again. Each row has FVU, loss recovered and
+dead latents on ordinary test tokens, interpolated along λ at the L0 of --l0 on validation pages,
+the mean over seeds. Choices are made on `fvu_val`.
 """
 
 from __future__ import annotations

@@ -1,11 +1,14 @@
-"""The cost model of `saelib.run.costs` held against measurements, and what it says of unmeasured sizes.
+"""The cost model of `saelib.run.costs` against measurements, and what it predicts beyond them.
 
-    python benchmarks/scaling.py --json benchmarks/results/scaling.json   # measures, about two minutes, best alone
-    python benchmarks/scaling.py                                          # SCALING.md again from what is recorded
+    # Measures, about two minutes, best alone:
+    python benchmarks/scaling.py --json benchmarks/results/scaling.json
+    # Writes SCALING.md again from what is recorded:
+    python benchmarks/scaling.py
 
-Seconds are a sum of quantities (operations, bytes, steps) each times a constant. The constants of a kind are fitted to
-its measurements, least squares of the relative error; the prediction of a measurement uses the constants that the
-others give, so that it is one. On the H100 the constants are those of one step's parts and of one collection.
+Seconds are a sum of quantities (operations, bytes, steps) each times a constant. The constants of a
+kind are fitted to its measurements, least squares of the relative error; the prediction of a
+measurement uses the constants that the others give, so that it is one. On the H100 the constants
+are those of one step's parts and of one collection.
 """
 
 from __future__ import annotations
@@ -36,7 +39,9 @@ HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results", HERE / "SCALING.md"
 CTX, BATCH = 128, 512
 SITES, WIDTHS, ACTIVE = (4, 10, 20, 29), (2304, 4608, 9216, 18432), (16, 64)
-UPDATED = 80  # bytes a step moves for each entry of W_dec: Adam reads and writes seven numbers, twice; decoder norms six
+# Bytes that a step moves per entry of W_dec: Adam reads and writes seven numbers, twice; decoder
+# norms six.
+UPDATED = 80
 QUANTITIES = {  # kind: the quantities its seconds are made of, and their units
     "collection": ("operations of the blocks", "tokens"),
     "training step": (
@@ -54,12 +59,16 @@ LINKS = {
     "store": 2e9,
 }  # bytes a second and GPU: stated, not measured here
 CASES = (  # tokens, latents, GPUs, how
-    (10e6, 2**14, 1, "one"), (100e6, 2**17, 8, "data-parallel"), (1e9, 2**20, 8, "split by latents"),
-    (1e9, 2**20, 64, "split by latents"), (1e9, 2**24, 64, "data-parallel"), (1e9, 2**24, 64, "split by latents"),
-)  # fmt: skip
+    (10e6, 2**14, 1, "one"),
+    (100e6, 2**17, 8, "data-parallel"),
+    (1e9, 2**20, 8, "split by latents"),
+    (1e9, 2**20, 64, "split by latents"),
+    (1e9, 2**24, 64, "data-parallel"),
+    (1e9, 2**24, 64, "split by latents"),
+)
 
 
-# --- communication ---------------------------------------------------------------------------------------------------
+# --- communication --------------------------------------------------------------------------------
 
 
 def all_reduce_bytes(size: float, ranks: int) -> float:
@@ -73,11 +82,14 @@ def data_parallel_bytes(d: int, n: int, ranks: int) -> float:
 
 
 def latent_split_bytes(d: int, batch: int, ranks: int, full: bool = False) -> float:
-    """A step split by latents adds up the reconstruction [batch, d], twice with the auxiliary term, and ∂b_dec [d]."""
+    """Bytes that a step split by latents sends per rank.
+
+    It adds up the reconstruction [batch, d], twice with the auxiliary term, and ∂b_dec [d].
+    """
     return all_reduce_bytes(4 * d * (batch * (1 + full) + 1), ranks)
 
 
-# --- measuring here --------------------------------------------------------------------------------------------------
+# --- measuring here -------------------------------------------------------------------------------
 
 
 def step_quantities(d: int, n: int, batch: int, active: float) -> list[float]:
@@ -102,7 +114,7 @@ Call = tuple[str, str, list[float], Callable[[], Any]]  # kind, size, quantities
 
 
 def lm_calls(device: str) -> list[Call]:
-    """Collection to several depths, and the loss continued from them, on 1,024 tokens of SmolLM2's shape."""
+    """Collection to several depths, and the loss continued from them, on 1,024 SmolLM2 tokens."""
     torch.manual_seed(0)
     lm, shape = LM(random_model(SMOLLM2, device)), costs.shape_of(SMOLLM2)
     ids = torch.randint(shape.vocab, (8, CTX)).to(device)
@@ -159,7 +171,7 @@ def measure(device: str, rounds: int) -> list[dict[str, Any]]:
     return [row | {"machine": about} for row in rows]
 
 
-# --- the model -------------------------------------------------------------------------------------------------------
+# --- the model ------------------------------------------------------------------------------------
 
 
 def fitted(rows: Sequence[dict[str, Any]]) -> np.ndarray:
@@ -197,7 +209,7 @@ def constants(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
-# --- one H100, and many ----------------------------------------------------------------------------------------------
+# --- one H100, and many ---------------------------------------------------------------------------
 
 
 def recorded(name: str) -> list[dict[str, Any]]:
@@ -205,7 +217,7 @@ def recorded(name: str) -> list[dict[str, Any]]:
 
 
 def h100() -> dict[str, float]:
-    """Units a second of one H100, from the parts of one recorded step and from one recorded collection."""
+    """Units per second of one H100, from one recorded step's parts and one recorded collection."""
     parts = {row["name"]: row for row in recorded("step_h100_parts")}
     one, seconds = (
         parts["the whole step"],
@@ -224,7 +236,7 @@ def h100() -> dict[str, float]:
 
 
 def h100_steps() -> list[dict[str, Any]]:
-    """Recorded whole steps of one H100 beside what its constants say; launches are no part of the model."""
+    """One H100's recorded whole steps beside what its constants say; the model has no launches."""
     rate, out = h100(), []
     for row in [*recorded("step_h100"), *recorded("step_h100_small")]:
         if row["step"] == "sparse":
@@ -241,10 +253,10 @@ def h100_steps() -> list[dict[str, Any]]:
 def extrapolated(
     tokens: float, n: int, ranks: int, how: str, batch: int = 8192, active: float = 64
 ) -> dict[str, Any]:
-    """Hours of one plain SAE on the last of Llama-2-7B's three sites, by part, on H100s; and what is short first.
+    """Hours on H100s of one plain SAE on Llama-2-7B's last site, by part, and what is short first.
 
-    Data-parallel: each rank takes its share of the batch and holds all weights. Split by latents: each takes the whole
-    batch and holds its share of the weights.
+    Data-parallel: each rank takes its share of the batch and holds all weights. Split by latents:
+    each takes the whole batch and holds its share of the weights.
     """
     rate, shape = h100(), costs.shape_of(LLAMA2_7B)
     split, d = how == "split by latents", shape.d_model
@@ -283,7 +295,7 @@ def extrapolated(
     )
 
 
-# --- the page --------------------------------------------------------------------------------------------------------
+# --- the page -------------------------------------------------------------------------------------
 
 
 def sections() -> dict[str, list[str]]:
@@ -303,7 +315,7 @@ def sections() -> dict[str, list[str]]:
 
 
 def filled(text: str, parts: dict[str, list[str]]) -> str:
-    """A page's text with each section between its markers; a marker that is missing is a `ValueError`."""
+    """A page's text with each section between its markers; ValueError where a marker is missing."""
     for name, rows in parts.items():
         before, opening, rest = text.partition(f"<!-- {name} -->\n")
         _, closing, after = rest.partition(f"<!-- /{name} -->")

@@ -1,11 +1,13 @@
-"""One whole training step (forward, gradients, Adam, decoder norm) of one SAE, against the dense step's bare products.
+"""One SAE's whole training step (forward, gradients, Adam, norm) against bare dense products.
 
-    python benchmarks/step.py [--json PATH] [--sweep l0|latents] [--peers] [--memory | --parts] [--figure PATH]
+    python benchmarks/step.py [--json PATH] [--sweep l0|latents] [--peers]
+        [--memory | --parts] [--figure PATH]
 
-The unit is the time of the five matrix products that a dense plain step needs (x W_enc, f W_dec, e W_decᵀ, fᵀ e, xᵀ g)
-in the same shapes, float32, timed in turn with the rest. L0 is set by the encoder's bias, on random rows, with a
-learning rate so small that it stays. On CUDA nothing but torch, triton, transformers, safetensors and numpy is needed.
---peers adds SAELens, dictionary_learning and sparsify (benchmarks/requirements.txt): their own loss and optimiser; a
+The unit is the time of the five matrix products that a dense plain step needs (x W_enc, f W_dec, e
+W_decᵀ, fᵀ e, xᵀ g) in the same shapes, float32, timed in turn with the rest. L0 is set by the
+encoder's bias, on random rows, with a learning rate so small that it stays. On CUDA nothing but
+torch, triton, transformers, safetensors and numpy is needed. --peers adds SAELens,
+dictionary_learning and sparsify (benchmarks/requirements.txt): their own loss and optimiser; a
 dense step does not depend on L0. --parts takes the plain sparse step apart.
 """
 
@@ -136,7 +138,7 @@ def measure(args: Any, n: int, l0: int) -> list[dict[str, Any]]:
 
 
 def parts(args: Any) -> list[dict[str, Any]]:
-    """Where the plain sparse step's time goes, beside the encoder's product, which is what cannot be left out."""
+    """Where the plain sparse step's time goes, beside the encoder's product, which must stay."""
     torch.manual_seed(0)
     x = torch.randn(args.batch, args.d, device=args.device)
     trainer = trainer_at("plain", "sparse", args.d, args.latents, x, args.l0)
@@ -178,7 +180,7 @@ def parts(args: Any) -> list[dict[str, Any]]:
 
 
 def peak_memory(args: Any) -> list[dict[str, Any]]:
-    """Peak memory of three steps of each row, weights and moments included, each in a process of its own."""
+    """Peak memory of three steps of each row, weights and moments included, in its own process."""
     x = torch.zeros(1, args.d)
     rows = []
     for key in builders(args, args.latents, args.l0, x):
@@ -197,7 +199,10 @@ def peak_memory(args: Any) -> list[dict[str, Any]]:
 
 
 def memory_of(args: Any) -> float:
-    """MB that building one row and three of its steps add, once a small copy of the row has loaded the libraries."""
+    """MB that building one row and three of its steps add.
+
+    A small copy of the row has loaded the libraries before.
+    """
     torch.manual_seed(0)
     key = tuple(json.loads(args.memory_of))
     x = torch.randn(args.batch, args.d, device=args.device)
@@ -227,7 +232,7 @@ def _status(name: str) -> int:
 
 
 def draw(rows: list[dict[str, Any]], column: str, path: Path) -> None:
-    """Step time against `column`, in units of the bare products of the smallest shape, on logarithmic axes."""
+    """Step time against `column`, in units of the smallest shape's bare products, on log axes."""
     # Not needed where only times are wanted.
     import matplotlib.pyplot as plt
 
@@ -270,7 +275,10 @@ def draw(rows: list[dict[str, Any]], column: str, path: Path) -> None:
         plain = ", ".join(
             f"{step} × {grown['saelib plain', step]:.1f}" for step in ("dense", "sparse")
         )
-        title = f"From {of} the plain step takes: {plain}\n(bare products × {grown['bare matmuls', 'dense']:.1f})"
+        title = (
+            f"From {of} the plain step takes: {plain}\n"
+            f"(bare products × {grown['bare matmuls', 'dense']:.1f})"
+        )
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
         figure.legend(loc="outside right center", fontsize=9)
         figure.savefig(path, dpi=120)

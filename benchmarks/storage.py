@@ -1,12 +1,14 @@
 """What rows of 8 bits cost: disk, the error of a row, and the quality of SAEs trained on them.
 
-    python benchmarks/storage.py [--json PATH] [--profile default] [--sites 2 15 29] [--seeds 0 1] [--tokens 51200]
+    python benchmarks/storage.py [--json PATH] [--profile default]
+        [--sites 2 15 29] [--seeds 0 1] [--tokens 51200]
 
-Reads the store of a profile whose notebook 01 has run, and writes its rows in 8 bits into a temporary folder, as
-`collect` would. `fvu_rows` is the error of those rows against the profile's on ordinary tokens, `fvu_rows_sink` on
-first and sink tokens about the mean of all, `lost` the share of these tokens' squared norms that is gone, each row's
-greatest dimension left out; `ce_id` is the next-token loss of the stored stream. Then a plain SAE and a Gated one with
-the full loss are trained alike on either store, by the profile's recipe, and all are measured on the profile's:
+Reads the store of a profile whose notebook 01 has run, and writes its rows in 8 bits into a
+temporary folder, as `collect` would. `fvu_rows` is the error of those rows against the profile's on
+ordinary tokens, `fvu_rows_sink` on first and sink tokens about the mean of all, `lost` the share of
+these tokens' squared norms that is gone, each row's greatest dimension left out; `ce_id` is the
+next-token loss of the stored stream. Then a plain SAE and a Gated one with the full loss are
+trained alike on either store, by the profile's recipe, and all are measured on the profile's:
 `…_change` is what 8 bits change, the mean over seeds, `…_spread` the range over seeds without them.
 """
 
@@ -88,7 +90,10 @@ def rows_row(
 def errors(
     store: Store, whole: Store, site: int, index: np.ndarray, batch: int = 4096
 ) -> tuple[float, float]:
-    """Σ‖x − x̂‖² of rows; and, with the greatest dimension of each left out, its share of their squared norms."""
+    """Σ‖x − x̂‖² of rows, and the share of their squared norms that is lost.
+
+    Each row's greatest dimension is left out of the share.
+    """
     sse, rest, rest_sse = 0.0, 0.0, 0.0
     for x, y in zip(
         whole.iter_rows(site, index, batch), store.iter_rows(site, index, batch), strict=True
@@ -158,8 +163,10 @@ def main() -> None:
             ]
             saes = {
                 (name, arm, seed): trained(store, arm, site, lam, seed, recipe)
-                for name, store in stores.items() for arm, lam in lams.items() for seed in args.seeds
-            }  # fmt: skip
+                for name, store in stores.items()
+                for arm, lam in lams.items()
+                for seed in args.seeds
+            }
             found = evaluate(saes, ws.store, site, ws.lm, references["whole"], ws.evaluation)
             rows += [sae_row(arm, site, found, args.seeds) for arm in lams]
     report(rows, COLUMNS, about | {"tokens": ws.store.n_rows, "trained_on": args.tokens}, args.json)

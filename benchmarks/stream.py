@@ -1,11 +1,12 @@
-"""Reading shuffled batches, and what training many SAEs on one stream saves over training each alone.
+"""Reading shuffled batches, and what training many SAEs on one stream saves over each alone.
 
     python benchmarks/stream.py [--json PATH]
 
-A store of random rows of SmolLM2's width is made in a temporary folder. First rows a second of the stream alone, with
-its files in memory and dropped from it. Then eight λ together against eight runs one after another, at bit-equal
-results: with the files in memory, dropped from memory before each pass, and with rows that come from a live language
-model (random weights, SmolLM2's shape, one forward to its middle), where each run alone needs forwards of its own.
+A store of random rows of SmolLM2's width is made in a temporary folder. First rows a second of the
+stream alone, with its files in memory and dropped from it. Then eight λ together against eight runs
+one after another, at bit-equal results: with the files in memory, dropped from memory before each
+pass, and with rows that come from a live language model (random weights, SmolLM2's shape, one
+forward to its middle), where each run alone needs forwards of its own.
 """
 
 from __future__ import annotations
@@ -40,10 +41,16 @@ def make_store(path: Path, n_rows: int, d: int) -> Store:
     """A store of one site with random rows, as `collect` writes it."""
     n = n_rows // 128
     contexts = Contexts(
-        ids=np.zeros(n * 128, dtype=np.int32), offsets=np.arange(n + 1, dtype=np.int64) * 128,
-        page=np.arange(n, dtype=np.int32), start=np.zeros(n, dtype=np.int32), page_ids=tuple(map(str, range(n))),
-        page_titles=("",) * n, split=np.zeros(n, dtype=np.int8), bos=False, report={},
-    )  # fmt: skip
+        ids=np.zeros(n * 128, dtype=np.int32),
+        offsets=np.arange(n + 1, dtype=np.int64) * 128,
+        page=np.arange(n, dtype=np.int32),
+        start=np.zeros(n, dtype=np.int32),
+        page_ids=tuple(map(str, range(n))),
+        page_titles=("",) * n,
+        split=np.zeros(n, dtype=np.int8),
+        bos=False,
+        report={},
+    )
     writer = StoreWriter(
         path, model_id="random", corpus_id="random", sites=[0], d_model=d, dtype=torch.bfloat16,
         compute_dtype=torch.bfloat16, contexts=contexts, config=CollectConfig(),
@@ -132,10 +139,17 @@ def compared(
     )
     rows = args.steps * args.batch * len(LAMBDAS)
     return [
-        {"name": f"{name}, {how}", "seconds_median": median(found), "rows_per_second": rows / median(found),
-         "ratio_to_alone": median(np.array(found) / np.array(times[0])), "bit_equal": equal}
-        for how, found in zip((f"{len(LAMBDAS)} alone", f"{len(LAMBDAS)} together"), times, strict=True)
-    ]  # fmt: skip
+        {
+            "name": f"{name}, {how}",
+            "seconds_median": median(found),
+            "rows_per_second": rows / median(found),
+            "ratio_to_alone": median(np.array(found) / np.array(times[0])),
+            "bit_equal": equal,
+        }
+        for how, found in zip(
+            (f"{len(LAMBDAS)} alone", f"{len(LAMBDAS)} together"), times, strict=True
+        )
+    ]
 
 
 def main() -> None:

@@ -45,15 +45,18 @@ TABLES = {  # file: heading and columns
         ("name", "step", "peak_mb"),
     ),
     "quality_table": (
-        "Beside peers at matched L0: ours over the best peer's of the same architecture, less 1, with 95 % intervals",
+        "Beside peers at matched L0: ours over the best peer's of the same architecture, less 1, "
+        "with 95 % intervals",
         QUALITY,
     ),
     "recipe": (
-        "The recipe taken apart: FVU at L0 32 on validation pages, where choices are made, and test pages",
+        "The recipe taken apart: FVU at L0 32 on validation pages, where choices are made, and "
+        "test pages",
         RECIPE,
     ),
     "storage": (
-        "Rows of 8 bits beside bfloat16: the stores, and SAEs trained on either, all measured on the bfloat16 one",
+        "Rows of 8 bits beside bfloat16: the stores, and SAEs trained on either, all measured on "
+        "the bfloat16 one",
         STORAGE,
     ),
     "stream": ("Eight λ on one stream", ("name", "seconds_median", "ratio_to_alone", "bit_equal")),
@@ -72,7 +75,8 @@ TABLES = {  # file: heading and columns
     ),
     "collect": ("Collection", COLLECT[:-2] + COLLECT[-1:]),
     "step_h100": (
-        "On one H100: a training step at Llama-2-7B's width, d = 4,096, 32,768 latents, batch 8,192",
+        "On one H100: a training step at Llama-2-7B's width, d = 4,096, 32,768 latents, batch "
+        "8,192",
         STEP,
     ),
     "step_h100_parts": (
@@ -92,11 +96,13 @@ TABLES = {  # file: heading and columns
         ("name", "seconds_median", "ratio_to_alone", "bit_equal"),
     ),
     "live_quality": (
-        "Live rows against a store at equal λ and training tokens, profile default: FVU on test pages over three seeds",
+        "Live rows against a store at equal λ and training tokens, profile default: FVU on test "
+        "pages over three seeds",
         LIVE,
     ),
     "ranks": (
-        "Several processes against one: the store's hash, and after 100 steps the largest ‖ΔW‖ / ‖W‖ and change of FVU",
+        "Several processes against one: the store's hash, and after 100 steps the largest ‖ΔW‖ / "
+        "‖W‖ and change of FVU",
         ("name", "ranks", "dtype", "weights", "fvu", "revived", "sha256"),
     ),
     "live_memory": (

@@ -1,9 +1,9 @@
-"""Where a profile's time went: by stage, and in each notebook what was training, measuring and the rest.
+"""Where a profile's time went: by stage, and by training, measuring and rest in each notebook.
 
     python benchmarks/workbook.py [--profile default] [--json PATH]
 
-Reads `timings.csv` and `results.csv` of a finished run (`make workbook`); runs nothing. A stage done more than once, as
-after a kill, counts each time.
+Reads `timings.csv` and `results.csv` of a finished run (`make workbook`); runs nothing. A stage
+done more than once, as after a kill, counts each time.
 """
 
 from __future__ import annotations

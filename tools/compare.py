@@ -81,7 +81,9 @@ def short(row: tuple[tuple[str, str], ...]) -> str:
     return ", ".join(f"{name} {value}" for name, value in row if name in wanted)
 
 
-def table_differences(before: Path, after: Path, ids: Sequence[Mapping[str, tuple]]) -> Iterator[str]:
+def table_differences(
+    before: Path, after: Path, ids: Sequence[Mapping[str, tuple]]
+) -> Iterator[str]:
     """Differences of one table; run ids are replaced by the rows that they stand for."""
     if not after.exists():
         yield f"diagnostics/{before.name} is gone"
@@ -148,7 +150,7 @@ def verdict_differences(before: Path, after: Path) -> Iterator[str]:
 
 
 def near(value: float, other: float, half: float) -> bool:
-    """Whether a number printed before is another one rounded, as a share, in percent or as both are."""
+    """Whether a printed number is another one rounded: as it is, as a share or in percent."""
     scaled = (other, 100 * other, 100 * (other - 1), other / 100)
     return any(math.isclose(value, s, rel_tol=1e-12, abs_tol=1.0001 * half) for s in scaled)
 
@@ -164,7 +166,8 @@ def plotted_differences(before: Path, after: Path) -> Iterator[str]:
         lost = sum((counts[0] - counts[1]).values())
         new = sum((counts[1] - counts[0]).values())
         if lost or new:
-            yield f"figure {path.stem}: of {counts[0].total()} numbers {lost} are gone, {new} are new"
+            numbers = counts[0].total()
+            yield f"figure {path.stem}: of {numbers} numbers {lost} are gone, {new} are new"
 
 
 def points(panels: list[dict[str, list[list[float]]]]) -> Iterator[float]:

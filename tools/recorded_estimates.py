@@ -1,10 +1,12 @@
-"""The estimates of a recorded profile, from its recorded files alone: data/recorded/<profile>/estimates.json.
+"""Write a recorded profile's estimates, from its recorded files alone.
+
+They go to data/recorded/<profile>/estimates.json.
 
 python tools/recorded_estimates.py [PROFILE]        # default: full
 
-A run compares its own findings with these (`study.finding.beside_recorded`). Verdicts in today's form
-hold their estimates; older ones hold them in a sentence, "site 2, constant: 1.015 [1.005, 1.026]",
-read by `SENTENCES` and rounded as recorded, unless a table has them unrounded (`TABLES`).
+A run compares its own findings with these (`study.finding.beside_recorded`). Verdicts in today's
+form hold their estimates; older ones hold them in a sentence, "site 2, constant: 1.015 [1.005,
+1.026]", read by `SENTENCES` and rounded as recorded, unless a table has them unrounded (`TABLES`).
 """
 
 from __future__ import annotations
@@ -132,7 +134,7 @@ def _row(value: Any, lo: Any, hi: Any, scale: float = 1.0) -> Row:
 
 
 def _powers(folder: Path) -> dict[str, Row]:
-    """FVU as a power of λ between the smallest and the largest, by site; Student's interval over seeds."""
+    """FVU as a power of λ between smallest and largest, by site; Student's interval over seeds."""
     runs = pd.read_csv(folder / "diagnostics" / "02_curves.csv", dtype=str)["run_id"]
     rows = pd.read_csv(folder / "results.csv", dtype={"run_id": str})
     rows = rows[rows["run_id"].isin(set(runs))]

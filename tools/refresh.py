@@ -15,7 +15,10 @@ from saelib.run.source_notebooks import sources
 
 
 def refresh(names: Sequence[str] = ()) -> list[Path]:
-    """Re-execute notebooks with their own literals (the smoke size) and replace each in place, only on success."""
+    """Re-execute notebooks with their own literals (the smoke size).
+
+    Each is replaced in place, only on success.
+    """
     paths = sources(names)
     for path in paths:
         temp = path.with_name(f".{path.name}")

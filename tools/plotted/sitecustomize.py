@@ -1,4 +1,6 @@
-"""Write the data behind every saved figure as JSON, for `tools/compare.py`: a hook, not a part of the package.
+"""Write the data behind every saved figure as JSON: a hook for `tools/compare.py`.
+
+Not a part of the package.
 
     SAELIB_PLOTTED=/tmp/after PYTHONPATH=tools/plotted python -m saelib run --profile smoke
 
@@ -34,7 +36,9 @@ def drawn(axes: Any) -> dict[str, list[list[float]]]:
         "lines": [numbers(line.get_xydata()) for line in axes.lines],
         "marks": [numbers(c.get_offsets()) for c in axes.collections],
         "paths": [numbers(path.vertices) for path in paths],
-        "boxes": [numbers(patch.get_bbox()) for patch in axes.patches if hasattr(patch, "get_bbox")],
+        "boxes": [
+            numbers(patch.get_bbox()) for patch in axes.patches if hasattr(patch, "get_bbox")
+        ],
     }
 
 
