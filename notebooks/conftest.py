@@ -1,4 +1,7 @@
-"""For `pytest --nbval` (see the Makefile): warnings and progress bars on stderr are not part of a notebook's claim."""
+"""For `pytest --nbval` (see the Makefile): stderr is not part of a notebook's claim.
+
+Warnings and progress bars go there.
+"""
 
 
 def pytest_collectstart(collector):

@@ -1,4 +1,4 @@
-"""Every test runs without a display and without the hub; `home` gives it a workbook folder of its own."""
+"""Every test runs without a display and the hub; `home` gives it a workbook folder of its own."""
 
 import os
 import sys
@@ -25,7 +25,7 @@ os.environ.setdefault(
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty workbook folder: `saelib.config.root()` for the test and for the notebooks it runs."""
+    """An empty workbook folder: `saelib.config.root()` for the test and the notebooks it runs."""
     monkeypatch.setenv("SAELIB_HOME", str(tmp_path))
     (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
     return tmp_path

@@ -1,4 +1,7 @@
-"""What the processes of test_ranks.py do: one function a start, called by every rank. Not a test module."""
+"""What the processes of test_ranks.py do: one function per start, called by every rank.
+
+Not a test module.
+"""
 
 import os
 import signal
@@ -52,7 +55,10 @@ def rows(n=2000, seed=0):
 
 
 def trained(cfg, sharding: Sharding = UNSHARDED, dtype=torch.float32, checkpoint=None, on_log=None):
-    """(SAE or this rank's share, history) after `cfg` on `rows`, some latents silent where it resamples."""
+    """(SAE or this rank's share, history) after `cfg` on `rows`.
+
+    Some latents are silent where it resamples.
+    """
     arch = "sae" if cfg.loss == "plain" else "gated"
     config = SAEConfig(
         arch, d_in=D, n_latents=N, l1_mode="norm_weighted" if cfg.grad_clip == 0.5 else "unit_norm"
@@ -217,7 +223,7 @@ def killed_and_restarted(folder):
 
 @contextmanager
 def one_thread():
-    """As each of several ranks has it: sums of another number of threads differ in their last bits."""
+    """As each of several ranks has it: another number of threads changes the last bits of sums."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

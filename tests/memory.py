@@ -7,7 +7,7 @@ from saelib.sae.history import TrainingDiverged
 
 
 def train_one(sae, stream, cfg, *, probe=None, checkpoint=None, checkpoint_every=200, on_log=None):
-    """The history of one run, which may have gate snapshots and a checkpoint; raises `TrainingDiverged`."""
+    """One run's history, with gate snapshots and a checkpoint if any; raises `TrainingDiverged`."""
     log = on_log and (lambda _, row: on_log(row))
     (result,) = train_together(
         [([Run(sae, cfg, probe, checkpoint)], stream)], checkpoint_every, log

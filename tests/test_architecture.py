@@ -1,4 +1,4 @@
-"""The package keeps its shape: floors, bare core modules, small functions, nothing that hides or executes data."""
+"""The package keeps its shape: floors, bare core modules, small functions, no hidden execution."""
 
 import ast
 import io
@@ -14,7 +14,8 @@ import saelib
 
 PACKAGE = Path(saelib.__file__).parent
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
-# Folders are floors: a folder imports the modules beside them, those named before it, and itself without a circle.
+# Folders are floors: a folder imports the modules beside them, those named before it, and itself
+# without a circle.
 FOLDERS = ("text", "activations", "sae", "measure", "show", "study", "run")
 MEDIAN_FUNCTION, LONG_FUNCTION = 12, 30  # lines: half of all functions, and nine of ten
 MODULE_LINES = 350  # of code
@@ -49,7 +50,10 @@ NAMES = {dotted(p): p for p in MODULES}
 
 
 def floor(module: str) -> int:
-    """Place of a module's folder in `FOLDERS`; modules beside the folders lie below all, the command line above."""
+    """Place of a module's folder in `FOLDERS`.
+
+    Modules beside the folders lie below all of them, the command line above.
+    """
     first = module.partition(".")[0]
     if first == "__main__":
         return len(FOLDERS)
@@ -66,7 +70,7 @@ def imports(tree: ast.Module) -> Iterator[str]:
 
 
 def siblings(tree: ast.Module) -> set[str]:
-    """Modules of the package that a module imports, by `dotted`; a relative import is none of ours."""
+    """Modules of the package that a module imports, by `dotted`; no relative imports."""
     found = set()
     for name in imports(tree):
         assert not name.startswith("."), "relative import"

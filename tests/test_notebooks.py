@@ -1,7 +1,7 @@
-"""A guard over the notebooks: each was executed in order, states its parameters, and shows what nbval then compares.
+"""A guard over the notebooks: executed in order, with parameters, and shown as nbval compares.
 
-nbval compares only what is there: a cell without a count or an output passes whatever it does. So the guards below are
-checked first on small notebooks that each break one rule.
+nbval compares only what is there: a cell without a count or an output passes whatever it does. So
+the guards below are checked first on small notebooks that each break one rule.
 """
 
 import ast
@@ -56,7 +56,7 @@ def nodes(cells: list[Any], *kinds: type) -> list[ast.AST]:
     return [n for c in cells for n in ast.walk(tree(c)) if isinstance(n, kinds)]
 
 
-# --- the guards: each yields what is wrong ---------------------------------------------------------------------------
+# --- the guards: each yields what is wrong --------------------------------------------------------
 
 
 def executed_in_order(nb: Any) -> Iterator[str]:
@@ -145,7 +145,10 @@ def enough_is_compared(nb: Any) -> Iterator[str]:
         if FORBIDDEN_TAGS & set(source_notebooks.tags(cell)) or re.search(
             r"NBVAL_|PYTEST_VALIDATE", cell.source
         ):
-            yield f"cell [{cell.execution_count}]: skipped or allowed to fail; only {IGNORED} and {CHECKED} are used"
+            yield (
+                f"cell [{cell.execution_count}]: skipped or allowed to fail; "
+                f"only {IGNORED} and {CHECKED} are used"
+            )
 
 
 def figures_are_saved_and_named(nb: Any) -> Iterator[str]:
@@ -183,14 +186,18 @@ def same_code(published: Any, source: Any) -> bool:
     ]
 
 
-# --- the guards catch what they are for ------------------------------------------------------------------------------
+# --- the guards catch what they are for -----------------------------------------------------------
 
 
 def good() -> Any:
     """A small notebook that every guard accepts."""
     png = new_output("display_data", {"image/png": "AAAA", "text/plain": "<Figure size 1x1>"})
     name = new_output("stream", name="stdout", text="figures/smoke/02_loss.png\n")
-    parameters = 'profile: str = "smoke"  # which profile\nsites = [2, -2]  # sites\nrates = [\n    0.1,\n]  # rates'
+    parameters = (
+        'profile: str = "smoke"  # which profile\n'
+        "sites = [2, -2]  # sites\n"
+        "rates = [\n    0.1,\n]  # rates"
+    )
     verdict = "assert fvu < 1 and l0 > 3\nassert n == 5\nprint('replicates')"
     cells = [
         new_markdown_cell("# A title\n\n**Claim.** It falls."),
@@ -301,7 +308,7 @@ def test_a_published_copy_may_differ_in_parameters_and_outputs_but_not_in_code()
     assert not same_code(published, good())
 
 
-# --- the notebooks ---------------------------------------------------------------------------------------------------
+# --- the notebooks --------------------------------------------------------------------------------
 
 
 def read(path: Path) -> Any:

@@ -1,4 +1,4 @@
-"""Many processes: stores of one hash, training as one process has it, and a killed rank that leaves no trace."""
+"""Many processes: stores of one hash, training as by one process, no trace of a killed rank."""
 
 import os
 import socket
@@ -28,7 +28,10 @@ def free_port():
 
 
 def start_ranks(function, size, *args):
-    """Call a function of dist_child in `size` processes, forked from a server that has imported the package."""
+    """Call a function of dist_child in `size` processes.
+
+    They are forked from a server that has imported the package.
+    """
     context = torch.multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["saelib.run.sweep", "pytest"])
     torch.multiprocessing.start_processes(function, args, nprocs=size, start_method="forkserver")

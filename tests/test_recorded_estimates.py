@@ -1,4 +1,4 @@
-"""The recorded run's estimates come from its recorded files, and the committed file is just that."""
+"""A recorded run's estimates come from its recorded files, and equal the committed file."""
 
 import importlib.util
 import json

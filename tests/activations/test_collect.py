@@ -30,9 +30,14 @@ CFG = CollectConfig(batch_tokens=8, shard_tokens=8)  # 6 shards
 
 def make_lm(seed=0, dtype=torch.float32):
     config = transformers.LlamaConfig(
-        num_hidden_layers=N_BLOCKS, hidden_size=16, intermediate_size=24, num_attention_heads=4, vocab_size=VOCAB,
-        max_position_embeddings=32, initializer_range=0.2,
-    )  # fmt: skip
+        num_hidden_layers=N_BLOCKS,
+        hidden_size=16,
+        intermediate_size=24,
+        num_attention_heads=4,
+        vocab_size=VOCAB,
+        max_position_embeddings=32,
+        initializer_range=0.2,
+    )
     torch.manual_seed(seed)  # transformers draws from the global generator
     return LM(transformers.LlamaForCausalLM(config).to(dtype), name="tiny")
 

@@ -210,9 +210,8 @@ def test_the_model_is_left_unpatched_also_after_an_exception(layout):
 
 def test_a_stand_in_answers_for_its_block_s_attributes():
     block = _lm().blocks[1]
-    block.attention_type = (
-        "full_attention"  # some models' loops choose the mask by such an attribute
-    )
+    # Some models' loops choose the mask by such an attribute.
+    block.attention_type = "full_attention"
     stand_in = lm_module._StandIn(block, torch.ones(2))
     assert stand_in.attention_type == "full_attention"
     assert stand_in.self_attn is block.self_attn

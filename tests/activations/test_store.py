@@ -142,8 +142,12 @@ def test_token_table_has_one_entry_a_row(tmp_path):
     assert tokens["page"][:8].tolist() == [0, 0, 0, 0, 0, 0, 1, 1]
     assert tokens["split"][:8].tolist() == [0, 0, 0, 0, 0, 0, 1, 1]
     assert {name: values.dtype.name for name, values in tokens.items()} == {
-        "token_id": "int32", "position": "int32", "page": "int32", "context": "int32", "split": "int8",
-    }  # fmt: skip
+        "token_id": "int32",
+        "position": "int32",
+        "page": "int32",
+        "context": "int32",
+        "split": "int8",
+    }
     assert store.page_ids == ("p0", "p1", "p2", "p3")
     assert store.page_titles[3] == "P3"
     assert store.context_rows(2) == slice(6, 10)

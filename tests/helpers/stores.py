@@ -36,8 +36,8 @@ def own_texts(lm):
 def write_store(lm, path, texts=None):
     """48 pages of two contexts of 12 and two of 16 tokens, written by the model unless given.
 
-    Each fourth page is a test page, each sixth a validation page. `texts` holds the token ids of the
-    contexts by length, [96, 12] and [96, 16].
+    Each fourth page is a test page, each sixth a validation page. `texts` holds the token ids of
+    the contexts by length, [96, 12] and [96, 16].
     """
     texts = texts or own_texts(lm)
     page = np.tile(np.repeat(np.arange(48, dtype=np.int32), 2), 2)

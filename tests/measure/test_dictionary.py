@@ -13,7 +13,7 @@ from saelib.sae import build_sae
 
 @pytest.fixture(scope="module")
 def case():
-    """An SAE with a clumsy encoder on rows that its decoder could rebuild exactly from four latents."""
+    """An SAE with a clumsy encoder on rows that four latents of its decoder rebuild exactly."""
     g = torch.Generator().manual_seed(7)
     sae = build_sae(SAEConfig("sae", 16, 32), g).requires_grad_(False)
     sae.set_normalizer_(torch.randn(16, generator=g), 0.5)

@@ -1,7 +1,8 @@
-"""Evaluation on a real store and a tiny Llama, against a naive computation that shares no code with it.
+"""Evaluation on a real store and a tiny Llama, against a naive computation with its own code.
 
-The model writes its own text, so that its loss is low and ablation costs something; one token's embedding is scaled up,
-so that sinks exist; at the last site another is a sink alone; contexts have two lengths.
+The model writes its own text, so that its loss is low and ablation costs something; one token's
+embedding is scaled up, so that sinks exist; at the last site another is a sink alone; contexts have
+two lengths.
 """
 
 import copy
@@ -87,11 +88,11 @@ def results(saes, store, lm, ref):
     return evaluate.evaluate(saes, store, SITE, lm, ref, CFG)
 
 
-# --- naive twins -----------------------------------------------------------------------------------------------------
+# --- naive twins ----------------------------------------------------------------------------------
 
 
 def naive_rows(store, split=2):
-    """Rows of a split with their classes, from the definitions: ordinary everywhere, and first or sink here."""
+    """Rows of a split with their classes, by definition: ordinary everywhere, first, sink."""
     t = store.tokens
     norms = {site: store.rows(site, np.arange(store.n_rows)).norm(dim=1).numpy() for site in SITES}
     later = t["position"] > 0
@@ -133,7 +134,7 @@ def naive_reconstruction(sae, store, split=2):
 
 
 def naive_losses(lm, store, contexts, replace):
-    """Mean loss and KL to the unpatched model, one context at a time, by a hook in the model's own forward."""
+    """Mean loss and KL to the unpatched model, one context at a time, by a hook in its forward."""
     ordinary = naive_rows(store, 2)["ordinary"]
     ce, kl, n = 0.0, 0.0, 0
     for context in contexts:
@@ -161,7 +162,7 @@ def naive_losses(lm, store, contexts, replace):
     return ce / n, kl / n
 
 
-# --- tests -----------------------------------------------------------------------------------------------------------
+# --- tests ----------------------------------------------------------------------------------------
 
 
 def test_the_store_has_what_the_tests_need(store):

@@ -1,6 +1,7 @@
 """Geometry of a site against numpy on a small store whose answers were put into it.
 
-Site 0: ordinary rows with a mean and a decaying spectrum; every context begins with the same vector, as after BOS.
+Site 0: ordinary rows with a mean and a decaying spectrum; every context begins with the same
+vector, as after BOS.
 Site 3: ten times that, position 0 massive in dimension 4, and a few sinks of the same kind later.
 """
 

@@ -1,4 +1,4 @@
-"""Golden rows: what measuring gives for fixed SAEs on a fixed store, so that no change passes unnoticed.
+"""Golden rows: what measuring gives for fixed SAEs on a fixed store, so that changes show.
 
 The text counts upwards, with jumps drawn by a generator, and the model is built to predict the next
 number, so that nothing is sampled from the model and ablation costs something. Run this file as a

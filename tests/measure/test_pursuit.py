@@ -1,4 +1,4 @@
-"""Sparse coding by pursuit: exact where small enough to try everything, optimal by its own conditions elsewhere."""
+"""Sparse coding by pursuit: exact where all can be tried, optimal by its conditions elsewhere."""
 
 import itertools
 import math
@@ -93,7 +93,8 @@ def test_omp_is_exact_where_several_atoms_are_given_back_at_once():
 
 
 def test_omp_gives_back_atoms_that_end_at_zero():
-    # The first choice, between two atoms that together rebuild x exactly, is worth nothing once both are there.
+    # The first choice lies between two atoms that rebuild x exactly together; once both are there
+    # it is worth nothing.
     a, b = torch.tensor([1.0, 0.3, 0.0]), torch.tensor([0.3, 1.0, 0.0])
     atoms = torch.stack([a, b, a + b]).double()
     atoms /= atoms.norm(dim=-1, keepdim=True)
@@ -198,7 +199,8 @@ def test_learned_atoms_by_hand():
     torch.testing.assert_close(
         learn_atoms([x], start, 1, inertia=0), torch.tensor([[1.0, 0.0], [0.0, -1.0]])
     )
-    # inertia 4: A0 = 4 x 3.2 / 2 = 6.4, A = 6.4 + 3.2, B = 6.4 (0.8, 0.6) + (0.8 + 3.2, 0), B / A = (0.95, 0.4)
+    # inertia 4: A0 = 4 x 3.2 / 2 = 6.4, A = 6.4 + 3.2, B = 6.4 (0.8, 0.6) + (0.8 + 3.2, 0),
+    # B / A = (0.95, 0.4)
     moved = torch.tensor([0.95, 0.4]) / math.hypot(0.95, 0.4)
     torch.testing.assert_close(learn_atoms([x], start, 1), torch.stack([moved, start[1]]))
 

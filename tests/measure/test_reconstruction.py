@@ -1,4 +1,4 @@
-"""Each metric against hand arithmetic and a naive computation; each test fails for a plausible slip."""
+"""Each metric against hand arithmetic and a naive computation; each test fails for a slip."""
 
 import math
 
@@ -11,7 +11,7 @@ from saelib.measure.reconstruction import CodeSums, Reconstruction, RowSums, fvu
 
 
 def rows(n=300, d=8, n_latents=12, offset=50.0, seed=0):
-    """Rows with a mean far from 0, an imperfect reconstruction, and codes of which latent 0 never fires."""
+    """Rows with a mean far from 0, an imperfect reconstruction, and codes with latent 0 silent."""
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(n, d, generator=g) + offset
     x_hat = offset + 0.7 * (x - offset) + 0.1 * torch.randn(n, d, generator=g)

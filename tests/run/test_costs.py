@@ -1,4 +1,4 @@
-"""What work costs, by hand arithmetic at known shapes, and against what real modules and stores hold."""
+"""What work costs, by hand arithmetic at known shapes, and against real modules and stores."""
 
 import sys
 from pathlib import Path
@@ -108,9 +108,8 @@ def test_constants_are_fitted_to_measurements_and_tell_one_from_the_others():
         for i in (1, 2, 4, 8)
     ]
     assert scaling.fitted(made) == pytest.approx([2e-9, 0, 0.5], abs=1e-6)
-    made[2]["seconds"] *= (
-        2  # what does not follow shows as its own error, since its constants are the others'
-    )
+    # What does not follow shows as its own error, since its constants are the others'.
+    made[2]["seconds"] *= 2
     assert scaling.predicted(made)[2]["error"] == "-50.0%"
 
 

@@ -1,4 +1,4 @@
-"""Verdicts are checked when recorded; the report shows them and needs neither network nor scripts."""
+"""Verdicts are checked when recorded; the report shows them without network or scripts."""
 
 import json
 import re
@@ -21,7 +21,10 @@ from saelib.text.assets import MODEL_LABEL
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 import record
 
-TEXT = "# Claim\n\nThe loss $L = \\Vert x - \\hat{x}\\Vert^2$; it costs $5 or $6. Code `$a$`, unknown $\\nosuch{x}$."
+TEXT = (
+    "# Claim\n\nThe loss $L = \\Vert x - \\hat{x}\\Vert^2$; it costs $5 or $6. "
+    "Code `$a$`, unknown $\\nosuch{x}$."
+)
 
 
 @pytest.fixture
@@ -182,7 +185,10 @@ def test_details_show_claims_numbers_size_failures_and_times_escaped(home, figur
     header = "run_id,model_id,site,tokens_trained,n_test_pages,n_test_tokens"
     table = f"{header}\nr1,m,15,1000,21,5000\nr2,m,2,2000,21,5000\n"
     (home / "data" / "smoke" / "results.csv").write_text(table)
-    times = "run_id,stage,seconds,tokens_per_second,resumed\n,train,2.5,,false\n,train,1.0,,true\n,notebook:02_x,4.0,,\n"
+    times = (
+        "run_id,stage,seconds,tokens_per_second,resumed\n"
+        ",train,2.5,,false\n,train,1.0,,true\n,notebook:02_x,4.0,,\n"
+    )
     (home / "data" / "smoke" / "timings.csv").write_text(times)
     index = report.build_report("smoke")
     page = index.with_name("details.html").read_text()
@@ -304,7 +310,7 @@ README = f"# Title\n\n{OTHER}<!-- findings: smoke -->\nold\n<!-- /findings: smok
 
 @pytest.fixture
 def finished(home: Path, figure: str) -> Path:
-    """A finished run of two notebooks, as the driver leaves one; the first of them has a verdict."""
+    """A finished run of two notebooks, as the driver leaves one; the first has a verdict."""
     for name in ("02_x", "03_z"):
         parameters = new_code_cell("lr = 0.1", metadata={"tags": ["parameters"]})
         nbformat.write(new_notebook(cells=[parameters]), home / "notebooks" / f"{name}.ipynb")

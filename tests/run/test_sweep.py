@@ -1,4 +1,7 @@
-"""The commands `collect` and `train`: what the notebooks ask for, by one process or several, under the same names."""
+"""`collect` and `train` do what the notebooks ask for, under the same names.
+
+By one process or several.
+"""
 
 import os
 import shutil
@@ -28,16 +31,29 @@ from saelib.study.trainings import first_specs
 
 ROOT = Path(__file__).parents[2]
 COMMON = {
-    "device": "cpu", "dtype": "float32", "source": "jsonl", "ctx_len": 16, "contexts_per_page": 6, "shard_tokens": 1024,
-    "sites": [1, -2], "n_latents": 50, "tokens": 4096, "batch_size": 64, "lr": 3.0e-3, "lambdas": [0.5123, 1.5],
-    "lam_full": 1.6, "ce_tokens": 256, "corpus_seed": 1, "store_dtype": "bfloat16",
-}  # fmt: skip
+    "device": "cpu",
+    "dtype": "float32",
+    "source": "jsonl",
+    "ctx_len": 16,
+    "contexts_per_page": 6,
+    "shard_tokens": 1024,
+    "sites": [1, -2],
+    "n_latents": 50,
+    "tokens": 4096,
+    "batch_size": 64,
+    "lr": 3.0e-3,
+    "lambdas": [0.5123, 1.5],
+    "lam_full": 1.6,
+    "ce_tokens": 256,
+    "corpus_seed": 1,
+    "store_dtype": "bfloat16",
+}
 ONLY_03 = {"lambdas_two_term": [0.3], "seeds": [0, 1], "lambdas": [0.5123]}
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """A workbook folder with the notebooks, a tiny model and text, and profiles that ask for the same."""
+    """A workbook folder with notebooks, a tiny model and text, and profiles that ask for them."""
     home = tmp_path_factory.mktemp("home")
     _save_model(home / "model")
     _write_text(home / "pages.jsonl")
@@ -154,7 +170,8 @@ def test_torchrun_collects_the_same_store_and_the_notebook_launcher_trains_the_s
     assert done.stdout.count("rows a site, store ") == 1  # one rank speaks
     assert all_bytes(data_dir("tiny") / "store") == all_bytes(alone / "store")
     cell = "from accelerate import notebook_launcher; from saelib.run import sweep; "
-    cell += f"notebook_launcher(sweep.train, ('tiny', 'grid'), num_processes=2, use_port='{free_port()}')"
+    cell += "notebook_launcher(sweep.train, ('tiny', 'grid'), num_processes=2, "
+    cell += f"use_port='{free_port()}')"
     done = subprocess.run(
         [sys.executable, "-c", cell], env=environment, capture_output=True, text=True, timeout=300
     )

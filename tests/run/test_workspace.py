@@ -1,4 +1,4 @@
-"""A profile's folder: trained once, killed and continued to the same bytes, measured on test pages, one table."""
+"""A profile's folder: trained once, continued to the same bytes, measured, one table."""
 
 import csv
 import json
@@ -40,9 +40,16 @@ def _save_model(folder):
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]").save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=WORDS + 1, hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=64, bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
+        vocab_size=WORDS + 1,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=64,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
     LlamaForCausalLM(config).save_pretrained(folder)
 
 
@@ -207,7 +214,8 @@ def step_(self, x):
 train.Trainer.step_ = step_
 ws = test_workspace._open(Path(sys.argv[1]))
 ws.checkpoint_every = 8
-ws.train([ws.spec("full", 2, lam=0.7, resample_at=(0.3,), dead_window=512, **test_workspace.RECIPE)], "03_train_gated")
+recipe = {"lam": 0.7, "resample_at": (0.3,), "dead_window": 512, **test_workspace.RECIPE}
+ws.train([ws.spec("full", 2, **recipe)], "03_train_gated")
 """
 
 

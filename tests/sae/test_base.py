@@ -49,7 +49,8 @@ def test_normaliser_is_scale_times_x_minus_mean():
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_reconstruction_in_model_units_folds_into_the_weights(arch):
-    # DESIGN: x_hat = x_hat_n / s + mean; b_enc, b_gate, b_mag <- b / s; b_dec <- b_dec / s + mean; f <- f / s
+    # DESIGN: x_hat = x_hat_n / s + mean; b_enc, b_gate, b_mag <- b / s; b_dec <- b_dec / s + mean;
+    # f <- f / s
     sae, x = _sae(arch), 3 * torch.randn(20, 6)
     with torch.no_grad():
         for name in (*sae.bias_names(), "b_dec"):

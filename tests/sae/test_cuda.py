@@ -96,7 +96,10 @@ def test_entries_and_their_gradients_are_plain_pytorchs(shape, encoder):
 
 @pytest.mark.parametrize("size", [1e-25, 1.0, 1e10, 1e19], ids=str)
 def test_the_screen_loses_nothing_that_bfloat16_would_round_away(size):
-    """Each row is open by a thousandth of its size in one latent, where bfloat16 is wrong by a few thousandths."""
+    """Each row is open by a thousandth of its size in one latent.
+
+    There bfloat16 is wrong by a few thousandths.
+    """
     g = torch.Generator().manual_seed(0)
     x_c, W = torch.randn(256, 64, generator=g), torch.randn(256, 64, generator=g)
     a = x_c @ W.T
@@ -214,7 +217,7 @@ def test_capture_in_bfloat16_is_the_models_own_hidden_state():
 
 
 def test_every_metric_is_the_cpus(tmp_path):
-    """The reference too: identity recovers exactly 1 and zero-ablation exactly 0 on either device."""
+    """The reference too: on either device identity recovers exactly 1, zero-ablation exactly 0."""
     cpu = tiny_llama()
     store, columns = write_store(cpu, tmp_path / "store"), []
     lms = {CPU: cpu, GPU: LM(tiny_llama().model.to(GPU), None, cpu.name)}

@@ -1,4 +1,4 @@
-"""The written-out gradients, dense and sparse, equal autograd on the plain formulas, parameter by parameter."""
+"""The written-out gradients, dense and sparse, equal autograd on the formulas, by parameter."""
 
 import pytest
 import torch

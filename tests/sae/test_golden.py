@@ -1,7 +1,8 @@
 """Golden runs: what training's arithmetic gives, so that a change of it cannot pass unnoticed.
 
-Every architecture, loss and step is trained for 50 steps on fixed rows; the last logged loss must be the recorded one
-to 1e-5. Run this file as a programme to print the table anew: `python tests/sae/test_golden.py`.
+Every architecture, loss and step is trained for 50 steps on fixed rows; the last logged loss must
+be the recorded one to 1e-5. Run this file as a programme to print the table anew: `python
+tests/sae/test_golden.py`.
 """
 
 import itertools
@@ -73,8 +74,9 @@ DEFAULTS = {
     },
 }
 ADVICE = (
-    "Training's arithmetic changed: runs made before and after would share a name and not their weights. If that is "
-    "meant, raise TRAINING_VERSION in saelib/versions.py and record this table anew (see the head of this file)."
+    "Training's arithmetic changed: runs made before and after would share a name and not their "
+    "weights. If that is meant, raise TRAINING_VERSION in saelib/versions.py and record this table "
+    "anew (see the head of this file)."
 )
 
 

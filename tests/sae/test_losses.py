@@ -1,4 +1,4 @@
-"""The objectives by hand arithmetic, and the gradient facts of the Gated SAE (arXiv 2404.16014, section 3)."""
+"""The objectives by hand arithmetic, and the Gated SAE's gradients (arXiv 2404.16014, sec. 3)."""
 
 import pytest
 import torch

@@ -13,7 +13,7 @@ DEAD = torch.tensor([False, True, False, False, True, True, False, False])
 
 
 def _trained(arch, loss):
-    """An SAE with every parameter and moment non-zero, its optimiser and training rows far from the origin."""
+    """An SAE with every parameter and moment non-zero, its optimiser, and rows far from 0."""
     generator = torch.Generator().manual_seed(0)
     sae = build_sae(SAEConfig(arch=arch, d_in=5, n_latents=8), generator)
     optimizer = torch.optim.Adam(sae.parameters(), 1e-2, fused=True)

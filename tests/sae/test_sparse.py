@@ -1,4 +1,4 @@
-"""The sparse step: when it is taken, that it trains to the same place, that C and Triton do what plain PyTorch does.
+"""The sparse step: when it is taken, where it trains to, and that C and Triton equal PyTorch.
 
 Its gradients are held to autograd beside the dense step's in `test_dense.py`.
 """
@@ -231,7 +231,10 @@ def test_the_screen_finds_the_entries_of_float32(shape):
 @needs_compiler
 @pytest.mark.parametrize("size", [1.0, 1e-25])  # squares of the second are 0 in float32
 def test_the_screen_loses_nothing_that_bfloat16_would_round_away(size):
-    """Each row is open by a thousandth of its size in one latent, where bfloat16 is wrong by a few thousandths."""
+    """Each row is open by a thousandth of its size in one latent.
+
+    There bfloat16 is wrong by a few thousandths.
+    """
     g = torch.Generator().manual_seed(0)
     x_c, W = torch.randn(256, 64, generator=g), torch.randn(256, 64, generator=g)
     a = x_c @ W.T
@@ -325,9 +328,11 @@ from test_sparse import SHAPES, _entries
 device = "cuda" if torch.cuda.is_available() else "cpu"
 for shape in SHAPES:
     x_c, W, _, at = _entries(sparse_plain, *shape)
-    x_c, W, f, at = x_c.to(device), W.to(device), at.value.abs().to(device), type(at)(*(t.to(device) for t in at))
+    x_c, W, f = x_c.to(device), W.to(device), at.value.abs().to(device)
+    at = type(at)(*(t.to(device) for t in at))
     pairs = zip(*(ops.decode(x_c, W, x_c[0], at, f, 0.5) for ops in (sparse_plain, sparse_triton)))
-    for plain, triton in [*pairs, [ops.weight_gradient(x_c, at, f, len(W)) for ops in (sparse_plain, sparse_triton)]]:
+    gradients = [ops.weight_gradient(x_c, at, f, len(W)) for ops in (sparse_plain, sparse_triton)]
+    for plain, triton in [*pairs, gradients]:
         assert (plain - triton).norm() <= 1e-6 * plain.norm()
 print("equal")
 """

@@ -72,6 +72,10 @@ def test_a_larger_lambda_gives_fewer_active_latents(table):
     assert l0[0] > 1.3 * l0[1] > 1.3 * 1.3 * l0[2]
 
 
+# With most latents silent at first: some are dead at both resamplings, and all but the first steps
+# are sparse.
+# With most latents silent at first: some are dead at both resamplings, and all but the first steps
+# are sparse.
 RESUMED = {
     "loss": "full",
     "resample_at": (0.2, 0.5),
@@ -79,7 +83,7 @@ RESUMED = {
     "snapshots": 4,
     "dead_window": 1000,
     "lam": 30.0,
-}  # with most latents silent at first: some are dead at both resamplings, and all but the first steps are sparse
+}
 
 
 @pytest.mark.parametrize("stop_after", [20, 60, 120])

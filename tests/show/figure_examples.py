@@ -13,7 +13,10 @@ from saelib.show import activations, compare, depth, tradeoff, training
 SITES, ARMS = (2, 15, 29), ("plain", "two_term", "full")
 
 
-LONG = "A sentence that says what was found, with its numbers, long enough to need a second line in a narrow figure"
+LONG = (
+    "A sentence that says what was found, with its numbers, long enough to need a second line "
+    "in a narrow figure"
+)
 
 
 def table(columns: str, *rows: tuple) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The explorer on a small real store, real SAEs on disk and a real tokenizer: contexts by hand, then the panel."""
+"""The explorer on a small real store, SAEs on disk and a tokenizer: contexts, then the panel."""
 
 import itertools
 import re
@@ -99,7 +99,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def results() -> pd.DataFrame:
-    """Two plain runs, one Gated, one whose folder is missing, and one at a site the store does not have."""
+    """Two plain runs, a Gated one, one without a folder, one at a site that the store lacks."""
     rows = [
         ("r1", "plain", SITE, 1.0, 30.0, 0.2, 0),
         ("r2", "plain", SITE, 4.0, 9.0, 0.5, 0),

@@ -1,4 +1,4 @@
-"""Estimates with their replicates: by hand where pages are few, paired where two SAEs share them."""
+"""Estimates with their replicates: by hand on few pages, paired where SAEs share pages."""
 
 import numpy as np
 import pandas as pd

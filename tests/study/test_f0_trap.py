@@ -11,7 +11,7 @@ PREDICTORS = ("mean", "one_latent", "sinks_only", "pca")
 
 
 def table(values, pages=22, sites=(2, 15, 29)):
-    """A table of errors, equal at all sites; values: (predictor, class) -> (fvu, lo, hi), else 1."""
+    """A table of errors, equal at all sites; (predictor, class) -> (fvu, lo, hi), else 1."""
     rows = []
     for site, predictor, tokens in itertools.product(sites, PREDICTORS, ("all", "ordinary")):
         fvu, lo, hi = values.get((predictor, tokens), (1.0, 1.0, 1.0))

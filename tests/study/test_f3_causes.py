@@ -37,7 +37,7 @@ def test_few_seeds_few_pages_and_collapsed_saes_decide_nothing(n_seeds, n_pages,
 
 
 def division(effects, first=0.0, seeds=(0,)):
-    """A gap of `first`, to which the removal of each cause adds its effect, all at the deepest site."""
+    """A gap of `first`, to which each cause's removal adds its effect, all at the deepest site."""
     log_fvu = {}
     for coalition in coalitions():
         total = first + sum(effects[cause] for cause in coalition)

@@ -1,4 +1,4 @@
-"""The plain SAE along all depths: what is said where an L0 is reached nowhere, once, or everywhere."""
+"""The plain SAE along all depths: what is said where an L0 is reached never, once, everywhere."""
 
 import numpy as np
 import pandas as pd

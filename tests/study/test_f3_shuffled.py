@@ -1,4 +1,4 @@
-"""The baseline without structure between dimensions: which λ are tried, and what is read at one L0."""
+"""The baseline without structure between dimensions: the λ tried, and values at one L0."""
 
 from types import SimpleNamespace
 

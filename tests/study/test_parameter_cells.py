@@ -1,4 +1,4 @@
-"""Every notebook's parameter cell holds exactly the fields of its model, in range in every profile."""
+"""Every notebook's parameter cell holds just its model's fields, in range in every profile."""
 
 import pytest
 

@@ -71,7 +71,8 @@ def serve(monkeypatch):
 
 
 HTML_PAGE = b"""<!DOCTYPE html><a href="../../files/tiny_source-0.9.tar.gz#sha256=0">old</a>
-<a data-requires-python="&gt;=3" href="../../files/tiny%5Fsource-1.0.tar.gz?a=1&amp;b=2#sha256=0">new</a>"""
+<a data-requires-python="&gt;=3" \
+href="../../files/tiny%5Fsource-1.0.tar.gz?a=1&amp;b=2#sha256=0">new</a>"""
 JSON_PAGE = json.dumps(
     {"files": [{"filename": "x", "url": "/files/tiny_source-1.0.tar.gz?a=1&b=2"}]}
 ).encode()

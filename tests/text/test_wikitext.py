@@ -3,7 +3,10 @@
 from saelib.text.wikitext import clean_markup
 
 ARTICLE = """{{Infobox|name=[[A]]|text=gone}}
-'''Abel''' ({{IPA|x}}; born [[1970]]) is a [[painting|painter]] from [[Berlin]].<ref name=a>Gone &amp; lost</ref> He
+'''Abel''' ({{IPA|x}}; born [[1970]]) is a [[painting|painter]] from [[Berlin]].\
+\
+\
+<ref name=a>Gone &amp; lost</ref> He
 paints.&nbsp;Well<!-- gone -->, <small>mostly</small>.
 
 [[File:Abel.jpg|thumb|A caption, [[gone]].]]
