@@ -20,6 +20,7 @@ from saelib.study.controls import shuffled_decoders
 from saelib.study.curve import Curve, reach_l0
 from saelib.study.estimate import Estimate, of_pages, over_seeds, undefined
 from saelib.study.finding import Finding, Verdict, enough, majority
+from saelib.study.matched import times
 from saelib.study.params import Common, CountOrZero, Lambda, Lambdas, NotNegative, Recipe, Sweep
 from saelib.study.scope import Scope, sites_label
 
@@ -64,16 +65,6 @@ class Params(Common, Recipe, Sweep):
 
 
 # -- what is trained ---------------------------------------------------------------------------
-
-
-def three_digits(lam: float) -> float:
-    """λ with three significant digits, as it stands in a run's id."""
-    return float(f"{lam:.3g}")
-
-
-def times(lambdas: Sequence[float], factor: float) -> list[float]:
-    """Multiples of λ with three significant digits."""
-    return [three_digits(lam * factor) for lam in lambdas]
 
 
 def arm_lambdas(p: Params) -> dict[str, list[float]]:

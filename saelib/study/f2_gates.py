@@ -32,12 +32,12 @@ from saelib.study.f2_gated import (
     gated_spec,
     mean_at_l0,
     middle_site,
-    three_digits,
 )
 from saelib.study.f2_gated import (
     train as train_curves,
 )
 from saelib.study.finding import MIN_SEEDS, Finding, Verdict
+from saelib.study.matched import three_digits
 from saelib.study.params import Count
 from saelib.study.scope import Scope
 

@@ -23,6 +23,7 @@ from saelib.study.estimate import Estimate, of_pages, over_seeds
 from saelib.study.f3_ladder import middle_lambda
 from saelib.study.f3_sites import NOTEBOOK, Compared, collapsed_sites, without_loss
 from saelib.study.finding import Verdict, enough
+from saelib.study.matched import three_digits
 from saelib.study.notebooks import LayerParams
 from saelib.study.scope import Scope
 from saelib.study.shapley import TOGGLES, coalitions, recipe_of, shapley
@@ -81,7 +82,7 @@ def lambda_in_units(ws: Any, p: LayerParams, coalition: Coalition, site: int, la
     """A λ of the normalised recipe in the units that this coalition trains in."""
     spec = cause_spec(ws, p, coalition, site, 0, lam)
     scale = ws.normalizer(site, spec.sae.normalize, spec.train.tokens_mask)[1]
-    return float(f"{lam * scale / ws.normalizer(site, 'center_scale', 'ordinary')[1]:.3g}")
+    return three_digits(lam * scale / ws.normalizer(site, "center_scale", "ordinary")[1])
 
 
 class Trained(NamedTuple):
@@ -305,7 +306,9 @@ def figure(division: Division, p: LayerParams, scope: Scope) -> Figure:
     near, deep = division.compared.pair
     rows = table(division)
     rows["note"] = np.where(rows["value"].isna(), "unreachable", "")
-    return compare.interval_points(
+    # bars lead from the first gap to the last only where every change is known
+    draw = compare.waterfall if rows["value"].notna().all() else compare.interval_points
+    return draw(
         rows,
         seed_table(division) if scope.n_seeds > 1 else None,
         title=title(division),

@@ -26,6 +26,7 @@ from saelib.study.estimate import Estimate, over_seeds, ratio_of_pages
 from saelib.study.f3_shuffled import ordinary_rows
 from saelib.study.f3_sites import NOTEBOOK, Compared, without_loss
 from saelib.study.finding import Verdict, enough
+from saelib.study.matched import three_digits
 from saelib.study.notebooks import LayerParams
 from saelib.study.scope import Scope
 
@@ -94,7 +95,7 @@ def lambdas_at_l0(p: LayerParams, plain: Mapping[tuple[int, int], Curve]) -> dic
             curve.at_l0(p.l0_target, "lambda") for (s, _), curve in plain.items() if s == site
         ]
         if None not in per_seed:
-            lambdas[site] = float(f"{np.mean(per_seed):.3g}")
+            lambdas[site] = three_digits(np.mean(per_seed))
     return lambdas
 
 

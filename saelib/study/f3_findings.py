@@ -15,24 +15,11 @@ from saelib.study.f3_ladder import ORIGINAL_ALL, Ladder
 from saelib.study.f3_layers import Matched
 from saelib.study.f3_sites import Compared, Sweep, collapsed_sites, enumerate_sites
 from saelib.study.f3_trap import norm_sentence
-from saelib.study.finding import Finding, beside_recorded
+from saelib.study.finding import Finding
 from saelib.study.notebooks import LayerParams
 from saelib.study.scope import Scope
 
 ORIGINAL_ORDINARY = "original: FVU, ordinary tokens"
-
-
-def verdict_text(findings: Sequence[Finding]) -> str:
-    """Each finding in words: its claim, its effect beside the recorded run's, verdict, sentence."""
-    return "\n\n".join(_account(finding) for finding in findings)
-
-
-def _account(finding: Finding) -> str:
-    beside = beside_recorded(finding)
-    lead = f"{finding.verdict}. {beside}"
-    if finding.verdict == "undecided":
-        lead = f"{beside}; undecided here."
-    return f"{finding.name}: {finding.claim}\n{lead}\n{finding.sentence}"
 
 
 def _worse(compared: Compared) -> str:

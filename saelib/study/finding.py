@@ -110,11 +110,6 @@ def beside_recorded(finding: Finding, profile: str = RECORDED, form: str = ".3g"
     return f"{text}; recorded {profile}: {recorded_text(there, form)}: {word}"
 
 
-def verdict_lines(findings: Sequence[Finding]) -> str:
-    """Name, verdict and claim of each finding, one per line."""
-    return "\n".join(f"{one.name}, {one.verdict}: {one.claim}" for one in findings)
-
-
 # -- files ---------------------------------------------------------------------------------------------
 
 
@@ -265,8 +260,15 @@ def _check_word(holds: bool | None) -> str:
     return "holds: " if bool(holds) else "DOES NOT HOLD: "
 
 
-def account(finding: Finding) -> str:
-    """A finding in words for its notebook: claim, verdict, result, and how the recorded run has it."""
+def account(findings: Sequence[Finding]) -> str:
+    """Findings in words for their notebook, a blank line between two.
+
+    Of each its claim, its verdict beside the recorded run's estimate, and its sentence.
+    """
+    return "\n\n".join(_account(finding) for finding in findings)
+
+
+def _account(finding: Finding) -> str:
     beside = beside_recorded(finding)
     if finding.verdict == "undecided" and beside:
         lead = f"{beside}; undecided here."

@@ -17,6 +17,16 @@ LAMBDA_BEYOND = 1.2  # how far past the target's expected place, as a factor in 
 SAME_LAMBDA = 1.01  # two λ within this factor are not divided further
 
 
+def three_digits(lam: float | int) -> float:
+    """λ with three significant digits, as it stands in a run's id."""
+    return float(f"{lam:.3g}")
+
+
+def times(lambdas: Iterable[float | int], factor: float | int) -> list[float]:
+    """Multiples of λ with three significant digits."""
+    return [three_digits(lam * factor) for lam in lambdas]
+
+
 def interpolate_matched_l0(
     l0: Iterable, y: Iterable, target: float | int, log_y: bool = True
 ) -> float | None:

@@ -99,6 +99,16 @@ def test_an_unreached_coalition_is_said_in_title_table_and_check():
     assert "not reached" in figure.get_suptitle()
 
 
+def test_the_figure_leads_from_the_first_gap_to_the_last_where_all_changes_are_known():
+    whole = division(EFFECTS)
+    bars = f3_causes.figure(whole, params(), SCOPE).axes[0].patches
+    assert len(bars) == 6  # two gaps, four changes between them
+    assert bars[1].get_x() == pytest.approx(whole.before.value)
+    broken = f3_causes.figure(without(whole, ALL), params(), SCOPE)
+    assert not broken.axes[0].patches
+    assert "unreachable" in [text.get_text() for text in broken.axes[0].texts]
+
+
 def test_a_collapsed_original_recipe_is_named_in_the_sentence():
     rows = pd.DataFrame({"site": [15, 29], "l0": [0.1, 40.0]})
     collapsed = f3_causes.collapsed(Trained({}, {}, rows))

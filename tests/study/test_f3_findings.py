@@ -11,7 +11,7 @@ from test_f3_trap import table
 
 from saelib.env import root
 from saelib.files import read_json
-from saelib.study import f3_findings
+from saelib.study import f3_findings, finding
 from saelib.study.curve import Curve
 from saelib.study.estimate import undefined
 from saelib.study.f3_causes import Trained
@@ -150,7 +150,7 @@ def test_an_effect_is_told_before_the_run_is_called_undecided(home):
     one_seed = f3_findings.at_matched_l0(
         matched(between(0.4, 0.5)), params(), Scope("a model", n_pages=20, n_seeds=1)
     )
-    lines = f3_findings.verdict_text([clear, one_seed]).splitlines()
+    lines = finding.account([clear, one_seed]).splitlines()
     assert lines[1].startswith("supported. normalised: FVU at L0 = 32, site 15: 1.5")
     assert lines[5].endswith("recorded full: no record; undecided here.")
 
@@ -166,4 +166,4 @@ def test_each_finding_shares_an_effect_with_the_recorded_run():
         f3_findings.causes(division(EFFECTS), trained(9.0), params(), SCOPE),
         *f3_findings.dictionary(errors(LESS), params(), SCOPE),
     ]
-    assert all(set(finding.estimates) & set(recorded[finding.name]) for finding in found)
+    assert all(set(one.estimates) & set(recorded[one.name]) for one in found)

@@ -1,6 +1,7 @@
 """Findings on disk, their verdicts, and how they stand beside the recorded run."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -137,3 +138,13 @@ def test_the_first_shared_effect_stands_beside_the_recorded_one(home):
 
 def test_checks_say_which_holds():
     assert finding.checks([(True, "a"), (False, "b")]) == "holds: a\nDOES NOT HOLD: b"
+
+
+def test_an_account_gives_the_effect_beside_the_recorded_one_before_undecided(home):
+    clear = made(home)
+    unclear = replace(made(home, "F2"), verdict="undecided")
+    first, second = finding.account([clear, unclear]).split("\n\n")
+    assert first.splitlines()[1].startswith(f"{clear.verdict}. ")
+    assert second.splitlines()[1].endswith("; undecided here.")
+    silent = replace(unclear, estimates={})
+    assert finding.account([silent]).splitlines()[1] == "undecided."

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from saelib.study.matched import interpolate_matched_l0, propose_lambda
+from saelib.study.matched import interpolate_matched_l0, propose_lambda, three_digits, times
 
 
 def test_matched_l0_is_linear_in_the_logarithms_and_never_extrapolates():
@@ -72,3 +72,9 @@ def test_next_lambda_reaches_the_target_on_a_smooth_curve():
     assert len(pairs) < 8
     l0 = [p[1] for p in pairs]
     assert interpolate_matched_l0(l0, [1 / v for v in l0], 30) == pytest.approx(1 / 30)
+
+
+def test_a_lambda_has_three_significant_digits():
+    assert three_digits(0.30864) == 0.309
+    assert three_digits(12345) == 12300
+    assert times([1.23456, 2], 0.25) == [0.309, 0.5]

@@ -1,0 +1,79 @@
+"""F2 and F2f as they are recorded: every verdict of both rules, sentences, and the abstract."""
+
+import pytest
+from f2_cases import FULL, ONE_SEED, UNREACHED, params
+from test_f2_resampling import EQUAL, HARMFUL, HARMLESS, MARGIN, TOUCHING, UNCLEAR, ratios_of
+
+from saelib.study import f2_resampling_findings
+
+
+@pytest.fixture
+def p():
+    return params("04_resampling", seeds=[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("pairs", "verdict"),
+    [
+        ([(HARMFUL, HARMFUL), (HARMFUL, HARMFUL), (HARMLESS, HARMFUL)], "supported"),
+        ([(HARMLESS, HARMFUL), (HARMFUL, EQUAL)], "contradicted"),
+        ([(HARMLESS, UNREACHED), (HARMLESS, UNREACHED)], "contradicted"),
+        ([(TOUCHING, HARMFUL), (HARMFUL, TOUCHING)], "undecided"),
+        ([(UNCLEAR, HARMFUL), (UNREACHED, HARMFUL)], "undecided"),
+        ([(HARMFUL, HARMFUL), (HARMLESS, HARMFUL)], "undecided"),
+    ],
+)
+def test_f2_holds_where_deficit_and_missing_resampling_are_both_harmful(pairs, verdict):
+    assert f2_resampling_findings.decide(pairs, MARGIN, 3, 22) == verdict
+
+
+@pytest.mark.parametrize(
+    ("cases", "verdict"),
+    [
+        ([HARMFUL, HARMFUL, EQUAL], "supported"),
+        ([HARMLESS, EQUAL, HARMFUL], "contradicted"),
+        ([TOUCHING, HARMFUL], "undecided"),
+        ([UNREACHED, UNREACHED, HARMFUL], "undecided"),
+        ([], "undecided"),
+    ],
+)
+def test_resampling_helps_where_lacking_it_is_harmful_in_most(cases, verdict):
+    assert f2_resampling_findings.decide_helps(cases, MARGIN, 3, 22) == verdict
+
+
+@pytest.mark.parametrize(("n_seeds", "n_pages"), [(2, 22), (3, 14)])
+def test_two_seeds_or_fourteen_pages_decide_nothing(n_seeds, n_pages):
+    pairs = [(HARMFUL, HARMFUL)]
+    assert f2_resampling_findings.decide(pairs, MARGIN, n_seeds, n_pages) == "undecided"
+    assert f2_resampling_findings.decide_helps([HARMFUL], MARGIN, n_seeds, n_pages) == "undecided"
+
+
+def test_the_finding_names_effect_setting_and_site(p):
+    ratios = ratios_of(HARMLESS, HARMFUL, EQUAL)
+    result = f2_resampling_findings.finding(ratios, p, FULL)
+    assert result.verdict == "contradicted"
+    assert next(iter(result.estimates)) == "deficit, normal, site 15"
+    assert "normal recipe, site 15 0.92 [0.91, 0.93]; large steps, site 15" in result.sentence
+    assert f2_resampling_findings.finding(ratios, p, ONE_SEED).verdict == "undecided"
+
+
+def test_only_combinations_in_which_latents_were_revived_count(p):
+    ratios = ratios_of(HARMLESS, HARMFUL, HARMFUL, full=UNREACHED)
+    revived = {("normal", "two_term", 15): 0.0, ("normal", "full", 15): 7.0}
+    revived |= {("dying", "two_term", 15): 100.0, ("dying", "full", 15): 100.0}
+    result = f2_resampling_findings.finding_helps(ratios, revived, p, FULL)
+    names = ["no resampling (two-term), dying, site 15", "no resampling (full), dying, site 15"]
+    assert list(result.estimates) == names
+    assert "full, large steps, site 15 unreachable" in result.sentence
+    none = f2_resampling_findings.finding_helps(ratios, dict.fromkeys(revived, 0.0), p, FULL)
+    assert none.verdict == "undecided"
+    assert "nothing was revived" in none.sentence
+
+
+def test_the_abstract_is_silent_where_an_l0_is_not_reached():
+    assert (
+        f2_resampling_findings.abstract(ratios_of(HARMLESS, UNREACHED, EQUAL), "undecided") is None
+    )
+    text = f2_resampling_findings.abstract(ratios_of(HARMLESS, HARMFUL, EQUAL), "contradicted")
+    assert "1.06 times" in text
+    assert text.endswith("(F2: contradicted).")
