@@ -21,7 +21,8 @@ from saelib.study.scope import Scope
 
 NORM = "median norm ‖x‖ (model units)"
 SINK_SHARE = "share of ‖x‖² in first and sink tokens"
-OFFSET = "mean offset γ = ‖μ‖ / ‖σ‖"  # as the table has it; the figure writes m
+OFFSET = "mean offset γ = ‖μ‖ / ‖σ‖"  # as the table has it
+OFFSET_PANEL = "mean offset m = ‖μ‖ / ‖σ‖"  # γ is shrinkage in figures
 EFFECTIVE_RANK = "participation ratio"
 LOSS = "loss recovered"
 DELTA_CE = "ΔCE (nats a token)"
@@ -137,7 +138,8 @@ def panel_table(depths: Depths) -> pd.DataFrame:
 
 
 def _panel(values: pd.Series, panel: str, series: str) -> pd.DataFrame:
-    return values.rename("value").reset_index().assign(panel=panel, series=series)
+    head = OFFSET_PANEL if panel == OFFSET else panel
+    return values.rename("value").reset_index().assign(panel=head, series=series)
 
 
 def title(depths: Depths) -> str:

@@ -56,7 +56,7 @@ def closest(pairs: object, sight: str) -> float:
 
 
 GROUPS = {
-    "arms": ARMS,
+    "arms": (*ARMS, "topk"),
     "token classes": ("first", "sink", "ordinary", "all"),
     "schedules": ("constant", "linear", "cosine", "cosine_with_restarts", "stopped"),
     "variants": ("as collected", "BOS prepended"),
@@ -69,7 +69,8 @@ def test_colours_of_a_group_stay_apart_for_colour_blind_readers(sight: str) -> N
         assert closest(itertools.combinations([style.LOOKS[k].color for k in group], 2), sight) > 20
     sites = [style.site_color(s, 30) for s in SITES]
     assert closest(itertools.combinations(sites, 2), sight) > 20
-    assert closest(itertools.product(sites, [style.LOOKS[a].color for a in ARMS]), sight) > 10
+    arms = [style.LOOKS[name].color for name in GROUPS["arms"]]
+    assert closest(itertools.product(sites, arms), sight) > 10
 
 
 def test_the_simulation_confuses_red_and_green() -> None:
@@ -81,7 +82,7 @@ def test_the_simulation_confuses_red_and_green() -> None:
 def test_sites_darken_with_depth_and_arms_have_their_own_markers() -> None:
     lightness = [seen(style.site_color(s, 30), "full")[0] for s in range(31)]
     assert np.all(np.diff(lightness) < 0)
-    assert len({style.LOOKS[a].marker for a in ARMS}) == 3
+    assert len({style.LOOKS[name].marker for name in GROUPS["arms"]}) == 4
     assert style.looks_of([2, 29], n_layers=30)[2].color == style.site_color(2, 30)
 
 

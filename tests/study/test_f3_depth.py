@@ -84,3 +84,9 @@ def test_what_is_drawn_has_intervals_for_fvu_alone():
     drawn = panels.dropna(subset="lo")
     assert set(drawn["panel"]) == {"FVU at L0 = 32"}
     assert set(drawn["series"]) == {"plain"}
+
+
+def test_the_figure_keeps_gamma_for_shrinkage_and_the_file_its_column():
+    result = depths([0.2, 0.3, 0.4])
+    assert f3_depth.OFFSET in result.table
+    assert not any("γ" in panel for panel in f3_depth.panel_table(result)["panel"])
