@@ -192,7 +192,7 @@ def same_code(published: Any, source: Any) -> bool:
 def good() -> Any:
     """A small notebook that every guard accepts."""
     png = new_output("display_data", {"image/png": "AAAA", "text/plain": "<Figure size 1x1>"})
-    name = new_output("stream", name="stdout", text="figures/smoke/02_loss.png\n")
+    name = new_output("stream", name="stdout", text="data/smoke/figures/02_loss.png\n")
     parameters = (
         'profile: str = "smoke"  # which profile\n'
         "sites = [2, -2]  # sites\n"
@@ -265,7 +265,7 @@ BROKEN = [
     (enough_is_compared, tag(2, "raises-exception")),
     (enough_is_compared, change(2, source="# NBVAL_IGNORE_OUTPUT\nx = 1")),
     (figures_are_saved_and_named, change(3, source="x = 1")),
-    (figures_are_saved_and_named, change(3, outputs=prints("figures/smoke/02_loss.png"))),
+    (figures_are_saved_and_named, change(3, outputs=prints("data/smoke/figures/02_loss.png"))),
     (figures_are_saved_and_named, lambda nb: nb.cells[3].outputs.pop()),
 ]
 

@@ -63,11 +63,12 @@ class Job:
 
     @property
     def claims(self) -> list[Path]:
-        """Verdicts, abstract and tables behind figures that an earlier run of it left."""
+        """Verdicts, abstract, figures and the tables behind them that an earlier run of it left."""
         number = self.name.partition("_")[0]
         folder = self.folder.parent
         verdicts = folder.glob(f"verdicts/{self.name}.*")
-        return [*verdicts, *folder.glob(f"diagnostics/{number}_*.csv")]
+        figures = folder.glob(f"figures/{number}_*.png")
+        return [*verdicts, *folder.glob(f"diagnostics/{number}_*.csv"), *figures]
 
 
 @dataclass(frozen=True)

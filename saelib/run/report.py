@@ -22,29 +22,11 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from saelib.env import data_dir, root
+from saelib.env import data_dir
 from saelib.files import read_json, replaced_folder, write_text
-from saelib.run.page import anchor, draw_formulas, notebook_html
-from saelib.study.finding import (
-    OLDER_WORDS,
-    kept_in,
-    load,
-    read_abstract,
-    read_table,
-    record_abstract,
-    record_table,
-)
+from saelib.run.page import anchor, notebook_html
+from saelib.study.finding import figure_file, load, read_abstract
 from saelib.text.assets import EMBEDDED, MODEL_LABEL
-
-__all__ = [  # some as notebooks import them
-    "build_report",
-    "draw_formulas",
-    "notebook_html",
-    "read_abstract",
-    "read_table",
-    "record_abstract",
-    "record_table",
-]
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 LEADS = {"F3": "F3b"}  # the claim that stands for its finding where none has the finding's name
@@ -167,8 +149,8 @@ def interval_text(row: Mapping[str, float | None]) -> str:
 def _copy_figures(profile: str, findings: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:
     """Copy the profile's figures; return the names of those behind no finding."""
     folder.mkdir(parents=True)
-    wanted = {root() / finding["figure"] for finding in findings}
-    for path in wanted | set((root() / "figures" / profile).glob("*.png")):
+    wanted = {figure_file(finding["figure"]) for finding in findings}
+    for path in wanted | set((data_dir(profile) / "figures").glob("*.png")):
         shutil.copyfile(path, folder / path.name)
     return sorted({path.name for path in folder.iterdir()} - {path.name for path in wanted})
 
@@ -214,55 +196,3 @@ def _render(context: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(anchor=anchor, interval=interval_text, file=lambda p: Path(p).name)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(context)
-
-
-# Verdicts as notebooks record them that have no module in `study` yet
-
-VERDICTS = ("replicates", "does not replicate", "cannot tell")
-FIELDS = ("finding", "claim", "verdict", "effect", "cell", "figure")
-
-
-def _check_verdict(entry: Mapping[str, Any], where: str) -> None:
-    if set(entry) != set(FIELDS):
-        raise ValueError(f"{where}: fields {sorted(entry)}; expected {sorted(FIELDS)}")
-    for field in FIELDS:
-        if not isinstance(entry[field], str) or not entry[field].strip():
-            raise ValueError(f"{where}: {field} = {entry[field]!r}: expected text")
-    if entry["verdict"] not in VERDICTS:
-        accepted = ", ".join(VERDICTS)
-        raise ValueError(f"{where}: verdict = {entry['verdict']!r}: expected one of {accepted}")
-    if not re.fullmatch(r"F\d+[a-z]?", entry["finding"]):
-        raise ValueError(f"{where}: finding = {entry['finding']!r}: expected F1, F2, F2a, …")
-    if Path(entry["figure"]).is_absolute() or not (root() / entry["figure"]).is_file():
-        accepted = "figures/<profile>/NAME.png"
-        raise ValueError(
-            f"{where}: figure = {entry['figure']!r}: no such file; expected {accepted}"
-        )
-
-
-def record_verdicts(profile: str, notebook: str, verdicts: Sequence[Mapping[str, str]]) -> Path:
-    """Write a notebook's verdicts in the older form, which `finding.load` reads.
-
-    Raises:
-        ValueError: a field is missing, unknown, empty, or not one of those accepted.
-    """
-    for i, entry in enumerate(verdicts):
-        _check_verdict(entry, f"verdict {i} of {notebook}")
-    path = kept_in(profile, "verdicts") / f"{notebook}.json"
-    entries = [dict(verdict) for verdict in verdicts]
-    write_text(path, json.dumps(entries, indent=1, sort_keys=True, ensure_ascii=False))
-    return path
-
-
-def read_verdicts(profile: str) -> list[dict[str, str]]:
-    """Every recorded finding of a profile in the older form, with its `notebook`."""
-    names = {"name": "finding", "section": "cell"}
-    words = {new: old for old, new in OLDER_WORDS.items()}
-    verdicts = []
-    for finding in load(profile):
-        kept = ("name", "claim", "section", "figure", "notebook")
-        entry = {names.get(field, field): finding[field] for field in kept}
-        entry["verdict"] = words[finding["verdict"]]
-        entry["effect"] = " ".join(filter(None, (finding["sentence"], finding["beside_recorded"])))
-        verdicts.append(entry)
-    return verdicts

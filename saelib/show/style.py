@@ -23,7 +23,7 @@ import seaborn as sns
 from IPython.display import Image, display
 from matplotlib.figure import Figure
 
-from saelib.env import root
+from saelib.env import data_dir, root
 from saelib.files import write_bytes
 from saelib.measure.columns import LABELS
 
@@ -135,8 +135,8 @@ def indexed(png: bytes) -> bytes:
 
 
 def save_figure(fig: Figure, name: str, profile: str) -> Path:
-    """Write `figures/<profile>/<name>.png` under the workbook's root, and close the figure."""
-    path = root() / "figures" / profile / f"{name}.png"
+    """Write `data/<profile>/figures/<name>.png`, and close the figure."""
+    path = data_dir(profile) / "figures" / f"{name}.png"
     write_bytes(path, to_png(fig))
     plt.close(fig)  # figures of this package are not pyplot's; a caller's own may be
     return path

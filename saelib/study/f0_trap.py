@@ -17,7 +17,7 @@ from saelib.activations.store import Store
 from saelib.measure.geometry import naive_predictors, predictor_fvu
 from saelib.show.compare import interval_points
 from saelib.study.estimate import REPLICATES, Estimate
-from saelib.study.finding import MIN_PAGES, Finding, Verdict
+from saelib.study.finding import MIN_PAGES, Finding, Verdict, figure_path
 
 CLAIM = "FVU over all tokens tells how well a layer is rebuilt."
 RULE = (
@@ -198,5 +198,5 @@ def finding(table: pd.DataFrame, site: int, rank: int, profile: str) -> Finding:
         estimates=effects,
         sentence=sentence(table, site, rank),
         section=SECTION,
-        figure=f"figures/{profile}/01_trap.png",
+        figure=figure_path(profile, "01_trap"),
     )

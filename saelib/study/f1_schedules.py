@@ -20,6 +20,7 @@ from saelib.config import ConfigError, EvalConfig
 from saelib.measure.bootstrap import seed_interval
 from saelib.show import compare, training
 from saelib.show.style import LOOKS
+from saelib.study import finding as records
 from saelib.study import params, sweep
 from saelib.study.curve import Curve
 from saelib.study.estimate import Estimate, geometric_mean, of_pages, over_seeds
@@ -487,7 +488,7 @@ def finding(
         estimates=estimates(by_cell, sites[len(sites) // 2]),
         sentence=sentence(by_cell, p.schedule_lrs, scope),
         section=SECTION,
-        figure=f"figures/{profile}/{FIGURE}.png",
+        figure=records.figure_path(profile, FIGURE),
     )
 
 

@@ -24,7 +24,7 @@ from saelib.study.f2_resampling import (
     Run,
     resampling_spec,
 )
-from saelib.study.finding import Finding, Verdict, enough
+from saelib.study.finding import Finding, Verdict, enough, figure_path
 from saelib.study.matched import interpolate_matched_l0
 from saelib.study.scope import Scope
 
@@ -201,7 +201,7 @@ def finding(dead: pd.Series, p: Params, scope: Scope) -> Finding:
         },
         sentence=sentence(shares, p.l0_target, scope),
         section="Verdict",
-        figure=f"figures/{p.profile}/04_dead_over_time.png",
+        figure=figure_path(p.profile, "04_dead_over_time"),
     )
 
 

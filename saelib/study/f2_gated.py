@@ -19,7 +19,7 @@ from saelib.study import finding
 from saelib.study.controls import shuffled_decoders
 from saelib.study.curve import Curve, reach_l0
 from saelib.study.estimate import Estimate, of_pages, over_seeds, undefined
-from saelib.study.finding import Finding, Verdict, enough, majority
+from saelib.study.finding import Finding, Verdict, enough, figure_path, majority
 from saelib.study.matched import times
 from saelib.study.params import Common, CountOrZero, Lambda, Lambdas, NotNegative, Recipe, Sweep
 from saelib.study.scope import Scope, sites_label
@@ -300,7 +300,7 @@ def _finding(
         estimates={f"site {site}": ratio for site, ratio in cases.items()},
         sentence=sentence(pair, cases, p.l0_target, scope),
         section="Verdict",
-        figure=f"figures/{p.profile}/03_ratio.png",
+        figure=figure_path(p.profile, "03_ratio"),
     )
 
 

@@ -36,7 +36,7 @@ from saelib.study.f2_gated import (
 from saelib.study.f2_gated import (
     train as train_curves,
 )
-from saelib.study.finding import MIN_SEEDS, Finding, Verdict
+from saelib.study.finding import MIN_SEEDS, Finding, Verdict, figure_path
 from saelib.study.matched import three_digits
 from saelib.study.params import Count
 from saelib.study.scope import Scope
@@ -208,7 +208,7 @@ def finding(gates: Gates, watched: Watched, p: Params, scope: Scope) -> Finding:
         estimates=differences,
         sentence=sentence(gates, watched, scope),
         section="Verdict",
-        figure=f"figures/{p.profile}/03_gate_over_training.png",
+        figure=figure_path(p.profile, "03_gate_over_training"),
     )
 
 

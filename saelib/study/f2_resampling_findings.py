@@ -22,7 +22,7 @@ from saelib.study.f2_resampling import (
     Params,
     typical,
 )
-from saelib.study.finding import Finding, Verdict, enough, majority
+from saelib.study.finding import Finding, Verdict, enough, figure_path, majority
 from saelib.study.scope import Scope
 
 ALIVE_SHARE = 0.01  # of the latents revived, from which on a combination says something of it
@@ -85,7 +85,7 @@ def finding(ratios: Effects, p: Params, scope: Scope) -> Finding:
         },
         sentence=sentence(ratios, p.l0_target, scope),
         section="Verdict",
-        figure=f"figures/{p.profile}/04_effect.png",
+        figure=figure_path(p.profile, "04_effect"),
     )
 
 
@@ -130,7 +130,7 @@ def finding_helps(
         },
         sentence=sentence_helps(cases, p.l0_target, scope),
         section="Verdict",
-        figure=f"figures/{p.profile}/04_effect.png",
+        figure=figure_path(p.profile, "04_effect"),
     )
 
 

@@ -15,7 +15,7 @@ from saelib.study.f3_ladder import ORIGINAL_ALL, Ladder
 from saelib.study.f3_layers import Matched
 from saelib.study.f3_sites import Compared, Sweep, collapsed_sites, enumerate_sites
 from saelib.study.f3_trap import norm_sentence
-from saelib.study.finding import Finding
+from saelib.study.finding import Finding, figure_path
 from saelib.study.notebooks import LayerParams
 from saelib.study.scope import Scope
 
@@ -72,7 +72,7 @@ def as_reported(
         estimates=_ratios(ORIGINAL_ALL, all_tokens),
         sentence=sentence,
         section="Verdicts on the yardsticks",
-        figure=f"figures/{p.profile}/05_reconstruction_by_class.png",
+        figure=figure_path(p.profile, "05_reconstruction_by_class"),
     )
 
 
@@ -110,7 +110,7 @@ def at_matched_l0(matched: Matched, p: LayerParams, scope: Scope) -> Finding:
             f"rank: {pca:.3g} times site {compared.near}'s. {_tail(scope)}"
         ),
         section="Verdicts on the yardsticks",
-        figure=f"figures/{p.profile}/05_matched_l0.png",
+        figure=figure_path(p.profile, "05_matched_l0"),
     )
 
 
@@ -134,7 +134,7 @@ def does_not_train(matched: Matched, sweep: Sweep, p: LayerParams, scope: Scope)
             f"{_tail(scope)}"
         ),
         section="Verdicts on the yardsticks",
-        figure=f"figures/{p.profile}/05_trade_off_with_pca.png",
+        figure=figure_path(p.profile, "05_trade_off_with_pca"),
     )
 
 
@@ -191,7 +191,7 @@ def causes(division: Division, trained: f3_causes.Trained, p: LayerParams, scope
         estimates=estimates,
         sentence=f3_causes.sentence(division, collapsed),
         section="Verdict on the causes",
-        figure=f"figures/{p.profile}/05_causes.png",
+        figure=figure_path(p.profile, "05_causes"),
     )
 
 
@@ -216,7 +216,7 @@ def _no_dictionary(errors: Errors, p: LayerParams, scope: Scope) -> Finding:
         estimates=estimates,
         sentence=f3_dictionary.sentence_dictionary(errors, p, scope),
         section="Verdicts on dictionary and encoder",
-        figure=f"figures/{p.profile}/05_items_or_selection.png",
+        figure=figure_path(p.profile, "05_items_or_selection"),
     )
 
 
@@ -233,7 +233,7 @@ def _encoder_fails(errors: Errors, p: LayerParams, scope: Scope) -> Finding:
         estimates={f"site {site}": removed[site] for site in sorted(removed, reverse=True)},
         sentence=f3_dictionary.sentence_encoder(errors, p, scope),
         section="Verdicts on dictionary and encoder",
-        figure=f"figures/{p.profile}/05_items_or_selection.png",
+        figure=figure_path(p.profile, "05_items_or_selection"),
     )
 
 

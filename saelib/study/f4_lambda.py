@@ -18,7 +18,7 @@ from saelib.sae.spec import Spec
 from saelib.show import tradeoff
 from saelib.study import params, sweep
 from saelib.study.estimate import Estimate, undefined
-from saelib.study.finding import MIN_PAGES, MIN_SEEDS, Finding, Verdict, enough
+from saelib.study.finding import MIN_PAGES, MIN_SEEDS, Finding, Verdict, enough, figure_path
 from saelib.study.scope import sites_label
 from saelib.study.sweep import NOTEBOOK, Sweep
 
@@ -220,7 +220,7 @@ def finding(swept: Sweep, profile: str) -> Finding:
         estimates=estimates(by_site, swept.lambdas),
         sentence=sentence(by_site, swept.lambdas),
         section=SECTION,
-        figure=f"figures/{profile}/{FIGURE}.png",
+        figure=figure_path(profile, FIGURE),
     )
 
 

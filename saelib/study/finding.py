@@ -3,6 +3,7 @@
     data/<profile>/verdicts/<notebook>.json     findings, with their estimates and intervals
     data/<profile>/verdicts/<notebook>.txt      the notebook's part of the report's abstract
     data/<profile>/diagnostics/<table>.csv      tables behind figures and verdicts
+    data/<profile>/figures/NAME.png             figures, which `show.style` saves
     data/recorded/full/estimates.json           the estimates of the recorded run, to compare with
 
 At a point of a grid the first three lie under `data/<profile>/grid/<point>/`.
@@ -55,7 +56,7 @@ class Finding:
     estimates: Mapping[str, Estimate]  # named effects, the headline one first
     sentence: str  # the result in plain words, computed
     section: str  # heading of the notebook above the verdict
-    figure: str  # "figures/<profile>/NAME.png"
+    figure: str  # `figure_path`, below the workbook's root
 
 
 # -- verdicts ------------------------------------------------------------------------------------------
@@ -119,6 +120,23 @@ def kept_in(profile: str, kind: str) -> Path:
     return data_dir(profile) / (f"grid/{grid}/{kind}" if grid else kind)
 
 
+def figure_path(profile: str, name: str) -> str:
+    """Where a run has the figure `name`, relative to the workbook's root: what a finding names."""
+    return f"data/{profile}/figures/{name}.png"
+
+
+def figure_file(figure: str) -> Path:
+    """The file of a finding's figure: the run's own, else the one kept of the recorded run.
+
+    A recorded profile has its figures in `figures/<profile>/`, which older records name themselves.
+    """
+    path = root() / figure
+    match = re.fullmatch(r"data/([^/]+)/figures/([^/]+)", figure)
+    if match is None or path.is_file():
+        return path
+    return root() / "figures" / match.group(1) / match.group(2)
+
+
 def record(profile: str, notebook: str, findings: Sequence[Finding]) -> Path:
     """Write a notebook's findings; replaces what it recorded before.
 
@@ -163,8 +181,8 @@ def _check(entry: Mapping[str, Any], where: str) -> None:
 
 
 def _check_figure(figure: str, where: str) -> None:
-    if Path(figure).is_absolute() or not (root() / figure).is_file():
-        accepted = "figures/<profile>/NAME.png"
+    if Path(figure).is_absolute() or not figure_file(figure).is_file():
+        accepted = figure_path("<profile>", "NAME")
         raise ValueError(f"{where}: figure = {figure!r}: no such file; expected {accepted}")
 
 

@@ -75,7 +75,12 @@ def test_a_failure_is_kept_reported_and_does_not_stop_the_next(workbook, capsys)
     folder = workbook / "data" / "smoke" / "notebooks"
     said = [
         folder.parent / name
-        for name in ("verdicts/01_a.json", "verdicts/01_a.txt", "diagnostics/01_table.csv")
+        for name in (
+            "verdicts/01_a.json",
+            "verdicts/01_a.txt",
+            "diagnostics/01_table.csv",
+            "figures/01_a.png",
+        )
     ]
     others = [folder.parent / name for name in ("verdicts/02_b.txt", "diagnostics/02_table.csv")]
     for path in said + others:

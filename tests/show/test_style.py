@@ -122,7 +122,7 @@ def test_a_picture_in_256_colours_looks_the_same_and_is_far_smaller() -> None:
 
 def test_saving_twice_gives_the_same_bytes_at_150_dpi_and_nothing_else(home: Path) -> None:
     first = style.save_figure(tradeoff.trade_off(sweep(), **NAMED), "02_trade_off", "smoke")
-    assert first == home / "figures" / "smoke" / "02_trade_off.png"
+    assert first == home / "data" / "smoke" / "figures" / "02_trade_off.png"
     content = first.read_bytes()
     style.save_figure(tradeoff.trade_off(sweep(), **NAMED), "02_trade_off", "smoke")
     assert first.read_bytes() == content
@@ -138,6 +138,6 @@ def test_show_displays_the_saved_picture_once_and_prints_its_name(
     shown: list = []
     monkeypatch.setattr(style, "display", shown.append)
     style.show(activations.norm_profile(norms(), title="Norms grow"), "01_norms", "smoke")
-    assert capsys.readouterr().out == "figures/smoke/01_norms.png\n"
-    assert [s.data for s in shown] == [(home / "figures/smoke/01_norms.png").read_bytes()]
+    assert capsys.readouterr().out == "data/smoke/figures/01_norms.png\n"
+    assert [s.data for s in shown] == [(home / "data/smoke/figures/01_norms.png").read_bytes()]
     assert shown[0].alt == "Norms grow"

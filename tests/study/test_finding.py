@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from saelib.files import write_json
@@ -18,8 +19,9 @@ def estimate(low, high):
 
 
 def made(home, name="F1", **fields):
-    (home / "figures" / "smoke").mkdir(parents=True, exist_ok=True)
-    (home / "figures" / "smoke" / "02_x.png").touch()
+    folder = home / "data" / "smoke" / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "02_x.png").touch()
     values = {
         "name": name,
         "claim": "Restarts train badly.",
@@ -28,7 +30,7 @@ def made(home, name="F1", **fields):
         "estimates": {"site 2": estimate(0.9, 1.0), "site 9": undefined()},
         "sentence": "They do not.",
         "section": "5 F1",
-        "figure": "figures/smoke/02_x.png",
+        "figure": finding.figure_path("smoke", "02_x"),
     }
     return Finding(**values | fields)
 
@@ -85,7 +87,11 @@ def test_a_grid_point_keeps_its_findings_to_itself(home, monkeypatch):
     [
         ({"sentence": " "}, "02_x, F1: sentence = ' ': expected text"),
         ({"name": "one"}, "02_x, one: name = 'one': expected F1, F2, F2a"),
-        ({"figure": "figures/smoke/none.png"}, "no such file; expected figures/<profile>/NAME.png"),
+        (
+            {"figure": "data/smoke/figures/none.png"},
+            "no such file; expected data/<profile>/figures/NAME.png",
+        ),
+        ({"figure": "/etc/hostname"}, "figure = '/etc/hostname': no such file"),
     ],
 )
 def test_a_finding_with_a_field_amiss_is_refused(home, fields, message):
@@ -101,8 +107,38 @@ def test_a_finding_recorded_twice_is_refused(home):
         finding.load("smoke")
 
 
-def test_an_older_record_is_read_in_todays_words(home):
+def test_figures_of_a_recorded_profile_lie_with_the_repository(home):
+    figure = finding.figure_path("smoke", "02_x")
+    assert figure == "data/smoke/figures/02_x.png"
+    assert finding.figure_file(figure) == home / "figures" / "smoke" / "02_x.png"
     made(home)
+    assert finding.figure_file(figure) == home / figure  # a run's own goes first
+    older = "figures/full/02_x.png"
+    assert finding.figure_file(older) == home / older
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [("[{", r"02_x\.json: damaged"), ('[{"claim": "c"}]', r"02_x\.json, finding 0: fields")],
+)
+def test_a_damaged_file_of_findings_is_named(home, text, named):
+    path = home / "data" / "smoke" / "verdicts" / "02_x.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(ValueError, match=named):
+        finding.load("smoke")
+
+
+def test_another_word_for_a_verdict_is_refused_when_read(home):
+    path = finding.record("smoke", "02_x", [made(home)])
+    path.write_text(path.read_text().replace('"contradicted"', '"maybe"'))
+    with pytest.raises(ValueError, match="verdict = 'maybe': expected one of supported"):
+        finding.load("smoke")
+
+
+def test_an_older_record_is_read_in_todays_words(home):
+    (home / "figures" / "smoke").mkdir(parents=True)
+    (home / "figures" / "smoke" / "02_x.png").touch()
     old = {
         "finding": "F1",
         "claim": "c",
@@ -148,3 +184,34 @@ def test_an_account_gives_the_effect_beside_the_recorded_one_before_undecided(ho
     assert second.splitlines()[1].endswith("; undecided here.")
     silent = replace(unclear, estimates={})
     assert finding.account([silent]).splitlines()[1] == "undecided."
+
+
+def test_a_damaged_table_is_named(home):
+    finding.record_table("smoke", "02_gaps", pd.DataFrame({"gap": [0.1]})).write_text("")
+    with pytest.raises(ValueError, match=r"02_gaps\.csv: damaged .*run notebook 02 again"):
+        finding.read_table("smoke", "02_gaps")
+
+
+def test_a_table_is_named_after_its_notebook(home):
+    with pytest.raises(ValueError, match=r"table name = '\.\./x'"):
+        finding.record_table("smoke", "../x", pd.DataFrame())
+
+
+def test_a_recorded_table_is_read_back_and_a_missing_one_names_its_notebook(home, monkeypatch):
+    with pytest.raises(
+        FileNotFoundError, match=r"02_curves\.csv is missing: run notebook 02 with profile 'smoke'"
+    ):
+        finding.read_table("smoke", "02_curves")
+    table = pd.DataFrame({"run_id": ["77e5", "0012"], "fvu": [0.1, 1 / 3]})
+    finding.record_table("smoke", "02_curves", table)
+    pd.testing.assert_frame_equal(finding.read_table("smoke", "02_curves"), table)
+    monkeypatch.setenv("SAELIB_GRID", "abc")  # a grid point whose notebook 02 is not run anew
+    pd.testing.assert_frame_equal(finding.read_table("smoke", "02_curves"), table)
+    finding.record_table("smoke", "02_curves", table.iloc[:1])
+    assert len(finding.read_table("smoke", "02_curves")) == 1
+
+
+@pytest.mark.parametrize("text", [" ", "It is nan times as large.", "From 0.1 [NaN, 2]."])
+def test_an_abstract_without_its_numbers_is_refused(home, text):
+    with pytest.raises(ValueError, match="abstract of 02_x = "):
+        finding.record_abstract("smoke", "02_x", text)
