@@ -35,7 +35,7 @@ workbook: venv ## run the notebooks of PROFILE, write data/PROFILE/{notebooks,re
 report: venv ## write data/PROFILE/report again from what is there
 	$(BIN)/python -m saelib report --profile $(PROFILE)
 
-record: venv ## keep the finished run of PROFILE in the repository: notebooks, tables, README's findings
+record: venv ## keep the finished run of PROFILE in the repository: notebooks, tables, figures, docs/findings.md
 	$(BIN)/python tools/record.py $(PROFILE)
 
 test: lint unit nbval ## lint, unit tests, and every notebook executed and compared with its committed outputs

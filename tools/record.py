@@ -1,114 +1,139 @@
-"""Keep a finished run of a profile in the repository: executed notebooks, tables, verdicts, and README's findings.
+"""Keep a finished run of a profile in the repository: notebooks, tables, findings, figures.
 
-python tools/record.py PROFILE        # `make record PROFILE=default`
+python tools/record.py PROFILE              # `make record PROFILE=default`
+python tools/record.py --docs PROFILE       # write docs/findings.md and README's table again
+
+    notebooks/published/<profile>/     the executed notebooks
+    figures/<profile>/                 the figures
+    data/recorded/<profile>/           tables, verdicts, estimates.json, sources.json
+    docs/findings.md, README.md        the findings, of the profile that README summarises
 """
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+import findings
+import published
+
 from saelib.env import data_dir, root
-from saelib.files import replaced_folder, write_text
+from saelib.files import replaced_folder, write_json, write_text
 from saelib.run.jobs import Job, is_finished, jobs_of
-from saelib.run.report import FINDINGS, read_abstract, read_verdicts
+from saelib.study.finding import load
 
 TABLES = "results.csv", "timings.csv"
 
 
-def markers(profile: str) -> tuple[str, str]:
-    """README's comments between which a recorded profile's findings stand."""
-    return f"<!-- findings: {profile} -->", f"<!-- /findings: {profile} -->"
-
-
-def _with_findings(readme: str, profile: str, text: str) -> str:
-    """README with a profile's findings; as it is where it has no place for them."""
-    start, end = markers(profile)
-    before, found, rest = readme.partition(start)
-    after = rest.partition(end)[2]
-    return f"{before}{start}\n{text}\n{end}{after}" if found else readme
-
-
-def findings(profile: str) -> str:
-    """README's account of a recorded profile in Markdown: its notebooks' abstract and the table of their verdicts."""
-    kept = f"recorded/{profile}"
-    abstract = read_abstract(kept)
-    return (f"{abstract}\n\n" if abstract else "") + findings_table(profile, read_verdicts(kept))
-
-
-def findings_table(profile: str, verdicts: Sequence[Mapping[str, str]]) -> str:
-    """The table of findings in Markdown, from recorded verdicts alone."""
-    lines = [
-        "| | as reported | part | verdict | measured | computed in |",
-        "|---|---|---|---|---|---|",
-    ]
-    for v in verdicts:
-        reported = FINDINGS.get(v["finding"][:2], "")
-        where = (
-            f"[{v['notebook']}](notebooks/published/{profile}/{v['notebook']}.ipynb), {v['cell']}"
-        )
-        cells = (v["finding"], reported, v["claim"], f"**{v['verdict']}**", v["effect"], where)
-        lines.append(
-            "| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
-        )
-    return "\n".join(lines)
-
-
 def finished(profile: str) -> list[Job]:
-    """The notebooks of a profile's finished run; FileNotFoundError where anything lacks or is left over."""
-    source, jobs = data_dir(profile), jobs_of(profile)
+    """The notebooks of a profile's finished run.
+
+    FileNotFoundError where anything lacks or is left over.
+    """
+    jobs = jobs_of(profile)
     missing = [
         f"{job.name} (not executed as code, profile and package are now)"
         for job in jobs
         if not is_finished(job)
     ]
-    expected = {job.output.name for job in jobs}
-    missing += [
-        f"notebooks/{p.name}"
-        for p in sorted(source.glob("notebooks/*.ipynb"))
-        if p.name not in expected
-    ]
-    missing += [name for name in TABLES if not (source / name).is_file()]
+    missing += _left_over(profile, jobs)
+    missing += [name for name in TABLES if not (data_dir(profile) / name).is_file()]
     if missing or not jobs:
-        raise FileNotFoundError(
-            f"profile {profile!r} is not a finished run: {', '.join(missing) or 'no notebooks'}"
-        )
+        lacking = ", ".join(missing) or "no notebooks"
+        raise FileNotFoundError(f"profile {profile!r} is not a finished run: {lacking}")
     return jobs
 
 
-def record(profile: str) -> list[Path]:
-    """Keep a finished run in the repository: executed notebooks, tables, verdicts, and README's findings.
+def _left_over(profile: str, jobs: Sequence[Job]) -> list[str]:
+    """Executed notebooks of the run that are no job's: failed, broken off, or no more."""
+    expected = {job.output.name for job in jobs}
+    paths = sorted(data_dir(profile).glob("notebooks/*.ipynb"))
+    return [f"notebooks/{path.name}" for path in paths if path.name not in expected]
 
-    Replaces `notebooks/published/<profile>/` and `data/recorded/<profile>/`; the figures already lie in
-    `figures/<profile>/`. Raises FileNotFoundError where the run is not exactly the notebooks, each finished.
+
+def record(profile: str) -> int:
+    """Keep a finished run in the repository, in place of what was recorded of the profile.
+
+    Returns the number of files kept. Raises FileNotFoundError where the run is not exactly the
+    notebooks, each finished, and ValueError where its findings are damaged.
     """
-    jobs, source = finished(profile), data_dir(profile)
-    published, kept = root() / "notebooks" / "published" / profile, data_dir("recorded") / profile
-    read_verdicts(profile)  # refuses two of one finding while nothing is replaced
-    pairs = [(job.output, published / job.output.name) for job in jobs]
-    told = [
-        *sorted(path for job in jobs for path in job.claims),
-        *(source / name for name in TABLES),
-    ]
-    pairs += [(path, kept / path.relative_to(source)) for path in told]
-    for folder in (published, kept):
-        with replaced_folder(folder) as temporary:
-            for old, new in pairs:
-                if new.is_relative_to(folder):
-                    write_text(temporary / new.relative_to(folder), old.read_text(encoding="utf-8"))
+    jobs = finished(profile)
+    load(profile)  # refuses damaged findings while nothing is replaced
+    claims = sorted(path for job in jobs for path in job.claims)
+    pictures = [path for path in claims if path.suffix == ".png"]
+    tables = [path for path in claims if path.suffix != ".png"]
+    tables += [data_dir(profile) / name for name in TABLES]
+    notebooks = [job.output for job in jobs]
+    _keep(root() / "notebooks" / "published" / profile, notebooks)
+    _keep(root() / "figures" / profile, pictures)
+    _keep_tables(profile, tables, notebooks)
+    write_docs(profile)
+    return len(notebooks) + len(pictures) + len(tables)
+
+
+def _keep(folder: Path, paths: Sequence[Path]) -> None:
+    """Replace a folder by copies of files."""
+    with replaced_folder(folder) as new:
+        for path in paths:
+            shutil.copyfile(path, new / path.name)
+
+
+def _keep_tables(profile: str, tables: Sequence[Path], notebooks: Sequence[Path]) -> None:
+    """Replace `data/recorded/<profile>/`: tables, findings, their estimates, the code's hashes."""
+    source = data_dir(profile)
+    with replaced_folder(data_dir("recorded") / profile) as new:
+        for path in tables:
+            text = path.read_text(encoding="utf-8")
+            write_text(new / path.relative_to(source), text)
+        estimates = {entry["name"]: entry["estimates"] for entry in load(profile)}
+        text = json.dumps(estimates, indent=1, ensure_ascii=False)
+        write_text(new / "estimates.json", text + "\n")
+        write_json(new / "sources.json", published.hashes(notebooks))
+
+
+# -- README.md and docs/findings.md --------------------------------------------------------------------
+
+
+def markers(profile: str) -> tuple[str, str]:
+    """README's comments between which the table of a recorded profile's findings stands."""
+    return f"<!-- summary: {profile} -->", f"<!-- /summary: {profile} -->"
+
+
+def write_docs(profile: str) -> bool:
+    """Write docs/findings.md and README's table; False where README summarises another profile."""
     readme = root() / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    write_text(readme, _with_findings(text, profile, findings(profile)))
-    return [new for _, new in pairs]
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    start, end = markers(profile)
+    before, opening, rest = text.partition(start)
+    if not opening:
+        return False
+    after = rest.partition(end)[2]
+    write_text(readme, f"{before}{start}\n{findings.summary(profile)}\n{end}{after}")
+    write_text(root() / "docs" / "findings.md", findings.page(profile))
+    return True
+
+
+def _write_docs(profile: str) -> int:
+    if write_docs(profile):
+        print("docs/findings.md, README.md")
+        return 0
+    print(f"error: README.md has no place for profile {profile!r}: {markers(profile)[0]}")
+    return 2
 
 
 def main(args: Sequence[str]) -> int:
-    if len(args) != 1:
+    options = [name for name in args if name.startswith("-")]
+    profiles = [name for name in args if name not in options]
+    if len(profiles) != 1 or options not in ([], ["--docs"]):
         print(__doc__)
         return 2
     try:
-        print(f"recorded {len(record(args[0]))} files of profile {args[0]}")
+        if options:
+            return _write_docs(profiles[0])
+        print(f"recorded {record(profiles[0])} files of profile {profiles[0]}")
     except (FileNotFoundError, ValueError) as error:
         print(f"error: {error}")
         return 2
