@@ -1,4 +1,4 @@
-"""A finished run is recorded whole or not at all; README and docs/findings.md say what is recorded."""
+"""A run is recorded whole or not at all; README and docs/findings.md say what is recorded."""
 
 import json
 import re
@@ -205,7 +205,7 @@ def test_a_table_of_estimates_has_at_most_twelve_rows_and_says_what_it_leaves_ou
     assert text.endswith("2 more are in `estimates.json`.")
 
 
-# -- the repository's own record -----------------------------------------------------------------------
+# -- the repository's own record ----------------------------------------------------------------
 
 
 def test_the_readme_and_the_page_of_findings_state_what_was_recorded_and_nothing_else():

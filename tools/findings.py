@@ -75,7 +75,7 @@ def _by_number(name: str) -> list[str]:
     return [piece.zfill(9) if piece.isdigit() else piece for piece in re.split(r"(\d+)", name)]
 
 
-# -- docs/findings.md ----------------------------------------------------------------------------------
+# -- docs/findings.md -----------------------------------------------------------------------------
 
 
 def page(profile: str) -> str:
@@ -147,7 +147,7 @@ def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(safe)} |"
 
 
-# -- README's table ------------------------------------------------------------------------------------
+# -- README's table -------------------------------------------------------------------------------
 
 
 def summary(profile: str) -> str:

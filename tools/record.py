@@ -94,7 +94,7 @@ def _keep_tables(profile: str, tables: Sequence[Path], notebooks: Sequence[Path]
         write_json(new / "sources.json", published.hashes(notebooks))
 
 
-# -- README.md and docs/findings.md --------------------------------------------------------------------
+# -- README.md and docs/findings.md ---------------------------------------------------------------
 
 
 def markers(profile: str) -> tuple[str, str]:

@@ -59,7 +59,7 @@ class Finding:
     figure: str  # `figure_path`, below the workbook's root
 
 
-# -- verdicts ------------------------------------------------------------------------------------------
+# -- verdicts --------------------------------------------------------------------------------------
 
 
 def enough(n_seeds: int, n_pages: int) -> bool:
@@ -82,11 +82,11 @@ def replication(verdict: Verdict) -> str:
     return words.get(verdict, "undecided")
 
 
-# -- beside the recorded run ---------------------------------------------------------------------------
+# -- beside the recorded run -----------------------------------------------------------------------
 
 
 def recorded_estimates(profile: str = RECORDED) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Estimates of a recorded profile: finding -> effect -> {"value", "lo", "hi"}; empty without."""
+    """Estimates of a recorded profile: finding -> effect -> value, lo, hi; empty without."""
     path = data_dir("recorded") / profile / "estimates.json"
     return read_json(path) if path.is_file() else {}
 
@@ -94,8 +94,9 @@ def recorded_estimates(profile: str = RECORDED) -> dict[str, dict[str, dict[str,
 def beside_recorded(finding: Finding, profile: str = RECORDED, form: str = ".3g") -> str:
     """The headline estimate beside the recorded run's, and whether their intervals overlap.
 
-    "0.92 [0.91, 0.93]; recorded full: 0.93 [0.92, 0.94]: agrees". Where the recorded run has another
-    effect than the headline one, the first that both have. Empty where nothing was estimated.
+    "0.92 [0.91, 0.93]; recorded full: 0.93 [0.92, 0.94]: agrees". Where the recorded run has
+    another effect than the headline one, the first that both have. Empty where nothing was
+    estimated.
     """
     if not finding.estimates:
         return ""
@@ -111,7 +112,7 @@ def beside_recorded(finding: Finding, profile: str = RECORDED, form: str = ".3g"
     return f"{text}; recorded {profile}: {recorded_text(there, form)}: {word}"
 
 
-# -- files ---------------------------------------------------------------------------------------------
+# -- files -----------------------------------------------------------------------------------------
 
 
 def kept_in(profile: str, kind: str) -> Path:
