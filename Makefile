@@ -11,7 +11,7 @@ BIN := .venv/bin
 STAMP := .venv/.stamp
 LINTED := saelib tests notebooks benchmarks tools
 QUICK := tests/test_architecture.py tests/test_config.py tests/sae/test_losses.py tests/sae/test_dense.py \
-	tests/sae/test_base.py tests/sae/test_golden.py tests/sae/test_resample.py tests/study
+	tests/sae/test_base.py tests/sae/test_architectures.py tests/sae/test_golden.py tests/sae/test_resample.py tests/study
 # The notebooks are compared as a fresh clone would run them: an empty data folder but for the assets, removed afterwards.
 FRESH := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && mkdir "$$home/data" \
 	&& ln -s "$(CURDIR)/data/assets" "$$home/data/assets" && ln -s "$(CURDIR)/notebooks" "$$home/notebooks" \

@@ -41,7 +41,8 @@ from saelib.run.identity import code_version
 from saelib.run.workspace import Workspace
 from saelib.sae import build_sae
 from saelib.sae.group import train
-from saelib.study import intervals
+from saelib.study.curve import matched
+from saelib.study.estimate import Estimate, over_seeds
 from saelib.study.matched import interpolate_matched_l0, propose_lambda
 from saelib.versions import MEASURING_VERSION
 
@@ -252,7 +253,7 @@ def summarised(
     out = []
     sites = dict.fromkeys(site for _, site, _ in curves)
     for site, target in ((s, t) for s in sites for t in args.targets):
-        rows, draws = [], {}
+        rows, estimates = [], {}
         for system in args.systems:
             mine = [curves[system, site, seed] for seed in args.seeds]
             row = {
@@ -266,14 +267,14 @@ def summarised(
                 column: _mean(mine, target, column)
                 for column in ("fvu", "loss_recovered", "dead_fraction")
             }
-            draws |= {(system, column): _draws(mine, target, column) for column in BETTER}
+            estimates |= {(system, column): _estimate(mine, target, column) for column in BETTER}
             rows.append(row)
         for row in rows:
             if row["system"].startswith("saelib"):
                 row |= {
                     k: v
                     for column in BETTER
-                    for k, v in _against_peers(row, rows, draws, column).items()
+                    for k, v in _against_peers(row, rows, estimates, column).items()
                 }
         out += rows
     return out
@@ -284,18 +285,17 @@ def _mean(curves: list[list[dict[str, Any]]], target: float, column: str) -> flo
     return None if None in values else float(np.mean(values))
 
 
-def _draws(curves: list[list[dict[str, Any]]], target: float, column: str) -> np.ndarray:
-    """Estimate and replicates, over test pages and seeds."""
-    return intervals.over_seeds(
-        intervals.matched(
-            [pd.DataFrame(r["pages"]) for r in rows], [r["l0_val"] for r in rows], target, column
-        )
-        for rows in curves
-    )
+def _estimate(curves: list[list[dict[str, Any]]], target: float, column: str) -> Estimate:
+    """`column` at L0 = target, over test pages and seeds."""
+    per_seed = []
+    for rows in curves:
+        pages = [pd.DataFrame(row["pages"]) for row in rows]
+        per_seed.append(matched(pages, [row["l0_val"] for row in rows], target, column))
+    return over_seeds(per_seed)
 
 
 def _against_peers(
-    row: dict[str, Any], rows: list[dict[str, Any]], draws: dict[tuple, np.ndarray], column: str
+    row: dict[str, Any], rows: list[dict[str, Any]], estimates: dict[tuple, Estimate], column: str
 ) -> dict:
     """Ours over the best peer's of the same architecture, less 1, with its interval.
 
@@ -308,12 +308,13 @@ def _against_peers(
     if not peers or None in (row[column], *(peer[column] for peer in peers)):
         return {}
     best = BETTER[column](peers, key=lambda r: r[column])
-    found = intervals.summary(draws[row["system"], column] / draws[best["system"], column] - 1)
-    return (
-        {f"{column}_best_peer": best["system"]}
-        | {f"{column}_over_best": found["value"]}
-        | {f"{column}_{end}": found[end] for end in ("lo", "hi")}
-    )
+    over_best = estimates[row["system"], column] / estimates[best["system"], column] - 1
+    return {
+        f"{column}_best_peer": best["system"],
+        f"{column}_over_best": over_best.value,
+        f"{column}_lo": over_best.lo,
+        f"{column}_hi": over_best.hi,
+    }
 
 
 def main() -> None:

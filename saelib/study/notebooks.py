@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_type_hints
 
 from pydantic import Field, model_validator
 
@@ -26,7 +26,7 @@ from saelib.study.params import (
     build,
 )
 
-Source = Literal["embedded", "enwik8", "mediawiki", "fever", "dataset", "jsonl", "parquet", "text"]
+Source = get_type_hints(CorpusConfig)["source"]
 StoreDtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 
 
