@@ -34,7 +34,7 @@ class Group(NamedTuple):
     tokens: int  # training tokens of each; 0: measured again, not trained
     batch: int
     latents: int
-    rising: float  # share of the steps in which λ rises
+    rising: float | int  # share of the steps in which λ rises
     gated: bool = False
     loss: bool = False  # next-token loss is measured too
     references: int = 0  # sites whose reference losses are measured first here

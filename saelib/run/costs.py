@@ -53,7 +53,7 @@ def lm_weights(s: Shape) -> int:
     return s.n_layers * block_weights(s) + s.vocab * s.d_model * (1 if s.tied else 2)
 
 
-def forward_flops(s: Shape, blocks: float, ctx_len: int, head: bool = False) -> float:
+def forward_flops(s: Shape, blocks: float | int, ctx_len: int, head: bool = False) -> float | int:
     """Work of a token: two a weight, and in each block scores and values over (ctx_len + 1) / 2
     tokens on average.
     """
@@ -75,7 +75,7 @@ def row_bytes(d: int, dtype: str) -> int:
     return d * WIDTH[dtype] + 4 + 4 * (dtype == "int8")
 
 
-def store_bytes(rows: float, sites: int, d: int, dtype: str) -> float:
+def store_bytes(rows: float | int, sites: int, d: int, dtype: str) -> float | int:
     """A store: a row at each site, and a token id of 4 bytes."""
     return rows * (sites * row_bytes(d, dtype) + 4)
 
@@ -86,8 +86,8 @@ def sae_weights(d: int, n: int, gated: bool = False) -> int:
 
 
 def step_flops(
-    d: int, n: int, batch: int, active: float | None = None, full: bool = False
-) -> float:
+    d: int, n: int, batch: int, active: float | int | None = None, full: bool = False
+) -> float | int:
     """A training step. Dense (`active` None): five products of 2 n d batch, seven with the
     auxiliary term of `full`.
 
@@ -99,7 +99,7 @@ def step_flops(
     return 2 * n * d * batch + (12 if full else 8) * d * batch * active
 
 
-def at_once(memory: float, d: int, n: int, batch: int) -> int:
+def at_once(memory: float | int, d: int, n: int, batch: int) -> int:
     """SAEs of n latents that can be trained together in so many bytes; a dense step's three [batch,
     n] come once.
     """

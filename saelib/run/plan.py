@@ -73,16 +73,16 @@ class PlannedWork:
         return sum(group.count for group in self.counts[notebook].groups if group.tokens)
 
     @property
-    def tokens_trained(self) -> float:
+    def tokens_trained(self) -> float | int:
         """Training tokens of all SAEs."""
         return sum(group.count * group.tokens for group in self.groups)
 
     @property
-    def seconds(self) -> float:
+    def seconds(self) -> float | int:
         return sum(stage.work.seconds for stage in self.stages)
 
     @property
-    def operations(self) -> float:
+    def operations(self) -> float | int:
         return sum(stage.work.operations for stage in self.stages)
 
     def stage(self, notebook: str, name: str) -> Stage | None:
@@ -95,7 +95,7 @@ def make_plan(
     profile: str,
     names: Sequence[str] = (),
     overrides: Parameters | None = None,
-    rate: float | None = None,
+    rate: float | int | None = None,
     force: bool = False,
 ) -> Plan:
     """The plan of a profile's notebooks (`names`: of some) that are not finished.
@@ -115,7 +115,7 @@ def make_plan(
 
 
 def _work(
-    profile: str, left: Sequence[Job], values: Mapping[str, Parameters], rate: float | None
+    profile: str, left: Sequence[Job], values: Mapping[str, Parameters], rate: float | int | None
 ) -> PlannedWork:
     """Counts, times and sizes of the notebooks that are left."""
     first = values[COLLECT]
@@ -149,7 +149,7 @@ def _work(
     )
 
 
-def _setting(first: Parameters, config: Any, text: TextSize, rate: float | None) -> Setting:
+def _setting(first: Parameters, config: Any, text: TextSize, rate: float | int | None) -> Setting:
     """Model, text, rates and machine."""
     device = choose_device(first["device"])
     dtype = choose_dtype(first["dtype"], device)
@@ -195,7 +195,7 @@ def model_of(name: str) -> tuple[Any, str]:
 # --- in words ----------------------------------------------------------------------------------
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | int) -> str:
     """A time as a person says it: "40 s", "9 min", "3.2 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -204,18 +204,18 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def gigabytes(size: float) -> str:
+def gigabytes(size: float | int) -> str:
     """Bytes as GB with one decimal."""
     return "under 0.1 GB" if 0 < size < 5e7 else f"{size / 1e9:,.1f} GB"
 
 
-def count(number: float, noun: str) -> str:
+def count(number: float | int, noun: str) -> str:
     """ "1 SAE", "164 SAEs"; an expected number is rounded."""
     whole = round(number)
     return f"{whole:,} {noun}{'' if whole == 1 else 's'}"
 
 
-def large(number: float) -> str:
+def large(number: float | int) -> str:
     """A number in words from a million on: "16.8 million", "53 trillion"."""
     for power, word in ((18, "quintillion"), (15, "quadrillion"), (12, "trillion")):
         if number >= 10**power:

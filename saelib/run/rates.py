@@ -40,10 +40,10 @@ class Rates(NamedTuple):
     block: float  # seconds per token in a block
     head: float  # seconds per token in head and loss
     step: Callable[[int, int, bool, bool], float]  # seconds of a step: latents, rows, gated, dense
-    sums: float  # operations per second of sums over rows in float64, each of which counts twice
+    sums: float | int  # operations per second of sums over rows in float64; each counts twice
 
 
-def stated(shape: costs.Shape, ctx_len: int, rate: float) -> Rates:
+def stated(shape: costs.Shape, ctx_len: int, rate: float | int) -> Rates:
     """From a stated rate of matrix products, and the shares of it that one H100 reached.
 
     Raises ConfigError for a rate that is not above 0.
@@ -51,7 +51,7 @@ def stated(shape: costs.Shape, ctx_len: int, rate: float) -> Rates:
     if not rate > 0:
         raise ConfigError(f"rate = {rate!r}: expected operations a second, above 0, as 400e12")
 
-    def step(latents: int, rows: int, gated: bool, dense: bool) -> float:
+    def step(latents: int, rows: int, gated: bool, dense: bool) -> float | int:
         active = None if dense else ACTIVE
         work = costs.step_flops(shape.d_model, latents, rows, active, gated)
         return work / rate / (DENSE_SHARE if dense else SPARSE_SHARE) + LAUNCH

@@ -31,16 +31,16 @@ CHANGE = {  # what is too large -> what to do about it
 class Disk:
     """Bytes to be written, less what lies there, and what else they could be."""
 
-    store: float
-    saes: float
-    depths: float
+    store: float | int
+    saes: float | int
+    depths: float | int
     free: float
-    site: float  # of one site's rows as they are stored
-    site_int8: float  # in 8 bits
-    store_streaming: float  # the store when training rows are live
+    site: float | int  # of one site's rows as they are stored
+    site_int8: float | int  # in 8 bits
+    store_streaming: float | int  # the store when training rows are live
 
     @property
-    def total(self) -> float:
+    def total(self) -> float | int:
         return self.store + self.saes + self.depths
 
     @property
@@ -58,14 +58,14 @@ class Disk:
 class Memory:
     """Bytes held at once, on the device and on the host, and what there is."""
 
-    model: float
-    forward: float
-    buffers: float
-    saes: float
-    dense_step: float
-    device: float
+    model: float | int
+    forward: float | int
+    buffers: float | int
+    saes: float | int
+    dense_step: float | int
+    device: float | int
     device_has: float
-    host: float
+    host: float | int
     host_has: float
 
 
@@ -75,8 +75,8 @@ class Card:
 
     gigabytes: int
     at_once: int
-    hours_stored: float
-    hours_streaming: float
+    hours_stored: float | int
+    hours_streaming: float | int
     passes: float  # over the training text
 
 
@@ -91,7 +91,7 @@ def disk_of(setting: Setting, folder: Path, groups: Sequence[Group]) -> Disk:
     deep_folder = folder.with_name(f"{folder.name}-sites")
     deep = deep_sites(groups)
 
-    def rows(count: float, sites: int, dtype: str = setting.dtype) -> float:
+    def rows(count: float | int, sites: int, dtype: str = setting.dtype) -> float | int:
         return costs.store_bytes(count, sites, setting.shape.d_model, dtype)
 
     n_sites = len(setting.sites)
@@ -110,7 +110,7 @@ def disk_of(setting: Setting, folder: Path, groups: Sequence[Group]) -> Disk:
     )
 
 
-def _sae_bytes(setting: Setting, groups: Sequence[Group]) -> float:
+def _sae_bytes(setting: Setting, groups: Sequence[Group]) -> float | int:
     weights = [
         group.count * costs.sae_weights(setting.shape.d_model, group.latents, group.gated)
         for group in groups
@@ -146,7 +146,7 @@ def memory_of(setting: Setting, groups: Sequence[Group]) -> Memory:
     )
 
 
-def card_of(setting: Setting, groups: Sequence[Group], size: int, hours: float) -> Card:
+def card_of(setting: Setting, groups: Sequence[Group], size: int, hours: float | int) -> Card:
     """A GPU of `size` GB; `hours` are those of the plan without streaming."""
     at_once = min((setting.fits(group, size * 1e9) for group in groups), default=0)
     if not at_once:

@@ -32,18 +32,18 @@ TOKENS_OF_A_PAGE = 500  # of any other text
 class TextSize:
     """Tokens of a profile's text."""
 
-    train: float
-    val: float
-    test: float
-    depths: float  # in the section on all depths, which takes fewer contexts of a page
+    train: float | int
+    val: float | int
+    test: float | int
+    depths: float | int  # in the section on all depths, which takes fewer contexts of a page
     known: str  # how they are known
 
     @property
-    def held_out(self) -> float:
+    def held_out(self) -> float | int:
         return self.val + self.test
 
     @property
-    def total(self) -> float:
+    def total(self) -> float | int:
         return self.train + self.held_out
 
     def streamed(self, held_out: int) -> TextSize:

@@ -36,13 +36,13 @@ Parameters = Mapping[str, Any]
 class Work:
     """Operations and the seconds they take."""
 
-    operations: float = 0.0
-    seconds: float = 0.0
+    operations: float | int = 0.0
+    seconds: float | int = 0.0
 
     def __add__(self, other: Work) -> Work:
         return Work(self.operations + other.operations, self.seconds + other.seconds)
 
-    def times(self, factor: float) -> Work:
+    def times(self, factor: float | int) -> Work:
         """So often the same."""
         return Work(self.operations * factor, self.seconds * factor)
 
@@ -65,7 +65,7 @@ class Setting:
     shape: costs.Shape
     text: TextSize
     rates: Rates
-    card: float  # bytes of the GPU's memory; 0 without one
+    card: float | int  # bytes of the GPU's memory; 0 without one
     width: int  # bytes of a number of the model
     dtype: str  # of stored rows
 
@@ -75,7 +75,7 @@ class Setting:
         return bool(self.first["stream_tokens"])
 
     @property
-    def rows_stored(self) -> float:
+    def rows_stored(self) -> float | int:
         """Rows of a site: all, or where training rows are live, held-out ones and a sample."""
         train = self.text.train
         if self.streams:
@@ -83,18 +83,18 @@ class Setting:
         return self.text.held_out + train
 
     @property
-    def live_buffers(self) -> float:
+    def live_buffers(self) -> float | int:
         """Bytes of the live rows in memory."""
         rows = HELD * self.first["stream_tokens"] * len(self.sites)
         return rows * self.shape.d_model * self.width
 
-    def forward(self, tokens: float, blocks: float, head: bool = False) -> Work:
+    def forward(self, tokens: float | int, blocks: float | int, head: bool = False) -> Work:
         """Tokens through some blocks."""
         each = costs.forward_flops(self.shape, blocks, self.first["ctx_len"], head)
         seconds = blocks * self.rates.block + head * self.rates.head
         return Work(each, seconds).times(tokens)
 
-    def fits(self, group: Group, card: float) -> int:
+    def fits(self, group: Group, card: float | int) -> int:
         """SAEs of a group that train at once beside the model in `card` bytes (0: on the CPU)."""
         if not card:
             return TOGETHER
@@ -103,7 +103,7 @@ class Setting:
         free = USABLE * card - beside
         return costs.at_once(free, self.shape.d_model, group.latents, group.batch)
 
-    def tokens_streamed(self, groups: Sequence[Group], card: float) -> float:
+    def tokens_streamed(self, groups: Sequence[Group], card: float | int) -> float | int:
         """Tokens the model runs over again to feed groups; all depths read a store in any case."""
         live = [group for group in groups if group.what != DEEP]
         passes = [math.ceil(group.count / max(1, self.fits(group, card))) for group in live]
@@ -177,7 +177,7 @@ def _measuring(setting: Setting, group: Group, loss_tokens: int) -> Work:
     return tally + setting.forward(passes * loss_tokens, blocks, head=True)
 
 
-def _rest(setting: Setting, notebook: str, p: Parameters, groups: Sequence[Group]) -> float:
+def _rest(setting: Setting, notebook: str, p: Parameters, groups: Sequence[Group]) -> float | int:
     """Seconds of a kernel's start, tables and bootstraps, sums over rows, sorting, and pursuit."""
     computed = _sums(setting, notebook, p, groups) / setting.rates.sums
     if notebook == CAUSES:
@@ -190,7 +190,7 @@ def _rest(setting: Setting, notebook: str, p: Parameters, groups: Sequence[Group
     return NOTEBOOK + IN_TABLES * sum(group.count for group in groups) + computed
 
 
-def _sums(setting: Setting, notebook: str, p: Parameters, groups: Sequence[Group]) -> float:
+def _sums(setting: Setting, notebook: str, p: Parameters, groups: Sequence[Group]) -> float | int:
     """Operations of a notebook's sums over rows in float64: moments, spectra, PCA, predictors."""
     d = setting.shape.d_model
     n_sites = len(setting.sites)
@@ -208,7 +208,7 @@ def _sums(setting: Setting, notebook: str, p: Parameters, groups: Sequence[Group
     return 0.0
 
 
-def _pursuit(d: int, p: Parameters) -> float:
+def _pursuit(d: int, p: Parameters) -> float | int:
     """Operations of codes without an encoder, for one SAE.
 
     Pursuit over five dictionaries, a product of a row with all items per round; items learned, each
