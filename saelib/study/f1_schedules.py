@@ -14,17 +14,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from pydantic import Field
 
 from saelib.config import ConfigError, EvalConfig
 from saelib.measure.bootstrap import seed_interval
 from saelib.show import compare, training
 from saelib.show.style import LOOKS
 from saelib.study import finding as records
-from saelib.study import params, sweep
+from saelib.study import sweep
 from saelib.study.curve import Curve
 from saelib.study.estimate import Estimate, geometric_mean, of_pages, over_seeds
 from saelib.study.finding import MIN_PAGES, MIN_SEEDS, Finding, Verdict, enough, majority
+from saelib.study.finding_params import ScheduleParams as Params
 from saelib.study.scope import Scope, sites_label
 from saelib.study.sweep import NOTEBOOK, Sweep
 
@@ -51,18 +51,6 @@ SITE_WORDS = {
     "unclear": "neither can be said",
 }
 MEASURES = {"matched": "FVU at matched L0", "objective": "training objective"}
-
-
-class Params(sweep.Params):
-    """The sweep's, and those of the schedule study."""
-
-    schedule_seeds: params.Seeds = Field(description="of the schedule study; a verdict takes three")
-    schedule_lam: params.Lambda = Field(description="λ of the schedule study")
-    schedule_lrs: params.LearningRates = Field(description="peak rates tried with each schedule")
-    n_cycles: params.AtLeastOne = Field(description="cycles of the cosine with hard restarts")
-    stop_at: params.StopShare = Field(description="share of the schedule after which one arm stops")
-    schedule_sites: params.Sites = Field(description="where the schedules are studied")
-    margin: params.NotNegative = Field(description="extra FVU from which on one trains badly")
 
 
 class Run(NamedTuple):

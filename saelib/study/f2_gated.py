@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 
 from saelib.sae.spec import Spec
 from saelib.study import finding
@@ -20,8 +19,8 @@ from saelib.study.controls import shuffled_decoders
 from saelib.study.curve import Curve, reach_l0
 from saelib.study.estimate import Estimate, of_pages, over_seeds, undefined
 from saelib.study.finding import Finding, Verdict, enough, figure_path, majority
+from saelib.study.finding_params import GatedParams as Params
 from saelib.study.matched import times
-from saelib.study.params import Common, CountOrZero, Lambda, Lambdas, NotNegative, Recipe, Sweep
 from saelib.study.scope import Scope, sites_label
 
 NOTEBOOK = "03_train_gated"
@@ -53,15 +52,6 @@ COMPARED = {
 AT_L0 = ("fvu", "loss_recovered", "shrinkage", "lambda")  # columns read at the L0 of the comparison
 
 Cell = tuple[str, int]  # arm, site
-
-
-class Params(Common, Recipe, Sweep):
-    """What the comparison of the three arms is made of."""
-
-    lambdas_two_term: Lambdas = Field(description="L1 coefficients of the two-term loss")
-    lam_full: Lambda = Field(description="the full loss takes this multiple of λ")
-    refine: CountOrZero = Field(description="further λ between the two next to the target L0")
-    margin: NotNegative = Field(description="FVUs nearer than this share are called equal")
 
 
 # -- what is trained ---------------------------------------------------------------------------

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from pydantic import Field
 
 from saelib.measure.bootstrap import seed_interval
 from saelib.measure.gates import gate_statistics
@@ -21,7 +20,6 @@ from saelib.sae.history import Snapshot
 from saelib.sae.spec import Spec
 from saelib.show import training
 from saelib.show.style import LOOKS
-from saelib.study import f2_gated
 from saelib.study.estimate import REPLICATES, Estimate
 from saelib.study.f2_gated import (
     ARMS,
@@ -37,8 +35,8 @@ from saelib.study.f2_gated import (
     train as train_curves,
 )
 from saelib.study.finding import MIN_SEEDS, Finding, Verdict, figure_path
+from saelib.study.finding_params import GatesParams as Params
 from saelib.study.matched import three_digits
-from saelib.study.params import Count
 from saelib.study.scope import Scope
 
 CLAIM = "Once a gate opens it becomes biased."
@@ -59,12 +57,6 @@ ENDS = (
     "gini",
     "b_gate_median",
 )
-
-
-class Params(f2_gated.Params):
-    """The comparison's parameters, and how often gates are looked at."""
-
-    snapshots: Count = Field(description="states of the gates kept over training")
 
 
 # -- what is trained ---------------------------------------------------------------------------

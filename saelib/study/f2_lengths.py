@@ -12,28 +12,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from pydantic import Field
 
 from saelib.config import EvalConfig
 from saelib.sae.spec import Spec
 from saelib.show import compare
-from saelib.study import f2_gated
 from saelib.study.curve import Curve, reach_l0
 from saelib.study.estimate import Estimate, over_seeds
 from saelib.study.f2_gated import ARMS, NOTEBOOK, GatedRuns, arm_lambdas, gated_spec, middle_site
 from saelib.study.f2_gated import train as train_curves
-from saelib.study.params import Multiples, Positive
+from saelib.study.finding_params import LengthParams as Params
 from saelib.study.scope import Scope
 
 MAX_EXTRA = 4  # further λ per curve: an L0 moves with the length of training
 GATED = ("two_term", "full")
-
-
-class Params(f2_gated.Params):
-    """The comparison's parameters, and the lengths of training."""
-
-    lengths: Multiples = Field(description="multiples of `tokens` at which losses are compared")
-    length_l0: Positive = Field(description="active latents per token there")
 
 
 # -- what is trained ---------------------------------------------------------------------------

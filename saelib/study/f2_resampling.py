@@ -13,30 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 
 from saelib.sae.spec import Spec
 from saelib.study.controls import shuffled_decoders
 from saelib.study.curve import Curve, curves_over_seeds
 from saelib.study.estimate import Estimate, over_seeds
 from saelib.study.f2_gated import ARMS, Check
+from saelib.study.finding_params import ResampleParams as Params
 from saelib.study.matched import times
-from saelib.study.params import (
-    AtLeastOne,
-    Common,
-    CountOrZero,
-    GradClip,
-    Lambda,
-    Lambdas,
-    LearningRate,
-    NotNegative,
-    Positive,
-    Recipe,
-    RisingShares,
-    Seeds,
-    Share,
-    Sites,
-)
 from saelib.study.scope import Scope, sites_label
 
 NOTEBOOK = "04_resampling"
@@ -48,26 +32,6 @@ NO_AUXILIARY = "no auxiliary term"
 NO_RESAMPLING = {"two_term": "no resampling (two-term)", "full": "no resampling (full)"}
 INTERACTION = "interaction"
 EFFECTS = (DEFICIT, NO_AUXILIARY, *NO_RESAMPLING.values(), INTERACTION)
-
-
-class Params(Common, Recipe):
-    """What the experiment is made of."""
-
-    resample_sites: Sites = Field(description="depths of the residual stream")
-    lam_two_term: Lambda = Field(description="the two-term loss takes this multiple of λ")
-    lam_full: Lambda = Field(description="the full loss takes this multiple of λ")
-    seeds: Seeds = Field(description="initialisation, order of rows, resampling draws")
-    resample_at: RisingShares = Field(description="shares of training after which to resample")
-    resample_rows: AtLeastOne = Field(description="training rows from which inputs are drawn")
-    dead_window: AtLeastOne = Field(description="training tokens of silence that make one dead")
-    l0_target: Positive = Field(description="active latents per token of the comparison")
-    normal_lambdas: Lambdas = Field(description="L1 coefficients of the normal setting")
-    dying_lambdas: Lambdas = Field(description="L1 coefficients of the setting of large steps")
-    dying_lr: LearningRate = Field(description="its learning rate")
-    dying_clip: GradClip = Field(description="its bound on the gradient's norm; 0 is none")
-    dying_lam_warmup: Share = Field(description="its share of training in which λ rises")
-    refine: CountOrZero = Field(description="further λ between the two next to the target L0")
-    margin: NotNegative = Field(description="differences below this share are called equal")
 
 
 class Combination(NamedTuple):

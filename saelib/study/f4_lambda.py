@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from pydantic import Field
 
 from saelib.sae.spec import Spec
 from saelib.show import tradeoff
-from saelib.study import params, sweep
+from saelib.study import sweep
 from saelib.study.estimate import Estimate, undefined
 from saelib.study.finding import MIN_PAGES, MIN_SEEDS, Finding, Verdict, enough, figure_path
+from saelib.study.finding_params import LambdaParams as Params
 from saelib.study.scope import sites_label
 from saelib.study.sweep import NOTEBOOK, Sweep
 
@@ -34,12 +34,6 @@ RULE = (
 SECTION = "3 F4: does reconstruction follow the L1 coefficient?"
 FIGURE = "02_by_lambda"
 MIN_LAMBDAS = 3
-
-
-class Params(sweep.Params):
-    """The sweep, and the original recipe's λ."""
-
-    original_lam: params.Positive = Field(description="the original recipe's one λ, raw units")
 
 
 class Trained(NamedTuple):

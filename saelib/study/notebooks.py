@@ -7,7 +7,13 @@ from typing import Literal, get_type_hints
 from pydantic import Field, model_validator
 
 from saelib.config import CollectConfig, CorpusConfig
-from saelib.study import f1_schedules, f2_gates, f2_lengths, f2_resampling, f4_lambda
+from saelib.study.finding_params import (
+    GatesParams,
+    LambdaParams,
+    LengthParams,
+    ResampleParams,
+    ScheduleParams,
+)
 from saelib.study.params import (
     All0,
     AtLeastOne,
@@ -75,15 +81,15 @@ class CollectParams(Common):
         return self
 
 
-class TrainSaeParams(Common, f1_schedules.Params, f4_lambda.Params):
+class TrainSaeParams(Common, ScheduleParams, LambdaParams):
     """02: the trade-off, the L1 coefficient (F4) and the schedules (F1)."""
 
 
-class TrainGatedParams(f2_gates.Params, f2_lengths.Params):
+class TrainGatedParams(GatesParams, LengthParams):
     """03: Gated SAEs, with two losses, beside plain ones."""
 
 
-class ResamplingParams(f2_resampling.Params):
+class ResamplingParams(ResampleParams):
     """04: does resampling dead latents explain the Gated SAE's error?"""
 
 

@@ -25,18 +25,14 @@ from saelib.measure.evaluate import feature_density, quick_metrics
 from saelib.sae.spec import Spec
 from saelib.show import tradeoff, training
 from saelib.show.explore import contexts_html, index_latents, moderate_latents, top_contexts
-from saelib.study import params
 from saelib.study.curve import Curve
 from saelib.study.estimate import Estimate, of_pages, over_seeds
+from saelib.study.finding_params import SweepParams as Params
 from saelib.study.scope import Scope
 
 NOTEBOOK = "02_train_sae"
 ESTIMATED = ("fvu", "loss_recovered")
 Cell = tuple[int, float]  # site, λ
-
-
-class Params(params.Recipe, params.Sweep):
-    """The recipe and the grid of the sweep."""
 
 
 def sites_of(ws: Any, sites: Sequence[int | str]) -> list[int]:

@@ -41,6 +41,7 @@ print("loaded:", sorted({{"torch", "pandas", "transformers", "papermill"}} & set
         ["run", "--profile", "smok"],
         ["run", "--profile", "smoke", "--set", "lrr=3"],
         ["plan", "--profile", "smoke", "--set", "lr='x'"],
+        ["plan", "--profile", "smoke", "--set", "lr=-1"],
         ["train", "--profile", "smoke", "--set", "n_latent=3"],
     ],
     ids=" ".join,
