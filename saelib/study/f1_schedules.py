@@ -327,11 +327,16 @@ class Jumps(NamedTuple):
 
 
 def histories(ws: Any, trained: Trained) -> pd.DataFrame:
-    """Training curves of the chosen runs: `history.csv` with label, seed and site."""
-    curves = [
-        ws.history(run.spec).assign(label=run.schedule, seed=run.seed, site=run.site)
-        for run in trained.chosen.itertuples()
-    ]
+    """Training curves of the chosen runs: `history.csv` with label, seed and site.
+
+    dead_fraction is nan where training is shorter than `dead_window`: no latent can be dead.
+    """
+    curves = []
+    for run in trained.chosen.itertuples():
+        curve = ws.history(run.spec).assign(label=run.schedule, seed=run.seed, site=run.site)
+        if run.spec.train.dead_window > run.spec.train.tokens:
+            curve["dead_fraction"] = np.nan
+        curves.append(curve)
     return pd.concat(curves, ignore_index=True)
 
 
@@ -365,15 +370,15 @@ def curves_title(jump: Jumps) -> str:
 
 def curves_note(jump: Jumps, p: Params) -> str:
     """Numbers at a restart, and how to read the curves."""
-    numbers = (
-        ""
-        if np.isnan(jump.fvu)
-        else (
+    numbers = ""
+    if not np.isnan(jump.fvu):
+        dead = f"dead latents change by {100 * jump.dead:+.1f} points"
+        if np.isnan(jump.dead):
+            dead = "training is shorter than the window in which a latent dies"
+        numbers = (
             f"Within {log_every(p)} steps of a restart the training FVU is {jump.fvu:.2f} times "
-            f"what it was, Adam's first moment {jump.adam_m:.2f} times; dead latents change by "
-            f"{100 * jump.dead:+.1f} points. "
+            f"what it was, Adam's first moment {jump.adam_m:.2f} times; {dead}. "
         )
-    )
     return (
         f"{numbers}Each point: training batches since the one before. Equal λ: the arms end at "
         "different L0. Adam's moments are kept at a restart; their root mean square over all "

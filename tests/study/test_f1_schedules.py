@@ -244,3 +244,22 @@ def test_without_a_restart_or_without_harm_the_title_says_so(p):
     assert "nan" not in f1.curves_note(none, p)
     better = f1.jumps(history([0, 2, 1, 2, 1], [1, 0.5, 0.4, 0.3, 0.3]), 100)
     assert f1.curves_title(better) == "A restart does not raise the training FVU"
+
+
+class Histories:
+    """A workspace that knows one training curve."""
+
+    def history(self, spec):
+        return history([0, 2, 1, 2, 1], [1, 0.5, 0.4, 0.6, 0.3]).drop(columns=["label", "seed"])
+
+
+@pytest.mark.parametrize(("window", "defined"), [(10240, True), (10241, False)])
+def test_no_share_is_dead_where_training_is_shorter_than_the_window(p, window, defined):
+    spec = make_spec("plain", 6, 16, tokens=10240, dead_window=window)
+    row = {"spec": spec, "schedule": f1.RESTARTS, "seed": 0, "site": 6}
+    curves = f1.histories(Histories(), f1.Trained(None, pd.DataFrame([row]), {}))
+    assert curves["dead_fraction"].notna().all() == defined
+    note = f1.curves_note(f1.jumps(curves, 100), p)
+    assert "nan" not in note
+    assert ("dead latents change by" in note) == defined
+    assert f1.curves_figure(curves, p).axes
