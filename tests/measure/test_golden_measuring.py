@@ -1,8 +1,8 @@
 """Golden rows: what measuring gives for fixed SAEs on a fixed store, so that changes show.
 
 The text counts upwards, with jumps drawn by a generator, and the model is built to predict the next
-number, so that nothing is sampled from the model and ablation costs something. Run this file as a
-programme to print the table anew: `PYTHONPATH=.:tests python tests/measure/test_golden_measuring.py`.
+number, so that nothing is sampled from the model and ablation costs something. To print the table
+anew: `PYTHONPATH=.:tests python tests/measure/test_golden_measuring.py`.
 """
 
 import tempfile
