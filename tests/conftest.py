@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SAELIB_HOME", str(tmp_path))
     (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def same_home() -> Iterator[None]:
+    """No test leaves another workbook folder behind for the next one."""
+    before = os.environ.get("SAELIB_HOME")
+    yield
+    if before is None:
+        os.environ.pop("SAELIB_HOME", None)
+    else:
+        os.environ["SAELIB_HOME"] = before
