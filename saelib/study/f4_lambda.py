@@ -120,10 +120,15 @@ def decide(by_site: Mapping[int, SiteCurve], n_seeds: int, n_pages: int) -> Verd
 
 
 def powers(by_site: Mapping[int, SiteCurve], lambdas: Sequence[float]) -> dict[int, Estimate]:
-    """FVU as a power of λ between the ends of the sweep, by site; undefined with one λ."""
-    span = np.log(max(lambdas) / min(lambdas))
-    if span == 0:
+    """FVU as a power of λ between the ends of the sweep, by site.
+
+    Undefined with one λ, and where the smallest is 0.
+    """
+    least = min(lambdas)
+    greatest = max(lambdas)
+    if least == 0 or greatest == least:
         return {site: undefined() for site in by_site}
+    span = np.log(greatest / least)
     return {site: (curve.last / curve.first).log() / span for site, curve in by_site.items()}
 
 
@@ -150,15 +155,14 @@ def sentence(by_site: Mapping[int, SiteCurve], lambdas: Sequence[float]) -> str:
     """The result in words."""
     rising = [site for site, curve in by_site.items() if curve.rises]
     growth = [power for power in powers(by_site, lambdas).values() if power.defined]
-    if not rising or not growth:
+    if not rising:
         return f"FVU does not rise with λ at {sites_label(list(by_site))}."
-    words = ", ".join(power.text(".2f") for power in growth)
     where = "every site" if len(rising) == len(by_site) else sites_label(rising)
-    return (
-        f"FVU is higher at the largest λ than at the smallest at {where}: "
-        f"on average as λ to the power {words} ({sites_label(list(by_site))}). "
-        f"{counted(by_site)}."
-    )
+    higher = f"FVU is higher at the largest λ than at the smallest at {where}"
+    if growth:
+        words = ", ".join(power.text(".2f") for power in growth)
+        higher += f": on average as λ to the power {words} ({sites_label(list(by_site))})"
+    return f"{higher}. {counted(by_site)}."
 
 
 def abstract(verdict: Verdict) -> str:

@@ -68,6 +68,14 @@ def test_the_power_of_lambda_is_the_slope_between_the_ends():
     assert not f4.powers({2: flat}, [2.0])[2].defined
 
 
+def test_a_sweep_from_lambda_zero_has_no_power_but_still_says_that_fvu_rises():
+    lambdas = [0.0, 1.0, 2.0]
+    assert not f4.powers({2: curve()}, lambdas)[2].defined
+    words = f4.sentence({2: curve()}, lambdas)
+    assert words.startswith("FVU is higher at the largest λ than at the smallest at every site. ")
+    assert "power" not in words
+
+
 def test_the_title_and_the_sentence_say_what_is_there():
     good = {2: curve(), 9: curve()}
     mixed = {2: curve(), 9: curve(fvu=(0.4, 0.3, 0.2))}
