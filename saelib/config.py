@@ -62,7 +62,7 @@ def refuse_unknown(names: Iterable[str], known: Collection[str], what: str) -> N
     """
     for name in names:
         if name not in known:
-            raise ConfigError(f"{what} {name!r}; accepted: {', '.join(known)}")
+            raise ConfigError(f"{what} {name!r}; accepted: {', '.join(known) or 'none'}")
 
 
 class Checked:

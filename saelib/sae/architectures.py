@@ -52,11 +52,12 @@ def load_sae(folder: Path) -> Autoencoder:
     Raises:
         FileNotFoundError: the folder holds no (finished) SAE.
         ValueError: a file is damaged, or the files do not fit each other; names the file.
+        ConfigError: `config.json` describes no SAE; names the file and the field.
     """
     path = Path(folder) / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: not a (finished) SAE folder")
-    sae = build_sae(SAEConfig.from_dict(read_json(path)))
+    sae = _described(path)
     weights = path.with_name("weights.safetensors")
     try:
         sae.load_state_dict(load_file(weights))
@@ -65,3 +66,14 @@ def load_sae(folder: Path) -> Autoencoder:
     except RuntimeError as error:
         raise ValueError(f"{weights} does not fit {path}: {error}") from error
     return sae.requires_grad_(False)
+
+
+def _described(path: Path) -> Autoencoder:
+    """A fresh SAE of the configuration that a file holds."""
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping of fields, found {values!r:.80}")
+    try:
+        return build_sae(SAEConfig.from_dict(values))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None

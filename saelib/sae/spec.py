@@ -38,12 +38,15 @@ def make_spec(arm: str, site: int, d_in: int, **settings: Any) -> Spec:
     """A spec from mixed fields of `SAEConfig`, `TrainConfig` and the architecture's options.
 
     Raises:
-        ConfigError: an unknown arm or field, a value out of range, or `lam` where the
-            architecture has no L1 penalty.
+        ConfigError: an unknown arm or field, a value out of range, `lam` where the architecture
+            has no L1 penalty, or `arch` or `loss`, which the arm says.
     """
     if arm not in ARMS:
         raise ConfigError(f"arm = {arm!r}: expected one of {', '.join(ARMS)}")
     arch, loss = ARMS[arm]
+    for name in ("arch", "loss"):
+        if name in settings:
+            raise ConfigError(f"{name} = {settings[name]!r}: arm {arm!r} says it; choose the arm")
     sae_class = ARCHITECTURES[arch]
     if sae_class.KNOB != "lam":
         if "lam" in settings:

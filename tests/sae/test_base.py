@@ -115,6 +115,23 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
         load_sae(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", r"expected a mapping of fields, found \[\]"),
+        ("null", "expected a mapping of fields, found None"),
+        ('{"arch": "brand new"}', "SAEConfig.arch = 'brand new': expected one of 'sae'"),
+        ('{"arch": "topk", "options": {"k": 0}}', "TopKOptions.k = 0"),
+        ('{"options": {"k": 4}}', "NoOptions: unknown key 'k'"),
+    ],
+)
+def test_a_configuration_that_describes_no_sae_is_refused_by_file(text, message, tmp_path):
+    _sae("sae").save(tmp_path)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ConfigError, match=rf"{tmp_path}/config\.json: {message}"):
+        load_sae(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["config.json", "weights.safetensors"])
 def test_a_damaged_file_is_refused_by_name(name, tmp_path):
     _sae("sae").save(tmp_path)

@@ -30,6 +30,14 @@ def test_an_unknown_arm_or_field_is_refused_by_name():
         make_spec("plain", 2, 24, widht=3)
     with pytest.raises(ConfigError, match="unknown key 'depth'"):
         make_spec("plain", 2, 24, options={"depth": 3})
+    with pytest.raises(ConfigError, match="accepted: none$"):
+        make_spec("plain", 2, 24, options={"depth": 3})
+
+
+@pytest.mark.parametrize(("field", "value"), [("arch", "gated"), ("loss", "full")])
+def test_what_an_arm_says_cannot_be_said_otherwise(field, value):
+    with pytest.raises(ConfigError, match=f"{field} = '{value}': arm 'plain' says it"):
+        make_spec("plain", 2, 24, **{field: value})
 
 
 def test_run_id_depends_on_everything_that_shapes_the_weights():
