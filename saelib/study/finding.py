@@ -178,7 +178,24 @@ def _check(entry: Mapping[str, Any], where: str) -> None:
         raise ValueError(f"{where}: verdict = {entry['verdict']!r}: expected one of {accepted}")
     if not re.fullmatch(NAME, entry["name"]):
         raise ValueError(f"{where}: name = {entry['name']!r}: expected F1, F2, F2a, …")
+    _check_estimates(entry["estimates"], where)
     _check_figure(entry["figure"], where)
+
+
+def _check_estimates(estimates: Any, where: str) -> None:
+    rows = estimates.values() if isinstance(estimates, Mapping) else [None]
+    if not all(_is_row(row) for row in rows):
+        raise ValueError(
+            f"{where}: estimates = {estimates!r:.80}: expected value, lo and hi, each a number or "
+            "null, by effect"
+        )
+
+
+def _is_row(row: Any) -> bool:
+    """Whether this is an `Estimate.row`, nan written as null."""
+    if not isinstance(row, Mapping) or set(row) != {"value", "lo", "hi"}:
+        return False
+    return all(end is None or type(end) in (int, float) for end in row.values())
 
 
 def _check_figure(figure: str, where: str) -> None:
@@ -194,7 +211,7 @@ def load(profile: str) -> list[dict[str, Any]]:
     """
     loaded = []
     for path in sorted((data_dir(profile) / "verdicts").glob("*.json")):
-        for i, stored in enumerate(read_json(path)):
+        for i, stored in enumerate(_stored(path)):
             entry = _renewed(stored)
             _check(entry, f"{path}, finding {i}")
             loaded.append({**entry, "notebook": path.stem})
@@ -208,12 +225,21 @@ def load(profile: str) -> list[dict[str, Any]]:
     return loaded
 
 
+def _stored(path: Path) -> list[dict[str, Any]]:
+    """The entries of one file of findings."""
+    entries = read_json(path)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ValueError(f"{path}: expected a list of findings, found {entries!r:.80}")
+    return entries
+
+
 def _renewed(stored: Mapping[str, Any]) -> dict[str, Any]:
     """An entry in today's form; older records have their numbers in a sentence, and no rule."""
     if "finding" not in stored:
         return dict(stored)
     entry = {OLDER_FIELDS.get(name, name): value for name, value in stored.items()}
-    entry["verdict"] = OLDER_WORDS.get(entry.get("verdict", ""), entry.get("verdict"))
+    verdict = entry.get("verdict")
+    entry["verdict"] = OLDER_WORDS.get(str(verdict), verdict)
     return {"rule": "Stated in the notebook.", "estimates": {}, "beside_recorded": ""} | entry
 
 

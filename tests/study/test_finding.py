@@ -129,6 +129,25 @@ def test_a_damaged_file_of_findings_is_named(home, text, named):
         finding.load("smoke")
 
 
+@pytest.mark.parametrize("text", ["null", "3", "[1]", '{"name": "F1"}'])
+def test_a_file_that_is_no_list_of_findings_is_refused_by_name(home, text):
+    path = finding.record("smoke", "02_x", [made(home)])
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"02_x\.json: expected a list of findings, found"):
+        finding.load("smoke")
+
+
+@pytest.mark.parametrize(
+    "damaged", [None, [1], {"a": {"value": 1.0}}, {"a": {"value": "x", "lo": 1.0, "hi": 2.0}}]
+)
+def test_estimates_without_value_and_interval_are_refused_when_read(home, damaged):
+    path = finding.record("smoke", "02_x", [made(home)])
+    (entry,) = json.loads(path.read_text())
+    path.write_text(json.dumps([entry | {"estimates": damaged}]))
+    with pytest.raises(ValueError, match=r"02_x\.json, finding 0: estimates = .*: expected value"):
+        finding.load("smoke")
+
+
 def test_another_word_for_a_verdict_is_refused_when_read(home):
     path = finding.record("smoke", "02_x", [made(home)])
     path.write_text(path.read_text().replace('"contradicted"', '"maybe"'))
