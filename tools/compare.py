@@ -6,7 +6,8 @@ BEFORE and AFTER are folders `data/<profile>` (or `data/recorded/<profile>`). Co
 
     results.csv       every row, byte for byte but for run_id and code_version
     diagnostics/      every table, byte for byte; a run_id stands for the row that it names
-    verdicts/         the verdict of each finding, and every number that the text before stated
+    verdicts/         the verdict of each finding, every number that the text before stated, and
+                      every estimate where both runs keep them
     figures           with --plotted: the data drawn (see tools/plotted), every axes of every figure
 
 It prints one line for each difference and exits with 1 where there is one, else with 0.
@@ -144,9 +145,19 @@ def verdict_differences(before: Path, after: Path) -> Iterator[str]:
         verdict = SAME_VERDICT.get(entry["verdict"], entry["verdict"])
         if SAME_VERDICT.get(by_name[name]["verdict"], by_name[name]["verdict"]) != verdict:
             yield f"verdicts/{before.name}: {name} was {verdict}, is {by_name[name]['verdict']}"
-        for value, half in parsed(entry.get("effect", "")):
+        for value, half in parsed(entry.get("effect") or entry.get("sentence", "")):
             if not any(near(value, other, half) for other in numbers):
                 yield f"verdicts/{before.name}: {name} stated {value:g}, nothing does now"
+        for effect in differing_estimates(entry, by_name[name]):
+            yield f"verdicts/{before.name}: {name}: the estimate {effect!r} differs"
+
+
+def differing_estimates(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Effects of a finding whose estimate changed or is gone; older records keep no estimates."""
+    if "estimates" not in after:
+        return []
+    estimates = before.get("estimates", {})
+    return [name for name, row in estimates.items() if after["estimates"].get(name) != row]
 
 
 def near(value: float, other: float, half: float) -> bool:
