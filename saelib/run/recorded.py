@@ -23,6 +23,7 @@ from saelib.sae.spec import Spec
 CURVES = {"plain": (4.3, -1.3), "two_term": (2.6, -0.3), "full": (4.8, -1.35)}
 D_FITTED = 576  # width of the model they were fitted on: λ goes with the square root of the width
 EXPECTED_FVU = 0.3  # of an SAE that nothing is recorded of
+LEAST_LAMBDA = 1e-6  # stands for λ = 0, which has no logarithm
 
 Key = tuple[Any, ...]
 
@@ -85,9 +86,12 @@ class RecordedRuns:
         return cls(pd.concat(tables, ignore_index=True))
 
     def row(self, spec: Spec) -> dict[str, Any]:
-        """The row of this SAE in results.csv: recorded, or predicted for its L0 and FVU."""
+        """The row of this SAE in results.csv: recorded, or predicted for its L0 and FVU.
+
+        Predicted wherever an option governs sparsity, since no column of the table has it.
+        """
         curve = self._curves.get(curve_key(spec))
-        if curve is None:
+        if curve is None or spec.knob != "lam":
             return described(spec) | predicted(spec)
         of_seed = curve[curve["seed"] == spec.train.seed]
         same = of_seed[np.isclose(of_seed["lambda"], spec.train.lam, rtol=1e-9)]
@@ -126,7 +130,7 @@ def described(spec: Spec) -> dict[str, Any]:
 def predicted(spec: Spec) -> dict[str, float]:
     """L0 and FVU by the power law of the recorded runs, at λ per root of the width."""
     level, slope = CURVES.get(spec.arm, CURVES["plain"])
-    lam = max(spec.train.lam, 1e-6) / math.sqrt(spec.sae.d_in / D_FITTED)
+    lam = max(spec.train.lam, LEAST_LAMBDA) / math.sqrt(spec.sae.d_in / D_FITTED)
     l0 = math.exp(level + slope * math.log(lam))
     l0 = min(l0, float(spec.sae.n_latents))
     return _measured(l0, EXPECTED_FVU)
@@ -134,12 +138,14 @@ def predicted(spec: Spec) -> dict[str, float]:
 
 def interpolated(curve: pd.DataFrame, lam: float) -> dict[str, float]:
     """L0 and FVU between, or beyond, the recorded λ of a curve: straight in their logarithms."""
-    alive = curve[curve["l0_val"] > 0].groupby("lambda")[["l0_val", "fvu"]].mean()
+    apart = (curve["l0_val"] > 0) & (curve["lambda"] > 0)
+    alive = curve[apart].groupby("lambda")[["l0_val", "fvu"]].mean()
     if not len(alive):
         return _measured(0.0, 1.0)
     logs = np.log(alive)
     x = np.log(alive.index.to_numpy(dtype=float))
-    l0, fvu = (math.exp(_along(math.log(lam), x, logs[name].to_numpy())) for name in logs)
+    log_lam = math.log(max(lam, LEAST_LAMBDA))
+    l0, fvu = (math.exp(_along(log_lam, x, logs[name].to_numpy())) for name in logs)
     return _measured(l0, fvu)
 
 

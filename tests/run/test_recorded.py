@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from saelib.measure.columns import COLUMNS
-from saelib.run.recorded import RecordedRuns, interpolated, predicted
+from saelib.run.recorded import RecordedRuns, described, interpolated, predicted
 from saelib.sae.spec import make_spec
 
 RECORDED = Path(__file__).resolve().parents[2] / "data" / "recorded"
@@ -75,3 +75,18 @@ def test_the_scale_of_a_site_follows_from_its_errors_in_both_units(runs):
     scale = runs.scale(int(row["site"]), "center_scale", "ordinary")
     assert scale**2 * row["mse_raw"] == pytest.approx(row["mse"], rel=1e-6)
     assert runs.scale(7, "center_scale", "ordinary") is None
+
+
+def test_a_curve_with_lambda_zero_is_planned():
+    curve = pd.DataFrame(
+        {"lambda": [0.0, 1.0, 4.0], "l0_val": [90.0, 64.0, 16.0], "fvu": [0.1, 0.2, 0.4]}
+    )
+    assert interpolated(curve, 2.0)["l0_val"] == pytest.approx(32.0)
+    assert interpolated(curve, 0.0)["l0_val"] > 64.0
+
+
+def test_one_k_is_not_taken_for_another():
+    few, many = (make_spec("topk", 2, 64, n_latents=128, k=k) for k in (4, 16))
+    row = described(few) | {"l0_val": 4.0, "note": "recorded"}
+    runs = RecordedRuns(pd.DataFrame([row]))
+    assert runs.row(many).get("note") != "recorded"
