@@ -95,7 +95,7 @@ def title(table: pd.DataFrame) -> str:
     """The figure's message."""
     if inverted_sites(table):
         return "One latent wins over all tokens and explains no ordinary one"
-    return "All tokens and ordinary tokens order the predictors alike"
+    return "At no site are one latent and PCA clearly ordered oppositely"
 
 
 def figure(table: pd.DataFrame, rank: int, share: float, label: str) -> Figure:
@@ -175,9 +175,9 @@ def abstract(table: pd.DataFrame, site: int, share: float) -> str:
             "tokens."
         )
     return (
-        "An error over all tokens orders the predictors as one over ordinary tokens does: at "
-        f"site {site} one latent that fires on {100 * share:.2g} % of the tokens has an FVU of "
-        f"{one:.2g}. "
+        "At no site do an error over all tokens and one over ordinary tokens order one latent and "
+        f"PCA oppositely, by disjoint intervals: at site {site} one latent that fires on "
+        f"{100 * share:.2g} % of the tokens has an FVU of {one:.2g}. "
         "Comparisons here are over ordinary tokens all the same."
     )
 

@@ -31,11 +31,11 @@ from saelib.study.sweep import NOTEBOOK, Sweep
 NAME = "F1"
 CLAIM = "Hard restarts train badly."
 RULE = (
-    "At a site, hard restarts train badly if they cost more than {margin:.0%} in FVU at matched L0 "
-    "against each of the other three schedules: the whole 95 % interval of the paired ratio lies "
-    "above {limit:g}, three times. They do not if against at least one schedule the whole interval "
-    "lies below {limit:g}. Supported if they train badly at most sites, contradicted if they do "
-    "not at most sites. A site where a run's L0 lies outside the curve counts for neither. "
+    "At a site, hard restarts train badly if they cost more than {percent:g}% in FVU at matched "
+    "L0 against each of the other three schedules: the whole 95 % interval of the paired ratio "
+    "lies above {limit:g}, three times. They do not if against at least one schedule the whole "
+    "interval lies below {limit:g}. Supported if they train badly at most sites, contradicted if "
+    "they do not at most sites. A site where a run's L0 lies outside the curve counts for neither. "
     f"Undecided otherwise, and with fewer than {MIN_SEEDS} seeds or {MIN_PAGES} test pages."
 )
 SECTION = "5 F1: do hard restarts train badly?"
@@ -282,7 +282,7 @@ def abstract(
 
 def rule(p: Params) -> str:
     """`RULE` with this run's margin."""
-    return RULE.format(margin=p.margin, limit=1 + p.margin)
+    return RULE.format(percent=100 * p.margin, limit=1 + p.margin)
 
 
 def tried_summary(trained: Trained, p: Params) -> str:

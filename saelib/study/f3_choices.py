@@ -113,10 +113,10 @@ def title(result: Choices) -> str:
         return "No choice reaches the L0 at which sites are compared"
     closing = [name for name, ratio in reached.items() if ratio.compare(1) != "higher"]
     if "as it is" in closing:
-        return f"There is no gap between sites {near} and {deep} to close"
+        return f"There is no clear gap between sites {near} and {deep}"
     if not closing:
         return f"No single choice closes the gap between sites {near} and {deep}"
-    return f"{len(closing)} of {len(reached)} choices close the gap between sites"
+    return f"{len(closing)} of {len(reached)} choices leave no clear gap between sites"
 
 
 def figure(result: Choices, p: LayerParams, scope: Scope) -> Figure:

@@ -41,7 +41,8 @@ RULE_D = (
 RULE_E = (
     "Supported if the share of the error that pursuit removes is larger at the deepest site than "
     "at each shallower one by more than {margin:g} (whole 95 % interval); contradicted if one such "
-    "difference lies below {margin:g}. Undecided otherwise, as above."
+    "difference lies below {margin:g}. Undecided otherwise, where an L0 is not reached, and with "
+    "fewer than 15 test pages or three seeds."
 )
 PCA = "PCA of rank L0"
 SHUFFLED = "SAE on shuffled dimensions"

@@ -33,7 +33,8 @@ RULE_A = RULE_WORSE + " Undecided too where the original recipe's SAEs have coll
 RULE_C = (
     "Supported if an interval says that at L0 = {l0:g} the SAE leaves over four fifths of the "
     "variance or recovers less than half of the loss that mean ablation costs; contradicted if "
-    "both intervals say the opposite; undecided otherwise, as above."
+    "both intervals say the opposite. Undecided otherwise, where the L0 is not reached, and with "
+    "fewer than 15 test pages with a measured loss or three seeds."
 )
 LEFT_OVER = 0.8  # FVU above which an SAE has not trained
 RECOVERED = 0.5  # loss recovered, against mean ablation, below which it has not

@@ -69,6 +69,8 @@ def test_no_sentence_claims_a_trap_where_there_is_none():
     assert "says little" in f0_trap.abstract(table(TRAP), 15, 0.008)
     assert "says little" not in f0_trap.abstract(errors, 15, 0.008)
     assert f0_trap.title(errors) != f0_trap.title(table(TRAP))
+    assert f0_trap.title(errors) == "At no site are one latent and PCA clearly ordered oppositely"
+    assert "oppositely, by disjoint intervals" in f0_trap.abstract(errors, 15, 0.008)
     assert "inverted at sites: none" in f0_trap.sentence(errors, 15, 32)
 
 

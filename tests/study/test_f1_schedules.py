@@ -34,6 +34,10 @@ def decide(by_cell, n_seeds=3, n_pages=15):
     return f1.decide(by_cell, MARGIN, n_seeds, n_pages)
 
 
+def test_the_rule_states_the_margin_unrounded():
+    assert "more than 2.5% in FVU" in f1.rule(f1.Params(**PARAMS | {"margin": 0.025}))
+
+
 def test_worse_than_each_other_schedule_supports():
     assert decide(site(WORSE, WORSE, WORSE)) == "supported"
 

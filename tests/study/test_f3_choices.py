@@ -21,8 +21,11 @@ def choices(**gaps):
     ("gaps", "words"),
     [
         ({"as it is": between(0.2, 0.3), "longer": between(0.1, 0.3)}, "No single choice closes"),
-        ({"as it is": between(0.2, 0.3), "longer": between(-0.1, 0.3)}, "1 of 2 choices close"),
-        ({"as it is": between(-0.2, 0.3), "longer": between(0.1, 0.3)}, "There is no gap"),
+        (
+            {"as it is": between(0.2, 0.3), "longer": between(-0.1, 0.3)},
+            "1 of 2 choices leave no clear gap",
+        ),
+        ({"as it is": between(-0.2, 0.3), "longer": between(0.1, 0.3)}, "There is no clear gap"),
         ({"as it is": undefined(), "longer": undefined()}, "No choice reaches"),
         ({"as it is": between(0.2, 0.3), "longer": undefined()}, "No single choice closes"),
     ],

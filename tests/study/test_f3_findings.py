@@ -11,7 +11,7 @@ from test_f3_trap import table
 
 from saelib.env import root
 from saelib.files import read_json
-from saelib.study import f3_findings, finding
+from saelib.study import f3_causes, f3_dictionary, f3_findings, f3_layers, finding
 from saelib.study.curve import Curve
 from saelib.study.estimate import undefined
 from saelib.study.f3_causes import Trained
@@ -167,3 +167,13 @@ def test_each_finding_shares_an_effect_with_the_recorded_run():
         *f3_findings.dictionary(errors(LESS), params(), SCOPE),
     ]
     assert all(set(one.estimates) & set(recorded[one.name]) for one in found)
+
+
+def test_each_rule_can_be_read_alone():
+    rules = [f3_layers.RULE_A, f3_layers.RULE_WORSE, f3_layers.RULE_C, f3_causes.RULE]
+    rules += [f3_dictionary.RULE_D, f3_dictionary.RULE_E]
+    for rule in rules:
+        assert "as above" not in rule
+        assert "L0 is not reached" in rule
+        assert "15 test pages" in rule
+        assert "three seeds" in rule
