@@ -83,10 +83,20 @@ def load_checkpoint(trainer: Trainer, path: Path) -> None:
     """
     state, tensors = _read(path)
     for name, config in (("train", trainer.cfg), ("sae", trainer.sae.config)):
-        if state[name] != config.to_dict():
+        if state.get(name) != config.to_dict():
             raise ConfigError(
-                f"{path} belongs to another run: its {name} configuration is {state[name]}"
+                f"{path} belongs to another run: its {name} configuration is {state.get(name)}"
             )
+    try:
+        _restore(trainer, state, tensors)
+    except torch.cuda.OutOfMemoryError:  # a RuntimeError that says nothing of the file
+        raise
+    except (KeyError, RuntimeError) as error:  # a part is missing, or has another shape
+        raise ValueError(_damaged(path, error)) from error
+    trainer.sharding.ranks.agree(f"step in {path.name}", trainer.step)
+
+
+def _restore(trainer: Trainer, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     trainer.sae.load_state_dict(_below("weights.", tensors))
     for name, leaf in trainer.leaves.items():
         # fused Adam wants its step counter on the parameter's device
@@ -102,7 +112,6 @@ def load_checkpoint(trainer: Trainer, path: Path) -> None:
     trainer.step = state["step"]
     trainer.density = state["density"]
     trainer.history = _history(state, tensors)
-    trainer.sharding.ranks.agree(f"step in {path.name}", trainer.step)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -111,8 +120,14 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             state = json.loads((file.metadata() or {})["state"])
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: damaged ({error!r}); without it the run starts anew") from error
+        raise ValueError(_damaged(path, error)) from error
+    if not isinstance(state, dict):
+        raise ValueError(_damaged(path, TypeError("its state is no mapping")))
     return state, tensors
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    return f"{path}: damaged ({error!r}); without it the run starts anew"
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from memory import MemoryStream, train_one
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from saelib.config import ConfigError, SAEConfig, TrainConfig
@@ -472,3 +473,26 @@ def test_a_latent_revived_twice_counts_as_a_survivor_of_the_second_time_only():
     trainer.tokens_since_fired[2] = 10_000
     trainer.finish()
     assert [event.alive_later for event in trainer.history.events] == [1, 2]
+
+
+@pytest.mark.parametrize("lost", ["weights.W_dec", "generator", "tokens_since_fired"])
+def test_a_checkpoint_that_lacks_a_tensor_is_refused_by_name(lost, tmp_path):
+    path = tmp_path / "c.safetensors"
+    trainer = Trainer(build_sae(SAEConfig(d_in=D, n_latents=N)), _cfg())
+    trainer.step_(torch.randn(64, D))
+    save_checkpoint(trainer, path)
+    with safe_open(path, framework="pt") as file:
+        names = [name for name in file.keys() if name != lost]  # noqa: SIM118 (not a dict)
+        rest = {name: file.get_tensor(name) for name in names}
+        state = file.metadata()
+    save_file(rest, path, metadata=state)
+    with pytest.raises(ValueError, match=r"c\.safetensors: damaged .* the run starts anew"):
+        load_checkpoint(Trainer(build_sae(SAEConfig(d_in=D, n_latents=N)), _cfg()), path)
+
+
+@pytest.mark.parametrize("state", ["[]", "null", "3"])
+def test_a_checkpoint_whose_state_is_no_mapping_is_refused_by_name(state, tmp_path):
+    path = tmp_path / "c.safetensors"
+    save_file({"generator": torch.zeros(1)}, path, metadata={"state": state})
+    with pytest.raises(ValueError, match=r"c\.safetensors: damaged .*its state is no mapping"):
+        load_checkpoint(Trainer(build_sae(SAEConfig(d_in=D, n_latents=N)), _cfg()), path)
