@@ -20,7 +20,26 @@ from saelib.study.finding import figure_file, load, recorded_estimates, replicat
 
 MAX_ROWS = 12  # of a finding's table of estimates
 NOT_REPORTED = "F0"
-REPLICATING = {"F3": ("F3b", "F3c")}  # reported in one sentence, judged by two claims
+REPLICATING = {  # reported in one sentence, judged by two claims: each with its short form
+    "F3": {"F3b": "rebuilt worse, compared fairly", "F3c": "does not train at all"}
+}
+WORDS = """Words used below:
+
+- *Site* ℓ is the input of block ℓ. *Ordinary* tokens are neither first in their context nor of
+  huge norm (*sinks*).
+- *FVU* is the share of the variance that is not rebuilt. *L0* is the mean number of latents
+  that fire per token. *Matched L0* means that SAEs are compared at one L0; *unreachable* or
+  *undefined*: no trained λ lies on each side of it.
+- *A over B*, or a ratio, is A's FVU divided by B's: above 1, A is rebuilt worse.
+- *Two-term* and *full* are the losses of the Gated SAE without and with its auxiliary term.
+- *Normal* is the workbook's recipe; *dying* is the same with steps so large that latents may
+  die (never fire again).
+- *Off over on*, or *no resampling*, is the FVU without resampling over that with it. *Deficit*
+  is the FVU of the two-term Gated SAE without resampling over that of the plain SAE.
+- *Original* is the experiment's recipe: raw activations, all tokens, one λ. *Normalised* is
+  ours: ordinary tokens, each site centred and scaled.
+- *Items* are the decoder's rows; *selection* is the encoder's choice of them; *pursuit* chooses
+  them greedily instead."""
 
 Entry = Mapping[str, Any]
 Row = Mapping[str, float | None]
@@ -42,17 +61,17 @@ HEADLINES = {
     ),
     "F1": Headline(
         "F1",
-        "FVU at equal L0, hard restarts over a constant rate: {}, over linear decay: {}",
+        "FVU at equal L0, hard restarts ÷ constant rate: {}; ÷ linear decay: {}",
         (r"site \d+, constant", r"site \d+, linear decay"),
     ),
     "F2": Headline(
         "F2",
-        "FVU at equal L0, two-term Gated SAE without resampling over the plain SAE: {}",
+        "FVU at equal L0, two-term Gated SAE without resampling ÷ plain SAE: {}",
         (r"deficit, normal, site \d+",),
     ),
     "F3": Headline(
         "F3b",
-        "FVU at equal L0, the deepest site over a shallower one: {}",
+        "FVU at equal L0, the deepest site ÷ a shallower one: {}",
         ("normalised: FVU at L0 = .*",),
     ),
     "F4": Headline("F4", "FVU grows as λ to the power {}", (r"site \d+, power of λ",)),
@@ -81,7 +100,7 @@ def _by_number(name: str) -> list[str]:
 def page(profile: str) -> str:
     """`docs/findings.md`: the profile, its size, and a section per finding."""
     found = entries(profile)
-    parts = ["# Findings", _size(profile), *filter(None, [_age(profile)])]
+    parts = ["# Findings", _size(profile), *filter(None, [_age(profile)]), WORDS]
     for lead in lead_findings(found):
         number = lead["number"]
         parts += [f"## {number}", f"*{FINDINGS.get(number, '')}*"]
@@ -170,13 +189,14 @@ def _summary_row(profile: str, lead: Entry, found: Mapping[str, Entry]) -> tuple
 
 def _replicates(lead: Entry, found: Mapping[str, Entry]) -> str:
     """Does what was reported replicate: one word, or one for each claim that judges it."""
-    names = [name for name in REPLICATING.get(lead["number"], ()) if name in found]
+    forms = REPLICATING.get(lead["number"], {})
+    names = [name for name in forms if name in found]
     claims = [found[name] for name in names] or [lead]
     answers = {replication(claim["verdict"]) for claim in claims}
     if len(answers) == 1:
         return answers.pop()
-    parts = (f"“{claim['claim']}”: {replication(claim['verdict'])}" for claim in claims)
-    return " ".join(f"{part}." for part in parts)
+    words = {name: replication(found[name]["verdict"]) for name in names}
+    return "; ".join(f"“{forms[name]}” ({name}) {word}" for name, word in words.items())
 
 
 def _number(found: Mapping[str, Entry], lead: Entry) -> str:
