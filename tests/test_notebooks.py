@@ -20,8 +20,8 @@ from saelib.run import execution, profiles, source_notebooks
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 SOURCES = sorted(FOLDER.glob("[0-9]*.ipynb"))
 PUBLISHED = sorted(FOLDER.glob("published/**/*.ipynb"))
-# Profiles whose recorded copies show the notebooks' earlier form until they are recorded again. Their
-# code is held by its recorded hash (test_record), and docs/findings.md says so.
+# Profiles whose recorded copies show the notebooks' earlier form until they are recorded again.
+# Their code is held by its recorded hash (test_record), and docs/findings.md says so.
 EARLIER = ("default", "full")
 CURRENT = [p for p in PUBLISHED if p.parent.name not in EARLIER]
 PROFILES = sorted(FOLDER.glob("profiles/*.yaml"))
