@@ -284,3 +284,8 @@ def test_code_lines_leave_prose_out():
         )
         == 3
     )
+
+
+def test_no_two_test_files_share_a_name():
+    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))  # pytest imports them by that name alone
