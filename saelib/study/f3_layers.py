@@ -94,13 +94,13 @@ def below_pca(least: pd.DataFrame) -> list[int]:
 
 
 def trade_off_title(least: pd.DataFrame) -> str:
-    """At which sites the plain SAE beats PCA of rank L0."""
+    """At which sites the plain SAE lies below PCA of rank L0 at some λ."""
     below = below_pca(least)
     if len(below) == len(least.columns):
-        return "The plain SAE beats PCA of equal rank at each site"
+        return "The plain SAE reaches below PCA of equal rank at each site"
     if not below:
-        return "The plain SAE beats PCA of equal rank at no site"
-    return f"The plain SAE beats PCA of equal rank at {_site_words(below)} only"
+        return "The plain SAE reaches below PCA of equal rank at no site"
+    return f"The plain SAE reaches below PCA of equal rank at {_site_words(below)} only"
 
 
 def _site_words(sites: Sequence[int]) -> str:
