@@ -1,6 +1,6 @@
 """Files and folders that appear whole or not at all, JSON whose errors name the file, and locks.
 
-A writer fills a temporary neighbour, `.name.<pid>.tmp`, and renames it, which POSIX does
+A writer fills a temporary neighbour, `.name.<host>.<pid>.tmp`, and renames it, which POSIX does
 atomically. So a reader sees the old content or the new one, and two processes that write one file
 do not disturb each other. A killed writer leaves its neighbour behind: `remove_leftovers`. Content
 is not flushed to the disk first: after a loss of power a file may be damaged.
@@ -29,7 +29,7 @@ class LockedError(RuntimeError):
 
 def temporary_name(path: Path) -> Path:
     """The neighbour of `path` that this process fills before it takes the place of `path`."""
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -38,10 +38,32 @@ def remove_leftovers(folder: Path) -> None:
     Only for the holder of a lock that keeps other writers away: theirs would be deleted too.
     """
     for path in sorted(folder.rglob(".*.tmp")):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        _remove(path)
+
+
+def remove_leftovers_of_the_dead(folder: Path) -> None:
+    """Delete what writers on this host left that no longer run; for folders without a lock."""
+    for path in sorted(folder.rglob(f".*.{socket.gethostname()}.*.tmp")):
+        pid = path.name.split(".")[-2]
+        if pid.isdecimal() and not _is_running(int(pid)):
+            _remove(path)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # asks alone
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from saelib.files import (
     locked,
     read_json,
     remove_leftovers,
+    remove_leftovers_of_the_dead,
     replaced_file,
     replaced_folder,
     temporary_name,
@@ -74,6 +77,23 @@ def test_what_a_killed_writer_leaves_is_removed_and_nothing_else(tmp_path):
     remove_leftovers(tmp_path)
     assert names(tmp_path) == [".lock", "site"]
     assert names(tmp_path / "site") == ["shard"]
+
+
+def test_without_a_lock_only_what_dead_writers_of_this_host_left_is_removed(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        dead = child.pid
+    host = socket.gethostname()
+    kept = [
+        temporary_name(tmp_path / "b").name,
+        f".a.{host}.1.tmp",
+        f".a.{host}.mine.tmp",
+        f".a.not-{host}.{dead}.tmp",
+        "a",
+    ]
+    for name in [f".a.{host}.{dead}.tmp", *kept]:
+        write_text(tmp_path / name, "half")
+    remove_leftovers_of_the_dead(tmp_path)
+    assert names(tmp_path) == sorted(kept)
 
 
 @pytest.mark.usefixtures("umask_027")

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from saelib.config import EvalConfig
-from saelib.files import read_json, write_bytes, write_json
+from saelib.files import read_json, remove_leftovers_of_the_dead, write_bytes, write_json
 from saelib.measure.columns import COLUMNS
 from saelib.run.identity import code_version, measurement
 from saelib.sae.group import Run
@@ -111,7 +111,11 @@ class RunFolder:
     # -- writing -----------------------------------------------------------------------------------
 
     def begin(self, spec: Spec, notebook: str, rows: str) -> None:
-        """Say what is going to be trained here, unless an earlier attempt has said it."""
+        """Say what is going to be trained here, unless an earlier attempt has said it.
+
+        What such an attempt had half written when it was killed goes.
+        """
+        remove_leftovers_of_the_dead(self.path)
         file = self.path / "train.json"
         if file.exists():
             return

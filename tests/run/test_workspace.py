@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -238,7 +239,10 @@ def test_kill_9_in_mid_training_then_rerun_gives_the_same_bytes(ws, collected, t
     child.wait()
     assert (folder / "checkpoint.safetensors").exists()
     assert not (folder / "config.json").exists()
+    half = folder / f".checkpoint.safetensors.{socket.gethostname()}.{child.pid}.tmp"
+    half.touch()  # where the kill came while it wrote
     ws.train([spec], "03_train_gated")
+    assert not half.exists()
     killed, table = _tree(folder), (ws.folder / "results.csv").read_bytes()
     timings = list(csv.DictReader((ws.folder / "timings.csv").open()))
     assert [
