@@ -12,16 +12,16 @@ STAMP := .venv/.stamp
 LINTED := saelib tests notebooks benchmarks tools
 QUICK := tests/test_architecture.py tests/test_config.py tests/sae/test_losses.py tests/sae/test_dense.py \
 	tests/sae/test_base.py tests/sae/test_architectures.py tests/sae/test_golden.py tests/sae/test_resample.py tests/study
-# The notebooks are compared as a fresh clone would run them: an empty data folder but for the assets, removed afterwards.
+# The notebooks are compared as a fresh clone would run them: in a data folder of assets and records alone, removed afterwards.
 FRESH := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && mkdir "$$home/data" \
-	&& ln -s "$(CURDIR)/data/assets" "$$home/data/assets" && ln -s "$(CURDIR)/notebooks" "$$home/notebooks" \
+	&& ln -s "$(CURDIR)/data/assets" "$(CURDIR)/data/recorded" "$$home/data" && ln -s "$(CURDIR)/notebooks" "$$home/notebooks" \
 	&& export SAELIB_HOME="$$home" SAELIB_HEADLESS=1 HF_HUB_OFFLINE=1
 
-# Threads that wait do not spin: tests start several processes on few cores.
-PATIENT := OMP_WAIT_POLICY=passive
+# Two kinds of tests run side by side, several processes each: one thread a process, which does not spin while it waits.
+PATIENT := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
+SPREAD := -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.NOTPARALLEL:
 .PHONY: help workbook test quick lint unit slow nbval lab report record refresh assets venv clean clean-data
 
 help: ## this list
@@ -38,7 +38,8 @@ report: venv ## write data/PROFILE/report again from what is there
 record: venv ## keep the finished run of PROFILE in the repository: notebooks, tables, figures, docs/findings.md
 	$(BIN)/python tools/record.py $(PROFILE)
 
-test: lint unit nbval ## lint, unit tests, and every notebook executed and compared with its committed outputs
+test: lint assets ## lint, unit tests, and every notebook executed and compared with its committed outputs
+	@$(MAKE) --no-print-directory -j2 unit nbval
 	@echo "make test: lint, unit tests and $(words $(wildcard notebooks/*.ipynb)) notebooks passed"
 
 lint: venv ## ruff: rules and format of package, tests and notebooks
@@ -50,14 +51,14 @@ quick: venv ## the inner loop, under a minute: lint, the package's shape, formul
 	$(BIN)/python -m pytest -q $(QUICK) -m "not slow"
 
 unit: venv assets ## the unit tests alone, but for those that need minutes
-	$(PATIENT) $(BIN)/python -m pytest -q $(or $(ARGS),tests -m "not slow")
+	$(PATIENT) $(BIN)/python -m pytest -q $(or $(ARGS),$(SPREAD) tests -m "not slow")
 
 slow: venv assets ## the unit tests that need minutes: the embedded assets, whole notebooks, killed groups of processes
-	$(PATIENT) $(BIN)/python -m pytest -q tests -m slow
+	$(PATIENT) $(BIN)/python -m pytest -q $(SPREAD) tests -m slow
 
 nbval: venv assets ## the notebooks alone, one process each, in order, from an empty data folder
 	@$(FRESH); failed=""; for nb in notebooks/*.ipynb; do echo "== $$nb"; \
-	$(BIN)/python -m pytest -q -o addopts= -p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout 900 \
+	$(PATIENT) $(BIN)/python -m pytest -q -o addopts= -p no:cacheprovider --nbval --nbval-current-env --nbval-cell-timeout 900 \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg "$$nb" || failed="$$failed $$nb"; done; \
 	if [ -n "$$failed" ]; then echo "notebooks that failed:$$failed"; exit 1; fi
 
