@@ -49,7 +49,7 @@ class Column:
         return self.short or self.axis
 
 
-# What a run is. Each of these stands in every table.
+# What a run is. Each of these stands in every table, but for those of `ADDED`.
 DESCRIPTION = (
     Column("run_id", "str"),
     Column("notebook", "str"),
@@ -58,6 +58,7 @@ DESCRIPTION = (
     Column("code_version", "str"),
     Column("arch", "str"),
     Column("loss", "str"),
+    Column("options", "str"),
     Column("site", "int64", "site"),
     Column("layer_name", "str"),
     Column("normalize", "str"),
@@ -77,6 +78,8 @@ DESCRIPTION = (
     Column("n_test_pages", "int64"),
     Column("n_test_tokens", "int64"),
 )
+# Columns of `DESCRIPTION` that older tables lack, and what those mean: nothing had options then.
+ADDED = {"options": ""}
 # What is measured. A table written before a column was added is read with that column empty.
 MEASURED = (
     Column("mse", "float64", direction="lower", compute=Reconstruction.mse),
@@ -168,12 +171,17 @@ def reconstruction_metrics(sums: Reconstruction) -> dict[str, float]:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """A results table with all `COLUMNS` in their order; measured ones that it lacks are empty.
+    """A results table with all `COLUMNS` in their order.
+
+    Where it lacks a measured one, that is empty; where it lacks one of `ADDED`, that has the value
+    told there.
 
     Raises `ValueError` where it is no table, lacks a column of `DESCRIPTION`, or holds a word where
     a number belongs.
     """
     table = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str) | NUMBERS)
+    table = table.assign(**{name: ADDED[name] for name in ADDED if name not in table})
+    table = table.fillna(ADDED)
     missing = [column.name for column in DESCRIPTION if column.name not in table]
     if missing:
         raise ValueError(f"columns missing: {', '.join(missing)}")

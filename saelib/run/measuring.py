@@ -84,6 +84,7 @@ def describe(ws: Trained, run: str, spec: Spec) -> dict[str, Any]:
         "corpus_id": ws.identity.get("corpus_id", ws.store.corpus_id),
         "code_version": origin["code_version"],
         "layer_name": layer_name(spec.sae.site, ws.n_layers),
+        "options": spec.options,
         "lambda": cfg.lam,
         "resample": shares or "none",
         "ctx_len": ws.identity["corpus"]["ctx_len"],

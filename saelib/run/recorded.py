@@ -38,6 +38,7 @@ def curve_key(spec: Spec) -> Key:
     cfg = spec.train
     return (
         cfg.loss,
+        spec.options,
         spec.sae.site,
         spec.sae.normalize,
         cfg.tokens_mask,
@@ -55,6 +56,7 @@ def curve_key(spec: Spec) -> Key:
 
 CURVE_COLUMNS = [
     "loss",
+    "options",
     "site",
     "normalize",
     "tokens_mask",
@@ -86,17 +88,16 @@ class RecordedRuns:
         return cls(pd.concat(tables, ignore_index=True))
 
     def row(self, spec: Spec) -> dict[str, Any]:
-        """The row of this SAE in results.csv: recorded, or predicted for its L0 and FVU.
-
-        Predicted wherever an option governs sparsity, since no column of the table has it.
-        """
+        """The row of this SAE in results.csv: recorded, or predicted for its L0 and FVU."""
         curve = self._curves.get(curve_key(spec))
-        if curve is None or spec.knob != "lam":
+        if curve is None:
             return described(spec) | predicted(spec)
         of_seed = curve[curve["seed"] == spec.train.seed]
         same = of_seed[np.isclose(of_seed["lambda"], spec.train.lam, rtol=1e-9)]
         if len(same):
             return same.iloc[0].to_dict()
+        if spec.fixed_l0 is not None:
+            return described(spec) | predicted(spec)
         return described(spec) | interpolated(of_seed if len(of_seed) else curve, spec.train.lam)
 
     def scale(self, site: int, normalize: str, tokens_mask: str) -> float | None:
@@ -117,6 +118,7 @@ def described(spec: Spec) -> dict[str, Any]:
     cfg = spec.train
     own = spec.sae.to_dict() | cfg.to_dict()
     own |= {
+        "options": spec.options,
         "lambda": cfg.lam,
         "resample": resample_words(cfg.resample_at),
         "tokens_trained": cfg.steps * cfg.batch_size,
@@ -128,7 +130,11 @@ def described(spec: Spec) -> dict[str, Any]:
 
 
 def predicted(spec: Spec) -> dict[str, float]:
-    """L0 and FVU by the power law of the recorded runs, at λ per root of the width."""
+    """L0 as the architecture sets it, else by the power law of the recorded runs, at λ per root of
+    the width; and an FVU.
+    """
+    if spec.fixed_l0 is not None:
+        return _measured(spec.fixed_l0, EXPECTED_FVU)
     level, slope = CURVES.get(spec.arm, CURVES["plain"])
     lam = max(spec.train.lam, LEAST_LAMBDA) / math.sqrt(spec.sae.d_in / D_FITTED)
     l0 = math.exp(level + slope * math.log(lam))

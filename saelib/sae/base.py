@@ -74,7 +74,7 @@ class Autoencoder(NormalizedModule, ABC):
     `config` describes the whole. Subclasses say:
 
         LOSSES          the objectives it can be trained with; each is also the name of an arm
-        KNOB            the setting that governs its sparsity: "lam", or one of its options
+        KNOB            the setting that governs its sparsity: "lam", or the option that is its L0
         Options         a checked dataclass of its own options, kept in `SAEConfig.options`
         has_gate        whether a latent may be open and still not fire
         can_be_sharded  whether ranks can each train a shard of its latents

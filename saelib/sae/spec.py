@@ -29,9 +29,15 @@ class Spec(NamedTuple):
         return self.train.loss
 
     @property
-    def knob(self) -> str:
-        """The setting of `make_spec` that governs sparsity: "lam", or an option such as "k"."""
-        return architecture(self.sae).KNOB
+    def options(self) -> str:
+        """The architecture's own options in words: "aux_k=256 k=32"; empty where it has none."""
+        return " ".join(f"{name}={value}" for name, value in sorted(self.sae.options.items()))
+
+    @property
+    def fixed_l0(self) -> float | None:
+        """The L0 that an option sets; None where training decides it, as with a penalty."""
+        knob = architecture(self.sae).KNOB
+        return None if knob == "lam" else float(self.sae.options[knob])
 
 
 def make_spec(arm: str, site: int, d_in: int, **settings: Any) -> Spec:

@@ -65,6 +65,11 @@ def test_an_older_table_is_read_with_the_new_column_empty(tmp_path):
     assert table["fvu"].tolist() == [1, 2]
 
 
+def test_a_table_of_before_options_has_none(tmp_path):
+    write_table(tmp_path / "results.csv", dropped=["options"])
+    assert columns.read_table(tmp_path / "results.csv")["options"].tolist() == ["", ""]
+
+
 @pytest.mark.parametrize("dropped", ["run_id", "site"])
 def test_a_table_that_does_not_say_what_a_run_is_is_refused(dropped, tmp_path):
     write_table(tmp_path / "results.csv", dropped=[dropped])

@@ -89,4 +89,8 @@ def test_one_k_is_not_taken_for_another():
     few, many = (make_spec("topk", 2, 64, n_latents=128, k=k) for k in (4, 16))
     row = described(few) | {"l0_val": 4.0, "note": "recorded"}
     runs = RecordedRuns(pd.DataFrame([row]))
+    assert runs.row(few)["note"] == "recorded"
     assert runs.row(many).get("note") != "recorded"
+    assert runs.row(many)["l0_val"] == 16
+    another = make_spec("topk", 2, 64, n_latents=128, k=4, seed=1)
+    assert runs.row(another)["l0_val"] == 4

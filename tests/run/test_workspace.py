@@ -550,6 +550,8 @@ def test_topk_is_trained_measured_and_loaded_like_any_other_arm(ws):
     spec = ws.spec("topk", 2, k=6, **RECIPE)
     (row,) = ws.train([spec], "02_train_sae").to_dict("records")
     assert (row["arm"], row["arch"], row["lambda"]) == ("topk", "topk", 0.0)
+    assert row["options"] == "aux_k=256 k=6"
+    assert "aux_k=256 k=6" in ws.results()["options"].tolist()
     assert 0 < row["l0"] <= 6
     assert 0 < row["fvu"] < 1
     assert ws.load(spec).options.k == 6
