@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -108,7 +109,9 @@ def _progress(count: int, spec: Spec, row: Mapping[str, Any]) -> str:
     """The line beside the progress bar."""
     cfg = spec.train
     which = f"{count} SAEs, {spec.arm} site {spec.sae.site} λ={cfg.lam:g}"
-    state = f"FVU {row['fvu']:.3f} L0 {row['l0']:.1f} dead {row['dead_fraction']:.0%}"
+    state = f"FVU {row['fvu']:.3f} L0 {row['l0']:.1f}"
+    if not math.isnan(row["dead_fraction"]):
+        state += f" dead {row['dead_fraction']:.0%}"
     return f"{which}: {row['step']}/{cfg.steps} {state}"
 
 

@@ -51,7 +51,8 @@ def load_sae(folder: Path) -> Autoencoder:
 
     Raises:
         FileNotFoundError: the folder holds no (finished) SAE.
-        ValueError: a file is damaged, or the files do not fit each other; names the file.
+        ValueError: a file is damaged, a weight is not finite, or the files do not fit each other;
+            names the file.
         ConfigError: `config.json` describes no SAE; names the file and the field.
     """
     path = Path(folder) / "config.json"
@@ -60,11 +61,15 @@ def load_sae(folder: Path) -> Autoencoder:
     sae = _described(path)
     weights = path.with_name("weights.safetensors")
     try:
-        sae.load_state_dict(load_file(weights))
+        tensors = load_file(weights)
+        sae.load_state_dict(tensors)
     except SafetensorError as error:
         raise ValueError(f"{weights}: damaged ({error})") from error
     except RuntimeError as error:
         raise ValueError(f"{weights} does not fit {path}: {error}") from error
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{weights}: damaged ({name} holds values that are not finite)")
     return sae.requires_grad_(False)
 
 

@@ -177,12 +177,21 @@ class Trainer:
         row |= {"step": self.step, "tokens": self.tokens, "lr": lr, "lam": lam}
         row["loss"] = row["mse"] + row["l1"] + row["aux"]
         row["fvu"] = sums["mse"] / max(sums["variance"], 1e-300)
-        gate_dead = self.gate_dead()
-        row["dead_fraction"] = float(self.dead().float().mean())
-        row["gate_dead"] = float(gate_dead.float().mean())
+        row |= self._dead_shares()
         row |= self._adam_moments()
         self.history.table.append(row)
         self._sums = {}
+
+    def _dead_shares(self) -> dict[str, float]:
+        """Shares of latents and of gates that are dead; nan where training is shorter than
+        `dead_window`, so that none can be found dead.
+        """
+        if self.cfg.dead_window > self.cfg.tokens:
+            return {"dead_fraction": math.nan, "gate_dead": math.nan}
+        return {
+            "dead_fraction": float(self.dead().float().mean()),
+            "gate_dead": float(self.gate_dead().float().mean()),
+        }
 
     def _adam_moments(self) -> dict[str, float]:
         """Root mean squares, over all weights, of Adam's m and of √v; a step is lr · m / √v."""

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from saelib.sae.spec import Spec
-from saelib.study.estimate import REPLICATES, Estimate, of_pages
+from saelib.study.estimate import REPLICATES, Estimate, of_pages, undefined
 from saelib.study.matched import interpolate_matched_l0, propose_lambda
 
 
@@ -72,7 +72,12 @@ def matched(
     column: str = "fvu",
     n: int = REPLICATES,
 ) -> Estimate:
-    """`of_pages` at L0 = target, interpolated draw by draw along SAEs of these page sums and L0."""
+    """`of_pages` at L0 = target, interpolated draw by draw along SAEs of these page sums and L0.
+
+    All nan where the curve does not reach, as one without SAEs does not.
+    """
+    if not pages:
+        return undefined(n)
     points = np.stack([of_pages(sums, column, n).draws for sums in pages], axis=1)  # [1 + n, λ]
     log_y = column == "fvu"
     l0 = list(l0)

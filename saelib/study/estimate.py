@@ -218,8 +218,10 @@ def over_seeds(per_seed: Sequence[Estimate], seed: int = 0) -> Estimate:
     normal one, so that without spread over pages the interval is Student's. It is the same linear
     form of the estimates for every cell with as many seeds: ratios and differences of cells trained
     with the same seeds stay paired. With one seed there is no such spread: the interval is of
-    pages.
+    pages. Without any it is undefined.
     """
+    if not per_seed:
+        return undefined()
     x = np.stack([estimate.draws for estimate in per_seed])
     n = len(x)
     deviation = x[:, 0] - x[:, 0].mean()
@@ -232,7 +234,9 @@ def over_seeds(per_seed: Sequence[Estimate], seed: int = 0) -> Estimate:
 
 
 def mean(estimates: Sequence[Estimate]) -> Estimate:
-    """Mean of paired estimates, draw by draw."""
+    """Mean of paired estimates, draw by draw; undefined without any."""
+    if not estimates:
+        return undefined()
     return Estimate(np.stack([estimate.draws for estimate in estimates]).mean(axis=0))
 
 

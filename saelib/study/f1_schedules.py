@@ -327,16 +327,11 @@ class Jumps(NamedTuple):
 
 
 def histories(ws: Any, trained: Trained) -> pd.DataFrame:
-    """Training curves of the chosen runs: `history.csv` with label, seed and site.
-
-    dead_fraction is nan where training is shorter than `dead_window`: no latent can be dead.
-    """
-    curves = []
-    for run in trained.chosen.itertuples():
-        curve = ws.history(run.spec).assign(label=run.schedule, seed=run.seed, site=run.site)
-        if run.spec.train.dead_window > run.spec.train.tokens:
-            curve["dead_fraction"] = np.nan
-        curves.append(curve)
+    """Training curves of the chosen runs: `history.csv` with label, seed and site."""
+    curves = [
+        ws.history(run.spec).assign(label=run.schedule, seed=run.seed, site=run.site)
+        for run in trained.chosen.itertuples()
+    ]
     return pd.concat(curves, ignore_index=True)
 
 

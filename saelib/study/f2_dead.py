@@ -178,7 +178,7 @@ def _within_bounds(share: Estimate) -> Estimate:
 
 def decide(shares: Sequence[Estimate], n_seeds: int, n_pages: int) -> Verdict:
     """Whether latents die (`RULE`), from the share dead of every arm."""
-    if not enough(n_seeds, n_pages):
+    if not shares or not enough(n_seeds, n_pages):
         return "undecided"
     if any(share.lo >= DYING for share in shares):
         return "supported"

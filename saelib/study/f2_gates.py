@@ -180,7 +180,7 @@ def student(values: Sequence[float] | pd.Series) -> Estimate:
 
 def decide(differences: Mapping[str, Estimate], n_seeds: int, on_target: bool) -> Verdict:
     """Whether open gates are biased (`RULE`), from the excess of persistence and of Gini."""
-    if n_seeds < MIN_SEEDS or not on_target:
+    if not differences or n_seeds < MIN_SEEDS or not on_target:
         return "undecided"
     if all(x.lo > EXCESS for x in differences.values()):
         return "supported"
@@ -234,13 +234,34 @@ def figure(gates: Gates, watched: Watched, scope: Scope) -> Figure:
 
 
 def title(differences: Mapping[str, Estimate]) -> str:
-    """Whether two-term gates persist and concentrate more than the plain SAE's."""
-    persistence, gini = (x.value for x in differences.values())
-    if not np.isfinite([persistence, gini]).all():
+    """Whether two-term gates persist and concentrate more than the plain SAE's.
+
+    An interval over seeds that holds 0 says that they do not clearly differ; one seed speaks for
+    itself.
+    """
+    persistence, gini = differences.values()
+    if not (persistence.defined and gini.defined):
         return "Gates over training: some arm never opens a gate"
-    first = "more" if persistence > 0 else "less"
-    second = "more" if gini > 0 else "less"
-    return f"Two-term gates persist {first} and concentrate {second} than plain ones"
+    verbs = {"persist": direction(persistence), "concentrate": direction(gini)}
+    clear = [f"{verb} {word}" for verb, word in verbs.items() if word]
+    if not clear:
+        return "Two-term gates do not clearly differ from plain ones"
+    message = f"Two-term gates {' and '.join(clear)} than plain ones"
+    unclear = {"persist": "persistence", "concentrate": "concentration"}
+    rest = [unclear[verb] for verb, word in verbs.items() if not word]
+    return f"{message}; {rest[0]} does not clearly differ" if rest else message
+
+
+def direction(difference: Estimate) -> str:
+    """ "more" or "less" where the interval, or a value without one, lies above or below 0.
+
+    Empty where the interval holds 0.
+    """
+    row = difference.row()
+    ends = (row["lo"], row["hi"]) if np.isfinite(row["lo"]) else (row["value"], row["value"])
+    if min(ends) > 0:
+        return "more"
+    return "less" if max(ends) < 0 else ""
 
 
 def note(gates: Gates, watched: Watched, scope: Scope) -> str:

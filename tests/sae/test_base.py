@@ -1,6 +1,7 @@
 """SAEs as artifacts: units, decoder constraint, folders, refusals."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -129,6 +130,15 @@ def test_a_configuration_that_describes_no_sae_is_refused_by_file(text, message,
     _sae("sae").save(tmp_path)
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(ConfigError, match=rf"{tmp_path}/config\.json: {message}"):
+        load_sae(tmp_path)
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path):
+    sae = _sae("sae")
+    sae.b_dec.data[3] = math.nan
+    sae.save(tmp_path)
+    message = rf"{tmp_path}/weights.safetensors: damaged \(b_dec holds values that are not finite"
+    with pytest.raises(ValueError, match=message):
         load_sae(tmp_path)
 
 

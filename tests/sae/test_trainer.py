@@ -1,5 +1,7 @@
 """The training loop: schedules, exact resume, resampling in the run, divergence, refusals."""
 
+import math
+
 import pytest
 import torch
 from memory import MemoryStream, train_one
@@ -319,6 +321,14 @@ def test_resampling_revives_dead_latents_and_reports_who_stayed_alive(table):
     assert 0.5 * N / 2 < first.alive_later <= N // 2
     assert history.table[-1]["dead_fraction"] < 0.25
     assert _run(table, _cfg(lam=1.0), silent=N // 2)[1].table[-1]["dead_fraction"] >= 0.5
+
+
+@pytest.mark.parametrize(("window", "defined"), [(640, True), (641, False)])
+def test_no_share_is_dead_where_training_is_shorter_than_the_window(window, defined, table):
+    _, history = _run(table, _cfg(tokens=640, dead_window=window), silent=N // 2)
+    shares = [row[name] for row in history.table for name in ("dead_fraction", "gate_dead")]
+    assert [not math.isnan(share) for share in shares] == [defined] * len(shares)
+    assert not defined or history.table[-1]["dead_fraction"] >= 0.5
 
 
 def _rates(**changes):

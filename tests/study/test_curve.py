@@ -100,6 +100,10 @@ def test_later_seeds_begin_where_the_first_one_has_the_target():
     assert set(curves[2, 1].rows["seed"]) == {1}
 
 
+def test_a_curve_without_saes_reaches_nothing():
+    assert not matched([], [], 32).defined
+
+
 def test_samples_are_interpolated_draw_by_draw():
     curve = [page_sums(fvu) for fvu in (0.4, 0.1)]
     middle = matched(curve, [10, 40], 20, n=20)

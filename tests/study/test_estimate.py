@@ -75,6 +75,10 @@ def test_one_seed_leaves_the_interval_of_the_pages():
     assert np.array_equal(over_seeds([alone]).draws, alone.draws)
 
 
+def test_of_no_seeds_or_no_estimates_nothing_is_estimated():
+    assert over_seeds([]).text() == mean([]).text() == "L0 not reached"
+
+
 def test_the_interval_is_of_percentiles_and_nothing_without_an_estimate():
     x = Estimate(np.r_[5.0, np.arange(1001.0)])
     assert x.row() == {"value": 5.0, "lo": 25.0, "hi": 975.0}

@@ -253,16 +253,19 @@ def test_without_a_restart_or_without_harm_the_title_says_so(p):
 class Histories:
     """A workspace that knows one training curve."""
 
+    def __init__(self, dead_fraction):
+        self.dead_fraction = dead_fraction
+
     def history(self, spec):
-        return history([0, 2, 1, 2, 1], [1, 0.5, 0.4, 0.6, 0.3]).drop(columns=["label", "seed"])
+        curve = history([0, 2, 1, 2, 1], [1, 0.5, 0.4, 0.6, 0.3]).drop(columns=["label", "seed"])
+        return curve.assign(dead_fraction=self.dead_fraction)
 
 
-@pytest.mark.parametrize(("window", "defined"), [(10240, True), (10241, False)])
-def test_no_share_is_dead_where_training_is_shorter_than_the_window(p, window, defined):
-    spec = make_spec("plain", 6, 16, tokens=10240, dead_window=window)
-    row = {"spec": spec, "schedule": f1.RESTARTS, "seed": 0, "site": 6}
-    curves = f1.histories(Histories(), f1.Trained(None, pd.DataFrame([row]), {}))
-    assert curves["dead_fraction"].notna().all() == defined
+@pytest.mark.parametrize(("dead_fraction", "defined"), [(0.1, True), (np.nan, False)])
+def test_curves_without_a_share_of_dead_latents_say_nothing_of_it(p, dead_fraction, defined):
+    row = {"spec": None, "schedule": f1.RESTARTS, "seed": 0, "site": 6}
+    trained = f1.Trained(None, pd.DataFrame([row]), {})
+    curves = f1.histories(Histories(dead_fraction), trained)
     note = f1.curves_note(f1.jumps(curves, 100), p)
     assert "nan" not in note
     assert ("dead latents change by" in note) == defined

@@ -46,6 +46,7 @@ def deaths(p):
         ([FEW, FEW, TOUCHING], "undecided"),
         ([FEW, FEW, estimate(0.1, 0.05, 0.15)], "undecided"),
         ([FEW, FEW, UNREACHED], "undecided"),
+        ([], "undecided"),
     ],
 )
 def test_latents_die_where_some_arm_has_a_tenth_dead_by_its_interval(shares, verdict):

@@ -98,6 +98,21 @@ def test_checks_see_a_bias_that_rises(gates):
         (ABOVE, ABOVE, "Two-term gates persist more and concentrate more than plain ones"),
         (BELOW, ABOVE, "Two-term gates persist less and concentrate more than plain ones"),
         (
+            ABOVE,
+            estimate(0.1, -0.1, 0.3),
+            "Two-term gates persist more than plain ones; concentration does not clearly differ",
+        ),
+        (
+            estimate(0.1, -0.1, 0.3),
+            estimate(-0.1, -0.3, 0.1),
+            "Two-term gates do not clearly differ from plain ones",
+        ),
+        (
+            estimate(0.1, np.nan, np.nan),
+            estimate(-0.1, np.nan, np.nan),
+            "Two-term gates persist more and concentrate less than plain ones",
+        ),
+        (
             estimate(np.nan, np.nan, np.nan),
             ABOVE,
             "Gates over training: some arm never opens a gate",
@@ -106,6 +121,10 @@ def test_checks_see_a_bias_that_rises(gates):
 )
 def test_the_title_says_how_two_term_gates_differ(persistence, gini, title):
     assert f2_gates.title({"persistence": persistence, "Gini": gini}) == title
+
+
+def test_without_a_difference_nothing_is_decided():
+    assert f2_gates.decide({}, 3, on_target=True) == "undecided"
 
 
 def test_the_finding_says_its_numbers_and_is_undecided_with_one_seed(gates):
