@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from f3_cases import COMPARED, SCOPE, between, params
+from helpers.f3_cases import COMPARED, SCOPE, between, params
 
 from saelib.study import f3_dictionary
 from saelib.study.curve import Curve

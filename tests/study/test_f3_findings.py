@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from f3_cases import COMPARED, SCOPE, between, params
+from helpers.f3_cases import COMPARED, SCOPE, between, params
 from test_f3_causes import EFFECTS, division
 from test_f3_dictionary import LESS, errors
 from test_f3_ladder import step

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from f3_cases import COMPARED, SCOPE, between
+from helpers.f3_cases import COMPARED, SCOPE, between
 
 from saelib.study import f3_ladder
 from saelib.study.estimate import constant, undefined
