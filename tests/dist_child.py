@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from memory import MemoryStream
+from helpers.streams import MemoryStream
 from safetensors.torch import save_file
 from test_collect import CFG, SITES, collect, make_contexts, make_lm
 

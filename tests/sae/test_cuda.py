@@ -9,7 +9,7 @@ import torch
 from helpers.models import tiny_llama
 from helpers.stores import CFG as EVAL
 from helpers.stores import SITE, write_store
-from memory import MemoryStream, train_one
+from helpers.streams import MemoryStream, train_one
 from test_collect import CFG, SITES, make_lm
 from test_sparse import D, N, _rows
 from test_store import make_contexts

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from memory import MemoryStream, train_one
+from helpers.streams import MemoryStream, train_one
 from safetensors import safe_open
 from safetensors.torch import save_file
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from f2_cases import FULL, ONE_SEED, UNREACHED, PowerLaws, estimate, params
+from helpers.f2_cases import FULL, ONE_SEED, UNREACHED, PowerLaws, estimate, params
 
 from saelib.study import f2_gated, finding
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from f2_cases import UNREACHED, PowerLaws, estimate, params
+from helpers.f2_cases import UNREACHED, PowerLaws, estimate, params
 
 from saelib.study import f2_resampling
 from saelib.study.f2_resampling import DEFICIT, NO_AUXILIARY, NO_RESAMPLING

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from f2_cases import FULL, UNREACHED, estimate, params
+from helpers.f2_cases import FULL, UNREACHED, estimate, params
 from test_f2_dead import Resampled
 from test_f2_resampling import EQUAL, HARMFUL, HARMLESS, UNCLEAR, ratios_of
 
