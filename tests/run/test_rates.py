@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_costs import SMOLLM2
+from helpers.shapes import SMOLLM2
 from transformers import LlamaConfig, Qwen2Config
 
 from saelib.run import rates
