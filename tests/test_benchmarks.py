@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_store import make_store, make_x
+from helpers.random_stores import make_store, make_x
 
 from saelib.config import CorpusConfig
 from saelib.text.pages import read_pages

@@ -10,9 +10,9 @@ import dist_child
 import pytest
 import torch
 from dist_child import DTYPES, MODES, one_thread, rows, told_history, trained
+from helpers.folders import all_bytes
 from safetensors.torch import load_file
 from test_collect import CFG, SITES, collect, make_contexts, make_lm
-from test_store import all_bytes
 
 from saelib.config import ConfigError
 from saelib.ranks import SINGLE_PROCESS, Ranks, process_group

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from test_store import LENGTHS, N_ROWS, all_bytes, held, make_contexts
+from helpers.folders import all_bytes
+from helpers.random_stores import LENGTHS, N_ROWS, held, make_contexts
 from torch.testing import assert_close
 
 from saelib.activations.collect import collect, length_batches

@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from helpers.folders import all_bytes
 from safetensors.torch import load_file
 from test_ranks import free_port, relative, start_ranks
-from test_store import all_bytes
 from test_workspace import _save_model, _write_text
 
 from saelib.__main__ import main

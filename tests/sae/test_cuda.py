@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from helpers.models import tiny_llama
+from helpers.random_stores import make_contexts
 from helpers.stores import CFG as EVAL
 from helpers.stores import SITE, write_store
 from helpers.streams import MemoryStream, train_one
 from test_collect import CFG, SITES, make_lm
 from test_sparse import D, N, _rows
-from test_store import make_contexts
 
 from saelib.activations.collect import collect
 from saelib.activations.live import LiveBlocks, LiveRows
