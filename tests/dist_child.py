@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.collecting import CFG, SITES, make_lm
+from helpers.random_stores import make_contexts
 from helpers.streams import MemoryStream
 from safetensors.torch import save_file
-from test_collect import CFG, SITES, collect, make_contexts, make_lm
 
+from saelib.activations.collect import collect
 from saelib.config import ConfigError, SAEConfig, TrainConfig
 from saelib.ranks import SINGLE_PROCESS, process_group
 from saelib.sae import base as sae_module

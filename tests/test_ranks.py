@@ -10,10 +10,12 @@ import dist_child
 import pytest
 import torch
 from dist_child import DTYPES, MODES, one_thread, rows, told_history, trained
+from helpers.collecting import CFG, SITES, make_lm
 from helpers.folders import all_bytes
+from helpers.random_stores import make_contexts
 from safetensors.torch import load_file
-from test_collect import CFG, SITES, collect, make_contexts, make_lm
 
+from saelib.activations.collect import collect
 from saelib.config import ConfigError
 from saelib.ranks import SINGLE_PROCESS, Ranks, process_group
 from saelib.sae.sharding import UNSHARDED

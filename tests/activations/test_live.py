@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.collecting import VOCAB, make_lm
+from helpers.models import count_tokens
 from helpers.random_stores import make_contexts
-from test_collect import VOCAB, count_tokens, make_lm
 from test_workspace import RECIPE, _save_model, _tree, _write_text
 
 from saelib.activations.collect import collect

@@ -6,12 +6,12 @@ Random tiny models, so that nothing but torch, triton, transformers and pytest i
 import numpy as np
 import pytest
 import torch
+from helpers.collecting import CFG, SITES, make_lm
 from helpers.models import tiny_llama
 from helpers.random_stores import make_contexts
 from helpers.stores import CFG as EVAL
 from helpers.stores import SITE, write_store
 from helpers.streams import MemoryStream, train_one
-from test_collect import CFG, SITES, make_lm
 from test_sparse import D, N, _rows
 
 from saelib.activations.collect import collect
