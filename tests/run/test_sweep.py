@@ -17,9 +17,9 @@ import pytest
 import torch
 import yaml
 from helpers.folders import all_bytes
+from helpers.workspaces import write_inputs
 from safetensors.torch import load_file
 from test_ranks import free_port, relative, start_ranks
-from test_workspace import _save_model, _write_text
 
 from saelib.__main__ import main
 from saelib.config import ConfigError, StreamConfig
@@ -55,8 +55,7 @@ ONLY_03 = {"lambdas_two_term": [0.3], "seeds": [0, 1], "lambdas": [0.5123]}
 def home(tmp_path_factory):
     """A workbook folder with notebooks, a tiny model and text, and profiles that ask for them."""
     home = tmp_path_factory.mktemp("home")
-    _save_model(home / "model")
-    _write_text(home / "pages.jsonl")
+    write_inputs(home)
     (home / "notebooks" / "profiles").mkdir(parents=True)
     for notebook in (ROOT / "notebooks").glob("0*.ipynb"):
         (home / "notebooks" / notebook.name).symlink_to(notebook)
