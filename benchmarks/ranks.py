@@ -4,8 +4,8 @@ Steps are split by rows or by latents.
 
     python benchmarks/ranks.py [--json PATH] [--ranks 2 4]
 
-The shapes and recipes are those of tests/dist_child.py (d = 8, 50 latents, so that shares are
-uneven; gloo on the CPU).
+The shapes and recipes are those of tests/helpers/rank_trainings.py (d = 8, 50 latents, so that
+shares are uneven; gloo on the CPU).
 `weights`: the largest ‖ΔW‖ / ‖W‖ of any tensor of any recipe; `fvu`: the largest difference of FVU
 on test rows;
 `revived`: latents that resampling revived, the same ones in each row.
@@ -24,10 +24,15 @@ from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).parent))
-from dist_child import DTYPES, KINDS, MODES, one_thread, rows, told_history, trained
 from harness import machine, parser, report
-from test_collect import CFG, SITES, collect, make_contexts, make_lm
-from test_ranks import fvu, relative, run_ranks
+from helpers.collecting import CFG, SITES, make_lm
+from helpers.errors import fvu, relative
+from helpers.processes import one_thread
+from helpers.random_stores import make_contexts
+from helpers.rank_jobs import run_ranks
+from helpers.rank_trainings import DTYPES, KINDS, MODES, rows, told_history, trained
+
+from saelib.activations.collect import collect
 
 COLUMNS = ("name", "ranks", "dtype", "weights", "fvu", "revived", "sha256")
 

@@ -8,11 +8,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-FOLDERS = [HERE, *sorted(p for p in HERE.iterdir() if p.is_dir() and not p.name.startswith("_"))]
-sys.path[:0] = map(str, FOLDERS)  # test modules use each other's helpers
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    map(str, [HERE.parent, *FOLDERS])
-)  # and so do the processes they start
+sys.path.insert(0, str(HERE))  # tests import from `helpers`, as do the processes they start
+os.environ["PYTHONPATH"] = os.pathsep.join(map(str, [HERE.parent, HERE]))
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("SAELIB_HEADLESS", "1")

@@ -1,7 +1,11 @@
-"""The package keeps its shape: floors, bare core modules, small functions, no hidden execution."""
+"""The package keeps its shape: floors, bare core modules, small functions, no hidden execution.
+
+The tests keep theirs: none imports another, and what they share lies in `helpers`.
+"""
 
 import ast
 import io
+import re
 import statistics
 import sys
 import tokenize
@@ -13,6 +17,7 @@ import pytest
 import saelib
 
 PACKAGE = Path(saelib.__file__).parent
+TESTS = Path(__file__).parent
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 # Folders are floors: a folder imports the modules beside them, those named before it, and itself
 # without a circle.
@@ -287,5 +292,25 @@ def test_code_lines_leave_prose_out():
 
 
 def test_no_two_test_files_share_a_name():
-    names = [path.name for path in Path(__file__).parent.rglob("test_*.py")]
+    names = [path.name for path in TESTS.rglob("test_*.py")]
     assert sorted(names) == sorted(set(names))  # pytest imports them by that name alone
+
+
+def imports_of_tests(source: str) -> list[str]:
+    """Imports of test modules, by the code itself or by a script in it that a process runs."""
+    return re.findall(r"^[ \t]*((?:from|import) test_\w+)", source, re.MULTILINE)
+
+
+def test_no_test_module_is_imported():
+    found = {p.name: imports_of_tests(p.read_text(encoding="utf-8")) for p in TESTS.rglob("*.py")}
+    assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+def test_imports_of_tests_are_found_inside_scripts_too():
+    source = 'CHILD = """\nimport sys\nfrom test_store import D\n"""\nimport test_live\n'
+    assert imports_of_tests(source) == ["from test_store", "import test_live"]
+
+
+def test_what_tests_share_lies_in_helpers():
+    beside = {path.name for path in TESTS.rglob("*.py") if path.parent != TESTS / "helpers"}
+    assert [name for name in beside if not name.startswith("test_")] == ["conftest.py"]

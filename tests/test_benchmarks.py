@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from test_store import make_store, make_x
+from helpers.models import llama
+from helpers.random_stores import make_store, make_x
 
 from saelib.config import CorpusConfig
 from saelib.text.pages import read_pages
@@ -194,13 +195,11 @@ def test_quality_refuses_in_one_line(options, said):
 def test_the_work_of_linear_layers_is_twice_their_weights(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import collect
-    from transformers import LlamaConfig, LlamaForCausalLM
 
-    shape = LlamaConfig(vocab_size=64, hidden_size=16, intermediate_size=24, num_hidden_layers=3,
-                        num_attention_heads=4, num_key_value_heads=2)  # fmt: skip
-    layers = LlamaForCausalLM(shape).model.layers[:2]
+    whole = llama(blocks=3, width=16, inner=24, vocabulary=64, num_key_value_heads=2)
+    layers = whole.model.layers[:2]
     weights = sum(p.numel() for p in layers.parameters() if p.ndim == 2)
-    assert collect.linear_work(shape, 2) == 2 * weights
+    assert collect.linear_work(whole.config, 2) == 2 * weights
 
 
 def test_fever_pages_are_cut_from_real_ones_with_the_oddities_of_the_real_format(

@@ -1,44 +1,23 @@
 """Many processes: stores of one hash, training as by one process, no trace of a killed rank."""
 
-import os
-import socket
 import subprocess
 import sys
-from pathlib import Path
 
-import dist_child
 import pytest
 import torch
-from dist_child import DTYPES, MODES, one_thread, rows, told_history, trained
+from helpers.collecting import CFG, SITES, make_lm
+from helpers.errors import fvu, relative
+from helpers.folders import all_bytes
+from helpers.processes import one_thread
+from helpers.random_stores import make_contexts
+from helpers.rank_jobs import run_ranks
+from helpers.rank_trainings import DTYPES, MODES, rows, told_history, trained
 from safetensors.torch import load_file
-from test_collect import CFG, SITES, collect, make_contexts, make_lm
-from test_store import all_bytes
 
+from saelib.activations.collect import collect
 from saelib.config import ConfigError
 from saelib.ranks import SINGLE_PROCESS, Ranks, process_group
 from saelib.sae.sharding import UNSHARDED
-
-HERE = Path(__file__).parent
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def start_ranks(function, size, *args):
-    """Call a function of dist_child in `size` processes.
-
-    They are forked from a server that has imported the package.
-    """
-    context = torch.multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["saelib.run.sweep", "pytest"])
-    torch.multiprocessing.start_processes(function, args, nprocs=size, start_method="forkserver")
-
-
-def run_ranks(job, size, folder):
-    start_ranks(dist_child.start, size, job, size, free_port(), str(folder))
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +41,6 @@ def store(tmp_path_factory):
             CFG,
             progress=False,
         )
-
-
-def relative(a, b):
-    return float((a - b).norm() / b.norm().clamp_min(1e-30))
-
-
-def fvu(sae, x):
-    return float((sae.reconstruct(x) - x).pow(2).sum() / (x - x.mean(0)).pow(2).sum())
 
 
 @pytest.mark.parametrize("size", [2, 4])
@@ -140,13 +111,11 @@ def test_a_rank_killed_in_mid_run_and_restarted_ends_with_the_same_weights(tmp_p
         "c10d",
         "--rdzv-endpoint",
         "127.0.0.1:0",
-        str(HERE / "dist_child.py"),
+        "-m",
+        "helpers.rank_jobs",
         str(tmp_path),
     ]
-    path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     whole = tmp_path / "undisturbed"
     whole.mkdir()

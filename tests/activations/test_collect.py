@@ -1,21 +1,20 @@
 """Collection: the stored rows are the model's, and nothing leaves a wrong store."""
 
-import os
 import socket
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import transformers
-from test_store import LENGTHS, N_ROWS, all_bytes, held, make_contexts
+from helpers.collecting import CFG, SITES, VOCAB, make_lm
+from helpers.folders import all_bytes
+from helpers.models import count_tokens
+from helpers.random_stores import LENGTHS, N_ROWS, held, make_contexts
 from torch.testing import assert_close
 
 from saelib.activations.collect import collect, length_batches
-from saelib.activations.lm import LM
 from saelib.activations.moments import row_moments
 from saelib.activations.rows import ShuffledRows
 from saelib.activations.shards import StoreError
@@ -23,32 +22,6 @@ from saelib.activations.store import Store
 from saelib.config import CollectConfig, SAEConfig, TrainConfig
 from saelib.sae import build_sae
 from saelib.sae.group import train
-
-N_BLOCKS, VOCAB, SITES = 4, 61, (1, "middle", -1)  # resolved: 1, 2, 4
-CFG = CollectConfig(batch_tokens=8, shard_tokens=8)  # 6 shards
-
-
-def make_lm(seed=0, dtype=torch.float32):
-    config = transformers.LlamaConfig(
-        num_hidden_layers=N_BLOCKS,
-        hidden_size=16,
-        intermediate_size=24,
-        num_attention_heads=4,
-        vocab_size=VOCAB,
-        max_position_embeddings=32,
-        initializer_range=0.2,
-    )
-    torch.manual_seed(seed)  # transformers draws from the global generator
-    return LM(transformers.LlamaForCausalLM(config).to(dtype), name="tiny")
-
-
-def count_tokens(lm):
-    """A list that grows by the tokens of every forward."""
-    seen = []
-    lm.model.register_forward_pre_hook(
-        lambda _, __, named: seen.append(named["input_ids"].numel()), with_kwargs=True
-    )
-    return seen
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +179,10 @@ def test_only_missing_shards_are_collected_again(tmp_path, whole):
 
 CHILD = """
 import os, pathlib, sys, time
-from test_collect import CFG, LM, SITES, collect, make_contexts, make_lm
+from helpers.collecting import CFG, SITES, make_lm
+from helpers.random_stores import make_contexts
+from saelib.activations.collect import collect
+from saelib.activations.lm import LM
 
 where, folder = sys.argv[1:]
 calls = 0
@@ -241,16 +217,10 @@ collect(make_lm(), make_contexts(), SITES, folder, CFG, progress=False)
 @pytest.mark.parametrize("where", ["forward", "half a shard", "manifest"])
 def test_kill_9_in_mid_collection_then_rerun_gives_the_same_bytes(tmp_path, whole, where):
     folder = tmp_path / "s"
-    here = Path(__file__).parent
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(here), os.environ.get("PYTHONPATH", "")]),
-    }
     with subprocess.Popen(
         [sys.executable, "-c", CHILD, where, str(folder)],
         stdout=subprocess.PIPE,
         text=True,
-        env=environment,
     ) as child:
         try:
             assert "blocked\n" in iter(child.stdout.readline, "")

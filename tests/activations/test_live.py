@@ -1,21 +1,21 @@
 """Live rows: those of a store without one, shared forwards, exact seek and resume."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from test_collect import VOCAB, count_tokens, make_lm
-from test_store import make_contexts
-from test_workspace import RECIPE, _save_model, _tree, _write_text
+from helpers.collecting import VOCAB, make_lm
+from helpers.folders import all_bytes
+from helpers.models import count_tokens
+from helpers.random_stores import make_contexts
+from helpers.workspaces import STREAMING, open_workspace, specs_over_sites, write_inputs
 
 from saelib.activations.collect import collect
 from saelib.activations.live import HELD, LiveBlocks, LiveRows, StreamError, stored_contexts
@@ -23,7 +23,6 @@ from saelib.activations.shards import StoreError
 from saelib.config import (
     CollectConfig,
     ConfigError,
-    CorpusConfig,
     EvalConfig,
     SAEConfig,
     StreamConfig,
@@ -361,58 +360,28 @@ def test_interrupted_side_by_side_they_resume_to_the_same_bits(sampled, alone, t
 
 
 CHILD = """
-import sys, time
+import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-import test_live, saelib.sae.trainer as train
-whole = train.Trainer.step_
-def step_(self, x):
-    if self.step == 30:
-        time.sleep(600)  # stands in mid-training until it is killed
-    whole(self, x)
-train.Trainer.step_ = step_
-ws = test_live.workspace(Path(sys.argv[1]))
+from helpers.workspaces import STREAMING, halt_training, open_workspace, specs_over_sites
+halt_training(at=30)
+ws = open_workspace(Path(sys.argv[1]), "live", STREAMING)
 ws.checkpoint_every = 8
-ws.train(test_live.specs(ws), "02_train_sae")
+ws.train(specs_over_sites(ws), "02_train_sae")
 """
 
 
 @pytest.fixture
 def collected(home):
-    _save_model(home / "model")
-    _write_text(home / "pages.jsonl")
+    write_inputs(home)
     return home
 
 
-STREAMING = StreamConfig(buffer_tokens=1024, sample_contexts=60)
-
-
-def workspace(home, name="live", streaming=STREAMING):
-    os.environ["SAELIB_HOME"] = str(home)
-    ws = Workspace(name, "cpu", EvalConfig(ce_tokens=256))
-    corpus = CorpusConfig(
-        source="jsonl", path=str(home / "pages.jsonl"), ctx_len=16, contexts_per_page=6
-    )
-    cfg = CollectConfig(shard_tokens=1024)
-    ws.collect(
-        str(home / "model"), corpus, [1, "middle", -2], cfg, dtype="float32", streaming=streaming
-    )
-    return ws
-
-
-def specs(ws):
-    arms = [
-        ("plain", 1, {}),
-        ("full", 1, {}),
-        ("plain", 3, {"tokens_mask": "all"}),
-        ("plain", 2, {"seed": 1}),
-    ]
-    return [ws.spec(arm, site, lam=0.5, **RECIPE, **more) for arm, site, more in arms]
+def live_workspace(home, streaming=STREAMING):
+    return open_workspace(home, "live", streaming)
 
 
 def test_a_profile_is_trained_live_killed_and_resumed_to_the_same_bytes(collected):
-    command = [sys.executable, "-c", CHILD, str(collected), str(Path(__file__).parent)]
-    child = subprocess.Popen(command)
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(collected)])
     saes, deadline = collected / "data" / "live" / "saes", time.monotonic() + 120
     while len(list(saes.glob("*/checkpoint.safetensors"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -421,23 +390,23 @@ def test_a_profile_is_trained_live_killed_and_resumed_to_the_same_bytes(collecte
     assert (
         len(list(saes.glob("*/checkpoint.safetensors"))) == 3
     )  # one wave: three SAEs of two sites
-    ws = workspace(collected)
-    rows = ws.train(specs(ws), "02_train_sae")
+    ws = live_workspace(collected)
+    rows = ws.train(specs_over_sites(ws), "02_train_sae")
     assert rows["fvu"].between(0.01, 1.2).all()
     assert rows["ce_sae"].notna().all()
     assert set(rows["corpus_id"]) == {ws.contexts.corpus_id}
     assert (ws.folder / "results.csv").read_text().count("\n") == 5
-    killed, table = _tree(saes), (ws.folder / "results.csv").read_bytes()
+    killed, table = all_bytes(saes), (ws.folder / "results.csv").read_bytes()
     for folder in saes.iterdir():
         for path in folder.iterdir():
             path.unlink()
-    ws.train(specs(ws), "02_train_sae")
-    assert _tree(saes) == killed
+    ws.train(specs_over_sites(ws), "02_train_sae")
+    assert all_bytes(saes) == killed
     assert (ws.folder / "results.csv").read_bytes() == table
 
 
 def test_a_live_profile_stores_a_sample_and_trains_on_all_pages(collected):
-    ws = workspace(collected)
+    ws = live_workspace(collected)
     contexts, store = ws.contexts, ws.store
     split = contexts.split[contexts.page]
     assert [len(store.contexts_of(name)) for name in SPLITS] == [
@@ -445,7 +414,7 @@ def test_a_live_profile_stores_a_sample_and_trains_on_all_pages(collected):
         (split == 1).sum(),
         (split == 2).sum(),
     ]
-    stream = ws.stream(specs(ws)[0])
+    stream = ws.stream(specs_over_sites(ws)[0])
     _, rows = walked(stream, 80)
     pages = set(contexts.page[np.searchsorted(contexts.offsets, rows, side="right") - 1])
     assert pages == set(np.flatnonzero(contexts.split == 0))
@@ -455,20 +424,21 @@ def test_a_live_profile_stores_a_sample_and_trains_on_all_pages(collected):
 def test_a_finished_live_profile_is_read_without_its_model_and_not_mixed_with_a_store(
     collected, monkeypatch
 ):
-    ws = workspace(collected)
-    before = ws.train(specs(ws)[:1], "02_train_sae")
+    ws = live_workspace(collected)
+    before = ws.train(specs_over_sites(ws)[:1], "02_train_sae")
     again = Workspace("live", "cpu", EvalConfig(ce_tokens=0))
     monkeypatch.setattr("saelib.activations.lm.LM.load", None)  # would raise
     assert (
-        again.train(specs(again)[:1], "03_train_gated").loc[0, "run_id"] == before.loc[0, "run_id"]
+        again.train(specs_over_sites(again)[:1], "03_train_gated").loc[0, "run_id"]
+        == before.loc[0, "run_id"]
     )
     monkeypatch.undo()
     for other in (None, StreamConfig(buffer_tokens=2048, sample_contexts=60)):
         with pytest.raises(ConfigError, match=r"workspace\.json: stream is .*now asked for"):
-            workspace(collected, streaming=other)
-    stored = workspace(collected, "stored", None)
+            live_workspace(collected, other)
+    stored = open_workspace(collected, "stored")
     with pytest.raises(ConfigError, match="stream is None, now asked for"):
-        workspace(collected, "stored")
+        open_workspace(collected, "stored", STREAMING)
     assert stored.rows_id == stored.store.store_id
     assert (
         json.loads((ws.folder / "workspace.json").read_text())["corpus_id"]
@@ -477,8 +447,8 @@ def test_a_finished_live_profile_is_read_without_its_model_and_not_mixed_with_a_
 
 
 def test_one_wave_holds_all_sites_and_no_more_saes_than_fit(collected):
-    ws = workspace(collected)
-    named = {ws.run_id(s): s for s in specs(ws)}
+    ws = live_workspace(collected)
+    named = {ws.run_id(s): s for s in specs_over_sites(ws)}
     assert [[len(group.runs) for group in wave.groups] for wave in schedule(ws, named)] == [
         [2, 1],
         [1],
@@ -492,7 +462,7 @@ def test_one_wave_holds_all_sites_and_no_more_saes_than_fit(collected):
 
 
 def test_a_text_that_changed_after_collection_is_not_trained_on(collected):
-    ws, text = workspace(collected), collected / "pages.jsonl"
+    ws, text = live_workspace(collected), collected / "pages.jsonl"
     text.write_text("".join(text.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(ConfigError, match=r"collected from text \w+, which now is"):
-        Workspace(ws.profile, "cpu").train(specs(ws)[:1], "02")
+        Workspace(ws.profile, "cpu").train(specs_over_sites(ws)[:1], "02")

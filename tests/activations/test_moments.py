@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_store import SITES, D, make_store, make_x
+from helpers.random_stores import SITES, D, make_store, make_x
 from torch.testing import assert_close
 
 from saelib.activations.moments import row_moments

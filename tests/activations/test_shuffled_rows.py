@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_store import make_store, make_x
+from helpers.random_stores import make_store, make_x
 
 from saelib.activations.rows import ShuffledRows
 

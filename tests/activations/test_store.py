@@ -11,79 +11,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.folders import all_bytes
+from helpers.random_stores import (
+    N_ROWS,
+    SITES,
+    D,
+    held,
+    make_contexts,
+    make_store,
+    make_x,
+    write,
+    writer_of,
+)
 from safetensors.torch import load
 from torch.testing import assert_close
 
 from saelib.activations.rows import ShuffledRows
 from saelib.activations.shards import StoreError
 from saelib.activations.store import CLASSES, Store
-from saelib.activations.writer import StoreWriter, shard_plan
-from saelib.config import CollectConfig
-from saelib.text.contexts import Contexts
+from saelib.activations.writer import shard_plan
 from saelib.text.pages import SPLITS
-
-D, SITES = 6, (1, 3)
-LENGTHS = (2, 4, 4, 4, 5, 5, 6, 6)  # contexts; 36 rows
-PAGE_OF = (0, 0, 1, 2, 2, 0, 1, 3)  # their pages
-SPLIT_OF = (0, 1, 2, 0)  # the pages' splits: train, val, test, train
-N_ROWS = sum(LENGTHS)
-
-
-def make_contexts(lengths=LENGTHS, page_of=PAGE_OF, split_of=SPLIT_OF, vocab=61, seed=0):
-    ids = np.random.default_rng(seed).integers(0, vocab, sum(lengths))
-    names = tuple(f"p{i}" for i in range(len(split_of)))
-    return Contexts(
-        ids=ids.astype(np.int32),
-        offsets=np.cumsum([0, *lengths]).astype(np.int64),
-        page=np.array(page_of, dtype=np.int32),
-        start=np.zeros(len(lengths), dtype=np.int32),
-        page_ids=names,
-        page_titles=tuple(name.upper() for name in names),
-        split=np.array(split_of, dtype=np.int8),
-        bos=False,
-        report={},
-    )
-
-
-def make_x(seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return {site: torch.randn(N_ROWS, D, generator=generator) for site in SITES}
-
-
-def writer_of(path, contexts=None, shard_tokens=8, batch_tokens=64, **changed):
-    contexts = contexts or make_contexts()
-    identity = {
-        "model_id": "m@1",
-        "corpus_id": "c",
-        "sites": SITES,
-        "d_model": D,
-        "dtype": "float32",
-        **changed,
-    }
-    config = CollectConfig(batch_tokens=batch_tokens, shard_tokens=shard_tokens)
-    return StoreWriter(path, contexts=contexts, config=config, **identity)
-
-
-def write(writer, x, shards=None):
-    """Write the missing shards, or the given ones, of rows `x`."""
-    for shard in writer.missing if shards is None else shards:
-        first, stop = (int(writer.contexts.offsets[c]) for c in writer.plan[shard])
-        writer.write_shard(shard, {site: rows[first:stop] for site, rows in x.items()})
-
-
-def make_store(path, x=None, **options):
-    with writer_of(path, **options) as writer:
-        write(writer, make_x() if x is None else x)
-        writer.finish()
-    return Store.open(path)
-
-
-def all_bytes(folder):
-    return {
-        str(p.relative_to(folder)): p.read_bytes()
-        for p in sorted(Path(folder).rglob("*"))
-        if p.is_file()
-    }
 
 
 def anonymous_mib():
@@ -436,11 +383,6 @@ def test_a_store_of_an_earlier_release_is_still_written_and_named_the_same(
 
 
 INT8 = {"dtype": "int8", "compute_dtype": "float32"}
-
-
-def held(store, site):
-    """What the shards of a site hold, in order."""
-    return [load(path.read_bytes()) for path in sorted(store.path.glob(f"site_{site:02d}/*"))]
 
 
 def make_int8(path, first_rows):

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from helpers.models import SINK_TOKEN, D, run_full
+from helpers.models import SINK_TOKEN, VOCABULARY, D, run_full
 from saelib.activations.store import Store
 from saelib.activations.writer import StoreWriter, shard_plan
 from saelib.config import CollectConfig, EvalConfig
@@ -17,7 +17,7 @@ CFG = EvalConfig(ce_tokens=400, batch_tokens=64, seed=0)
 
 def own_text(lm, n, length, generator):
     """Contexts the model samples itself, with the sink token strewn in."""
-    ids = torch.randint(200, (n, 1), generator=generator)
+    ids = torch.randint(VOCABULARY, (n, 1), generator=generator)
     for _ in range(length - 1):
         drawn = torch.multinomial(
             run_full(lm, ids)[:, -1].float().softmax(-1), 1, generator=generator

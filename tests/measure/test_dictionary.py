@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from memory import MemoryStream
+from helpers.streams import MemoryStream
 
 from saelib.config import SAEConfig
 from saelib.measure import dictionary

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 from helpers.models import D, tiny_llama
+from helpers.scratch_sae import HardTanhSAE
 from helpers.stores import CFG, SITE, SITES, write_store
-from scratch_sae import HardTanhSAE
 
 from saelib.activations.moments import row_moments
 from saelib.config import EvalConfig, SAEConfig

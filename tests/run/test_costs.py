@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from helpers.models import D, tiny_llama
+from helpers.shapes import LLAMA2, SMOLLM2
 from helpers.stores import SITES, write_store
 from transformers import GPT2Config, LlamaConfig
 
@@ -14,9 +15,6 @@ from saelib.sae import build_sae
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import scaling
-
-SMOLLM2 = costs.Shape(576, 30, 9, 3, 1536, 49152, True)
-LLAMA2 = costs.Shape(4096, 32, 32, 32, 11008, 32000)
 
 
 def test_weights_of_known_models():

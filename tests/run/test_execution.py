@@ -7,8 +7,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from helpers.toy_workbook import stdout_of, write_notebook, write_profile
 from nbformat.v4 import new_markdown_cell
-from toy_workbook import stdout_of, write_notebook, write_profile
 
 from saelib.__main__ import main
 from saelib.config import CorpusConfig

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from helpers.models import llama_config
 from nbformat.v4 import new_code_cell, new_notebook
 from transformers import LlamaConfig
 
@@ -19,9 +20,7 @@ from saelib.run.source_notebooks import tags
 
 ROOT = Path(plan.__file__).parents[2]
 RECORDED = ROOT / "data" / "recorded"
-TINY = LlamaConfig(
-    hidden_size=64, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4, vocab_size=256
-)
+TINY = llama_config(width=64, inner=96, vocabulary=256)
 Usage = namedtuple("Usage", "total used free")
 
 

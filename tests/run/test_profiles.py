@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from toy_workbook import write_notebook, write_profile
+from helpers.toy_workbook import write_notebook, write_profile
 
 from saelib.config import ConfigError
 from saelib.run.jobs import jobs_of

@@ -2,15 +2,14 @@
 
 import pytest
 import torch
-from test_costs import SMOLLM2
-from transformers import LlamaConfig, Qwen2Config
+from helpers.models import llama_config
+from helpers.shapes import SMOLLM2
+from transformers import Qwen2Config
 
 from saelib.run import rates
 from saelib.run.rates import measured, stated
 
-TINY = LlamaConfig(
-    hidden_size=64, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4, vocab_size=256
-)
+TINY = llama_config(width=64, inner=96, vocabulary=256)
 CPU = torch.device("cpu")
 
 

@@ -2,8 +2,8 @@
 
 import nbformat
 import pytest
+from helpers.toy_workbook import write_notebook
 from nbformat.v4 import new_code_cell, new_notebook
-from toy_workbook import write_notebook
 
 from saelib.config import ConfigError
 from saelib.run.source_notebooks import parameters, sources

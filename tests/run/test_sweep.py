@@ -9,17 +9,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-import dist_child
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
+from helpers.errors import relative
+from helpers.folders import all_bytes
+from helpers.processes import free_port, one_thread, start_ranks
+from helpers.rank_jobs import start_sweep
+from helpers.workspaces import write_inputs
 from safetensors.torch import load_file
-from test_ranks import free_port, relative, start_ranks
-from test_store import all_bytes
-from test_workspace import _save_model, _write_text
 
 from saelib.__main__ import main
 from saelib.config import ConfigError, StreamConfig
@@ -55,8 +56,7 @@ ONLY_03 = {"lambdas_two_term": [0.3], "seeds": [0, 1], "lambdas": [0.5123]}
 def home(tmp_path_factory):
     """A workbook folder with notebooks, a tiny model and text, and profiles that ask for them."""
     home = tmp_path_factory.mktemp("home")
-    _save_model(home / "model")
-    _write_text(home / "pages.jsonl")
+    write_inputs(home)
     (home / "notebooks" / "profiles").mkdir(parents=True)
     for notebook in (ROOT / "notebooks").glob("0*.ipynb"):
         (home / "notebooks" / notebook.name).symlink_to(notebook)
@@ -76,7 +76,7 @@ def at_home(home, monkeypatch):
 @pytest.fixture(scope="module")
 def alone(home):
     """What one process makes by the two commands."""
-    with pytest.MonkeyPatch.context() as patch, dist_child.one_thread():
+    with pytest.MonkeyPatch.context() as patch, one_thread():
         patch.setenv("SAELIB_HOME", str(home))
         assert main(["collect", "--profile", "alone"]) == 0
         assert main(["train", "--profile", "alone"]) == 0
@@ -191,7 +191,7 @@ def test_torchrun_collects_the_same_store_and_the_notebook_launcher_trains_the_s
 def test_saes_trained_by_two_ranks_together_are_those_of_one_process(alone, at_home, over):
     (at_home / "data" / over).mkdir(parents=True)
     give_store(at_home, over)
-    start_ranks(dist_child.start_sweep, 2, 2, free_port(), str(at_home), over, over)
+    start_ranks(start_sweep, 2, 2, free_port(), str(at_home), over, over)
     found, expected = by_run(data_dir(over)), by_run(alone)
     assert found.keys() == expected.keys()
     assert max(relative(found[r][k], v) for r in expected for k, v in expected[r].items()) < 1e-4

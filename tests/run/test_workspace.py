@@ -9,13 +9,12 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from helpers.folders import all_bytes
+from helpers.workspaces import RECIPE, corpus_of, open_workspace, write_inputs
 
 from saelib.activations.rows import ShuffledRows
 from saelib.config import CollectConfig, ConfigError, CorpusConfig, EvalConfig
@@ -30,65 +29,19 @@ from saelib.sae.history import TrainingDiverged
 from saelib.sae.spec import make_spec
 from saelib.study.curve import Curve, curves_over_seeds, reach_l0
 
-WORDS = 60
-RECIPE = {"n_latents": 64, "tokens": 4096, "batch_size": 64, "lr": 3e-3, "log_every": 4}
-
-
-def _save_model(folder):
-    vocabulary = {"[UNK]": 0} | {f"w{i}": i + 1 for i in range(WORDS)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, "[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]").save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=WORDS + 1,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=64,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-
-
-def _write_text(path):
-    rng = np.random.default_rng(0)
-    pages = [{"text": " ".join(f"w{i}" for i in rng.zipf(1.6, 400) % WORDS)} for _ in range(60)]
-    path.write_text("".join(json.dumps(page) + "\n" for page in pages))
-
 
 @pytest.fixture(scope="module")
 def collected(tmp_path_factory):
     """A workbook folder with a tiny model, text and its store."""
     home = tmp_path_factory.mktemp("home")
-    _save_model(home / "model")
-    _write_text(home / "pages.jsonl")
+    write_inputs(home)
     return home
-
-
-def _open(home):
-    os.environ["SAELIB_HOME"] = str(home)
-    ws = Workspace("tiny", "cpu", EvalConfig(ce_tokens=256))
-    corpus = CorpusConfig(
-        source="jsonl", path=str(home / "pages.jsonl"), ctx_len=16, contexts_per_page=6
-    )
-    ws.collect(
-        str(home / "model"),
-        corpus,
-        [1, "middle", -2],
-        CollectConfig(shard_tokens=1024),
-        dtype="float32",
-    )
-    return ws
 
 
 @pytest.fixture
 def ws(collected):
     before = os.environ.get("SAELIB_HOME")
-    yield _open(collected)
+    yield open_workspace(collected)
     os.environ.pop("SAELIB_HOME") if before is None else os.environ.update(SAELIB_HOME=before)
 
 
@@ -203,35 +156,21 @@ def test_training_consumes_that_stream(ws, monkeypatch):
 
 
 CHILD = """
-import sys, time
+import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-import test_workspace, saelib.sae.trainer as train
-whole = train.Trainer.step_
-def step_(self, x):
-    if self.step == 20:
-        time.sleep(600)  # stands in mid-training until it is killed
-    whole(self, x)
-train.Trainer.step_ = step_
-ws = test_workspace._open(Path(sys.argv[1]))
+from helpers.workspaces import RECIPE, halt_training, open_workspace
+halt_training(at=20)
+ws = open_workspace(Path(sys.argv[1]))
 ws.checkpoint_every = 8
-recipe = {"lam": 0.7, "resample_at": (0.3,), "dead_window": 512, **test_workspace.RECIPE}
+recipe = {"lam": 0.7, "resample_at": (0.3,), "dead_window": 512, **RECIPE}
 ws.train([ws.spec("full", 2, **recipe)], "03_train_gated")
 """
-
-
-def _tree(folder: Path) -> dict[str, bytes]:
-    return {
-        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
-    }
 
 
 def test_kill_9_in_mid_training_then_rerun_gives_the_same_bytes(ws, collected, tmp_path):
     spec = ws.spec("full", 2, lam=0.7, resample_at=(0.3,), dead_window=512, **RECIPE)
     folder = ws.run_folder(spec)
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(collected), str(Path(__file__).parent)]
-    )
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(collected)])
     deadline = time.monotonic() + 120
     while not (folder / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -243,7 +182,7 @@ def test_kill_9_in_mid_training_then_rerun_gives_the_same_bytes(ws, collected, t
     half.touch()  # where the kill came while it wrote
     ws.train([spec], "03_train_gated")
     assert not half.exists()
-    killed, table = _tree(folder), (ws.folder / "results.csv").read_bytes()
+    killed, table = all_bytes(folder), (ws.folder / "results.csv").read_bytes()
     timings = list(csv.DictReader((ws.folder / "timings.csv").open()))
     assert [
         r["resumed"] for r in timings if r["run_id"] == folder.name and r["stage"] == "train"
@@ -251,7 +190,7 @@ def test_kill_9_in_mid_training_then_rerun_gives_the_same_bytes(ws, collected, t
     for path in folder.iterdir():
         path.unlink()
     ws.train([spec], "03_train_gated")
-    assert _tree(folder) == killed
+    assert all_bytes(folder) == killed
     assert (ws.folder / "results.csv").read_bytes() == table
 
 
@@ -415,9 +354,7 @@ def test_a_damaged_metrics_file_is_named(ws):
 
 def test_a_model_text_or_site_that_is_not_there_does_not_claim_the_profile(collected, monkeypatch):
     monkeypatch.setenv("SAELIB_HOME", str(collected))
-    corpus = CorpusConfig(
-        source="jsonl", path=str(collected / "pages.jsonl"), ctx_len=16, contexts_per_page=6
-    )
+    corpus = corpus_of(collected)
     absent = CorpusConfig(source="jsonl", path=str(collected / "page.jsonl"), ctx_len=16)
     ws, model, cfg = (
         Workspace("typos", "cpu"),

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from scratch_sae import HardTanhSAE
+from helpers.scratch_sae import HardTanhSAE
 
 from saelib.config import ConfigError, SAEConfig, TrainConfig
 from saelib.sae import ARCHITECTURES, build_sae, sparse

@@ -6,13 +6,13 @@ Random tiny models, so that nothing but torch, triton, transformers and pytest i
 import numpy as np
 import pytest
 import torch
+from helpers.collecting import CFG, SITES, make_lm
 from helpers.models import tiny_llama
+from helpers.random_stores import make_contexts
+from helpers.rows import D, N, sparse_rows
 from helpers.stores import CFG as EVAL
 from helpers.stores import SITE, write_store
-from memory import MemoryStream, train_one
-from test_collect import CFG, SITES, make_lm
-from test_sparse import D, N, _rows
-from test_store import make_contexts
+from helpers.streams import MemoryStream, train_one
 
 from saelib.activations.collect import collect
 from saelib.activations.live import LiveBlocks, LiveRows
@@ -128,7 +128,7 @@ def test_one_step_gives_the_cpus_gradients(loss, step):
     found = {}
     for device in (CPU, GPU):
         trainer = Trainer(_sae(loss, device), _cfg(loss, step="dense" if device == CPU else step))
-        trainer._gradients(_rows()[:256].to(device), 0.3)
+        trainer._gradients(sparse_rows()[:256].to(device), 0.3)
         found[device] = {name: p.grad.cpu() for name, p in trainer.sae.named_parameters()}
     for name, want in found[CPU].items():
         assert (found[GPU][name] - want).norm() <= 1e-5 * want.norm(), name
@@ -138,7 +138,7 @@ def test_one_step_gives_the_cpus_gradients(loss, step):
 def test_training_ends_where_the_cpu_ends(loss):
     fvu = {}
     for device in (CPU, GPU):
-        sae, x = _sae(loss, device), _rows()
+        sae, x = _sae(loss, device), sparse_rows()
         history = train_one(
             sae,
             MemoryStream(x, 64),
@@ -155,7 +155,7 @@ def test_training_ends_where_the_cpu_ends(loss):
 def test_rows_that_are_on_the_gpu_already_train_the_same_sae():
     """As they come from a language model there."""
     saes = [_sae("plain", GPU) for _ in range(2)]
-    for sae, x in zip(saes, (_rows(), _rows().to(GPU)), strict=True):
+    for sae, x in zip(saes, (sparse_rows(), sparse_rows().to(GPU)), strict=True):
         train_one(sae, MemoryStream(x, 64), _cfg("plain", tokens=64 * 20))
     assert torch.equal(saes[0].W_dec, saes[1].W_dec)
 
@@ -163,7 +163,7 @@ def test_rows_that_are_on_the_gpu_already_train_the_same_sae():
 @pytest.mark.parametrize("loss", ["plain", "full"])
 def test_a_run_continued_on_the_gpu_is_the_uninterrupted_one(loss, tmp_path):
     x, cfg, file = (
-        _rows(),
+        sparse_rows(),
         _cfg(loss, lam=5.0, resample_at=(0.3,), dead_window=500),
         tmp_path / "checkpoint",
     )
@@ -256,7 +256,7 @@ def test_diagnosis_and_measuring_on_the_stores_device_are_the_cpus(tmp_path):
 
 
 def test_dimensions_are_shuffled_where_the_rows_are():
-    x = _rows()[:200].to(GPU)
+    x = sparse_rows()[:200].to(GPU)
     shuffled = shuffled_dims(x, 0)
     assert shuffled.device.type == "cuda"
     assert torch.equal(shuffled.sort(0).values, x.sort(0).values)
@@ -299,7 +299,7 @@ def test_a_profile_is_planned_by_this_gpus_rates():
 
 
 def test_pursuit_finds_the_cpus_codes():
-    x, g = _rows()[:300], torch.Generator().manual_seed(0)
+    x, g = sparse_rows()[:300], torch.Generator().manual_seed(0)
     atoms = torch.nn.functional.normalize(torch.randn(48, D, generator=g), dim=1)
     of_cpu = nn_omp(x, atoms, 4)
     for code in (

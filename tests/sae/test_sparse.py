@@ -9,6 +9,8 @@ import sys
 
 import pytest
 import torch
+from helpers.entries import SHAPES, entries
+from helpers.rows import D, N, sparse_rows
 
 from saelib.config import ConfigError, SAEConfig, TrainConfig
 from saelib.sae import build_sae, sparse
@@ -17,23 +19,12 @@ from saelib.sae.sparse import plain as sparse_plain
 from saelib.sae.sparse import triton as sparse_triton
 from saelib.sae.trainer import SCREEN_BELOW, SPARSE_BELOW, Trainer
 
-D, N = 16, 128
 CPU = torch.device("cpu")
 needs_compiler = pytest.mark.skipif(not sparse_c.available(), reason="no C compiler")
 
 
-def _rows():
-    generator = torch.Generator().manual_seed(0)
-    directions = torch.randn(64, D, generator=generator)
-    codes = torch.rand(4000, 64, generator=generator) * (
-        torch.rand(4000, 64, generator=generator) < 0.05
-    )
-    x = codes @ directions
-    return x / x.pow(2).sum(1).mean().sqrt() * D**0.5
-
-
 def _trained(loss, step, steps=500, lam=0.5):
-    x = _rows()
+    x = sparse_rows()
     cfg = TrainConfig(loss=loss, step=step, tokens=64 * steps, batch_size=64, lam=lam, lr=3e-3)
     sae = build_sae(
         SAEConfig(arch="sae" if loss == "plain" else "gated", d_in=D, n_latents=N),
@@ -185,26 +176,11 @@ def test_entries_are_found_row_by_row_and_latent_by_latent(ops):
     assert at.order.tolist() == [0, 3, 1, 2]
 
 
-SHAPES = [
-    (5, 3, 7),
-    (33, 40, 64),
-    (64, 100, 200),
-    (17, 16, 129),
-]  # widths and counts that fill no vector
-
-
-def _entries(ops, rows, d, n, encoder="exact"):
-    g = torch.Generator().manual_seed(rows)
-    x_c, W = torch.randn(rows, d, generator=g), torch.randn(n, d, generator=g)
-    bias = -torch.rand(n, generator=g) * d**0.5
-    return x_c, W, bias, ops.open_entries(x_c, W.T, bias, encoder)
-
-
 @needs_compiler
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_c_does_what_plain_pytorch_does(shape):
-    x_c, W, _, at = _entries(sparse_plain, *shape)
-    _, _, _, of_c = _entries(sparse_c, *shape)
+    x_c, W, _, at = entries(sparse_plain, *shape)
+    _, _, _, of_c = entries(sparse_c, *shape)
     for name in ("crow", "col", "ccol", "row", "order"):
         assert torch.equal(getattr(at, name).long(), getattr(of_c, name).long()), name
     torch.testing.assert_close(at.value, of_c.value)
@@ -220,8 +196,8 @@ def test_c_does_what_plain_pytorch_does(shape):
 @needs_compiler
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_screen_finds_the_entries_of_float32(shape):
-    _, _, _, exact = _entries(sparse_c, *shape)
-    _, _, _, screened = _entries(sparse_c, *shape, encoder="screen")
+    _, _, _, exact = entries(sparse_c, *shape)
+    _, _, _, screened = entries(sparse_c, *shape, encoder="screen")
     assert len(exact.col) > 0
     assert torch.equal(exact.crow, screened.crow)
     assert torch.equal(exact.col, screened.col)
@@ -250,7 +226,7 @@ def test_the_screen_loses_nothing_that_bfloat16_would_round_away(size):
 @needs_compiler
 @pytest.mark.parametrize("size", [1e-25, 1e-10, 1e10, 1e19, 1e30], ids=str)
 def test_the_screen_holds_at_any_size_that_float32_has(size):
-    x_c, W, bias, _ = _entries(sparse_c, 64, 100, 200)
+    x_c, W, bias, _ = entries(sparse_c, 64, 100, 200)
     x_c, bias = x_c * size, bias * size
     exact, screened = (
         sparse_c.open_entries(x_c, W.T, bias, encoder) for encoder in ("exact", "screen")
@@ -296,7 +272,7 @@ def test_a_product_that_is_not_a_number_is_looked_at_again():
 
 @needs_compiler
 def test_a_bfloat16_encoder_is_not_exact_and_says_so_by_name():
-    x_c, W, bias, exact = _entries(sparse_c, 64, 100, 200)
+    x_c, W, bias, exact = entries(sparse_c, 64, 100, 200)
     for ops in (sparse_plain, sparse_c):
         rounded = ops.open_entries(x_c, W.T, bias, "bfloat16")
         want = (x_c.bfloat16() @ W.T.bfloat16()).float()
@@ -321,13 +297,13 @@ def test_training_screens_only_where_few_codes_are_active():
 
 TRITON_TWIN = """
 import torch
+from helpers.entries import SHAPES, entries
 from saelib.sae.sparse import plain as sparse_plain
 from saelib.sae.sparse import triton as sparse_triton
-from test_sparse import SHAPES, _entries
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
 for shape in SHAPES:
-    x_c, W, _, at = _entries(sparse_plain, *shape)
+    x_c, W, _, at = entries(sparse_plain, *shape)
     x_c, W, f = x_c.to(device), W.to(device), at.value.abs().to(device)
     at = type(at)(*(t.to(device) for t in at))
     pairs = zip(*(ops.decode(x_c, W, x_c[0], at, f, 0.5) for ops in (sparse_plain, sparse_triton)))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from memory import MemoryStream, train_one
+from helpers.streams import MemoryStream, train_one
 
 from saelib.config import ConfigError, SAEConfig, TrainConfig
 from saelib.sae import build_sae, load_sae

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from memory import MemoryStream, train_one
+from helpers.streams import MemoryStream, train_one
 from safetensors import safe_open
 from safetensors.torch import save_file
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from figure_examples import NAMED, lines, matched, norms, quantities
+from helpers.figure_examples import NAMED, lines, matched, norms, quantities
 
 from saelib.show import activations, depth
 

@@ -5,7 +5,7 @@ import itertools
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
-from figure_examples import FIGURES, LONG, figure, matched, norms, sweep
+from helpers.figure_examples import FIGURES, LONG, figure, matched, norms, sweep
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from saelib.show import activations, depth, panels, tradeoff

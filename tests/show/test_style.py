@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 import PIL.Image
 import pytest
-from figure_examples import ARMS, NAMED, SITES, norms, sweep
+from helpers.figure_examples import ARMS, NAMED, SITES, norms, sweep
 from matplotlib.colors import to_rgb
 
 from saelib.show import activations, style, tradeoff

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from figure_examples import PCA, SITES, labels, lines, sweep, table
+from helpers.figure_examples import PCA, SITES, labels, lines, sweep, table
 
 from saelib.show import tradeoff
 

@@ -1,7 +1,7 @@
 """Curves over training, deaths and densities: what is drawn is what the table says."""
 
 import numpy as np
-from figure_examples import SURVIVORS, WITH, deaths, labels, lines, table
+from helpers.figure_examples import SURVIVORS, WITH, deaths, labels, lines, table
 
 from saelib.show import training
 

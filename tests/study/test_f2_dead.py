@@ -3,26 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
-from f2_cases import FULL, ONE_SEED, UNREACHED, PowerLaws, estimate, params
+from helpers.f2_cases import FULL, ONE_SEED, UNREACHED, estimate, params
+from helpers.f2_resampling_cases import Resampled
 
 from saelib.study import f2_dead, f2_resampling
 
 MANY = estimate(0.15, 0.12, 0.18)
 FEW = estimate(0.02, 0.01, 0.03)
 TOUCHING = estimate(0.08, 0.06, 0.1)  # its interval ends at the bound
-
-
-class Resampled(PowerLaws):
-    """Power laws with histories and events: dead latents grow with λ, resampling revives ten."""
-
-    def history(self, spec):
-        return pd.DataFrame({"tokens": [1000, 2000], "dead_fraction": [0.0, spec.train.lam / 10]})
-
-    def events(self, spec):
-        if not spec.train.resample_at:
-            return []
-        first = {"tokens": 500, "revived": [1, 2], "n_dead": 2, "n_gate_dead": 2, "alive_later": 1}
-        return [first, first | {"tokens": 900, "revived": [2, 3], "alive_later": 2}]
 
 
 @pytest.fixture

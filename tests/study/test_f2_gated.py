@@ -3,16 +3,22 @@
 import numpy as np
 import pandas as pd
 import pytest
-from f2_cases import FULL, ONE_SEED, UNREACHED, PowerLaws, estimate, params
+from helpers.f2_cases import (
+    BETTER,
+    EQUAL,
+    FULL,
+    MARGIN,
+    ONE_SEED,
+    TOUCHING,
+    UNCLEAR,
+    UNREACHED,
+    WORSE,
+    PowerLaws,
+    estimate,
+    params,
+)
 
 from saelib.study import f2_gated, finding
-
-MARGIN = 0.03
-WORSE = estimate(1.06, 1.04, 1.08)
-BETTER = estimate(0.92, 0.91, 0.93)
-EQUAL = estimate(1.0, 0.99, 1.01)
-TOUCHING = estimate(1.05, 1.03, 1.07)  # its interval begins at 1 + margin
-UNCLEAR = estimate(1.0, 0.9, 1.1)
 
 
 @pytest.fixture

@@ -3,12 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-from f2_cases import FULL, UNREACHED, PowerLaws, estimate, params
+from helpers.f2_cases import BETTER, FULL, UNREACHED, WORSE, PowerLaws, params
 
 from saelib.study import f2_gated, f2_gated_figures
-
-BETTER = estimate(0.92, 0.91, 0.93)
-WORSE = estimate(1.06, 1.04, 1.08)
 
 
 def ratios_of(*values):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from f2_cases import FULL, ONE_SEED, PowerLaws, estimate, params
+from helpers.f2_cases import FULL, ONE_SEED, PowerLaws, estimate, params
 
 from saelib.sae.history import Snapshot
 from saelib.study import f2_gated, f2_gates

@@ -1,7 +1,7 @@
 """The two Gated losses at several lengths of training."""
 
 import pytest
-from f2_cases import ONE_SEED, UNREACHED, PowerLaws, estimate, params
+from helpers.f2_cases import ONE_SEED, UNREACHED, PowerLaws, estimate, params
 
 from saelib.study import f2_gated, f2_lengths
 from saelib.study.estimate import constant

@@ -2,17 +2,10 @@
 
 import numpy as np
 import pytest
-from f2_cases import UNREACHED, PowerLaws, estimate, params
+from helpers.f2_cases import MARGIN, UNREACHED, PowerLaws, estimate, params
 
 from saelib.study import f2_resampling
 from saelib.study.f2_resampling import DEFICIT, NO_AUXILIARY, NO_RESAMPLING
-
-MARGIN = 0.03
-HARMFUL = estimate(1.06, 1.04, 1.08)
-HARMLESS = estimate(0.92, 0.91, 0.93)
-EQUAL = estimate(1.0, 0.99, 1.01)
-TOUCHING = estimate(1.05, 1.03, 1.07)  # its interval begins at 1 + margin
-UNCLEAR = estimate(1.0, 0.9, 1.1)
 
 
 @pytest.fixture
@@ -23,21 +16,6 @@ def p():
 @pytest.fixture
 def runs(p):
     return f2_resampling.train(PowerLaws(), p)
-
-
-def ratios_of(deficit, auxiliary, resampling, full=EQUAL):
-    """The same effects in both settings at one site."""
-    effects = {
-        DEFICIT: deficit,
-        NO_AUXILIARY: auxiliary,
-        NO_RESAMPLING["two_term"]: resampling,
-        NO_RESAMPLING["full"]: full,
-    }
-    return {
-        (setting, 15, name): ratio
-        for setting in f2_resampling.SETTINGS
-        for name, ratio in effects.items()
-    }
 
 
 def test_every_combination_of_setting_arm_and_resampling_is_trained(p, runs):

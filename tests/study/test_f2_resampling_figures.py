@@ -3,9 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-from f2_cases import FULL, UNREACHED, estimate, params
-from test_f2_dead import Resampled
-from test_f2_resampling import EQUAL, HARMFUL, HARMLESS, UNCLEAR, ratios_of
+from helpers.f2_cases import EQUAL, FULL, UNCLEAR, UNREACHED, estimate, params
+from helpers.f2_resampling_cases import HARMFUL, HARMLESS, Resampled, ratios_of
 
 from saelib.study import f2_dead, f2_resampling, f2_resampling_figures
 

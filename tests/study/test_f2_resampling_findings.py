@@ -1,8 +1,8 @@
 """F2 and F2f as they are recorded: every verdict of both rules, sentences, and the abstract."""
 
 import pytest
-from f2_cases import FULL, ONE_SEED, UNREACHED, params
-from test_f2_resampling import EQUAL, HARMFUL, HARMLESS, MARGIN, TOUCHING, UNCLEAR, ratios_of
+from helpers.f2_cases import EQUAL, FULL, MARGIN, ONE_SEED, TOUCHING, UNCLEAR, UNREACHED, params
+from helpers.f2_resampling_cases import HARMFUL, HARMLESS, ratios_of
 
 from saelib.study import f2_resampling_findings
 

@@ -2,13 +2,13 @@
 
 import pandas as pd
 import pytest
-from f3_cases import COMPARED, SCOPE, between, params
+from helpers.f3_cases import COMPARED, SCOPE, between, params
+from helpers.f3_results import EFFECTS, division
 
 from saelib.sae.spec import make_spec
 from saelib.study import f3_causes
 from saelib.study.estimate import constant, undefined
 from saelib.study.f3_causes import ALL, NONE, Division, Trained, decide
-from saelib.study.shapley import coalitions
 
 MARGIN = 0.03
 
@@ -34,20 +34,6 @@ def test_the_causes_are_judged_by_how_much_of_the_gap_they_remove(before, after,
 def test_few_seeds_few_pages_and_collapsed_saes_decide_nothing(n_seeds, n_pages, collapsed):
     gap = between(0.5, 0.6)
     assert decide(gap, constant(0.0), MARGIN, n_seeds, n_pages, collapsed) == "undecided"
-
-
-def division(effects, first=0.0, seeds=(0,)):
-    """A gap of `first`, to which each cause's removal adds its effect, all at the deepest site."""
-    log_fvu = {}
-    for coalition in coalitions():
-        total = first + sum(effects[cause] for cause in coalition)
-        for seed in seeds:
-            log_fvu[coalition, COMPARED.near, seed] = constant(-1.0)
-            log_fvu[coalition, COMPARED.deep, seed] = constant(total - 1.0)
-    return Division(log_fvu, tuple(seeds), COMPARED)
-
-
-EFFECTS = {"mask": 0.3, "center": -0.1, "scale": 0.05, "match": 0.5}
 
 
 def test_each_cause_gets_its_own_effect_where_effects_add_up():

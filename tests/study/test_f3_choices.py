@@ -1,7 +1,7 @@
 """Does one choice of the recipe close the gap?"""
 
 import pytest
-from f3_cases import COMPARED, SCOPE, between, params
+from helpers.f3_cases import COMPARED, SCOPE, between, params
 
 from saelib.study import f3_choices
 from saelib.study.estimate import constant, undefined

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from f3_cases import COMPARED, SCOPE
+from helpers.f3_cases import COMPARED, SCOPE
 
 from saelib.study import f3_depth
 from saelib.study.curve import Curve

@@ -2,12 +2,13 @@
 
 import pandas as pd
 import pytest
-from f3_cases import COMPARED, SCOPE, between, params
+from helpers.f3_cases import COMPARED, SCOPE, between, params
+from helpers.f3_results import LESS, errors
 
 from saelib.study import f3_dictionary
 from saelib.study.curve import Curve
 from saelib.study.estimate import constant, undefined
-from saelib.study.f3_dictionary import PCA, Errors, decide_dictionary, decide_encoder
+from saelib.study.f3_dictionary import Errors, decide_dictionary, decide_encoder
 
 MARGIN = 0.03
 
@@ -47,27 +48,6 @@ def test_the_encoder_is_judged_by_what_better_codes_remove(differences, verdict)
 def test_few_seeds_or_pages_decide_nothing(n_seeds, n_pages):
     assert decide_dictionary([between(0.4, 0.5)], n_seeds, n_pages) == "undecided"
     assert decide_encoder([between(-0.2, -0.1)], MARGIN, n_seeds, n_pages) == "undecided"
-
-
-def errors(shares, sites=COMPARED.sites):
-    """Encoder FVU 0.4; pursuit removes `shares` of it, by site; three seeds alike."""
-    values = {}
-    for site, share in zip(sites, shares, strict=True):
-        per_codes = {
-            "encoder": constant(0.4),
-            "refitted": constant(0.35),
-            "pursuit": 0.4 * (1 - share),
-            "learned items": constant(0.3),
-            "random items": constant(0.8),
-            "trained 2 × longer": constant(0.2),
-            "2 × as many items": constant(0.2),
-            PCA: constant(0.6),
-        }
-        values |= {(site, codes): [value] * 3 for codes, value in per_codes.items()}
-    return Errors(values, COMPARED, {2: 0.9, 15: None, 29: 0.9})
-
-
-LESS = (between(0.4, 0.5), between(0.4, 0.5), between(0.2, 0.3))
 
 
 def test_larger_share_at_the_deepest_site_is_read_from_paired_differences():

@@ -2,12 +2,8 @@
 
 import pandas as pd
 import pytest
-from f3_cases import COMPARED, SCOPE, between, params
-from test_f3_causes import EFFECTS, division
-from test_f3_dictionary import LESS, errors
-from test_f3_ladder import step
-from test_f3_layers import matched
-from test_f3_trap import table
+from helpers.f3_cases import COMPARED, SCOPE, between, params
+from helpers.f3_results import EFFECTS, LESS, class_table, division, errors, matched, step
 
 from saelib.env import root
 from saelib.files import read_json
@@ -34,7 +30,7 @@ def original(l0):
 
 def test_as_reported_is_judged_by_the_all_token_fvu():
     found = f3_findings.as_reported(
-        ladder(between(2, 3)), original(18.0), table(0.99, 0.01, 0.5), params(), SCOPE
+        ladder(between(2, 3)), original(18.0), class_table(0.99, 0.01, 0.5), params(), SCOPE
     )
     assert found.verdict == "supported"
     assert next(iter(found.estimates)) == "original: FVU, all tokens, site 15"
@@ -43,7 +39,7 @@ def test_as_reported_is_judged_by_the_all_token_fvu():
 
 def test_a_collapsed_original_recipe_is_undecided_with_the_reason():
     found = f3_findings.as_reported(
-        ladder(between(2, 3)), original(0.1), table(0.01, 0.9, 0.9), params(), SCOPE
+        ladder(between(2, 3)), original(0.1), class_table(0.01, 0.9, 0.9), params(), SCOPE
     )
     assert found.verdict == "undecided"
     assert found.sentence.startswith("Not judged: at 2 the original recipe's SAEs have collapsed")
@@ -159,7 +155,7 @@ def test_each_finding_shares_an_effect_with_the_recorded_run():
     recorded = read_json(RECORDED)
     found = [
         f3_findings.as_reported(
-            ladder(between(2, 3)), original(18.0), table(0.99, 0.01, 0.5), params(), SCOPE
+            ladder(between(2, 3)), original(18.0), class_table(0.99, 0.01, 0.5), params(), SCOPE
         ),
         f3_findings.at_matched_l0(matched(between(0.4, 0.5)), params(), SCOPE),
         f3_findings.does_not_train(matched(between(0.3, 0.4)), sweep("measured"), params(), SCOPE),

@@ -3,17 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-from f3_cases import COMPARED, SCOPE, between
+from helpers.f3_cases import COMPARED, SCOPE, between
+from helpers.f3_results import step
 
 from saelib.study import f3_ladder
 from saelib.study.estimate import constant, undefined
 from saelib.study.f3_ladder import ORIGINAL_ALL, Ladder, Yardstick
-
-
-def step(name, deep, near=None, seeds=(0, 1, 2)):
-    """A yardstick that reads 1 (or `near`) at the shallower sites and `deep` at the deepest."""
-    per_site = {2: near or constant(1.0), 15: near or constant(1.0), 29: deep}
-    return Yardstick(name, {(s, k): per_site[s] for s in COMPARED.sites for k in seeds})
 
 
 def ladder(*values):

@@ -3,11 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
-from f3_cases import COMPARED, SCOPE, between
+from helpers.f3_cases import COMPARED, SCOPE, between
+from helpers.f3_results import matched
 
 from saelib.study import f3_layers
-from saelib.study.estimate import constant, undefined
-from saelib.study.f3_layers import Matched, decide_untrained, decide_worse
+from saelib.study.estimate import undefined
+from saelib.study.f3_layers import decide_untrained, decide_worse
 
 MARGIN = 0.03
 
@@ -53,17 +54,6 @@ def test_a_collapsed_recipe_is_not_judged():
 )
 def test_does_not_train_is_judged_by_variance_and_by_loss(left, recovered, verdict):
     assert decide_untrained(left, recovered, n_seeds=3, n_pages=15) == verdict
-
-
-def matched(deep, near=None):
-    """Matched FVU of three architectures: `deep` at the deepest site, 0.3 elsewhere."""
-    fvu = {}
-    for arm in ("plain", "two_term", "full"):
-        for l0 in (16.0, 32.0, 64.0):
-            fvu |= {(arm, site, l0): near or constant(0.3) for site in COMPARED.shallow}
-            fvu[arm, COMPARED.deep, l0] = deep
-    pca = {(site, l0): 0.5 for site in COMPARED.sites for l0 in (16.0, 32.0, 64.0)}
-    return Matched(fvu, pca, COMPARED, 32.0)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from f3_cases import COMPARED, params
+from helpers.f3_cases import COMPARED, params
 
 from saelib.study import f3_shuffled
 

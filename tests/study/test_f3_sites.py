@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from f3_cases import params
+from helpers.f3_cases import params
 
 from saelib.config import ConfigError
 from saelib.sae.spec import make_spec

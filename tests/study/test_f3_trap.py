@@ -3,34 +3,22 @@
 import numpy as np
 import pandas as pd
 import pytest
-from f3_cases import COMPARED, SCOPE
+from helpers.f3_cases import SCOPE
+from helpers.f3_results import class_table
 
 from saelib.measure import geometry
 from saelib.study import f3_trap
 
 
-def table(share, all_fvu, ordinary_fvu):
-    """Three sites alike."""
-    columns = {
-        "share of tokens": 0.008,
-        "share of squared norm": share,
-        "class means, all": 0.1,
-        "SAE, all": all_fvu,
-        "SAE, ordinary": ordinary_fvu,
-        "L0": 40.0,
-    }
-    return pd.DataFrame(columns, index=list(COMPARED.sites))
-
-
 def test_where_sinks_hold_the_norm_the_title_warns_of_the_all_token_fvu():
-    with_sinks = table(0.99, 0.01, 0.5)
+    with_sinks = class_table(0.99, 0.01, 0.5)
     assert "hides how ordinary tokens are rebuilt" in f3_trap.title(with_sinks)
     assert f3_trap.checks(with_sinks)[0].endswith("at 3 of 3 sites: [2, 15, 29]")
     assert f3_trap.norm_sentence(with_sinks).startswith("First and sink tokens hold 99.0%")
 
 
 def test_a_model_without_sinks_is_not_called_a_trap():
-    without = table(0.01, 0.3, 0.31)
+    without = class_table(0.01, 0.3, 0.31)
     assert "much the same" in f3_trap.title(without)
     assert f3_trap.checks(without) == [
         "first and sink tokens hold most of the squared norm at 0 of 3 sites"
@@ -39,10 +27,10 @@ def test_a_model_without_sinks_is_not_called_a_trap():
 
 
 def test_an_sae_that_has_learned_nothing_is_not_flattered():
-    assert f3_trap.checks(table(0.99, 0.01, 0.95))[2].endswith("at 0")
+    assert f3_trap.checks(class_table(0.99, 0.01, 0.95))[2].endswith("at 0")
 
 
-@pytest.mark.parametrize("worked", [table(0.99, 0.01, 0.5), table(0.01, 0.3, 0.31)])
+@pytest.mark.parametrize("worked", [class_table(0.99, 0.01, 0.5), class_table(0.01, 0.3, 0.31)])
 def test_titles_have_at_most_twelve_words_and_numbers_stand_in_the_caption(worked):
     assert len(f3_trap.title(worked).split()) <= 12
     assert "of the tokens" in f3_trap.caption(worked, SCOPE)

@@ -2,69 +2,17 @@
 
 import contextlib
 import gzip
-import hashlib
 import os
 import signal
 import socket
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
+from helpers.downloads import CONTENT, MEMBER, left_in, make_wheel, sha256
 
 from saelib.text import archives, assets, pinned
-
-MEMBER = "tiny_wheel/data.bz2"
-CONTENT = b"the pinned content" * 100
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def make_wheel(folder: Path, content: bytes = CONTENT, member: str = MEMBER) -> Path:
-    """A real, installable wheel of a project `tiny-wheel` that holds one data file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    wheel = folder / "tiny_wheel-1.0-py3-none-any.whl"
-    info = "tiny_wheel-1.0.dist-info"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr(
-            zipfile.ZipInfo(member), content
-        )  # ZipInfo: a fixed date, so that the hash repeats
-        archive.writestr(
-            zipfile.ZipInfo(f"{info}/METADATA"),
-            "Metadata-Version: 2.1\nName: tiny-wheel\nVersion: 1.0\n",
-        )
-        tag = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        archive.writestr(zipfile.ZipInfo(f"{info}/WHEEL"), tag)
-        archive.writestr(zipfile.ZipInfo(f"{info}/RECORD"), "")
-    return wheel
-
-
-@pytest.fixture
-def tiny(home, monkeypatch):
-    """A tiny pinned wheel in the excerpt's place; no index, pip looks into `links`."""
-    wheel = make_wheel(home / "made")
-    requirements = home / "requirements.txt"
-    requirements.write_text(
-        f"# a comment\ntiny-wheel==1.0 --hash=sha256:{sha256(wheel.read_bytes())}\n"
-    )
-    monkeypatch.setattr(archives, "REQUIREMENTS", requirements)
-    monkeypatch.setattr(assets, "DUMP", pinned.Asset("tiny-wheel", MEMBER, sha256(CONTENT)))
-    (home / "links").mkdir()
-    for name in list(os.environ):
-        if name.startswith("PIP_"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(home / "links"))
-    return home
-
-
-def left_in(home: Path) -> set[str]:
-    """What lies in the assets' folder, but for the lock and what the test put there."""
-    return {p.name for p in (home / "data" / "assets").iterdir()} - {".lock", "wheels"}
 
 
 def test_any_other_model_name_stays_what_it_is_and_makes_nothing(home):

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.texts import config, jsonl, pages_of_every_split, word_tokenizer, words
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from texts import config, jsonl, pages_of_every_split, word_tokenizer, words
 
 from saelib.config import CorpusConfig, stable_hash
 from saelib.text import buffers

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_assets import CONTENT, sha256
+from helpers.downloads import CONTENT, sha256
 
 from saelib.text import conversion, pinned
 

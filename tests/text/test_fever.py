@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from texts import config, jsonl, smallest_digests
+from helpers.texts import config, jsonl, smallest_digests
 
 from saelib.text.fever import ON_THE_HUB
 from saelib.text.pages import Page, read_pages

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from test_wikitext import ARTICLE, PLAIN
+from helpers.wikitext import ARTICLE, PLAIN
 
 from saelib.config import CorpusConfig
 from saelib.text import sources

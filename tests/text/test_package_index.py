@@ -12,13 +12,13 @@ import traceback
 from dataclasses import replace
 
 import pytest
-from test_assets import CONTENT, left_in, sha256, tiny  # noqa: F401 - a fixture
+from helpers.downloads import CONTENT, left_in, sha256
 
 from saelib.text import assets, package_index, pinned
 
 
 @pytest.fixture
-def source(tiny, monkeypatch):  # noqa: F811 - the fixture
+def source(tiny, monkeypatch):
     """A tiny source archive in enwik8's place; its build would leave a file behind."""
     made = tiny / "made" / "tiny_source-1.0.tar.gz"
     files = {"data/enwik8.gz.txt": b"no", "../out": b"no", "data/enwik8.gz": CONTENT}

@@ -3,7 +3,7 @@
 import datasets
 import numpy as np
 import pytest
-from texts import config, jsonl, smallest_digests
+from helpers.texts import config, jsonl, smallest_digests
 
 from saelib.text import rows
 from saelib.text.pages import SPLITS, count_pages, read_pages, split_of

@@ -1,7 +1,7 @@
 """JSON Lines and plain text become rows."""
 
 import pytest
-from texts import config, jsonl
+from helpers.texts import config, jsonl
 
 from saelib.text.pages import Page, read_pages
 from saelib.text.rows import CorpusError

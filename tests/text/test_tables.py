@@ -10,7 +10,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from texts import config, jsonl
+from helpers.texts import config, jsonl
 
 from saelib.text.pages import Page, read_pages
 from saelib.text.rows import CorpusError

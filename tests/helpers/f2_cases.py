@@ -20,6 +20,14 @@ def estimate(value, lo, hi):
     return Estimate(np.r_[value, np.full(half, lo), np.full(half, hi)])
 
 
+MARGIN = 0.03
+WORSE = estimate(1.06, 1.04, 1.08)
+BETTER = estimate(0.92, 0.91, 0.93)
+EQUAL = estimate(1.0, 0.99, 1.01)
+TOUCHING = estimate(1.05, 1.03, 1.07)  # its interval begins at 1 + margin
+UNCLEAR = estimate(1.0, 0.9, 1.1)
+
+
 def params(notebook, **changed):
     """A notebook's parameters: its literals, some of them changed."""
     path = next(path for path in source_notebooks.sources() if path.stem == notebook)

@@ -1,4 +1,4 @@
-"""A stream of rows without a disk, and one SAE trained with all that `Run` has, for tests."""
+"""Rows without a disk, and one SAE trained on them with all that `Run` has."""
 
 import torch
 
@@ -21,7 +21,10 @@ class MemoryStream:
     """Rows of a fixed table in a seeded order: `store.ShuffledRows` without a disk."""
 
     def __init__(self, x, batch_size):
-        self.x, self.batch_size, self.cursor, self.device = x, batch_size, 0, x.device
+        self.x = x
+        self.batch_size = batch_size
+        self.cursor = 0
+        self.device = x.device
 
     def __next__(self):
         order = torch.randperm(len(self.x), generator=torch.Generator().manual_seed(self.cursor))[
