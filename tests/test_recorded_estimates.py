@@ -26,11 +26,12 @@ def test_the_committed_estimates_are_those_of_the_recorded_files(tool):
 
 
 def test_an_older_sentence_is_read_as_recorded(tool):
-    assert tool.estimates("full")["F1"]["site 29, constant"] == {
+    assert tool.estimates("full")["F1"]["site 29, hard restarts over constant"] == {
         "value": 0.985,
         "lo": 0.974,
         "hi": 0.995,
     }
+    assert next(iter(tool.estimates("full")["F2c"])) == "site 2, two-term over full"
     shares = tool.estimates("full")["F3e"]["site 2"]
     assert shares == {"value": 0.478, "lo": 0.445, "hi": 0.503}  # a per cent is a share
 
