@@ -116,14 +116,16 @@ def note(jump: Jumps, shown: Sequence[str], dead_window: int) -> str:
 
 def _jump_words(jump: Jumps, shown: Sequence[str]) -> str:
     """Means over restarts, each with what it is."""
-    fvu = f"the largest FVU is {jump.fvu.mean():.2f} times"
+    words = "Between a restart and the next, or the end, the largest FVU is "
+    words += f"{jump.fvu.mean():.2f} times the last before the restart"
     if jump.cosine.notna().any():
-        fvu += f" (plain cosine, same tokens: {jump.cosine.mean():.2f})"
-    words = f"From a restart to the next, or the end, {fvu} the last before it"
+        words += f" (plain cosine, same tokens: {jump.cosine.mean():.2f})"
     if "dead_fraction" in shown and jump.dead.notna().any():
-        words += f", the largest share of dead latents {100 * jump.dead.mean():+.1f} points off it"
+        words += ", and the largest share of dead latents the last before it "
+        words += f"{100 * jump.dead.mean():+.1f} points"
     if "adam_m" in shown:
-        words += f"; Adam's m at the first point after it is {jump.adam_m.mean():.2f} times"
+        words += "; Adam's m at the first point after a restart is "
+        words += f"{jump.adam_m.mean():.2f} times the last before it"
     return f"{words} (means over restarts)."
 
 

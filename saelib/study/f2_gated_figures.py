@@ -243,7 +243,7 @@ def shrinkage_words(values: pd.DataFrame) -> str:
     for arm in ARMS:
         low = values[arm].min()
         high = values[arm].max()
-        span = f"{low:.2f} to {high:.2f}" if np.isfinite(low) else "unreached"
+        span = f"{low:.3f} to {high:.3f}" if np.isfinite(low) else "unreached"
         parts.append(f"{span} ({_label(arm)})")
     return ", ".join(parts)
 

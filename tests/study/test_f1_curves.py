@@ -33,7 +33,7 @@ def test_the_largest_fvu_of_the_cycle_is_compared_with_the_last_before_the_resta
     jump = jumps(history(RATE, [1, 0.5, 0.4, 0.4, 0.6, 0.3]))  # the bump comes a point later
     assert jump.fvu.tolist() == pytest.approx([1.5])
     assert f1_curves.title(jump) == "After every restart the training FVU rises"
-    assert "the largest FVU is 1.50 times the last before it" in note(jump)
+    assert "the largest FVU is 1.50 times the last before the restart" in note(jump)
 
 
 def test_a_cycle_ends_at_the_next_restart():
@@ -48,7 +48,7 @@ def test_a_restart_is_where_the_rate_jumps_after_the_warm_up():
     none = jumps(history([0, 2, 1, 0.5, 0.2, 0.1], [1, 0.5, 0.4, 0.3, 0.3, 0.3]))
     assert len(none.fvu) == 0
     assert f1_curves.title(none) == "No restart is seen in the training curves"
-    assert "restart to the next" not in note(none)
+    assert "Between a restart" not in note(none)
     assert "nan" not in note(none)
 
 
@@ -85,8 +85,8 @@ def test_adam_and_dead_latents_are_said_only_where_they_are_drawn():
     assert jump.adam_m.tolist() == pytest.approx([0.75])  # just after the restart
     assert jump.dead.tolist() == pytest.approx([0.05])  # the largest of the cycle
     full = note(jump)
-    assert "Adam's m at the first point after it is 0.75 times" in full
-    assert "the largest share of dead latents +5.0 points off it" in full
+    assert "Adam's m at the first point after a restart is 0.75 times" in full
+    assert "the largest share of dead latents the last before it +5.0 points" in full
     assert "Dead: silent for the last 200 training tokens." in full
     short = note(jump, f1_curves.SHOWN)
     assert "Adam" not in short
