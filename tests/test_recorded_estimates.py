@@ -8,6 +8,10 @@ import pytest
 
 from saelib.env import data_dir
 from saelib.files import write_json
+from saelib.study import f1_schedules, f2_gated
+from saelib.study.estimate import constant
+from saelib.study.finding_params import GatedParams
+from saelib.study.scope import Scope
 
 SCRIPT = Path(__file__).parents[1] / "tools" / "recorded_estimates.py"
 
@@ -26,11 +30,12 @@ def test_the_committed_estimates_are_those_of_the_recorded_files(tool):
 
 
 def test_an_older_sentence_is_read_as_recorded(tool):
-    assert tool.estimates("full")["F1"]["site 29, constant"] == {
+    assert tool.estimates("full")["F1"]["site 29, hard restarts over constant"] == {
         "value": 0.985,
         "lo": 0.974,
         "hi": 0.995,
     }
+    assert next(iter(tool.estimates("full")["F2c"])) == "site 2, two-term over full"
     shares = tool.estimates("full")["F3e"]["site 2"]
     assert shares == {"value": 0.478, "lo": 0.445, "hi": 0.503}  # a per cent is a share
 
@@ -48,3 +53,13 @@ def test_a_record_in_todays_form_is_taken_as_it_is(tool, home):
     row = {"value": 0.5, "lo": None, "hi": None}
     write_json(folder / "02_x.json", [{"name": "F1", "estimates": {"site 2": row}}])
     assert tool.estimates("full") == {"F1": {"site 2": row}}
+
+
+def test_the_names_are_those_that_a_run_gives_its_estimates(tool):
+    recorded = tool.estimates("full")
+    ratios = {(2, other): constant(1.0) for other in f1_schedules.OTHERS}
+    assert set(f1_schedules.estimates(ratios, 2)) <= set(recorded["F1"])
+    pairs = {(*pair, 2): constant(1.0) for pair in f2_gated.PAIRS}
+    p = GatedParams.model_construct(margin=0.03, l0_target=32.0, profile="smoke")
+    for finding in f2_gated.findings(pairs, p, Scope("m", 1, 22)):
+        assert set(finding.estimates) <= set(recorded[finding.name])

@@ -62,7 +62,10 @@ HEADLINES = {
     "F1": Headline(
         "F1",
         "FVU at equal L0, hard restarts ÷ constant rate: {}; ÷ linear decay: {}",
-        (r"site \d+, constant", r"site \d+, linear decay"),
+        (
+            r"site \d+, hard restarts over constant",
+            r"site \d+, hard restarts over linear decay",
+        ),
     ),
     "F2": Headline(
         "F2",

@@ -57,7 +57,12 @@ SENTENCES = {
             rf"(?P<what>one latent|PCA, rank \d+) {INTERVAL} \((?P<tokens>\w+ tokens)\)",
         )
     ],
-    "F1": [("site {site}, {what}", rf"site (?P<site>\d+), (?P<what>[a-z ]+): {INTERVAL}")],
+    "F1": [
+        (
+            "site {site}, hard restarts over {what}",
+            rf"site (?P<site>\d+), (?P<what>[a-z ]+): {INTERVAL}",
+        )
+    ],
     "F4": [("site {site}, λ = {lam}", rf"site (?P<site>\d+), λ = (?P<lam>[\d.]+): {INTERVAL}")],
     "F2d": [
         ("persistence, two-term less plain", rf"over seeds: {INTERVAL}"),
@@ -72,7 +77,11 @@ SENTENCES = {
     "F3c": [("FVU", rf"FVU {INTERVAL}"), ("loss recovered", rf"ablation {INTERVAL}")],
     "F3e": [("site {site}", rf"site (?P<site>\d+) {INTERVAL}")],
 }
-LISTED = ("F2a", "F2b", "F2c")  # "sites 2, 15, 29: 0.93 [0.92, 0.94], …", in that order
+LISTED = {  # "sites 2, 15, 29: 0.93 [0.92, 0.94], …", in that order: what is over what
+    "F2a": "two-term over plain",
+    "F2b": "full over plain",
+    "F2c": "two-term over full",
+}
 PERCENT = ("F2e", "F3e")
 
 
@@ -93,7 +102,7 @@ def _of_entry(folder: Path, name: str, entry: dict[str, Any]) -> dict[str, Row]:
     if name in TABLES:
         return _of_table(folder, TABLES[name])
     if name in LISTED:
-        return _of_list(entry["effect"])
+        return _of_list(entry["effect"], LISTED[name])
     rows = _of_sentence(entry["effect"], name)
     return _powers(folder) | rows if name == "F4" else rows
 
@@ -107,12 +116,12 @@ def _of_table(folder: Path, table: Table) -> dict[str, Row]:
     }
 
 
-def _of_list(sentence: str) -> dict[str, Row]:
+def _of_list(sentence: str, ratio: str) -> dict[str, Row]:
     sites = re.search(r"sites ([\d, ]+):", sentence)
     names = sites.group(1).split(", ") if sites else []
     matches = list(re.finditer(INTERVAL, sentence))
     return {
-        f"site {site}": _row(*match.group("value", "lo", "hi"))
+        f"site {site}, {ratio}": _row(*match.group("value", "lo", "hi"))
         for site, match in zip(names, matches, strict=True)
     }
 

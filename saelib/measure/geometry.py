@@ -328,8 +328,8 @@ def naive_predictors(
     """Four predictors fitted on training rows; two of them know which rows are special, no more.
 
     mean         μ, the mean of ordinary rows, for each row
-    one_latent   the mean of the special rows for these, else μ: a dictionary of one latent that
-                 fires on special rows
+    one_latent   the mean of the special rows for these, else μ: an oracle, told which rows are
+                 special; a decoder of one row whose code is fixed
     sinks_only   x itself for special rows, else μ
     pca          μ + V Vᵀ (x − μ), V the first `rank` principal directions of ordinary rows
     A row is special if it is first or sink at any site. Without a special training row one_latent

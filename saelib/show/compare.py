@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ def interval_points(
     log: bool = False,
     share_x: bool = True,
     reference: tuple[float | int, str] | None = None,
+    limits: Mapping[str, tuple[float | int, str]] | None = None,
     n_layers: int | None = None,
 ) -> Figure:
     """Dots with intervals: a line per group, a colour per hue, a panel per value of `panel`.
@@ -50,7 +51,8 @@ def interval_points(
             text ('unreachable', 'not applicable') stands where the value is missing. A whole
             number as hue is a site. Optional block: heads the groups that belong together.
         seeds: group, hue, value (and panel), drawn as small open points.
-        reference: (value, words) of a vertical line.
+        reference: (value, words) of a dotted vertical line.
+        limits: panel -> (value, words) of a dashed vertical line, what a rule asks for.
     """
     seeds = table.iloc[:0] if seeds is None else seeds
     if "panel" not in table:
@@ -68,6 +70,9 @@ def interval_points(
     for ax, panel, rows in panels:
         if reference:
             ax.axvline(reference[0], color=FAINT, lw=1.2, ls=":", label=reference[1], zorder=1)
+        if limits and panel in limits:
+            limit, words = limits[panel]
+            ax.axvline(limit, color=INK, lw=1.0, ls="--", label=words, zorder=1)
         _all_dots(ax, rows, seeds[seeds["panel"] == panel], lines, looks)
         ax.set_xlabel(value_label)
         ax.grid(visible=False, axis="y")

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from saelib.show.panels import (
+    empty_figure,
     finish,
     line_with_seeds,
     log_axes,
@@ -45,15 +46,19 @@ def learning_curves(
         table: tokens, label (a schedule, an arm, or any name); optional site and seed; any of
             loss, fvu, l0, dead_fraction, lr, adam_m, adam_v. Several seeds are thin lines, their
             mean is thick.
-        metrics: the columns to draw, in this order; those the table lacks are left out.
+        metrics: the columns to draw, in this order; those the table lacks, or has no value of at
+            any site, are left out.
 
     Raises:
         ValueError: the table has none of the metrics.
     """
-    shown = [metric for metric in metrics or CURVES if metric in table.columns]
-    if not shown:
+    columns = [metric for metric in metrics or CURVES if metric in table.columns]
+    if not columns:
         known = ", ".join(CURVES)
         raise ValueError(f"learning_curves: no metric column to draw; it knows {known}")
+    shown = [metric for metric in columns if table[metric].notna().any()]
+    if not shown:
+        return empty_figure(title, "every measure is undefined throughout", note)
     by_site = rows_by_site(table)
     width = 3.2 if len(by_site) > 1 else 5.6
     fig, axes = panel_grid(len(by_site), rows=len(shown), height=2.1, width=width, sharex=True)

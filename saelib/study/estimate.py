@@ -126,7 +126,7 @@ class Estimate:
     def agrees(self, recorded: Mapping[str, float | int | None]) -> bool | None:
         """Whether the intervals of this and a recorded estimate overlap; None where one has none.
 
-        recorded: `row` of the other. An estimate without an interval is its value alone.
+        recorded: `row` of the other.
         """
         here = _ends(self.row())
         there = _ends(recorded)
@@ -156,10 +156,8 @@ def _number(value: float | int | None) -> float:
 
 
 def _ends(row: Mapping[str, float | int | None]) -> tuple[float, float] | None:
-    value, lo, hi = (_number(row[name]) for name in ("value", "lo", "hi"))
-    if not np.isfinite(value):
-        return None
-    return (lo, hi) if np.isfinite(lo) else (value, value)
+    lo, hi = _number(row["lo"]), _number(row["hi"])
+    return (lo, hi) if np.isfinite([lo, hi]).all() else None
 
 
 def _place(lo: float, hi: float, low: float, high: float) -> Comparison:

@@ -1,8 +1,9 @@
 """F0: does an error over all tokens tell how well a layer is rebuilt? A claim of ours.
 
-Four predictors are fitted on training pages and measured on test pages: the mean, a dictionary of
-one latent that fires on first and sink tokens, those tokens rebuilt exactly and nothing else, and
-PCA. The middle two give the same answer for every ordinary token.
+Four predictors are fitted on training pages and measured on test pages: the mean, one vector for
+first and sink tokens, those tokens rebuilt exactly and nothing else, and PCA. The middle two are no
+SAEs but oracles: they are told which tokens are first or sink, and give one answer for every other.
+"One latent" is the first of them: a decoder of one row whose code is fixed.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from saelib.study.finding import MIN_PAGES, Finding, Verdict, figure_path
 
 CLAIM = "FVU over all tokens tells how well a layer is rebuilt."
 RULE = (
-    "At a site the order is inverted where one latent lies below PCA over all tokens, and PCA "
-    "below one latent over ordinary tokens, both with disjoint 95 % intervals over test pages. "
+    "One latent is an oracle: told which tokens are first or sink, it gives these one vector, and "
+    "all others the mean. At a site the order is inverted where it lies below PCA over all tokens, "
+    "and PCA below it over ordinary tokens, both with disjoint 95 % intervals over test pages. "
     "Contradicted if the order is inverted at some site, supported if at none; undecided with "
     "fewer than "
     f"{MIN_PAGES} test pages."
@@ -78,7 +80,7 @@ def shown_site(table: pd.DataFrame, middle: int) -> int:
 
 
 def share_of_tokens(store: Store) -> float:
-    """Share of the test tokens that are first or sink at some site: there the latent fires."""
+    """Share of the test tokens that are first or sink at some site: what the oracles are told."""
     ordinary = store.mask("ordinary", "test").sum()
     return float(1 - ordinary / store.mask("all", "test").sum())
 
@@ -94,16 +96,16 @@ def estimate(table: pd.DataFrame, site: int, predictor: str, tokens: str) -> Est
 def title(table: pd.DataFrame) -> str:
     """The figure's message."""
     if inverted_sites(table):
-        return "One latent wins over all tokens and explains no ordinary one"
-    return "At no site are one latent and PCA clearly ordered oppositely"
+        return "A one-latent oracle wins over all tokens, explains no ordinary one"
+    return "At no site are the oracle and PCA clearly ordered oppositely"
 
 
 def figure(table: pd.DataFrame, rank: int, share: float, label: str) -> Figure:
     """The four predictors by site, over all and over ordinary tokens. share: `share_of_tokens`."""
     names = {
         "mean": "mean",
-        "one_latent": "one latent",
-        "sinks_only": "sinks only",
+        "one_latent": "one latent (oracle)",
+        "sinks_only": "sinks only (oracle)",
         "pca": f"PCA, rank {rank}",
     }
     drawn = table.assign(
@@ -116,8 +118,8 @@ def figure(table: pd.DataFrame, rank: int, share: float, label: str) -> Figure:
         title=title(table),
         interval="95 % bootstrap over test pages",
         note=(
-            f"The one latent fires on {100 * share:.2g} % of the test tokens "
-            f"(L0 = {share:.2g}). {label}."
+            "Oracles are told which tokens are first or sink "
+            f"({100 * share:.2g} % of the test tokens). {label}."
         ),
         value_label="FVU, held-out pages (log)",
         log=True,
@@ -133,7 +135,7 @@ def checks(table: pd.DataFrame, site: int, rank: int) -> list[tuple[bool | np.bo
     return [
         (
             one < 0.1,
-            f"site {site}: one latent leaves less than a tenth of the variance of all tokens",
+            f"site {site}: the one-latent oracle leaves under a tenth of all tokens' variance",
         ),
         (
             fvu[site, "sinks_only", "all"] < 0.02,
@@ -143,7 +145,7 @@ def checks(table: pd.DataFrame, site: int, rank: int) -> list[tuple[bool | np.bo
         (fvu[site, "pca", "ordinary"] < 0.8, f"PCA of rank {rank} is not"),
         (
             fvu[site, "pca", "all"] > 2 * one,
-            "yet over all tokens its FVU is over twice that of one latent",
+            "yet over all tokens its FVU is over twice that of the one-latent oracle",
         ),
     ]
 
@@ -157,8 +159,9 @@ def sentence(table: pd.DataFrame, site: int, rank: int) -> str:
     pca_ordinary = estimate(table, site, "pca", "ordinary").text()
     sites = ", ".join(map(str, inverted)) or "none"
     return (
-        f"At site {site} one latent has an FVU of {one} over all tokens and PCA of rank {rank} "
-        f"{pca}; over ordinary tokens one latent has {one_ordinary} and PCA {pca_ordinary} "
+        f"At site {site} the one-latent oracle, which gives first and sink tokens one vector, has "
+        f"an FVU of {one} over all tokens and PCA of rank {rank} "
+        f"{pca}; over ordinary tokens the oracle has {one_ordinary} and PCA {pca_ordinary} "
         f"({table['pages'].max()} test pages). The order is inverted at sites: {sites}."
     )
 
@@ -170,14 +173,14 @@ def abstract(table: pd.DataFrame, site: int, share: float) -> str:
     if inverted_sites(table):
         return (
             f"An error over all tokens says little: at site {site}, {100 * share:.2g} % of the "
-            f"tokens decide it. One latent that fires on these has an FVU of {one:.2g}, and over "
-            f"the other tokens {one_ordinary:.2f}. So every comparison here is over ordinary "
-            "tokens."
+            f"tokens decide it. An oracle that gives these one vector, and all others the mean, "
+            f"has an FVU of {one:.2g}, and over the others alone {one_ordinary:.2f}. "
+            "So every comparison here is over ordinary tokens."
         )
     return (
-        "At no site do an error over all tokens and one over ordinary tokens order one latent and "
-        f"PCA oppositely, by disjoint intervals: at site {site} one latent that fires on "
-        f"{100 * share:.2g} % of the tokens has an FVU of {one:.2g}. "
+        "At no site do an error over all tokens and one over ordinary tokens order PCA and an "
+        f"oracle of one vector oppositely, by disjoint intervals: at site {site} the oracle, told "
+        f"{100 * share:.2g} % of the tokens, has an FVU of {one:.2g}. "
         "Comparisons here are over ordinary tokens all the same."
     )
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from saelib.config import ConfigError, EvalConfig
 from saelib.measure.bootstrap import seed_interval
-from saelib.show import compare, training
+from saelib.show import compare
 from saelib.show.style import LOOKS
 from saelib.study import finding as records
 from saelib.study import sweep
@@ -212,7 +212,7 @@ def estimates(by_cell: Mapping[tuple[int, str], Estimate], first: int) -> dict[s
     """Named effects, those of site `first` before the others."""
     order = sorted(by_cell, key=lambda cell: (cell[0] != first, cell[0]))
     return {
-        f"site {site}, {LOOKS[other].label}": by_cell[site, other]
+        f"site {site}, hard restarts over {LOOKS[other].label}": by_cell[site, other]
         for site, other in order
         if other in OTHERS
     }
@@ -271,11 +271,13 @@ def abstract(
     if not all(ratio.defined for ratio in against.values()):
         return f"Cosine restarts (F1: {verdict}) end at an L0 outside the curve of λ."
     best = max(against, key=lambda other: against[other].value)
+    sites = list(dict.fromkeys(site for site, _ in by_cell))
+    where = "mean over sites" if len(sites) > 1 else f"at {sites_label(sites)}"
     several = len(rates) > 1
     rate = "each at its own best rate" if several else f"all at the rate {rates[0]:g}"
     return (
         f"Cosine restarts (F1: {verdict}) leave {against[best].value:.2f} times the FVU of a "
-        f"{LOOKS[best].label} schedule, against the λ curve at the L0 of either, mean over sites, "
+        f"{LOOKS[best].label} schedule, against the λ curve at the L0 of either, {where}, "
         f"{rate}."
     )
 
@@ -289,10 +291,13 @@ def tried_summary(trained: Trained, p: Params) -> str:
     """How many rates were tried, and how many cannot be compared."""
     outside = int(np.isinf(trained.tried["on_val"]).sum())
     sites = sorted(dict.fromkeys(trained.chosen["site"].tolist()))
+    rates = len(p.schedule_lrs)
+    seeds = len(p.schedule_seeds)
     return (
-        f"{outside} of {len(trained.tried)} not comparable: L0 outside the curve\n"
-        f"sites {sites}: {len(JUDGED)} arms x {len(p.schedule_lrs)} peak rates, "
-        f"then {len(p.schedule_seeds)} seeds at the best"
+        f"{sites_label(sites)}: {len(JUDGED)} schedules, {rates} peak rate{'s' * (rates > 1)} "
+        f"each; then {seeds} seed{'s' * (seeds > 1)} at the best, and the stopped arm\n"
+        f"{outside} of {len(trained.tried)} trials end at an L0 outside the curve of λ "
+        "and cannot be compared"
     )
 
 
@@ -313,84 +318,6 @@ def middle_site(trained: Trained) -> int:
 
 
 # -- figures ---------------------------------------------------------------------------------------
-
-SHOWN = ("lr", "fvu", "l0")
-ALL_SHOWN = ("lr", "loss", "fvu", "l0", "dead_fraction", "adam_m", "adam_v")
-
-
-class Jumps(NamedTuple):
-    """What happens at a restart, mean over restarts, sites and seeds; nan where none is seen."""
-
-    fvu: float  # ratio after over before
-    adam_m: float
-    dead: float  # difference of shares
-
-
-def histories(ws: Any, trained: Trained) -> pd.DataFrame:
-    """Training curves of the chosen runs: `history.csv` with label, seed and site."""
-    curves = [
-        ws.history(run.spec).assign(label=run.schedule, seed=run.seed, site=run.site)
-        for run in trained.chosen.itertuples()
-    ]
-    return pd.concat(curves, ignore_index=True)
-
-
-def jumps(curves: pd.DataFrame, warm_tokens: float | int) -> Jumps:
-    """Compare the first point after each restart with the last before it.
-
-    curves: `histories`; warm_tokens: training tokens of the warm-up, whose rise is no restart.
-    """
-    restarted = curves[curves["label"] == RESTARTS].sort_values("tokens")
-    by_run = restarted.groupby(["site", "seed"])
-    after = restarted[by_run["lr"].diff() > 0]
-    after = after[after["tokens"] > 1.5 * warm_tokens]
-    before = by_run.shift(1).loc[after.index]
-    if after.empty:
-        return Jumps(np.nan, np.nan, np.nan)
-    return Jumps(
-        float((after["fvu"] / before["fvu"]).mean()),
-        float((after["adam_m"] / before["adam_m"]).mean()),
-        float((after["dead_fraction"] - before["dead_fraction"]).mean()),
-    )
-
-
-def curves_title(jump: Jumps) -> str:
-    """What a restart does to training."""
-    if np.isnan(jump.fvu):
-        return "No restart is seen in the training curves"
-    if jump.fvu > 1:
-        return "Each restart throws training back, as the rate jumps"
-    return "A restart does not raise the training FVU"
-
-
-def curves_note(jump: Jumps, p: Params) -> str:
-    """Numbers at a restart, and how to read the curves."""
-    numbers = ""
-    if not np.isnan(jump.fvu):
-        dead = f"dead latents change by {100 * jump.dead:+.1f} points"
-        if np.isnan(jump.dead):
-            dead = "training is shorter than the window in which a latent dies"
-        numbers = (
-            f"Within {log_every(p)} steps of a restart the training FVU is {jump.fvu:.2f} times "
-            f"what it was, Adam's first moment {jump.adam_m:.2f} times; {dead}. "
-        )
-    return (
-        f"{numbers}Each point: training batches since the one before. Equal λ: the arms end at "
-        "different L0. Adam's moments are kept at a restart; their root mean square over all "
-        "weights is drawn where they are shown."
-    )
-
-
-def curves_figure(curves: pd.DataFrame, p: Params, site: int | None = None) -> Figure:
-    """Learning rate, FVU and L0 over training at one site; without `site`, everything."""
-    jump = jumps(curves, p.warmup * p.tokens)
-    shown = curves if site is None else curves[curves["site"] == site]
-    return training.learning_curves(
-        shown,
-        title=curves_title(jump),
-        note=curves_note(jump, p),
-        metrics=ALL_SHOWN if site is None else SHOWN,
-    )
 
 
 def gaps(chosen: pd.DataFrame) -> pd.DataFrame:
@@ -442,18 +369,20 @@ def figure(
         for other, ratio in against.items()
         if ratio.defined
     )
-    note = f"FVU at matched L0, mean over sites: {extra or 'outside the curve'}. "
-    note += "Right of 1: hard restarts are worse than the schedule named. "
-    note += f"Verdict margin: {1 + p.margin:g}."
+    sites = list(dict.fromkeys(site for site, _ in by_cell))
+    where = f"mean over {sites_label(sites)}" if len(sites) > 1 else sites_label(sites)
+    note = f"FVU at matched L0, {where}: {extra or 'outside the curve'}. "
+    note += "Right of 1: hard restarts are worse than the schedule named."
     return compare.interval_points(
         points(per_seed, by_cell),
-        per_seed,
+        per_seed if scope.n_seeds > 1 else None,
         title=title(against),
         interval=f"95 % bootstrap over {scope.n_pages} test pages{several}",
         note=note,
         share_x=False,
         value_label="hard restarts / this schedule",
         reference=(1, "equal"),
+        limits={MEASURES["matched"]: (1 + p.margin, f"1 + margin = {1 + p.margin:g}")},
         n_layers=ws.n_layers,
     )
 

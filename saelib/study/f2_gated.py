@@ -287,11 +287,16 @@ def _finding(
         claim=CLAIMS[name],
         rule=RULE.format(margin=p.margin),
         verdict=decide(list(cases.values()), p.margin, scope.n_seeds, scope.n_pages),
-        estimates={f"site {site}": ratio for site, ratio in cases.items()},
+        estimates={f"site {site}, {_over(pair)}": ratio for site, ratio in cases.items()},
         sentence=sentence(pair, cases, p.l0_target, scope),
         section="Verdict",
         figure=figure_path(p.profile, "03_ratio"),
     )
+
+
+def _over(pair: tuple[str, str]) -> str:
+    """A ratio's name: "two-term over plain"."""
+    return " over ".join(arm.replace("_", "-") for arm in pair)
 
 
 def abstract(estimates: Mapping[tuple[str, str, int], Estimate]) -> str | None:

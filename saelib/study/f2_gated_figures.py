@@ -62,20 +62,23 @@ def trade_off(points: pd.DataFrame, matched: Matched, l0: float, scope: Scope) -
         points,
         title=trade_off_title(int(below.sum()), len(below), matched.reached, l0),
         interval=scope.interval,
-        note=f"At L0 = {l0:g} both Gated curves lie below at {below.sum()} of {len(below)} sites. "
-        f"{scope.note}",
+        note=f"At L0 = {l0:g} both Gated curves lie below the plain one at {below.sum()} of "
+        f"{len(below)} sites. {scope.note}",
     )
 
 
 def trade_off_title(n_below: int, n_sites: int, reached: bool, l0: float) -> str:
-    """Where both Gated curves lie below the plain one."""
+    """At how many sites both Gated curves lie below the plain one, at the L0 of the comparison."""
     if not reached:
         return f"Not every arm has L0 = {l0:g}; where curves overlap they compare"
-    if n_below == n_sites:
-        return "Both Gated SAEs lie below the plain one at every site"
-    if n_below == 0:
-        return "At no site do both Gated SAEs lie below plain"
-    return f"Both Gated SAEs lie below the plain one at {n_below} of {n_sites} sites"
+    return f"At L0 = {l0:g} both Gated SAEs beat plain at {_so_many(n_below, n_sites)}"
+
+
+def _so_many(count: int, n_sites: int) -> str:
+    """So many of the sites in words."""
+    if count == n_sites:
+        return "every site"
+    return f"{count}/{n_sites} sites" if count else "no site"
 
 
 def loss_recovered(
@@ -94,24 +97,23 @@ def loss_recovered(
 
 
 def loss_recovered_title(ahead: pd.Series, values: pd.Series, reached: bool, l0: float) -> str:
-    """Whether both Gated SAEs recover more loss; ahead: by site, values: of all SAEs."""
+    """Whether both Gated SAEs recover more loss at an L0; ahead: by site, values: of all SAEs."""
     if values.isna().all():
         return "Loss recovered is undefined: ablating these tokens costs too little"
     if (values > 1).any():
         return "Some SAEs improve the model's loss: recovery ranks nothing here"
     if not reached:
         return f"Not every arm has L0 = {l0:g}; loss recovered along λ"
-    if ahead.all():
-        return "Both Gated SAEs recover more loss than plain at every site"
-    return f"Both Gated SAEs recover more loss at {int(ahead.sum())} of {len(ahead)} sites"
+    sites = _so_many(int(ahead.sum()), len(ahead))
+    return f"At L0 = {l0:g} both Gated SAEs recover more at {sites}"
 
 
 def loss_recovered_note(
     ahead: pd.Series, over_one: bool, l0: float, ce_tokens: int, scope: Scope
 ) -> str:
     """The caption's numbers."""
-    text = f"At L0 = {l0:g}, by means without intervals, both Gated SAEs are ahead at "
-    text += f"{int(ahead.sum())} of {len(ahead)} sites. {ce_tokens:,} test tokens. "
+    text = f"At L0 = {l0:g}, by means without intervals, both Gated SAEs are ahead of "
+    text += f"plain at {int(ahead.sum())} of {len(ahead)} sites. {ce_tokens:,} test tokens. "
     if over_one:
         text += "Above 1 an SAE lowers the model's loss, which says nothing of reconstruction. "
     return text + scope.note
@@ -126,8 +128,14 @@ def matched_l0(matched: Matched, ratios: Ratios, l0: float, scope: Scope) -> Fig
         matched.means.reset_index().assign(l0_target=l0),
         title=matched_title(matched, l0),
         interval=scope.interval,
-        note=f"{mean_ratio_words(ratios)} Crosses: no λ reaches this L0. {scope.note}",
+        note=f"{mean_ratio_words(ratios)} {_crosses(matched)}{scope.note}",
     )
+
+
+def _crosses(matched: Matched) -> str:
+    """What a cross is, where there are some."""
+    missing = matched.means["fvu"].isna()
+    return "Crosses: no λ reaches this L0. " if missing.any() and not missing.all() else ""
 
 
 def matched_title(matched: Matched, l0: float) -> str:
@@ -135,7 +143,7 @@ def matched_title(matched: Matched, l0: float) -> str:
     if not matched.reached:
         return f"Not every arm reaches L0 = {l0:g} at every site"
     least = np.log(matched.column("fvu")).mean().idxmin()
-    return f"At equal L0 {ARM_WORDS[least]} leaves the least unexplained"
+    return f"At L0 = {l0:g} {ARM_WORDS[least]} leaves the least unexplained"
 
 
 def mean_ratio_words(ratios: Ratios) -> str:
@@ -159,10 +167,17 @@ def ratio(ratios: Ratios, matched: Matched, p: Params, scope: Scope) -> Figure:
         _by_panel(seed_ratios(matched, sites)) if several else None,
         title=ratio_title(table),
         interval=f"{scope.interval}, paired",
-        note=f"{ratio_words(table)} Equal: interval within {100 * p.margin:g} % of 1. {scope.note}",
+        note=f"{ratio_words(table)} {_margin_words(table, p.margin)}{scope.note}",
         value_label=f"ratio of FVU at L0 = {p.l0_target:g}",
         reference=(1, "equal FVU"),
+        limits=dict.fromkeys(points["panel"], (1 + p.margin, f"1 + margin = {1 + p.margin:g}")),
     )
+
+
+def _margin_words(table: pd.DataFrame, margin: float) -> str:
+    """What "equal" is, where the word is used."""
+    within = f"Equal: interval within {100 * margin:g} % of 1. "
+    return within if (table["compared"] == "equal").any() else ""
 
 
 def _by_panel(table: pd.DataFrame) -> pd.DataFrame:
@@ -209,17 +224,17 @@ def shrinkage(points: pd.DataFrame, matched: Matched, l0: float, scope: Scope) -
     return tradeoff.shrinkage(
         points.drop(columns=["lo", "hi"]),
         title=shrinkage_title(values, l0),
-        note=f"γ at L0 = {l0:g}, over sites: {shrinkage_words(values)}. Held-out pages, ordinary "
+        note=f"γ at L0 = {l0:g}, over sites: {shrinkage_words(values)}. Test pages, ordinary "
         f"tokens. {scope.note}",
     )
 
 
 def shrinkage_title(values: pd.DataFrame, l0: float) -> str:
-    """Which arm comes nearest to no shrinkage; values: by site and arm."""
+    """Which arm is nearest to no shrinkage at an L0, by mean |1 − γ|; values: by site and arm."""
     if values.isna().any(axis=None):
         return f"Shrinkage along λ; not every arm has L0 = {l0:g}"
     nearest = (1 - values).abs().mean().idxmin()
-    return f"At equal L0 {ARM_WORDS[nearest]} comes nearest to no shrinkage"
+    return f"L0 = {l0:g}: {ARM_WORDS[nearest]} comes nearest to no shrinkage"
 
 
 def shrinkage_words(values: pd.DataFrame) -> str:
@@ -228,7 +243,7 @@ def shrinkage_words(values: pd.DataFrame) -> str:
     for arm in ARMS:
         low = values[arm].min()
         high = values[arm].max()
-        span = f"{low:.2f} to {high:.2f}" if np.isfinite(low) else "unreached"
+        span = f"{low:.3f} to {high:.3f}" if np.isfinite(low) else "unreached"
         parts.append(f"{span} ({_label(arm)})")
     return ", ".join(parts)
 

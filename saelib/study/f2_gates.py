@@ -284,7 +284,7 @@ def checks(gates: Gates) -> list[Check]:
     return [
         (
             not any(rises(biases) for biases in gates.biases),
-            "with two terms no gate bias rises between snapshots: the L1 only closes gates",
+            "with two terms no gate bias rises between snapshots: the L1 can only lower it",
         ),
         (
             bool((arms["b_gate_median"] < 0).all()),

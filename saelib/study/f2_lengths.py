@@ -1,7 +1,7 @@
 """F2, length of training: does the two-term loss fall behind the full one the longer it is trained?
 
-A term that only closes gates needs time to do its harm. At one site each arm is trained at several
-lengths, each a whole run with its own schedule, and compared at L0 = `length_l0`.
+A term that can only lower gate biases needs time to do its harm. At one site each arm is trained at
+several lengths, each a whole run with its own schedule, and compared at L0 = `length_l0`.
 """
 
 from __future__ import annotations

@@ -94,9 +94,9 @@ def recorded_estimates(profile: str = RECORDED) -> dict[str, dict[str, dict[str,
 def beside_recorded(finding: Finding, profile: str = RECORDED, form: str = ".3g") -> str:
     """The headline estimate beside the recorded run's, and whether their intervals overlap.
 
-    "0.92 [0.91, 0.93]; recorded full: 0.93 [0.92, 0.94]: agrees". Where the recorded run has
-    another effect than the headline one, the first that both have. Empty where nothing was
-    estimated.
+    "0.92 [0.91, 0.93]; recorded full: 0.93 [0.92, 0.94]: agrees". A value without an interval
+    neither agrees nor differs. Where the recorded run has another effect than the headline one, the
+    first that both have. Empty where nothing was estimated.
     """
     if not finding.estimates:
         return ""
@@ -108,8 +108,18 @@ def beside_recorded(finding: Finding, profile: str = RECORDED, form: str = ".3g"
     if not shared:
         return f"{text}; recorded {profile}: no record"
     there = recorded[effect]
-    word = {True: "agrees", False: "differs", None: "cannot be compared"}[here.agrees(there)]
-    return f"{text}; recorded {profile}: {recorded_text(there, form)}: {word}"
+    beside = f"{text}; recorded {profile}: {recorded_text(there, form)}"
+    return f"{beside}: {_comparison(here, there)}"
+
+
+def _comparison(here: Estimate, there: Mapping[str, float | None]) -> str:
+    """Whether two runs agree, in a word, or why that cannot be said."""
+    agrees = here.agrees(there)
+    if agrees is not None:
+        return "agrees" if agrees else "differs"
+    if not here.defined or there["value"] is None:
+        return "cannot be compared"
+    return "no interval recorded" if math.isfinite(here.lo) else "no interval here"
 
 
 # -- files -----------------------------------------------------------------------------------------

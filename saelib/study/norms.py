@@ -57,7 +57,7 @@ def medians(depth: pd.DataFrame) -> pd.DataFrame:
 
 
 def growth(depth: pd.DataFrame, sites: Sequence[int]) -> float:
-    """How many times the ordinary median norm of the first stored site the last one's is."""
+    """How many times the ordinary median norm at the first of `sites` the last one's is."""
     ordinary = medians(depth)["ordinary"]
     return float(ordinary[sites[-1]] / ordinary[sites[0]])
 
@@ -69,22 +69,29 @@ def massive_sites(depth: pd.DataFrame) -> list[int]:
 
 
 def depth_title(depth: pd.DataFrame, sites: Sequence[int]) -> str:
-    """The message of the norms by depth."""
+    """The message of the norms by depth, with the sites between which norms grow."""
     times = growth(depth, sites)
-    change = f"Ordinary norms grow {times:.0f}-fold with depth"
+    between = f"(sites {sites[0]} to {sites[-1]})"
+    change = f"Ordinary norms grow {times:.0f}-fold {between}"
     if times < 2:
-        change = "Ordinary norms hardly grow with depth"
-    first = "the first token is massive" if massive_sites(depth) else "no token is massive"
+        change = f"Ordinary norms hardly grow {between}"
+    first = "first tokens are massive" if massive_sites(depth) else "no massive first token"
     return f"{change}; {first}"
 
 
 def depth_note(depth: pd.DataFrame, sites: Sequence[int], n_contexts: int, label: str) -> str:
     """The caption under it."""
     massive = massive_sites(depth)
-    span = f"First tokens are massive from site {massive[0]} to {massive[-1]}. " if massive else ""
+    every = sorted(int(site) for site in depth["site"].unique())
+    span = ""
+    if massive:
+        span = f"First tokens are massive at {len(massive)} of the {len(every)} sites drawn: "
+        span += f"the shallowest is {massive[0]}, the deepest {massive[-1]}. "
     stored = ", ".join(map(str, sites))
     return (
-        f"Growth from site {sites[0]} to {sites[-1]}: {growth(depth, sites):.3g}-fold. {span}"
+        f"Growth of the ordinary median: {growth(depth, sites):.3g}-fold from site {sites[0]} to "
+        f"{sites[-1]}, the first and last stored one; {growth(depth, every):.3g}-fold from "
+        f"{every[0]} to {every[-1]}. {span}"
         f"{n_contexts} contexts as collected; stored sites: {stored}. {label}."
     )
 

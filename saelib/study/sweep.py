@@ -400,6 +400,6 @@ def density_figure(ws: Any, sweep: Sweep) -> Figure:
     medians = ", ".join(f"{100 * _median_alive(share):.3g} %" for share in shares.values())
     lams = ", ".join(f"{lam:g}" for lam in shares)
     note = f"The median alive latent fires on {medians} of ordinary test tokens at λ = {lams}. "
-    note += f"Plain SAEs; dead latents are not drawn. {sweep.scope(ws).model}."
+    note += f"Plain SAEs; dead: fires on none of them. {sweep.scope(ws).model}."
     drawn = {f"λ = {lam:g}": share for lam, share in shares.items()}
     return training.feature_density(drawn, title=density_title(shares, site), note=note)

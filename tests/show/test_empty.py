@@ -85,11 +85,18 @@ def test_classes_without_a_value_anywhere_are_said():
 
 
 def test_an_axis_without_a_positive_value_stays_linear():
-    table = pd.DataFrame({"tokens": [1, 2], "label": "linear", "fvu": np.nan, "l0": 0.0})
+    table = pd.DataFrame({"tokens": [1, 2], "label": "linear", "l0": 0.0})
+    assert drawn(training.learning_curves(table, title="t")).axes[0].get_yscale() == "linear"
+
+
+def test_a_measure_without_a_value_is_left_out_or_named_at_the_site_that_lacks_it():
+    table = pd.DataFrame({"tokens": [1, 1], "label": "linear", "site": [2, 3], "l0": 1.0})
+    table = table.assign(fvu=[np.nan, 0.5], dead_fraction=np.nan)
     fig = drawn(training.learning_curves(table, title="t"))
-    fvu, l0 = fig.axes
-    assert [fvu.get_yscale(), l0.get_yscale()] == ["linear", "linear"]
+    assert len(fig.axes) == 4  # FVU and L0 at two sites, no row for dead latents
     assert texts(fig) == ["undefined here"]
+    none = drawn(training.learning_curves(table.drop(columns=["l0"]).assign(fvu=np.nan), title="t"))
+    assert texts(none) == ["Nothing to draw: every measure is undefined throughout."]
 
 
 def test_ratios_that_nothing_reaches_are_named_on_a_logarithmic_axis():

@@ -160,7 +160,10 @@ def test_two_runs_agree_where_their_intervals_overlap():
     x = spread(0.9, 1.1)
     assert x.agrees({"value": 1.15, "lo": 1.05, "hi": 1.25}) is True
     assert x.agrees({"value": 1.3, "lo": 1.2, "hi": 1.4}) is False
-    assert x.agrees({"value": 1.0, "lo": None, "hi": None}) is True
+    assert x.agrees({"value": 1.0, "lo": None, "hi": None}) is None
     assert x.agrees({"value": None, "lo": None, "hi": None}) is None
     assert undefined().agrees({"value": 1.0, "lo": 0.9, "hi": 1.1}) is None
     assert constant(1.0).agrees({"value": 1.0, "lo": 1.0, "hi": 1.0}) is True
+    alone = Estimate(np.array([1.0, np.nan]))  # a bare value neither agrees nor differs
+    assert alone.agrees({"value": 1.0, "lo": 0.9, "hi": 1.1}) is None
+    assert alone.agrees({"value": 2.0, "lo": 1.9, "hi": 2.1}) is None

@@ -69,9 +69,21 @@ def test_no_sentence_claims_a_trap_where_there_is_none():
     assert "says little" in f0_trap.abstract(table(TRAP), 15, 0.008)
     assert "says little" not in f0_trap.abstract(errors, 15, 0.008)
     assert f0_trap.title(errors) != f0_trap.title(table(TRAP))
-    assert f0_trap.title(errors) == "At no site are one latent and PCA clearly ordered oppositely"
+    assert f0_trap.title(errors) == "At no site are the oracle and PCA clearly ordered oppositely"
     assert "oppositely, by disjoint intervals" in f0_trap.abstract(errors, 15, 0.008)
     assert "inverted at sites: none" in f0_trap.sentence(errors, 15, 32)
+
+
+@pytest.mark.parametrize("values", [TRAP, NO_SINKS])
+def test_every_text_calls_the_one_latent_an_oracle(values):
+    errors = table(values)
+    fig = f0_trap.figure(errors, 32, 0.008, "m")
+    result = f0_trap.finding(errors, 15, 32, "p")
+    claims = [claim for _, claim in f0_trap.checks(errors, 15, 32) if "one-latent" in claim]
+    texts = [fig.get_suptitle(), fig.get_supxlabel(), result.rule, result.sentence, *claims]
+    texts += [f0_trap.abstract(errors, 15, 0.008)]
+    assert all("oracle" in text.lower() for text in texts)
+    assert len(fig.get_suptitle().split()) <= 12
 
 
 def test_the_table_to_read_has_a_row_per_site_and_predictor_with_intervals():

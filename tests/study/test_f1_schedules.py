@@ -123,13 +123,16 @@ def test_words_where_no_run_lies_on_the_curve():
 def test_the_abstract_names_the_schedule_that_restarts_lose_most_against():
     text = f1.abstract(site(WIDE, WORSE, SLIGHT), [8e-3], "contradicted")
     assert "(F1: contradicted) leave 1.10 times the FVU of a linear decay schedule" in text
-    assert text.endswith("all at the rate 0.008.")
+    assert text.endswith("at site 2, all at the rate 0.008.")
+    several = site(WIDE, WORSE, SLIGHT) | site(WIDE, WORSE, SLIGHT, number=9)
+    assert "mean over sites, all at" in f1.abstract(several, [8e-3], "contradicted")
 
 
 def test_effects_of_the_headline_site_come_first():
     by_cell = site(WIDE, WORSE, WORSE) | site(SLIGHT, WORSE, WORSE, number=9)
     names = list(f1.estimates(by_cell, 9))
-    assert names[:2] == ["site 9, constant", "site 9, linear decay"]
+    assert names[0] == "site 9, hard restarts over constant"
+    assert names[1] == "site 9, hard restarts over linear decay"
     assert len(names) == 6
 
 
@@ -226,47 +229,21 @@ def test_the_plotted_points_are_the_ratios_and_the_objective_s_seed_intervals(p)
     assert table.loc[("training objective", "cosine"), "value"] == pytest.approx(1.0)
 
 
-# Training curves
+@pytest.mark.parametrize(("n_seeds", "small_points"), [(1, False), (3, True)])
+def test_the_figure_draws_the_line_that_the_rule_asks_for(p, n_seeds, small_points):
+    ws = Space()
+    trained = f1.train(ws, p)
+    scope = Scope("a model", n_seeds, 22)
+    fig = f1.figure(ws, trained, f1.ratios(trained, ws.pages), p, scope)
+    matched, objective = fig.axes
+    margin = [line for line in matched.lines if line.get_label() == "1 + margin = 1.05"]
+    assert [set(line.get_xdata()) for line in margin] == [{1.05}]
+    assert "1 + margin = 1.05" not in [line.get_label() for line in objective.lines]
+    assert ("Small open points" in fig.get_supxlabel()) == small_points
+    assert "at matched L0, site 6:" in fig.get_supxlabel()
 
 
-def history(lr, fvu):
-    n = len(lr)
-    columns = {"tokens": np.arange(n) * 100, "lr": lr, "fvu": fvu, "label": f1.RESTARTS}
-    return pd.DataFrame(columns | {"seed": 0, "site": 6, "adam_m": 1.0, "dead_fraction": 0.0})
-
-
-def test_a_restart_is_where_the_rate_jumps_after_the_warm_up():
-    jump = f1.jumps(history([0, 2, 1, 2, 1], [1, 0.5, 0.4, 0.6, 0.3]), 100)
-    assert jump.fvu == pytest.approx(1.5)
-    assert f1.curves_title(jump) == "Each restart throws training back, as the rate jumps"
-
-
-def test_without_a_restart_or_without_harm_the_title_says_so(p):
-    none = f1.jumps(history([0, 2, 1, 0.5, 0.2], [1, 0.5, 0.4, 0.3, 0.3]), 100)
-    assert np.isnan(none.fvu)
-    assert f1.curves_title(none) == "No restart is seen in the training curves"
-    assert "nan" not in f1.curves_note(none, p)
-    better = f1.jumps(history([0, 2, 1, 2, 1], [1, 0.5, 0.4, 0.3, 0.3]), 100)
-    assert f1.curves_title(better) == "A restart does not raise the training FVU"
-
-
-class Histories:
-    """A workspace that knows one training curve."""
-
-    def __init__(self, dead_fraction):
-        self.dead_fraction = dead_fraction
-
-    def history(self, spec):
-        curve = history([0, 2, 1, 2, 1], [1, 0.5, 0.4, 0.6, 0.3]).drop(columns=["label", "seed"])
-        return curve.assign(dead_fraction=self.dead_fraction)
-
-
-@pytest.mark.parametrize(("dead_fraction", "defined"), [(0.1, True), (np.nan, False)])
-def test_curves_without_a_share_of_dead_latents_say_nothing_of_it(p, dead_fraction, defined):
-    row = {"spec": None, "schedule": f1.RESTARTS, "seed": 0, "site": 6}
-    trained = f1.Trained(None, pd.DataFrame([row]), {})
-    curves = f1.histories(Histories(dead_fraction), trained)
-    note = f1.curves_note(f1.jumps(curves, 100), p)
-    assert "nan" not in note
-    assert ("dead latents change by" in note) == defined
-    assert f1.curves_figure(curves, p).axes
+def test_what_was_tried_is_counted_in_words(p):
+    words = f1.tried_summary(f1.train(Space(), p), p).splitlines()
+    assert words[0].startswith("site 6: 4 schedules, 2 peak rates each; then 3 seeds at the best")
+    assert words[1].startswith("0 of 8 trials end at an L0 outside the curve of λ")

@@ -133,7 +133,8 @@ def test_findings_name_their_estimates_by_site_and_say_them(p):
     first, second, third = f2_gated.findings(ratios, p, FULL)
     assert [first.name, second.name, third.name] == ["F2a", "F2b", "F2c"]
     assert first.verdict == "contradicted"
-    assert list(first.estimates) == ["site 2", "site 15", "site 29"]
+    names = [f"site {site}, two-term over plain" for site in (2, 15, 29)]
+    assert list(first.estimates) == names
     assert (
         "the two-term Gated SAE over that of the plain SAE is 0.92 [0.91, 0.93]" in first.sentence
     )

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.f2_cases import BETTER, FULL, UNREACHED, WORSE, PowerLaws, params
+from helpers.f2_cases import BETTER, EQUAL, FULL, UNREACHED, WORSE, PowerLaws, params
 
 from saelib.study import f2_gated, f2_gated_figures
 
@@ -30,9 +30,9 @@ def test_the_title_of_the_ratios_says_who_wins(values, title):
 @pytest.mark.parametrize(
     ("n_below", "reached", "title"),
     [
-        (3, True, "Both Gated SAEs lie below the plain one at every site"),
-        (0, True, "At no site do both Gated SAEs lie below plain"),
-        (1, True, "Both Gated SAEs lie below the plain one at 1 of 3 sites"),
+        (3, True, "At L0 = 32 both Gated SAEs beat plain at every site"),
+        (0, True, "At L0 = 32 both Gated SAEs beat plain at no site"),
+        (1, True, "At L0 = 32 both Gated SAEs beat plain at 1/3 sites"),
         (0, False, "Not every arm has L0 = 32; where curves overlap they compare"),
     ],
 )
@@ -43,8 +43,8 @@ def test_the_title_of_the_trade_off_counts_sites(n_below, reached, title):
 @pytest.mark.parametrize(
     ("ahead", "values", "reached", "title"),
     [
-        ([True, True], [0.9], True, "Both Gated SAEs recover more loss than plain at every site"),
-        ([True, False], [0.9], True, "Both Gated SAEs recover more loss at 1 of 2 sites"),
+        ([True, True], [0.9], True, "At L0 = 32 both Gated SAEs recover more at every site"),
+        ([True, False], [0.9], True, "At L0 = 32 both Gated SAEs recover more at 1/2 sites"),
         (
             [True, True],
             [0.9, 1.1],
@@ -82,10 +82,40 @@ def test_mean_ratios_that_are_not_reached_are_said_in_words():
 def test_shrinkage_names_the_arm_nearest_to_one_or_says_that_an_arm_is_missing():
     values = pd.DataFrame({"plain": [0.9], "two_term": [1.2], "full": [1.02]}, index=[2])
     title = f2_gated_figures.shrinkage_title(values, 32.0)
-    assert title == "At equal L0 the full Gated SAE comes nearest to no shrinkage"
+    assert title == "L0 = 32: the full Gated SAE comes nearest to no shrinkage"
     missing = values.assign(full=np.nan)
     assert "not every arm" in f2_gated_figures.shrinkage_title(missing, 32.0)
     assert "unreached (Gated, full loss)" in f2_gated_figures.shrinkage_words(missing)
+
+
+def test_a_title_names_the_l0_at_which_it_holds():
+    runs = f2_gated.train(PowerLaws(), params("03_train_gated"))
+    title = f2_gated_figures.matched_title(f2_gated.match(runs, 32.0), 32.0)
+    assert title.startswith("At L0 = 32 the ")
+
+
+def test_crosses_and_equal_are_explained_only_where_they_are_drawn():
+    p = params("03_train_gated")
+    runs = f2_gated.train(PowerLaws(), p)
+    matched = f2_gated.match(runs, 32.0)
+    ratios = f2_gated.ratios(matched, runs.sites)
+    assert "Crosses" not in f2_gated_figures.matched_l0(matched, ratios, 32.0, FULL).get_supxlabel()
+    matched.means.loc[("full", 2), "fvu"] = np.nan
+    fig = f2_gated_figures.matched_l0(matched, ratios, 32.0, FULL)
+    assert "Crosses: no λ reaches this L0." in fig.get_supxlabel()
+    apart = f2_gated_figures.ratio(ratios_of(BETTER, BETTER, WORSE), matched, p, FULL)
+    assert "Equal:" not in apart.get_supxlabel()
+    same = f2_gated_figures.ratio(ratios_of(BETTER, EQUAL, WORSE), matched, p, FULL)
+    assert "Equal: interval within" in same.get_supxlabel()
+
+
+def test_the_ratios_have_a_line_where_the_rule_calls_an_arm_worse():
+    p = params("03_train_gated", margin=0.04)
+    matched = f2_gated.match(f2_gated.train(PowerLaws(), p), 32.0)
+    fig = f2_gated_figures.ratio(ratios_of(BETTER, BETTER, WORSE), matched, p, FULL)
+    for ax in fig.axes:
+        lines = {line.get_label(): set(line.get_xdata()) for line in ax.lines}
+        assert lines["1 + margin = 1.04"] == {1.04}
 
 
 @pytest.mark.parametrize("l0", [32.0, 1e4])

@@ -191,6 +191,18 @@ def test_the_first_shared_effect_stands_beside_the_recorded_one(home):
     assert beside_recorded(made(home, estimates={})) == ""
 
 
+@pytest.mark.parametrize("value", [0.93, 5.0])
+def test_a_bare_value_says_that_it_has_no_interval_not_that_it_differs(home, value):
+    row = {"value": 0.93, "lo": 0.92, "hi": 0.94}
+    recorded(home, {"F1": {"site 2": row, "site 9": row | {"lo": None, "hi": None}}})
+    alone = made(home, estimates={"site 2": Estimate(np.array([value, np.nan]))})
+    assert beside_recorded(alone) == (
+        f"site 2: {value:g} (no interval); recorded full: 0.93 [0.92, 0.94]: no interval here"
+    )
+    there = made(home, estimates={"site 9": estimate(0.9, 1.0)})
+    assert beside_recorded(there).endswith("0.93 (no interval): no interval recorded")
+
+
 def test_checks_say_which_holds():
     assert finding.checks([(True, "a"), (False, "b")]) == "holds: a\nDOES NOT HOLD: b"
 

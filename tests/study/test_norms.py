@@ -30,16 +30,29 @@ def test_the_norms_by_depth_are_quantiles_of_first_and_of_ordinary_tokens():
 @pytest.mark.parametrize(
     ("first", "ordinary", "words"),
     [
-        ((1, 3000), (1, 30), "grow 30-fold with depth; the first token is massive"),
-        ((1, 30), (1, 30), "grow 30-fold with depth; no token is massive"),
-        ((1, 1.5), (1, 1.5), "hardly grow with depth; no token is massive"),
+        ((1, 3000), (1, 30), "grow 30-fold (sites 0 to 1); first tokens are massive"),
+        ((1, 30), (1, 30), "grow 30-fold (sites 0 to 1); no massive first token"),
+        ((1, 1.5), (1, 1.5), "hardly grow (sites 0 to 1); no massive first token"),
     ],
 )
 def test_the_title_of_norms_by_depth_says_what_was_seen(first, ordinary, words):
     table = depth(first, ordinary)
     assert norms.depth_title(table, [0, 1]).endswith(words)
     note = norms.depth_note(table, [0, 1], 16, "m")
-    assert ("massive" in note) == ("is massive" in words and "no token" not in words)
+    assert ("massive" in note) == ("are massive" in words)
+    assert len(norms.depth_title(table, [0, 1]).split()) <= 12
+
+
+def test_growth_names_the_sites_between_which_it_is_and_the_whole_span_beside():
+    table = depth((1, 1, 1, 1), (2, 4, 8, 40))
+    note = norms.depth_note(table, [1, 2], 16, "m")
+    assert "(sites 1 to 2)" in norms.depth_title(table, [1, 2])
+    assert "2-fold from site 1 to 2, the first and last stored one; 20-fold from 0 to 3." in note
+
+
+def test_massive_first_tokens_with_a_gap_between_are_counted_not_spanned():
+    note = norms.depth_note(depth((100, 1, 100), (1, 1, 1)), [0, 2], 16, "m")
+    assert "massive at 2 of the 3 sites drawn: the shallowest is 0, the deepest 2." in note
 
 
 @pytest.mark.parametrize(
