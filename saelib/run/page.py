@@ -108,7 +108,8 @@ def _formula(latex: str, display: bool) -> str:
         depth = math_to_image(f"${' '.join(latex.split())}$", picture, format="svg", dpi=72)
     except ValueError:
         return f"<code>{html.escape(latex)}</code>"
-    source = f"data:image/svg+xml;base64,{base64.b64encode(picture.getvalue()).decode()}"
+    svg = re.sub(rb"<metadata>.*?</metadata>", b"", picture.getvalue(), flags=re.DOTALL)  # a date
+    source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
     style = "display:block;margin:auto" if display else f"vertical-align:{-depth:.1f}pt"
     image = f'<img style="{style}" alt="{html.escape(latex)}" src="{source}"/>'
     return f'<span class="wide">{image}</span>' if display else image
