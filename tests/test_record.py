@@ -205,6 +205,31 @@ def test_a_table_of_estimates_has_at_most_twelve_rows_and_says_what_it_leaves_ou
     assert text.endswith("2 more are in `estimates.json`.")
 
 
+def test_a_record_without_rules_is_printed_with_the_rules_of_the_study(finished):
+    record.record("smoke")
+    path = finished / "data" / "recorded" / "smoke" / "verdicts" / "02_x.json"
+    older = [{"finding": "F1", "effect": "It is 1.", "cell": "End", "verdict": "cannot tell"}]
+    older[0] |= {"claim": "Restarts train badly.", "figure": "figures/smoke/02_a.png"}
+    path.write_text(json.dumps(older))
+    copy = finished / "notebooks" / "published" / "smoke" / "02_x.ipynb"
+    cells = [
+        new_code_cell("margin: float = 0.05", metadata={"tags": ["parameters"]}),
+        new_code_cell("margin = 0.25", metadata={"tags": ["injected-parameters"]}),
+    ]
+    nbformat.write(new_notebook(cells=cells), copy)
+    page = findings.page("smoke")
+    assert "cost more than 25% in FVU" in page
+    assert "lies above 1.25, three times" in page
+    assert "Stated in the notebook" not in page
+
+
+@pytest.mark.parametrize("profile", ["default", "full"])
+def test_every_recorded_finding_has_a_rule_with_its_numbers(profile):
+    for entry in findings.entries(profile):
+        assert entry["rule"] != finding.NO_RULE, entry["name"]
+        assert not re.search(r"[{}]|\bnan\b", entry["rule"]), entry["name"]
+
+
 # -- the repository's own record ----------------------------------------------------------------
 
 

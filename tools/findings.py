@@ -5,24 +5,55 @@ Both are computed from `data/recorded/<profile>/` alone; `tools/record.py` write
 
 from __future__ import annotations
 
-import math
+import ast
 import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import published
 
 from saelib.env import root
-from saelib.run.report import FINDINGS, facts, interval_text, lead_findings
-from saelib.study.finding import figure_file, load, recorded_estimates, replication
+from saelib.run.headlines import NOT_REPORTED, effect, interval_text, outcome
+from saelib.run.report import FINDINGS, facts, lead_findings
+from saelib.run.source_notebooks import INJECTED, parameters, read_notebook, tags
+from saelib.study import (
+    f0_trap,
+    f1_schedules,
+    f2_dead,
+    f2_gated,
+    f2_gates,
+    f2_resampling_findings,
+    f3_causes,
+    f3_dictionary,
+    f3_layers,
+    f4_lambda,
+)
+from saelib.study.finding import NO_RULE, figure_file, load, recorded_estimates
 
 MAX_ROWS = 12  # of a finding's table of estimates
-NOT_REPORTED = "F0"
-REPLICATING = {  # reported in one sentence, judged by two claims: each with its short form
-    "F3": {"F3b": "rebuilt worse, compared fairly", "F3c": "does not train at all"}
+RULES = {  # for records that hold none
+    "F0": f0_trap.RULE,
+    "F1": f1_schedules.RULE,
+    "F2": f2_resampling_findings.RULE,
+    "F2a": f2_gated.RULE,
+    "F2b": f2_gated.RULE,
+    "F2c": f2_gated.RULE,
+    "F2d": f2_gates.RULE,
+    "F2e": f2_dead.RULE,
+    "F2f": f2_resampling_findings.RULE_HELPS,
+    "F3a": f3_layers.RULE_A,
+    "F3b": f3_layers.RULE_WORSE,
+    "F3c": f3_layers.RULE_C,
+    "F3d": f3_dictionary.RULE_D,
+    "F3e": f3_dictionary.RULE_E,
+    "F3f": f3_causes.RULE,
+    "F4": f4_lambda.RULE,
 }
+MAPPING = """A verdict on a claim is *supported*, *contradicted* or *undecided*. Of what the
+experiment reported (F1 to F4), README's table says *replicates* where the claim is supported and
+*does not replicate* where it is contradicted. F0 is a claim of ours."""
 WORDS = """Words used below:
 
 - *Site* ℓ is the input of block ℓ. *Ordinary* tokens are neither first in their context nor of
@@ -45,42 +76,6 @@ Entry = Mapping[str, Any]
 Row = Mapping[str, float | None]
 
 
-class Headline(NamedTuple):
-    """A finding in one number: a claim's estimates, by patterns of their names, fill the text."""
-
-    claim: str
-    text: str
-    effects: tuple[str, ...]
-
-
-HEADLINES = {
-    "F0": Headline(
-        "F0",
-        "one latent's FVU: {} over all tokens, {} over ordinary ones",
-        ("one latent, all tokens", "one latent, ordinary tokens"),
-    ),
-    "F1": Headline(
-        "F1",
-        "FVU at equal L0, hard restarts ÷ constant rate: {}; ÷ linear decay: {}",
-        (
-            r"site \d+, hard restarts over constant",
-            r"site \d+, hard restarts over linear decay",
-        ),
-    ),
-    "F2": Headline(
-        "F2",
-        "FVU at equal L0, two-term Gated SAE without resampling ÷ plain SAE: {}",
-        (r"deficit, normal, site \d+",),
-    ),
-    "F3": Headline(
-        "F3b",
-        "FVU at equal L0, the deepest site ÷ a shallower one: {}",
-        ("normalised: FVU at L0 = .*",),
-    ),
-    "F4": Headline("F4", "FVU grows as λ to the power {}", (r"site \d+, power of λ",)),
-}
-
-
 def entries(profile: str) -> list[dict[str, Any]]:
     """The findings of a recorded profile, each with its estimates, older records' included."""
     recorded = recorded_estimates(profile)
@@ -89,7 +84,32 @@ def entries(profile: str) -> list[dict[str, Any]]:
         if not entry["estimates"]:
             rows = recorded.get(entry["name"], {})
             entry["estimates"] = {name: rows[name] for name in sorted(rows, key=_by_number)}
+        if entry["rule"] == NO_RULE:
+            entry["rule"] = rule(profile, entry)
     return loaded
+
+
+def rule(profile: str, entry: Entry) -> str:
+    """A finding's rule as its module states it today, with the numbers of the recorded run."""
+    if entry["name"] not in RULES:
+        return NO_RULE
+    copy = root() / "notebooks" / "published" / profile / f"{entry['notebook']}.ipynb"
+    given = _parameters(copy) if copy.is_file() else {}
+    margin = given.get("margin", float("nan"))
+    l0 = given.get("l0_target", float("nan"))
+    return RULES[entry["name"]].format(margin=margin, percent=100 * margin, limit=1 + margin, l0=l0)
+
+
+def _parameters(copy: Path) -> dict[str, Any]:
+    """What an executed notebook ran with: its defaults, and papermill's cell over them."""
+    values = parameters(copy)
+    for cell in read_notebook(copy)["cells"]:
+        if INJECTED in tags(cell):
+            given = (
+                line for line in ast.parse(cell["source"]).body if isinstance(line, ast.Assign)
+            )
+            values |= {ast.unparse(line.targets[0]): ast.literal_eval(line.value) for line in given}
+    return values
 
 
 def _by_number(name: str) -> list[str]:
@@ -103,7 +123,7 @@ def _by_number(name: str) -> list[str]:
 def page(profile: str) -> str:
     """`docs/findings.md`: the profile, its size, and a section per finding."""
     found = entries(profile)
-    parts = ["# Findings", _size(profile), *filter(None, [_age(profile)]), WORDS]
+    parts = ["# Findings", _size(profile), MAPPING, *filter(None, [_age(profile)]), WORDS]
     for lead in lead_findings(found):
         number = lead["number"]
         parts += [f"## {number}", f"*{FINDINGS.get(number, '')}*"]
@@ -128,7 +148,10 @@ def _age(profile: str) -> str:
         return ""
     return (
         f"**Earlier form:** the published copies of {', '.join(older)} show these notebooks' "
-        "earlier form (the hash of their code differs from today's)."
+        "earlier form (the hash of their code differs from today's). They call a claim "
+        "*replicates*, *does not replicate* or *cannot tell* where this page says supported, "
+        "contradicted or undecided. A rule that was not recorded is printed as `saelib/study/` "
+        "states it today."
     )
 
 
@@ -180,45 +203,13 @@ def summary(profile: str) -> str:
 
 
 def _summary_row(profile: str, lead: Entry, found: Mapping[str, Entry]) -> tuple[str, ...]:
-    number, notebook = lead["number"], lead["notebook"]
+    number, name, notebook = lead["number"], lead["name"], lead["notebook"]
+    estimates = {claim: entry["estimates"] for claim, entry in found.items()}
+    verdicts = {claim: entry["verdict"] for claim, entry in found.items()}
     link = f"[{notebook}](notebooks/published/{profile}/{notebook}.ipynb)"
     claim = FINDINGS[number]
-    verdict = _replicates(lead, found)
+    verdict = outcome(number, verdicts, name)
     if number == NOT_REPORTED:
         claim = f"{lead['claim'].rstrip('.')} (not reported)."
         verdict = lead["verdict"]
-    return number, claim, verdict, _number(found, lead), link
-
-
-def _replicates(lead: Entry, found: Mapping[str, Entry]) -> str:
-    """Does what was reported replicate: one word, or one for each claim that judges it."""
-    forms = REPLICATING.get(lead["number"], {})
-    names = [name for name in forms if name in found]
-    claims = [found[name] for name in names] or [lead]
-    answers = {replication(claim["verdict"]) for claim in claims}
-    if len(answers) == 1:
-        return answers.pop()
-    words = {name: replication(found[name]["verdict"]) for name in names}
-    return "; ".join(f"“{forms[name]}” ({name}) {word}" for name, word in words.items())
-
-
-def _number(found: Mapping[str, Entry], lead: Entry) -> str:
-    """The finding's headline, its estimates as one value with interval or as their range."""
-    headline = HEADLINES[lead["number"]]
-    estimates = found.get(headline.claim, lead)["estimates"]
-    return headline.text.format(*(_spread(_fitting(estimates, e)) for e in headline.effects))
-
-
-def _fitting(estimates: Mapping[str, Row], effect: str) -> list[Row]:
-    return [row for name, row in estimates.items() if re.fullmatch(effect, name)]
-
-
-def _spread(rows: Sequence[Row]) -> str:
-    """ "1.04 to 1.13", or "1.08 [1.05, 1.11]" of one; the values that are defined."""
-    defined = [row for row in rows if row["value"] is not None and math.isfinite(row["value"])]
-    if not defined:
-        return "not reached"
-    if len(defined) == 1:
-        return interval_text(defined[0])
-    values = [row["value"] for row in defined]
-    return f"{min(values):.3g} to {max(values):.3g}"
+    return number, claim, verdict, effect(number, estimates, name), link

@@ -27,11 +27,15 @@ CODE_OR_MATH = re.compile(
     r"(```.*?```|`[^`\n]*`)|\$\$(.+?)\$\$|\$(?=\S)([^$\n`]+?)(?<=\S)\$(?!\d)", re.DOTALL
 )
 HEADING = re.compile(r"^(#{1,2}) (.+)$", re.MULTILINE)
+Link = tuple[str, str]  # target and text
 STYLE = Path(__file__).with_name("page.css")
 
 
-def notebook_html(path: Path) -> str:
-    """An executed notebook as one self-contained HTML page that needs no script and no network."""
+def notebook_html(path: Path, before: Link | None = None, after: Link | None = None) -> str:
+    """An executed notebook as one self-contained HTML page that needs no script and no network.
+
+    before, after: the pages of the notebooks beside it.
+    """
     notebook = nbformat.read(path, as_version=4)
     notebook["metadata"].pop("widgets", None)
     contents = list(_headings(notebook))
@@ -41,7 +45,7 @@ def notebook_html(path: Path) -> str:
     exporter = HTMLExporter(raw_template=TEMPLATE, embed_images=True)
     resources = {"metadata": {"name": path.stem}}
     page = exporter.from_notebook_node(notebook, resources=resources)[0]
-    return _with_bar(page, path.stem.partition(".")[0], contents)
+    return _with_bar(page, _bar(path.stem.partition(".")[0], contents, before, after))
 
 
 def anchor(heading: str) -> str:
@@ -58,15 +62,30 @@ def _headings(notebook: nbformat.NotebookNode) -> Iterator[tuple[int, str]]:
                 yield len(marks), heading.strip()
 
 
-def _with_bar(page: str, name: str, contents: list[tuple[int, str]]) -> str:
-    """Put the style and the bar with the contents into a page."""
+def _bar(
+    name: str, contents: list[tuple[int, str]], before: Link | None, after: Link | None
+) -> str:
+    """The bar: back to the report, the notebooks beside this one, and its contents."""
     links = []
     for level, heading in contents:
         target = html.escape(anchor(heading), quote=True)
         links.append(f'<a class="h{level}" href="#{target}">{html.escape(heading)}</a>')
     listed = f"<details><summary>contents</summary><div>{''.join(links)}</div></details>"
     back = '<a href="index.html">← report</a>'
-    bar = f'<nav class="bar">{back}<b>{html.escape(name)}</b>{listed if links else ""}</nav>'
+    beside = _link(before, "prev", "← {}") + _link(after, "next", "{} →")
+    name = f"<b>{html.escape(name)}</b>"
+    return f'<nav class="bar">{back}{name}{beside}{listed if links else ""}</nav>'
+
+
+def _link(page: Link | None, relation: str, form: str) -> str:
+    if page is None:
+        return ""
+    target, text = (html.escape(part, quote=True) for part in page)
+    return f'<a rel="{relation}" href="{target}">{form.format(text)}</a>'
+
+
+def _with_bar(page: str, bar: str) -> str:
+    """Put the style and the bar into a page."""
     style = f"<style>{STYLE.read_text(encoding='utf-8')}</style>"
     page = page.replace("</head>", f"{style}</head>", 1)
     return re.sub(r"(<body[^>]*>)", lambda match: match[1] + bar, page, count=1)
@@ -89,6 +108,8 @@ def _formula(latex: str, display: bool) -> str:
         depth = math_to_image(f"${' '.join(latex.split())}$", picture, format="svg", dpi=72)
     except ValueError:
         return f"<code>{html.escape(latex)}</code>"
-    source = f"data:image/svg+xml;base64,{base64.b64encode(picture.getvalue()).decode()}"
+    svg = re.sub(rb"<metadata>.*?</metadata>", b"", picture.getvalue(), flags=re.DOTALL)  # a date
+    source = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
     style = "display:block;margin:auto" if display else f"vertical-align:{-depth:.1f}pt"
-    return f'<img style="{style}" alt="{html.escape(latex)}" src="{source}"/>'
+    image = f'<img style="{style}" alt="{html.escape(latex)}" src="{source}"/>'
+    return f'<span class="wide">{image}</span>' if display else image

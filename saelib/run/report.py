@@ -1,6 +1,7 @@
 """One folder to read or to mail: a first screen, the details behind it, a page per notebook.
 
-    index.html      three sentences, and per finding a verdict and a figure
+    index.html      the question, the result in a sentence, and per finding its effect, its verdict
+                    here and in the recorded run, and a figure that opens
     details.html    every claim with its rule and its numbers, all figures, the run's size and time
     NN_name.html    the executed notebooks (`page`)
     figures/        copies of the profile's figures
@@ -15,17 +16,29 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import nbformat
 import pandas as pd
 
 from saelib.env import data_dir
 from saelib.files import read_json, replaced_folder, write_text
-from saelib.run.page import anchor, notebook_html
-from saelib.study.finding import figure_file, load, read_abstract
+from saelib.run import headlines
+from saelib.run.headlines import interval_text
+from saelib.run.page import Link, anchor, notebook_html
+from saelib.study.finding import (
+    MIN_PAGES,
+    MIN_SEEDS,
+    RECORDED,
+    figure_file,
+    load,
+    read_abstracts,
+    recorded_verdicts,
+    replication,
+)
 from saelib.text.assets import EMBEDDED, MODEL_LABEL
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -54,11 +67,13 @@ def facts(profile: str) -> list[tuple[str, str]]:
     rows = _table(data_dir(profile) / "results.csv")
     if rows.empty:
         return []
+    seeds = [("training seeds", str(rows["seed"].nunique()))] if "seed" in rows else []
     models = {MODEL_LABEL if name.startswith(EMBEDDED) else name for name in rows["model_id"]}
     return [
         ("model", ", ".join(sorted(models))),
         ("sites", ", ".join(map(str, sorted(rows["site"].unique())))),
         ("trained SAEs", str(len(rows))),
+        *seeds,
         ("training tokens per SAE", _span(rows["tokens_trained"])),
         ("test pages", _span(rows["n_test_pages"])),
         ("test tokens", _span(rows["n_test_tokens"])),
@@ -102,6 +117,28 @@ def settings(notebooks: Mapping[str, Path]) -> list[tuple[str, str]]:
     return given
 
 
+def figure_titles(notebooks: Iterable[Path]) -> dict[str, tuple[str, str]]:
+    """Figure's file name -> its title and the page of the notebook that drew it.
+
+    `show.style.show` displays a figure with its title as `alt`, then prints where it lies.
+    """
+    titles = {}
+    for path in notebooks:
+        title = ""
+        for output in _outputs(path):
+            title = output.get("metadata", {}).get("image/png", {}).get("alt") or title
+            for name in re.findall(
+                r"^\S*figures/(\S+\.png)$", output.get("text", ""), re.MULTILINE
+            ):
+                titles[name] = (title, path.name.partition(".")[0])
+    return titles
+
+
+def _outputs(path: Path) -> Iterator[Mapping[str, Any]]:
+    for cell in nbformat.read(path, as_version=4)["cells"]:
+        yield from cell.get("outputs", [])
+
+
 # What the report shows
 
 
@@ -118,32 +155,111 @@ def lead_findings(findings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
     return leads
 
 
-def summary(findings: Sequence[Mapping[str, Any]], size: Mapping[str, str]) -> list[str]:
-    """The report's three sentences: the question, the verdicts, on what they rest."""
+def beside(leads: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """`leads` as the first page has them.
+
+    effect      in one number, as README's table has it; empty where nothing was estimated
+    judged_by   the claim whose verdict is shown, where it has another name than the finding
+    others      verdict -> the other claims that have it
+    recorded    (claim or "", verdict, what it means for the reported finding) of the recorded run
+    """
+    recorded = recorded_verdicts()
+    return [{**lead, **_beside(lead, recorded)} for lead in leads]
+
+
+def _beside(lead: Mapping[str, Any], recorded: Mapping[str, str]) -> dict[str, Any]:
+    number, name = lead["number"], lead["name"]
+    others: dict[str, list[str]] = {}
+    for claim in lead["claims"]:
+        if claim["name"] != name:
+            others.setdefault(claim["verdict"], []).append(claim["name"])
+    judging = [claim for claim in headlines.REPLICATING.get(number, [name]) if claim in recorded]
+    return {
+        "effect": headlines.effect(
+            number, {c["name"]: c["estimates"] for c in lead["claims"]}, name
+        ),
+        "judged_by": "" if name == number else name,
+        "others": others,
+        "recorded": [
+            (claim * (len(judging) > 1), recorded[claim], _replication(number, recorded[claim]))
+            for claim in judging
+        ],
+    }
+
+
+def _replication(number: str, verdict: str) -> str:
+    """What a verdict means for a finding that the experiment reported; empty for our own."""
+    if number == headlines.NOT_REPORTED or number not in FINDINGS or verdict == "undecided":
+        return ""
+    return replication(verdict)
+
+
+def summary(
+    findings: Sequence[Mapping[str, Any]], size: Mapping[str, str], undecided: str = ""
+) -> list[str]:
+    """The report's two paragraphs: the question; the result and on what it rests.
+
+    undecided: why claims are, `undecided_reason`.
+    """
     question = (
         "Can a sparse dictionary rebuild what a language model represents at a depth, how sparsely,"
         " and if not, why not: these notebooks repeat an early experiment (Park, 2024) and test"
         " its four findings."
     )
-    counts = Counter(finding["verdict"] for finding in findings)
-    words = [f"{counts[v]} {v}" for v in ("supported", "contradicted", "undecided") if counts[v]]
-    n_claims = f"{len(findings)} claim{'s' * (len(findings) != 1)}"
-    verdicts = f"Of {n_claims} judged here: {', '.join(words)}."
-    if not findings:
-        verdicts = "No claim has been judged yet."
     basis = "Every number was computed in the notebook it is linked to, on held-out pages"
     if size:
         basis += f" ({size['model']}; {size['test pages']} test pages)"
-    return [question, verdicts, f"{basis}."]
+    result = [verdict_counts(findings), undecided, agreement(findings), f"{basis}."]
+    return [question, " ".join(filter(None, result))]
 
 
-def interval_text(row: Mapping[str, float | None]) -> str:
-    """ "1.33 [1.29, 1.38]", or words where a value is undefined."""
-    if row["value"] is None:
-        return "undefined"
-    if row["lo"] is None or row["hi"] is None:
-        return f"{row['value']:.3g} (no interval)"
-    return f"{row['value']:.3g} [{row['lo']:.3g}, {row['hi']:.3g}]"
+def verdict_counts(findings: Sequence[Mapping[str, Any]]) -> str:
+    """The result in one sentence: how many claims got which verdict."""
+    if not findings:
+        return "No claim has been judged yet."
+    counts = Counter(finding["verdict"] for finding in findings)
+    words = [f"{counts[v]} {v}" for v in ("supported", "contradicted", "undecided") if counts[v]]
+    n_claims = f"{len(findings)} claim{'s' * (len(findings) != 1)}"
+    return f"Of {n_claims} judged here: {', '.join(words)}."
+
+
+def undecided_reason(profile: str, findings: Sequence[Mapping[str, Any]]) -> str:
+    """Why claims are undecided: too few seeds or test pages, else their rules; empty if none is."""
+    if not any(finding["verdict"] == "undecided" for finding in findings):
+        return ""
+    rows = _table(data_dir(profile) / "results.csv")
+    lacking = []
+    if "seed" in rows and rows["seed"].nunique() < MIN_SEEDS:
+        lacking.append(_lacking("training seeds", MIN_SEEDS, rows["seed"].nunique()))
+    if len(rows) and rows["n_test_pages"].min() < MIN_PAGES:
+        lacking.append(_lacking("test pages", MIN_PAGES, int(rows["n_test_pages"].min())))
+    if lacking:
+        return f"Undecided because {' and '.join(lacking)}."
+    return "What leaves a claim undecided stands in its rule, in the details."
+
+
+def _lacking(things: str, needed: int, n: int) -> str:
+    return f"a verdict needs {needed} {things} and this run has {n}"
+
+
+def agreement(findings: Sequence[Mapping[str, Any]]) -> str:
+    """How many effects agree with the recorded run's, and whose differ; empty without a record."""
+    words = {finding["name"]: _agreement(finding) for finding in findings}
+    differing = [name for name, word in words.items() if word == "differs"]
+    agreeing = [name for name, word in words.items() if word == "agrees"]
+    n_compared = len(agreeing) + len(differing)
+    if not n_compared:
+        return ""
+    text = (
+        f"Of {n_compared} effects compared with the recorded run {RECORDED}, {len(agreeing)} agree"
+    )
+    return f"{text}; those of {', '.join(differing)} differ." if differing else f"{text}."
+
+
+def _agreement(finding: Mapping[str, Any]) -> str:
+    """ "agrees" or "differs": the first effect beside the recorded run's, by interval; or ""."""
+    match = re.search(r": (agrees|differs)$", finding["beside_recorded"])
+    return match[1] if match else ""
 
 
 def _copy_figures(profile: str, findings: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:
@@ -168,15 +284,18 @@ def build_report(profile: str) -> Path:
         )
     findings = load(profile)
     size = facts(profile)
+    undecided = undecided_reason(profile, findings)
     names = {page: page.removesuffix(".html") for page in notebooks}
     context = {
         "profile": profile,
         "facts": size,
-        "summary": summary(findings, dict(size)),
-        "leads": lead_findings(findings),
+        "summary": summary(findings, dict(size), undecided),
+        "undecided": undecided,
+        "leads": beside(lead_findings(findings)),
+        "recorded_profile": RECORDED,
         "findings": findings,
         "reported": FINDINGS,
-        "abstract": read_abstract(profile),
+        "abstract": read_abstracts(profile),
         "stages": stage_times(profile),
         "settings": settings(notebooks),
         "failed": [names[page] for page, path in notebooks.items() if ".failed" in path.name],
@@ -184,12 +303,21 @@ def build_report(profile: str) -> Path:
     }
     folder = data_dir(profile) / "report"
     with replaced_folder(folder) as new:
-        context["more"] = _copy_figures(profile, findings, new / "figures")
-        for page, path in notebooks.items():
-            write_text(new / page, notebook_html(path))
+        titles = figure_titles(notebooks.values())
+        more = _copy_figures(profile, findings, new / "figures")
+        context["more"] = [(name, *titles.get(name, ("", ""))) for name in more]
+        for (page, path), around in zip(
+            notebooks.items(), _neighbours(list(names.items())), strict=True
+        ):
+            write_text(new / page, notebook_html(path, *around))
         for page in ("index", "details"):
             write_text(new / f"{page}.html", _render(context | {"page": page}))
     return folder / "index.html"
+
+
+def _neighbours(pages: Sequence[Link]) -> Iterator[tuple[Link | None, Link | None]]:
+    """Of each page the one before and the one after it."""
+    return zip([None, *pages[:-1]], [*pages[1:], None], strict=True)
 
 
 def _render(context: Mapping[str, Any]) -> str:

@@ -40,6 +40,7 @@ OLDER_WORDS: dict[str, Verdict] = {
     "does not replicate": "contradicted",
     "cannot tell": "undecided",
 }
+NO_RULE = "Stated in the notebook."  # of older records
 OLDER_FIELDS = {"finding": "name", "effect": "sentence", "cell": "section"}
 TEXTS = ("name", "claim", "rule", "verdict", "sentence", "section", "figure")
 FIELDS = (*TEXTS, "estimates", "beside_recorded")
@@ -89,6 +90,13 @@ def recorded_estimates(profile: str = RECORDED) -> dict[str, dict[str, dict[str,
     """Estimates of a recorded profile: finding -> effect -> value, lo, hi; empty without."""
     path = data_dir("recorded") / profile / "estimates.json"
     return read_json(path) if path.is_file() else {}
+
+
+def recorded_verdicts(profile: str = RECORDED) -> dict[str, Verdict]:
+    """Verdicts of a recorded profile by finding; empty without a record."""
+    folder = data_dir("recorded") / profile / "verdicts"
+    entries = [_renewed(entry) for path in sorted(folder.glob("*.json")) for entry in _stored(path)]
+    return {entry["name"]: entry["verdict"] for entry in entries}
 
 
 def beside_recorded(finding: Finding, profile: str = RECORDED, form: str = ".3g") -> str:
@@ -250,7 +258,7 @@ def _renewed(stored: Mapping[str, Any]) -> dict[str, Any]:
     entry = {OLDER_FIELDS.get(name, name): value for name, value in stored.items()}
     verdict = entry.get("verdict")
     entry["verdict"] = OLDER_WORDS.get(str(verdict), verdict)
-    return {"rule": "Stated in the notebook.", "estimates": {}, "beside_recorded": ""} | entry
+    return {"rule": NO_RULE, "estimates": {}, "beside_recorded": ""} | entry
 
 
 def record_table(profile: str, name: str, table: pd.DataFrame) -> Path:
@@ -295,10 +303,10 @@ def record_abstract(profile: str, notebook: str, text: str) -> Path:
     return path
 
 
-def read_abstract(profile: str) -> str:
-    """The recorded sentences of every notebook, in order."""
+def read_abstracts(profile: str) -> dict[str, str]:
+    """Notebook -> its recorded sentences, in order."""
     files = sorted((data_dir(profile) / "verdicts").glob("*.txt"))
-    return " ".join(p.read_text(encoding="utf-8").strip() for p in files)
+    return {path.stem: path.read_text(encoding="utf-8").strip() for path in files}
 
 
 def checks(results: Iterable[tuple[bool | None, str]]) -> str:

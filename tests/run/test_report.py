@@ -131,7 +131,144 @@ def test_details_show_claims_numbers_size_failures_and_times_escaped(home, figur
         assert "<script" not in text
 
 
-def test_the_first_screen_has_three_sentences_and_one_card_per_finding(home, figure):
+def write_results(home: Path, n_seeds: int, n_pages: int) -> None:
+    """A results table of `n_seeds` SAEs, each of its own seed."""
+    header = "run_id,model_id,site,seed,tokens_trained,n_test_pages,n_test_tokens"
+    rows = [f"r{seed},m,2,{seed},1000,{n_pages},5000" for seed in range(n_seeds)]
+    path = home / "data" / "smoke" / "results.csv"
+    path.write_text("\n".join([header, *rows, ""]))
+
+
+UNDECIDED = [
+    (1, 22, "Undecided because a verdict needs 3 training seeds and this run has 1."),
+    (3, 4, "Undecided because a verdict needs 15 test pages and this run has 4."),
+    (2, 14, "needs 3 training seeds and this run has 2 and a verdict needs 15 test pages and"),
+    (3, 15, "What leaves a claim undecided stands in its rule, in the details."),
+]
+
+
+@pytest.mark.parametrize(("n_seeds", "n_pages", "reason"), UNDECIDED)
+def test_why_claims_are_undecided_is_said_once_by_the_run_s_size(
+    home, figure, n_seeds, n_pages, reason
+):
+    write_executed(home)
+    write_results(home, n_seeds, n_pages)
+    others = [finding("F1", figure, verdict="undecided"), finding("F2", figure)]
+    record_findings("smoke", "02_x", [finding("F4", figure, verdict="undecided"), *others])
+    index = report.build_report("smoke")
+    for page in (index, index.with_name("details.html")):
+        assert page.read_text().count(reason) == 1
+
+
+def test_nothing_undecided_needs_no_reason(home, figure):
+    write_executed(home)
+    write_results(home, 1, 4)
+    record_findings("smoke", "02_x", [finding("F4", figure)])
+    assert "ndecided" not in re.sub(r"<style>.*?</style>", "", built_index(), flags=re.DOTALL)
+
+
+def built_index() -> str:
+    return report.build_report("smoke").read_text()
+
+
+def write_recorded(home: Path, verdicts: dict[str, str]) -> None:
+    """What the recorded run keeps: verdicts in the older form, and F4's estimate."""
+    folder = home / "data" / "recorded" / "full"
+    (folder / "verdicts").mkdir(parents=True)
+    entries = [{"finding": name, "verdict": verdict} for name, verdict in verdicts.items()]
+    (folder / "verdicts" / "02_x.json").write_text(json.dumps(entries))
+    rows = {"F4": {"site 2": {"value": 0.3, "lo": 0.2, "hi": 0.4}}}
+    rows["F1"] = {"site 2": {"value": 3.0, "lo": 2.9, "hi": 3.1}}
+    (folder / "estimates.json").write_text(json.dumps(rows))
+
+
+def test_a_card_has_effect_verdict_and_the_recorded_run_s_verdict_in_that_order(home, figure):
+    write_executed(home)
+    recorded = {"F0": "does not replicate", "F3b": "replicates", "F3c": "does not replicate"}
+    write_recorded(home, {**recorded, "F4": "replicates", "F1": "cannot tell"})
+    power = {"site 2, power of λ": Estimate(np.array([0.3, 0.2, 0.4, 0.3]))}
+    four = finding("F4", figure, verdict="undecided", estimates=power)
+    names = ["F0", "F1", "F3b", "F3c"]
+    record_findings("smoke", "02_x", [four, *(finding(name, figure) for name in names)])
+    cards = dict(re.findall(r'class="card" id="(F\d)">(.*?)</section>', built_index(), re.DOTALL))
+    text = {name: " ".join(re.sub(r"<[^>]+>", "", card).split()) for name, card in cards.items()}
+    assert re.search(r"λ to the power 0\.3 \[.*\] undecided supported \(replicates\)", text["F4"])
+    assert "supported contradicted F0" in text["F0"]  # ours: nothing to replicate
+    assert "supported undecided F1" in text["F1"]
+    assert text["F3"].startswith("F3 The layers near the input")  # not "F3b"
+    both = "F3b supported (replicates); F3c contradicted (does not replicate)"
+    assert f"supported by F3b {both}" in text["F3"]
+
+
+def test_effects_that_differ_from_the_recorded_run_s_are_named(home, figure):
+    write_executed(home)
+    write_recorded(home, {})
+    record_findings("smoke", "02_x", [finding("F4", figure), finding("F1", figure)])
+    said = "Of 2 effects compared with the recorded run full, 1 agree; those of F1 differ."
+    assert said in built_index()
+
+
+def test_one_figure_is_open_and_another_opens_by_its_link(home, figure):
+    write_executed(home)
+    record_findings("smoke", "02_x", [finding("F1", figure), finding("F4", figure)])
+    page = built_index()
+    assert page.count('<details name="finding" open>') == 1
+    assert page.count('<details name="finding">') == 1
+    for name in ("F1", "F4"):
+        assert f'href="#{name}-figure"' in page
+        assert f'id="{name}-figure"' in page
+
+
+def test_further_figures_have_their_title_and_notebook_as_caption(home, figure):
+    path = write_executed(home)
+    notebook = nbformat.read(path, as_version=4)
+    metadata = {"image/png": {"alt": "A & B", "width": 9}}
+    picture = new_output("display_data", {"image/png": "aGk="}, metadata=metadata)
+    line = new_output("stream", name="stdout", text="data/smoke/figures/other.png\n")
+    notebook.cells.append(new_code_cell("show()", outputs=[picture, line]))
+    nbformat.write(notebook, path)
+    record_findings("smoke", "02_x", [finding("F4", figure)])
+    page = report.build_report("smoke").with_name("details.html").read_text()
+    caption = '<figcaption>A &amp; B (<a href="02_x.html">02_x</a>)</figcaption>'
+    assert f'<img src="figures/other.png" alt="A &amp; B">\n{caption}' in page
+
+
+def test_a_notebook_page_leads_to_the_pages_beside_it(home):
+    for name in ("01_a", "02_x", "03_z"):
+        write_executed(home, name)
+    index = report.build_report("smoke")
+    beside = {
+        name: re.findall(r'rel="(prev|next)" href="([^"]+)"', index.with_name(name).read_text())
+        for name in ("01_a.html", "02_x.html", "03_z.html")
+    }
+    assert beside == {
+        "01_a.html": [("next", "02_x.html")],
+        "02_x.html": [("prev", "01_a.html"), ("next", "03_z.html")],
+        "03_z.html": [("prev", "02_x.html")],
+    }
+
+
+def test_equal_runs_give_equal_reports(home, figure):
+    write_executed(home)
+    record_findings("smoke", "02_x", [finding("F4", figure)])
+    folder = report.build_report("smoke").parent
+    first = {path.name: path.read_bytes() for path in folder.glob("*.html")}
+    report.build_report("smoke")
+    assert first == {path.name: path.read_bytes() for path in folder.glob("*.html")}
+
+
+def test_wide_things_scroll_in_their_own_box_and_words_stay_whole(home, figure):
+    path = write_executed(home)
+    assert '<span class="wide"><img' in draw_formulas("$$a + b$$")
+    record_findings("smoke", "02_x", [finding("F4", figure)])
+    style = report.notebook_html(path)
+    assert "overflow-wrap: anywhere" not in style + built_index()
+    assert ".wide { overflow-x: auto" in style
+    assert ".wide { overflow-x: auto" in built_index()
+    assert "word-break: normal; overflow-wrap: normal; overflow-x: auto" in style
+
+
+def test_the_first_screen_has_the_result_and_one_card_per_finding(home, figure):
     write_executed(home)
     other = "data/smoke/figures/other.png"
     findings = [finding("F3a", figure), finding("F3b", other, verdict="undecided")]
@@ -186,8 +323,9 @@ def test_the_abstract_is_what_the_notebooks_say_in_order_above_the_claims(home, 
     record_abstract("smoke", "02_x", "The second says 0.3.")
     record_findings("smoke", "02_x", [finding("F4", figure)])
     page = report.build_report("smoke").with_name("details.html").read_text()
-    said = page.index("The second says 0.3. Third &amp; last.")
-    assert said < page.index('<article id="F4">')
+    second = page.index('<a href="02_x.html">02_x</a></dt><dd>The second says 0.3.</dd>')
+    third = page.index('<a href="03_z.html">03_z</a></dt><dd>Third &amp; last.</dd>')
+    assert second < third < page.index('<article id="F4">')
 
 
 def test_the_embedded_model_goes_by_its_label_and_sites_by_their_number(home):
