@@ -213,7 +213,7 @@ def waterfall(
     ax.xaxis.set_major_formatter(tick_text)
     ax.set_xlabel(value_label)
     ax.grid(visible=False, axis="y")
-    caption = figure_caption(table, interval, note)
+    caption = figure_caption(table, interval, note, "Dark lines across a bar's end")
     return finish(fig, title, caption if seeds is None else f"{SEEDS_NOTE} {caption}")
 
 

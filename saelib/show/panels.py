@@ -172,8 +172,8 @@ def finish(fig: Figure, title: str, note: str = "") -> Figure:
     return fig
 
 
-def figure_caption(table: pd.DataFrame, interval: str, note: str = "") -> str:
-    """Word the caption of a table whose columns lo and hi are drawn.
+def figure_caption(table: pd.DataFrame, interval: str, note: str = "", mark: str = "Bars") -> str:
+    """Word the caption of a table whose columns lo and hi are drawn, as what `mark` says.
 
     Raises:
         ValueError: intervals are drawn and `interval` does not say what they are.
@@ -182,7 +182,7 @@ def figure_caption(table: pd.DataFrame, interval: str, note: str = "") -> str:
         if not interval:
             example = "interval='95 % bootstrap over pages'"
             raise ValueError(f"columns lo and hi are drawn: say what they are, {example}")
-        note = f"Bars: {interval}. {note}"
+        note = f"{mark}: {interval}. {note}"
     return note.strip()
 
 
