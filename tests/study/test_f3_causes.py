@@ -111,7 +111,7 @@ def test_the_figure_leads_from_the_first_gap_to_the_last_where_all_changes_are_k
     whole = division(EFFECTS)
     drawn = f3_causes.figure(whole, params(), SCOPE)
     assert "Each change starts where the bar above ends" in words_under(drawn)
-    assert words_under(drawn).startswith("Dark lines across a bar's end: 95 % bootstrap")
+    assert "Dark lines across a bar's end: 95 % bootstrap" in words_under(drawn)
     bars = drawn.axes[0].patches
     assert len(bars) == 6  # two gaps, four changes between them
     assert bars[1].get_x() == pytest.approx(whole.before.value)
