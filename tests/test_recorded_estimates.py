@@ -36,7 +36,7 @@ def test_an_older_sentence_is_read_as_recorded(tool):
         "hi": 0.995,
     }
     assert next(iter(tool.estimates("full")["F2c"])) == "site 2, two-term over full"
-    shares = tool.estimates("full")["F3e"]["site 2"]
+    shares = tool.estimates("full")["F3e"]["share of the error that pursuit removes, site 2"]
     assert shares == {"value": 0.478, "lo": 0.445, "hi": 0.503}  # a per cent is a share
 
 
@@ -45,6 +45,16 @@ def test_every_finding_with_intervals_has_estimates(tool):
     findings = {"F0", "F1", "F4", "F2", "F2a", "F2b", "F2c", "F2d", "F2e", "F2f"}
     assert set(recorded) == findings | {f"F3{letter}" for letter in "abcdef"}
     assert all(rows for rows in recorded.values())
+
+
+def test_an_older_table_s_rows_have_today_s_names(tool):
+    recorded = tool.estimates("full")
+    assert "deficit (FVU of two-term over plain), large steps, site 2" in recorded["F2"]
+    assert recorded["F3f"]["gap in log FVU, original recipe"]["value"] == pytest.approx(
+        -0.6335, 1e-3
+    )
+    names = [name for rows in recorded.values() for name in rows]
+    assert not [name for name in names if "v(" in name or "dying" in name]
 
 
 def test_a_record_in_todays_form_is_taken_as_it_is(tool, home):

@@ -63,10 +63,10 @@ WORDS = """Words used below:
   *undefined*: no trained λ lies on each side of it.
 - *A over B*, or a ratio, is A's FVU divided by B's: above 1, A is rebuilt worse.
 - *Two-term* and *full* are the losses of the Gated SAE without and with its auxiliary term.
-- *Normal* is the workbook's recipe; *dying* is the same with steps so large that latents may
-  die (never fire again).
-- *Off over on*, or *no resampling*, is the FVU without resampling over that with it. *Deficit*
-  is the FVU of the two-term Gated SAE without resampling over that of the plain SAE.
+- *Normal recipe* is the workbook's; *large steps* is the same with steps so large that latents may
+  die (never fire again). Older sentences call them *normal* and *dying*.
+- *Off over on*, or *not resampled over resampled*, is the FVU without resampling over that with
+  it. *Deficit* is the FVU of the two-term Gated SAE without resampling over that of the plain SAE.
 - *Original* is the experiment's recipe: raw activations, all tokens, one λ. *Normalised* is
   ours: ordinary tokens, each site centred and scaled.
 - *Items* are the decoder's rows; *selection* is the encoder's choice of them; *pursuit* chooses

@@ -23,6 +23,7 @@ import pandas as pd
 from saelib.env import data_dir
 from saelib.files import read_json, write_json
 from saelib.measure.bootstrap import seed_interval
+from saelib.study import f2_resampling_findings, f3_causes, f3_findings
 from saelib.study.finding import RECORDED
 
 Row = dict[str, float | None]
@@ -43,10 +44,20 @@ INTERVAL = rf"(?P<value>{NUMBER})%? \[(?P<lo>{NUMBER})%?, (?P<hi>{NUMBER})%?\]"
 TABLES = {
     "F2": Table("04_effects", "{group}, {panel}, site {hue}", "group", "deficit|no resampling.*"),
     "F2f": Table("04_effects", "{group}, {panel}, site {hue}", "group", "no resampling.*"),
-    "F3a": Table("05_gap", "{group}, site {hue}", "group", "original.*"),
-    "F3b": Table("05_gap", "{group}, site {hue}", "group", "normalised.*"),
-    "F3d": Table("05_items_or_selection", "{codes}, site {site}", "codes", "pursuit"),
+    "F3a": Table("05_gap", "{group}, deepest site over site {hue}", "group", "original.*"),
+    "F3b": Table("05_gap", "{group}, deepest site over site {hue}", "group", "normalised.*"),
+    "F3d": Table("05_items_or_selection", "FVU of {codes}, site {site}", "codes", "pursuit"),
     "F3f": Table("05_causes", "{group}", "group", ".*"),
+}
+
+# What older tables call it -> its name among estimates
+RENAMED = {
+    **f2_resampling_findings.NAMES,
+    **f3_causes.ESTIMATES,
+    "normal": "normal recipe",
+    "dying": "large steps",
+    "original recipe: v(∅)": f3_causes.ESTIMATES[f3_causes.FIRST],
+    "unexplained remainder: v(all)": f3_causes.ESTIMATES[f3_causes.LAST],
 }
 
 # finding -> names of estimates, and the pattern that finds them in the older sentence
@@ -70,12 +81,15 @@ SENTENCES = {
     ],
     "F2e": [
         (
-            "{what}, normal",
+            "share dead, {what}, normal recipe",
             rf"(?P<what>plain SAE|Gated, [\w-]+ loss) {INTERVAL.replace('%?', ' ?%?')}",
         )
     ],
-    "F3c": [("FVU", rf"FVU {INTERVAL}"), ("loss recovered", rf"ablation {INTERVAL}")],
-    "F3e": [("site {site}", rf"site (?P<site>\d+) {INTERVAL}")],
+    "F3c": [
+        (f3_findings.LEFT, rf"FVU {INTERVAL}"),
+        (f3_findings.RECOVERED, rf"ablation {INTERVAL}"),
+    ],
+    "F3e": [(f3_findings.REMOVED, rf"site (?P<site>\d+) {INTERVAL}")],
 }
 LISTED = {  # "sites 2, 15, 29: 0.93 [0.92, 0.94], …", in that order: what is over what
     "F2a": "two-term over plain",
@@ -111,9 +125,13 @@ def _of_table(folder: Path, table: Table) -> dict[str, Row]:
     rows = pd.read_csv(folder / "diagnostics" / f"{table.name}.csv")
     rows = rows[rows[table.column].str.fullmatch(table.pattern)]
     return {
-        table.effect.format(**row): _row(row["value"], row["lo"], row["hi"])
+        table.effect.format(**_renamed(row)): _row(row["value"], row["lo"], row["hi"])
         for row in rows.to_dict("records")
     }
+
+
+def _renamed(row: dict[str, Any]) -> dict[str, Any]:
+    return {column: RENAMED.get(value, value) for column, value in row.items()}
 
 
 def _of_list(sentence: str, ratio: str) -> dict[str, Row]:

@@ -47,7 +47,7 @@ HEADLINES = {
         "F2",
         "FVU at equal L0, two-term Gated SAE without resampling ÷ plain SAE: {}; "
         "with large steps: {}",
-        (r"deficit, normal, site \d+", r"deficit, dying, site \d+"),
+        (r"deficit .*, normal recipe, site \d+", r"deficit .*, large steps, site \d+"),
     ),
     "F3": Headline(
         "F3b",

@@ -155,7 +155,9 @@ def _dots(ax: Axes, rows: pd.DataFrame, heights: pd.Series, look: Look) -> None:
         if pd.isna(row["value"]):
             words = row["note"] if isinstance(row.get("note"), str) and row["note"] else "no value"
             style = {"va": "center", "size": 8.5, "color": look.color, "style": "italic"}
-            ax.text(0.02, y, words, transform=ax.get_yaxis_transform(), **style)
+            blank = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # over a vertical line
+            place = {"transform": ax.get_yaxis_transform(), "bbox": blank, "zorder": 3}
+            ax.text(0.02, y, words, **place, **style)
 
 
 def _seed_dots(ax: Axes, rows: pd.DataFrame, heights: pd.Series, look: Look) -> None:
@@ -216,7 +218,7 @@ def waterfall(
     ax.xaxis.set_major_formatter(tick_text)
     ax.set_xlabel(value_label)
     ax.grid(visible=False, axis="y")
-    caption = figure_caption(table, interval, note)
+    caption = figure_caption(table, interval, note, "Dark lines across a bar's end")
     return finish(fig, title, caption if seeds is None else f"{SEEDS_NOTE} {caption}")
 
 

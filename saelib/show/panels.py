@@ -28,6 +28,8 @@ CAPTION_COLOR = "#555555"
 TITLE_SIZE = 12.0  # points
 CAPTION_SIZE = 8.5
 LINE_HEIGHT = 1.3  # of the size of its letters
+DIGIT = 0.08  # width of a digit of a tick's name, inches
+NAME_GAP = 0.04  # between two of them
 
 # How a table becomes a figure
 
@@ -170,8 +172,8 @@ def finish(fig: Figure, title: str, note: str = "") -> Figure:
     return fig
 
 
-def figure_caption(table: pd.DataFrame, interval: str, note: str = "") -> str:
-    """Word the caption of a table whose columns lo and hi are drawn.
+def figure_caption(table: pd.DataFrame, interval: str, note: str = "", mark: str = "Bars") -> str:
+    """Word the caption of a table whose columns lo and hi are drawn, as what `mark` says.
 
     Raises:
         ValueError: intervals are drawn and `interval` does not say what they are.
@@ -180,7 +182,7 @@ def figure_caption(table: pd.DataFrame, interval: str, note: str = "") -> str:
         if not interval:
             example = "interval='95 % bootstrap over pages'"
             raise ValueError(f"columns lo and hi are drawn: say what they are, {example}")
-        note = f"Bars: {interval}. {note}"
+        note = f"{mark}: {interval}. {note}"
     return note.strip()
 
 
@@ -231,7 +233,10 @@ def _log_ticks(axis: Axis) -> ticker.Locator:
 
 
 def site_axis(ax: Axes, sites: Sequence[int], labels: Sequence[str] | None = None) -> None:
-    """Put sites at their depth; few sites have a tick each, and a name where it has room."""
+    """Put sites at their depth; few sites have a tick each, and a name where it has room.
+
+    A name without room beside the last one stands a line lower; of several lines it is left out.
+    """
     extent = sites[-1] - sites[0]
     few = len(sites) <= FEW_SITES
     margin = max(1.0, (0.08 if few else 0.03) * extent)
@@ -239,14 +244,23 @@ def site_axis(ax: Axes, sites: Sequence[int], labels: Sequence[str] | None = Non
     if not few:
         ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
         return
+    inches = ax.get_position().width * ax.figure.get_figwidth() / (extent + 2 * margin)
     names = list(labels or map(str, sites))
-    last_named = sites[0]
-    for i, site in enumerate(sites[1:], 1):
-        if site - last_named > 0.05 * extent:
-            last_named = site
-        else:
-            names[i] = ""
-    ax.set_xticks(sites, names)
+    ax.set_xticks(sites, _names_with_room([site * inches for site in sites], names))
+
+
+def _names_with_room(places: Sequence[float], names: Sequence[str]) -> list[str]:
+    """Names at these places [inches]: on the first line, else on the second, else left out."""
+    n_lines = 1 if any("\n" in name for name in names) else 2
+    ends = [-math.inf] * n_lines  # where the last name of each line ends
+    shown = []
+    for place, name in zip(places, names, strict=True):
+        half = max(map(len, name.split("\n"))) * DIGIT / 2
+        free = [line for line, end in enumerate(ends) if place - half >= end + NAME_GAP]
+        shown.append("\n" * free[0] + name if free else "")
+        if free:
+            ends[free[0]] = place + half
+    return shown
 
 
 def dodge(sites: Sequence[int]) -> float:

@@ -139,6 +139,8 @@ def dead_over_time(table: pd.DataFrame, *, title: str, note: str = "") -> Figure
     Colour is the arm, line style resampling (off dashed, on solid); a true `resample_event` marks
     where latents were resampled.
     """
+    if table["dead_fraction"].isna().all():
+        return empty_figure(title, "the share of dead latents is undefined throughout", note)
     settings = list(dict.fromkeys(table["setting"]))
     by_site = rows_by_site(table)
     shape = (len(settings), len(by_site))

@@ -15,16 +15,18 @@ import pandas as pd
 from saelib.sae.spec import Spec
 from saelib.show.style import LOOKS
 from saelib.study.estimate import Estimate
-from saelib.study.f2_gated import ARMS, Check
+from saelib.study.f2_gated import ARMS
 from saelib.study.f2_gates import student
 from saelib.study.f2_resampling import (
+    LARGE_STEPS,
+    NORMAL,
     SETTINGS,
     Params,
     ResamplingRuns,
     Run,
     resampling_spec,
 )
-from saelib.study.finding import Finding, Verdict, enough, figure_path
+from saelib.study.finding import Check, Finding, Verdict, at_least, enough, figure_path
 from saelib.study.matched import interpolate_matched_l0
 from saelib.study.scope import Scope
 
@@ -39,6 +41,11 @@ RULE = (
     "every arm ends with less; else undecided, as it is with fewer than three seeds or 15 test "
     "pages. It speaks for F2 only if that arm is the two-term one, the Gated SAE of the experiment."
 )
+
+
+def too_short(p: Params) -> bool:
+    """Whether training is shorter than the silence that makes a latent dead."""
+    return p.dead_window > p.tokens
 
 
 # -- tables ------------------------------------------------------------------------------------
@@ -143,8 +150,7 @@ def event_table(events: pd.DataFrame) -> pd.DataFrame:
 
     Mean over sites and seeds.
     """
-    named = events.assign(setting=events["setting"].map(SETTINGS))
-    return named.groupby(["setting", "arm", "tokens"], sort=False)[EVENT_COLUMNS].mean()
+    return events.groupby(["setting", "arm", "tokens"], sort=False)[EVENT_COLUMNS].mean()
 
 
 def survivors(events: pd.DataFrame) -> pd.Series:
@@ -154,7 +160,7 @@ def survivors(events: pd.DataFrame) -> pd.Series:
 
 
 def _with_large_steps(events: pd.DataFrame) -> pd.DataFrame:
-    return events[events["setting"] == "dying"]
+    return events[events["setting"] == LARGE_STEPS]
 
 
 # -- the verdict -------------------------------------------------------------------------------
@@ -190,30 +196,37 @@ def decide(shares: Sequence[Estimate], n_seeds: int, n_pages: int) -> Verdict:
 def finding(dead: pd.Series, p: Params, scope: Scope) -> Finding:
     """F2e."""
     shares = dead_without(dead)
-    normal = [shares["normal", arm] for arm in ARMS]
+    normal = [shares[NORMAL, arm] for arm in ARMS]
     return Finding(
         name="F2e",
         claim=CLAIM,
         rule=RULE,
         verdict=decide(normal, scope.n_seeds, scope.n_pages),
         estimates={
-            f"{LOOKS[arm].label}, {setting}": share for (setting, arm), share in shares.items()
+            f"share dead, {LOOKS[arm].label}, {setting}": share
+            for (setting, arm), share in shares.items()
         },
-        sentence=sentence(shares, p.l0_target, scope),
+        sentence=sentence(shares, p, scope),
         section="Verdict",
         figure=figure_path(p.profile, "04_dead_over_time"),
     )
 
 
-def sentence(shares: Mapping[tuple[str, str], Estimate], l0: float, scope: Scope) -> str:
+def sentence(shares: Mapping[tuple[str, str], Estimate], p: Params, scope: Scope) -> str:
     """Shares of dead latents without resampling in words."""
+    if too_short(p):
+        return (
+            f"No latent can be found dead: training has {p.tokens:,} tokens, and a dead one is "
+            f"silent for {p.dead_window:,}."
+        )
     settings = []
-    for setting, label in SETTINGS.items():
+    for setting in SETTINGS:
         parts = [f"{LOOKS[arm].label} {percent(shares[setting, arm])}" for arm in ARMS]
-        settings.append(f"{label}: {', '.join(parts)}")
+        settings.append(f"{setting}: {', '.join(parts)}")
+    interval = ", 95 % Student interval over seeds" if scope.n_seeds > 1 else ""
     return (
-        f"Dead at the end without resampling at L0 = {l0:g}, mean over sites, 95 % Student "
-        f"interval over seeds: {'; '.join(settings)}. {scope.trainings}."
+        f"Dead at the end without resampling at L0 = {p.l0_target:g}, mean over sites{interval}: "
+        f"{'; '.join(settings)}. {scope.trainings}."
     )
 
 
@@ -229,37 +242,46 @@ def percent(share: Estimate) -> str:
 # -- expectations ------------------------------------------------------------------------------
 
 
-def death_checks(shares: pd.DataFrame) -> list[Check]:
+def death_checks(shares: pd.DataFrame, p: Params) -> list[Check]:
     """Expectations of who dies; shares: `Deaths.shares`."""
-    off = shares["off"]
-    fewer = shares["on"] < 0.6 * off
+    large = shares.loc[LARGE_STEPS]
+    off, on = large["off"], large["on"]
+    normal = shares["off"][NORMAL]
+    reason = "training is shorter than the window" if too_short(p) else "L0 not reached"
     return [
         (
-            bool(off["dying"].max() > 0.1),
+            at_least(1, _known(off > DYING, off), reason),
             "with large steps over 10 % of some arm's latents are dead without resampling",
         ),
         (
-            int((off["dying"] > 2 * off["normal"]).sum()) >= 2,
+            at_least(2, _known(off > 2 * normal, off, normal), reason),
             "in two arms or more over twice as many as normally",
         ),
         (
-            int(fewer["dying"].sum()) >= 2,
+            at_least(2, _known(on < 0.6 * off, off, on), reason),
             "two arms or more end with far fewer dead if resampled",
         ),
     ]
+
+
+def _known(holds: pd.Series, *shares: pd.Series) -> list[bool | None]:
+    """Whether it holds of each arm; None where one of the shares it rests on is not known."""
+    known = pd.concat(shares, axis=1).notna().all(axis=1)
+    return [bool(holds[arm]) if known[arm] else None for arm in holds.index]
 
 
 def survivor_checks(events: pd.DataFrame, n_latents: int) -> list[Check]:
     """Expectations of what becomes of the revived."""
     large = _with_large_steps(events)
     per_run = large.groupby(["arm", "site", "seed"])["revived"].sum().groupby("arm").mean()
+    alive = survivors(events)
     return [
         (
             bool(per_run.max() > 0.05 * n_latents),
             "with large steps over 5 % of some arm's latents are revived",
         ),
         (
-            int((survivors(events) > 0.4).sum()) >= 2,
+            at_least(2, _known(alive > 0.4, alive), "nothing was revived"),
             "in two arms or more over 40 % of the revived are alive at the end",
         ),
     ]

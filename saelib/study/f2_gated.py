@@ -18,7 +18,15 @@ from saelib.study import finding
 from saelib.study.controls import shuffled_decoders
 from saelib.study.curve import Curve, reach_l0
 from saelib.study.estimate import Estimate, of_pages, over_seeds, undefined
-from saelib.study.finding import Finding, Verdict, enough, figure_path, majority
+from saelib.study.finding import (
+    Check,
+    Finding,
+    Verdict,
+    at_least,
+    enough,
+    figure_path,
+    majority,
+)
 from saelib.study.finding_params import GatedParams as Params
 from saelib.study.matched import times
 from saelib.study.scope import Scope, sites_label
@@ -328,8 +336,6 @@ def describe(ws: Any, p: Params) -> str:
 
 # -- expectations ------------------------------------------------------------------------------
 
-Check = tuple[bool | None, str]  # None: an L0 it asks about is not reached
-
 
 def densest_controls(ws: Any, p: Params, runs: GatedRuns) -> pd.DataFrame:
     """Controls of the densest SAE of every arm and site, first seed: arm, site, fvu, shuffled."""
@@ -345,6 +351,7 @@ def densest_controls(ws: Any, p: Params, runs: GatedRuns) -> pd.DataFrame:
 def control_checks(controls: pd.DataFrame, rows: pd.DataFrame) -> list[Check]:
     """Whether the SAEs rebuild anything; rows: all SAEs of the comparison."""
     bound = np.maximum(1, 2 * controls["fvu"])
+    half = [None if np.isnan(x) else bool(x > 0.5) for x in rows["loss_recovered_mean"]]
     return [
         (
             bool((controls["fvu"] < 0.6).all()),
@@ -356,7 +363,7 @@ def control_checks(controls: pd.DataFrame, rows: pd.DataFrame) -> list[Check]:
             "with a shuffled decoder each is worse than the mean and has twice the FVU it had",
         ),
         (
-            bool(rows["loss_recovered_mean"].max() > 0.5),
+            at_least(1, half, "loss recovered is undefined", "SAEs"),
             "the best recovers over half of the loss that the mean predictor costs",
         ),
     ]

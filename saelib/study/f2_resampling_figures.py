@@ -8,10 +8,11 @@ from matplotlib.figure import Figure
 
 from saelib.show import compare, training
 from saelib.show.style import LOOKS
-from saelib.study.f2_dead import KEYS, Deaths, survivors
+from saelib.study.f2_dead import KEYS, Deaths, survivors, too_short
 from saelib.study.f2_gated import ARMS
 from saelib.study.f2_resampling import (
     DEFICIT,
+    LARGE_STEPS,
     NO_AUXILIARY,
     NO_RESAMPLING,
     SETTINGS,
@@ -34,23 +35,30 @@ def dead_over_time(deaths: Deaths, p: Params, scope: Scope) -> Figure:
     lines = deaths.history.assign(resample_event=False)
     marks = deaths.events.assign(dead_fraction=np.nan, resample_event=True)
     drawn = pd.concat([lines[columns], marks[columns]], ignore_index=True)
+    dead = f"Dead: silent for {p.dead_window:,} training tokens"
+    if too_short(p):
+        title = "No latent can be found dead in so short a training"
+        note = f"{dead}; these SAEs train on {p.tokens:,}. {scope.note}"
+        return training.dead_over_time(drawn, title=title, note=note)
+    words = f"{line_words(deaths.history, p.l0_target)} {dead_words(deaths.shares)}"
     return training.dead_over_time(
-        drawn.assign(setting=drawn["setting"].map(SETTINGS)),
+        drawn,
         title=dead_title(deaths.shares),
-        note=f"{dead_words(deaths.shares, p.l0_target)} Dead: silent for {p.dead_window:,} "
-        f"training tokens. Lines: the runs nearest to that L0. {scope.note}",
+        note=f"{words} {dead}: none can be before so many. {scope.note}",
     )
 
 
 def dead_title(shares: pd.DataFrame) -> str:
     """Whether resampling leaves fewer dead where steps are large; shares: `Deaths.shares`."""
-    large = shares.loc["dying"].reindex(list(ARMS))
+    large = shares.loc[LARGE_STEPS].reindex(list(ARMS))
     comparable = large.dropna()
     fewer = int((comparable["on"] < comparable["off"]).sum())
     if comparable.empty:
         return "Dead latents over training; no arm has that L0 twice"
-    if len(comparable) < len(large):
-        return f"Resampling leaves fewer dead in {fewer} of {len(comparable)} comparable arms"
+    missing = len(large) - len(comparable)
+    if missing:
+        message = f"Resampling leaves fewer dead in {fewer} of {len(large)} arms"
+        return f"{message}; {missing} not comparable"
     if fewer == len(large):
         return "Resampling leaves fewer dead latents where steps are large"
     if fewer == 0:
@@ -58,17 +66,33 @@ def dead_title(shares: pd.DataFrame) -> str:
     return f"Resampling leaves fewer dead in {fewer} of {len(large)} arms"
 
 
-def dead_words(shares: pd.DataFrame, l0: float) -> str:
-    """Shares of dead latents with large steps and in the normal recipe."""
-    parts = []
-    for arm in ARMS:
-        off, on = (_percent(shares.loc[("dying", arm), column]) for column in ("off", "on"))
-        parts.append(f"{off} / {on} ({LOOKS[arm].label})")
-    most = _percent(shares["off"]["normal"].max())
+def line_words(history: pd.DataFrame, l0: float) -> str:
+    """What the lines are, and where those of each panel end; history: `Deaths.history`."""
+    last = history.sort_values("tokens").groupby(KEYS, sort=False)["dead_fraction"].last()
+    ends = last.groupby(["setting", "arm", "resample", "site"]).mean()
+    parts = [f"{_span(ends[setting])} ({setting})" for setting in SETTINGS]
+    return f"Lines: of each curve the run nearest to L0 = {l0:g}, ending at {', '.join(parts)}."
+
+
+def dead_words(shares: pd.DataFrame) -> str:
+    """Shares of dead latents at the L0 of the comparison; shares: `Deaths.shares`."""
+    settings = []
+    for setting in SETTINGS:
+        parts = []
+        for arm in ARMS:
+            off, on = (_percent(shares.loc[(setting, arm), column]) for column in ("off", "on"))
+            parts.append(f"{off} / {on} ({LOOKS[arm].label})")
+        settings.append(f"{setting} {', '.join(parts)}")
+    missed = " Unreached: no λ tried gives that L0." if shares.isna().any(axis=None) else ""
     return (
-        f"Dead at L0 = {l0:g} without / with resampling, large steps, mean over sites and seeds: "
-        f"{', '.join(parts)}; normal recipe, without: at most {most}."
+        "At that L0 itself, between two runs, dead without / with resampling, mean over sites and "
+        f"seeds: {'; '.join(settings)}.{missed}"
     )
+
+
+def _span(values: pd.Series) -> str:
+    least, most = _percent(values.min()), _percent(values.max())
+    return least if least == most else f"{least} to {most}"
 
 
 def _percent(share: float) -> str:
@@ -80,7 +104,7 @@ def _percent(share: float) -> str:
 
 def survivor_bars(deaths: Deaths, p: Params, scope: Scope) -> Figure:
     """Revived latents with large steps and those alive at the end, one panel per arm."""
-    events = deaths.events[deaths.events["setting"] == "dying"]
+    events = deaths.events[deaths.events["setting"] == LARGE_STEPS]
     means = events.groupby(["arm", "tokens"], as_index=False)[["revived", "alive_later"]].mean()
     order = means["arm"].map(list(ARMS).index)
     bars = means.assign(event=means["tokens"], order=order).sort_values(["order", "tokens"])
@@ -125,8 +149,8 @@ def effect(
     """The five effects, one panel per setting, one colour per site."""
     several = scope.n_seeds > 1
     return compare.interval_points(
-        _for_readers(effect_table(ratios, p.margin)),
-        _for_readers(seed_effects(matched, runs)) if several else None,
+        effect_table(ratios, p.margin),
+        seed_effects(matched, runs) if several else None,
         title=effect_title(ratios, p.margin),
         interval=f"{scope.interval}, paired",
         note=f"{effect_words(ratios)} {scope.note}",
@@ -134,10 +158,6 @@ def effect(
         reference=(1, "no effect"),
         n_layers=n_layers,
     )
-
-
-def _for_readers(table: pd.DataFrame) -> pd.DataFrame:
-    return table.assign(panel=table["panel"].map(SETTINGS))
 
 
 def effect_title(ratios: Effects, margin: float) -> str:
@@ -173,10 +193,10 @@ def effect_words(ratios: Effects) -> str:
     """Geometric means over sites of what the two missing parts cost the two-term arm."""
     means = typical(ratios)
     parts = []
-    for setting, label in SETTINGS.items():
+    for setting in SETTINGS:
         auxiliary = _ratio(means[setting, NO_AUXILIARY])
         resampling = _ratio(means[setting, NO_RESAMPLING["two_term"]])
-        parts.append(f"{auxiliary} and {resampling} ({label})")
+        parts.append(f"{auxiliary} and {resampling} ({setting})")
     return (
         "FVU of the two-term Gated SAE over that with the auxiliary term, and over that with "
         f"resampling, geometric mean over sites: {', '.join(parts)}."

@@ -26,6 +26,11 @@ from saelib.study.finding import Finding, Verdict, enough, figure_path, majority
 from saelib.study.scope import Scope
 
 ALIVE_SHARE = 0.01  # of the latents revived, from which on a combination says something of it
+NAMES = {  # effects -> names of estimates
+    DEFICIT: "deficit (FVU of two-term over plain)",
+    NO_RESAMPLING["two_term"]: "FVU not resampled over resampled, two-term",
+    NO_RESAMPLING["full"]: "FVU not resampled over resampled, full",
+}
 HARMLESS = {"lower", "equal", "not higher"}
 
 CLAIM = "The Gated SAE is worse than the plain one, because neurons were not resampled."
@@ -41,7 +46,7 @@ RULE_HELPS = (
     "Counted are settings, sites and Gated arms in which at least one latent in a hundred was "
     "revived in the run nearest to the L0. Supported if lacking resampling is harmful in most, "
     "contradicted if harmless in most; else undecided, as it is with fewer than three seeds or 15 "
-    "test pages, or where nothing was revived."
+    "test pages, or where no combination had as many revived."
 )
 
 
@@ -79,7 +84,7 @@ def finding(ratios: Effects, p: Params, scope: Scope) -> Finding:
         rule=RULE.format(margin=p.margin),
         verdict=decide(pairs, p.margin, scope.n_seeds, scope.n_pages),
         estimates={
-            f"{name}, {setting}, site {site}": ratios[setting, site, name]
+            f"{NAMES[name]}, {setting}, site {site}": ratios[setting, site, name]
             for name in names
             for setting, site in keys
         },
@@ -100,11 +105,11 @@ def sentence(ratios: Effects, l0: float, scope: Scope) -> str:
 
 def _by_setting(ratios: Effects, effect: str) -> str:
     parts = [
-        f"{SETTINGS[setting]}, site {site} {ratio.text('.2f')}"
+        f"{setting}, site {site} {ratio.text('.2f', 'unreachable')}"
         for (setting, site, name), ratio in ratios.items()
-        if name == effect and ratio.defined
+        if name == effect
     ]
-    return "; ".join(parts) or "unreachable"
+    return "; ".join(parts)
 
 
 def finding_helps(
@@ -125,7 +130,7 @@ def finding_helps(
         rule=RULE_HELPS,
         verdict=decide_helps(list(cases.values()), p.margin, scope.n_seeds, scope.n_pages),
         estimates={
-            f"{effect}, {setting}, site {site}": ratio
+            f"{NAMES[effect]}, {setting}, site {site}": ratio
             for (setting, site, effect), ratio in cases.items()
         },
         sentence=sentence_helps(cases, p.l0_target, scope),
@@ -138,13 +143,14 @@ def sentence_helps(cases: Effects, l0: float, scope: Scope) -> str:
     """The effects of lacking resampling where latents were revived, in words."""
     arms = {name: arm.replace("_", "-") for arm, name in NO_RESAMPLING.items()}
     parts = [
-        f"{arms[effect]}, {SETTINGS[setting]}, site {site} {ratio.text('.2f', 'unreachable')}"
+        f"{arms[effect]}, {setting}, site {site} {ratio.text('.2f', 'unreachable')}"
         for (setting, site, effect), ratio in cases.items()
     ]
-    counted = "; ".join(parts) or "nothing was revived"
+    if not parts:
+        return f"No Gated SAE near L0 = {l0:g} had 1 % of its latents revived: none counts."
     return (
         f"FVU at L0 = {l0:g}, not resampled over resampled, where 1 % or more were revived: "
-        f"{counted}. {scope.interval}, {scope.trainings}."
+        f"{'; '.join(parts)}. {scope.interval}, {scope.trainings}."
     )
 
 

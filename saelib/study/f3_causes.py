@@ -2,7 +2,8 @@
 
 Four things lie between the original recipe and the fair comparison: sinks in the training tokens
 (mask), the mean vector (center), the site's scale (scale), and sparsity that is not matched
-(match). All 16 coalitions of them are trained at both sites; Shapley's value divides the gap.
+(match). All 16 sets of them, in Shapley's word coalitions, are trained at both sites; Shapley's
+value divides the gap.
 """
 
 from __future__ import annotations
@@ -53,8 +54,14 @@ DEEDS = {
     "scale": "scaling each site",
     "match": "matching L0",
 }
-FIRST = "original recipe: v(∅)"
-LAST = "unexplained remainder: v(all)"
+FIRST = "gap, original recipe"
+LAST = "gap, all four removed"
+ESTIMATES = {  # steps -> names of estimates, to be read alone
+    FIRST: "gap in log FVU, original recipe",
+    **{label: f"change of the gap in log FVU, {label}" for label in LABELS.values()},
+    LAST: "gap in log FVU, all four removed",
+}
+MISSING = "L0 not reached"
 
 Coalition = frozenset[str]
 Key = tuple[Coalition, int, int]  # coalition, site, seed
@@ -215,9 +222,10 @@ def divide_gap(ws: Any, p: LayerParams, trained: Trained, compared: Compared) ->
 def reach_line(p: LayerParams, trained: Trained) -> str:
     """How many of the curves reach the L0 at which they are compared."""
     reached = sum(len(curve.bracket(p.l0_target)) > 0 for curve in trained.curves.values())
+    seeds = len(p.cause_seeds)
     return (
-        f"{len(coalitions(TOGGLES[:3]))} recipes at 2 sites; {reached} of {len(trained.curves)} "
-        f"curves reach L0 = {p.l0_target:g}"
+        f"{len(coalitions(TOGGLES[:3]))} recipes × 2 sites × {seeds} seed{'s' * (seeds > 1)}: "
+        f"{reached} of {len(trained.curves)} curves of λ reach L0 = {p.l0_target:g}"
     )
 
 
@@ -229,15 +237,15 @@ def table(division: Division) -> pd.DataFrame:
 
 def text_table(division: Division) -> pd.DataFrame:
     """The steps as text, and the same division of each site's log FVU."""
-    missing = "unreachable"
-    columns = {"log ratio": {n: x.text("+.2f", missing) for n, x in division.steps().items()}}
+    steps = division.steps()
+    columns = {"between the sites": {name: x.text("+.2f", MISSING) for name, x in steps.items()}}
     for site in division.compared.pair:
         shares = division.site_shares(site)
         first = division.at_site(NONE, site)
         last = division.at_site(ALL, site)
-        steps = [first, *(shares[cause] for cause in TOGGLES), last]
-        values = [f"{x.value:+.2f}" if x.defined else missing for x in steps]
-        columns[f"at site {site}"] = dict(zip(columns["log ratio"], values, strict=True))
+        of_site = [first, *(shares[cause] for cause in TOGGLES), last]
+        values = [f"{x.value:+.2f}" if x.defined else MISSING for x in of_site]
+        columns[f"at site {site}"] = dict(zip(steps, values, strict=True))
     return pd.DataFrame(columns)
 
 
@@ -251,15 +259,19 @@ def seed_table(division: Division) -> pd.DataFrame:
 
 
 def checks(division: Division) -> list[str]:
-    """Do the shares add up, and is there a gap to divide?"""
+    """Is the gap known for each set of causes, do the shares add up, is there a gap to divide?"""
     before, after = division.before, division.after
+    n_sets = len(coalitions())
+    known = n_sets - len(division.unreached())
     total = sum(share.value for share in division.shares().values())
     error = abs(before.value + total - after.value)
-    adds_up = bool(error < 1e-9) if np.isfinite(error) else "unknown"
+    adds_up = bool(error < 1e-9) if known == n_sets else "cannot be checked"
     gap = before.lo > 0 or before.hi < 0
     return [
-        f"the shares add up: {adds_up}; L0 not reached in "
-        f"{len(division.unreached())} of {len(coalitions())} coalitions",
+        f"the gap is known for {known} of {n_sets} sets of causes (for the others, L0 not reached)"
+        if known < n_sets
+        else f"the gap is known for all {n_sets} sets of causes",
+        f"the four changes add up: {adds_up}",
         "under the original recipe, on ordinary tokens, there is "
         + ("a gap to divide" if gap else "no gap to divide: its interval includes 0"),
     ]
@@ -305,15 +317,17 @@ def figure(division: Division, p: LayerParams, scope: Scope) -> Figure:
     """The first gap, four changes, and the gap that remains."""
     near, deep = division.compared.pair
     rows = table(division)
-    rows["note"] = np.where(rows["value"].isna(), "unreachable", "")
+    rows["note"] = np.where(rows["value"].isna(), MISSING, "")
     # bars lead from the first gap to the last only where every change is known
-    draw = compare.waterfall if rows["value"].notna().all() else compare.interval_points
+    whole = rows["value"].notna().all()
+    draw = compare.waterfall if whole else compare.interval_points
+    order = "Each change starts where the bar above ends. " if whole else ""
     return draw(
         rows,
         seed_table(division) if scope.n_seeds > 1 else None,
         title=title(division),
         interval=scope.interval,
-        note=caption(division, p, scope),
+        note=order + caption(division, p, scope),
         value_label=f"log FVU, site {deep} less site {near}",
         reference=(0, "no gap"),
     )
@@ -351,7 +365,7 @@ def step_words(division: Division) -> str:
     """The four steps between the two gaps, or that the gap cannot be divided."""
     unreached = len(division.unreached())
     if unreached:
-        return f"undivided, as {unreached} of {len(coalitions())} coalitions do not reach the L0"
+        return f"undivided, as {unreached} of {len(coalitions())} sets of causes miss the L0"
     shares = division.shares()
     return "; ".join(f"{LABELS[cause]} {shares[cause].text('+.2f')}" for cause in TOGGLES)
 

@@ -15,7 +15,7 @@ from saelib.sae.spec import Spec
 from saelib.show import compare
 from saelib.study.curve import Curve
 from saelib.study.estimate import Estimate, over_seeds
-from saelib.study.f3_causes import cause_spec, match_curves, recipe_words
+from saelib.study.f3_causes import MISSING, cause_spec, match_curves, recipe_words
 from saelib.study.f3_sites import Compared
 from saelib.study.notebooks import LayerParams
 from saelib.study.scope import Scope
@@ -80,10 +80,11 @@ class Choices:
     def text_table(self) -> pd.DataFrame:
         """The ratios as text, beside each site's FVU."""
         frame = self.table().set_index("group")
-        ratios = [self.ratio(name).text(".2f", "unreachable") for name in frame.index]
-        texts = pd.DataFrame({"FVU ratio": ratios}, index=frame.index)
+        ratios = [self.ratio(name).text(".2f", MISSING) for name in frame.index]
+        texts = pd.DataFrame({"FVU ratio": ratios}, index=frame.index.rename("choice"))
         for site in self.compared.pair:
-            texts[f"FVU at site {site}"] = frame[f"FVU at site {site}"].round(3)
+            fvu = [self.at_site(name, site).exp() for name in frame.index]
+            texts[f"FVU at site {site}"] = [f"{x.value:.3f}" if x.defined else MISSING for x in fvu]
         return texts
 
     def seed_table(self) -> pd.DataFrame:
@@ -123,7 +124,7 @@ def figure(result: Choices, p: LayerParams, scope: Scope) -> Figure:
     """FVU ratio of the two sites under each choice."""
     near, deep = result.compared.pair
     rows = result.table()
-    rows["note"] = np.where(rows["value"].isna(), "unreachable", "")
+    rows["note"] = np.where(rows["value"].isna(), MISSING, "")
     span = (
         f"Ratios from {rows['value'].min():.2f} to {rows['value'].max():.2f}. "
         if rows["value"].notna().any()

@@ -153,15 +153,14 @@ def title(depths: Depths) -> str:
 
 
 def correlate_words(depths: Depths) -> str:
-    """Which quantity orders sites most like FVU, PCA's FVU (nearly the same) left out."""
-    rho = depths.spearman().drop(depths.pca).dropna()
+    """Which quantities order sites most like FVU, to the digits shown; PCA's FVU left out."""
+    rho = depths.spearman().drop(depths.pca).dropna().round(2)
     if not len(rho):
         return "Too few sites reach the L0 to order them. "
-    most = rho.abs().idxmax()
-    return (
-        f"Of what is drawn, PCA apart, FVU goes most with {SHORT[most]} "
-        f"(Spearman {rho[most]:+.2f}). "
-    )
+    first = rho[rho.abs() == rho.abs().max()]
+    words = [f"{SHORT[name]} ({value:+.2f})" for name, value in first.items()]
+    named = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]} alike"
+    return f"Of what is drawn, PCA apart, FVU goes most with {named}, by Spearman's ρ. "
 
 
 def figure(depths: Depths, scope: Scope) -> Figure:
@@ -195,11 +194,13 @@ def checks(depths: Depths) -> list[str]:
     values = {
         site: depths.curves[site].at_l0(depths.l0, "loss_recovered_mean") for site in reached.index
     }
-    recovered = pd.Series(values, dtype=float)
+    recovered = pd.Series(values, dtype=float).dropna()
+    undefined = len(reached) - len(recovered)
     return [
         f"L0 = {depths.l0:g} is reached at {len(reached)} of {len(depths.table)} sites",
         "rebuilt better than by the mean at "
         f"{(reached[depths.fvu] < REBUILT_FVU).sum()} of {len(reached)}",
         "over a third of the loss that mean ablation costs is recovered at "
-        f"{(recovered > RECOVERED).sum()}",
+        f"{(recovered > RECOVERED).sum()} of {len(recovered)}"
+        + (f" (undefined at {undefined})" if undefined else ""),
     ]

@@ -291,8 +291,7 @@ def figure(errors: Errors, p: LayerParams, scope: Scope, n_layers: int | None = 
     )
     note = (
         f"Share of the encoder's error that pursuit removes: {removed_words(errors)}. Plain SAE "
-        f"near L0 = {p.l0_target:g}, {scope_words(p, scope)}; one dictionary is learned by pursuit "
-        f"on {p.learn_tokens:,} training tokens. The last row is one seed without interval. "
+        f"near L0 = {p.l0_target:g}, {scope_words(p, scope)}. {_drawn_words(rows, p)}"
         f"{scope.model}."
     )
     seeds = errors.seed_table()
@@ -308,6 +307,17 @@ def figure(errors: Errors, p: LayerParams, scope: Scope, n_layers: int | None = 
     )
 
 
+def _drawn_words(rows: pd.DataFrame, p: LayerParams) -> str:
+    """What is to be known of the rows that are drawn."""
+    drawn = set(rows.loc[rows["value"].notna(), "codes"])
+    words = ""
+    if "learned items" in drawn:
+        words += f"One dictionary is learned by pursuit on {p.learn_tokens:,} training tokens. "
+    if SHUFFLED in drawn:
+        words += "The last row is one seed without interval. "
+    return words
+
+
 def checks(errors: Errors) -> list[str]:
     """Do better codes help, was a dictionary learned, and is there structure to learn?"""
     values = {
@@ -321,8 +331,9 @@ def checks(errors: Errors) -> list[str]:
     structured = [s for s in reached if values[s]["encoder"] < 0.9 * errors.shuffled[s]]
     return [
         f"pursuit beats the encoder by over 5 % at {better} of {len(values)} sites",
-        f"random directions leave over 1.25 times as much under the same pursuit at {learned}",
-        f"better magnitudes alone help at {magnitudes}",
+        "random directions leave over 1.25 times as much under the same pursuit at "
+        f"{learned} of {len(values)}",
+        f"better magnitudes alone help at {magnitudes} of {len(values)}",
         "without structure between dimensions over 1.1 times as much is left at "
         f"{len(structured)} of {len(reached)}",
     ]

@@ -20,6 +20,9 @@ from saelib.study.notebooks import LayerParams
 from saelib.study.scope import Scope
 
 ORIGINAL_ORDINARY = "original: FVU, ordinary tokens"
+LEFT = "FVU of the deepest site"
+RECOVERED = "loss recovered at the deepest site, against mean ablation"
+REMOVED = "share of the error that pursuit removes, site {site}"
 
 
 def _worse(compared: Compared) -> str:
@@ -28,7 +31,7 @@ def _worse(compared: Compared) -> str:
 
 def _ratios(name: str, ratios: Mapping[int, Estimate]) -> dict[str, Estimate]:
     """Named ratios of the deepest site to the others, that to the nearest first."""
-    return {f"{name}, site {site}": ratios[site] for site in sorted(ratios)[::-1]}
+    return {f"{name}, deepest site over site {site}": ratios[site] for site in sorted(ratios)[::-1]}
 
 
 def _ratio_words(ratios: Mapping[int, Estimate]) -> str:
@@ -128,7 +131,7 @@ def does_not_train(matched: Matched, sweep: Sweep, p: LayerParams, scope: Scope)
         claim=f3_layers.CLAIM_C.format(deep=deep),
         rule=f3_layers.RULE_C.format(l0=l0),
         verdict=verdict,
-        estimates={"FVU": left, "loss recovered": recovered},
+        estimates={LEFT: left, RECOVERED: recovered},
         sentence=(
             f"At L0 = {l0:g}: FVU {left.text('.2f')}; {loss_words(left, recovered, n_loss)}. "
             f"{_tail(scope)}"
@@ -182,7 +185,8 @@ def causes(division: Division, trained: f3_causes.Trained, p: LayerParams, scope
     collapsed = f3_causes.collapsed(trained)
     before = division.before
     after = division.after
-    estimates = {"gap that the four removed": before - after} | division.steps()
+    steps = {f3_causes.ESTIMATES[name]: x for name, x in division.steps().items()}
+    estimates = {"fall of the gap in log FVU, all four removed": before - after} | steps
     return Finding(
         name="F3f",
         claim=f3_causes.CLAIM.format(deep=deep, near=near),
@@ -207,7 +211,7 @@ def _no_dictionary(errors: Errors, p: LayerParams, scope: Scope) -> Finding:
     deep = errors.compared.deep
     ratios = f3_dictionary.over_pca(errors, p)
     sites = sorted(errors.sites, reverse=True)
-    estimates = {f"pursuit, site {site}": errors.fvu(site, "pursuit") for site in sites}
+    estimates = {f"FVU of pursuit, site {site}": errors.fvu(site, "pursuit") for site in sites}
     return Finding(
         name="F3d",
         claim=f3_dictionary.CLAIM_D.format(deep=deep),
@@ -230,7 +234,7 @@ def _encoder_fails(errors: Errors, p: LayerParams, scope: Scope) -> Finding:
         claim=f3_dictionary.CLAIM_E.format(deep=compared.deep, shallow=shallow),
         rule=f3_dictionary.RULE_E.format(margin=p.margin),
         verdict=f3_dictionary.decide_encoder(differences, p.margin, scope.n_seeds, scope.n_pages),
-        estimates={f"site {site}": removed[site] for site in sorted(removed, reverse=True)},
+        estimates={REMOVED.format(site=s): removed[s] for s in sorted(removed, reverse=True)},
         sentence=f3_dictionary.sentence_encoder(errors, p, scope),
         section="Verdicts on dictionary and encoder",
         figure=figure_path(p.profile, "05_items_or_selection"),

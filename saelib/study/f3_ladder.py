@@ -20,11 +20,21 @@ from saelib.show import compare
 from saelib.study.estimate import Estimate, constant, of_pages, over_seeds, ratio_of_pages
 from saelib.study.f3_layers import Matched, decide_worse, mean_of_logs
 from saelib.study.f3_sites import Compared, Sweep
-from saelib.study.finding import Verdict
+from saelib.study.finding import MIN_PAGES, MIN_SEEDS, Verdict, enough
 from saelib.study.notebooks import LayerParams
 from saelib.study.scope import Scope
 
 ORIGINAL_ALL = "original: FVU, all tokens"
+# How the deepest site compares with another, by where the interval of their ratio lies.
+PLACES = {
+    "higher": "worse than site {site}",
+    "lower": "better than site {site}",
+    "equal": "like site {site}",
+    "not higher": "not worse than site {site}",
+    "not lower": "not better than site {site}",
+    "unclear": "not to be told from site {site}",
+    "unreachable": "site {site}: L0 not reached",
+}
 
 
 @dataclass(frozen=True)
@@ -170,11 +180,12 @@ def ladder_title(ladder: Ladder) -> str:
     deep, near = ladder.compared.deep, ladder.compared.near
     steps = list(ladder.steps.values())[:-1]
     ratios = [step.ratio(deep, near).value for step in steps]
-    ratios = [ratio for ratio in ratios if np.isfinite(ratio)]
-    if min(ratios) > 1:
-        return f"By each yardstick site {deep} is rebuilt worse than site {near}"
-    if max(ratios) < 1:
-        return f"By each yardstick site {deep} is rebuilt better than site {near}"
+    known = [ratio for ratio in ratios if np.isfinite(ratio)]
+    each = "each yardstick" if len(known) == len(ratios) else "each known yardstick"
+    if min(known) > 1:
+        return f"By {each} site {deep} is rebuilt worse than site {near}"
+    if max(known) < 1:
+        return f"By {each} site {deep} is rebuilt better than site {near}"
     return f"Whether site {deep} looks worse than site {near} depends on the yardstick"
 
 
@@ -210,3 +221,27 @@ def verdicts_by_yardstick(
         ratios = step.ratios(ladder.compared)
         verdicts[name] = decide_worse(ratios, margin, scope.n_seeds, scope.n_pages, without)
     return verdicts
+
+
+def yardstick_lines(
+    ladder: Ladder, margin: float, scope: Scope, collapsed: Iterable[int] = ()
+) -> list[str]:
+    """By each yardstick but PCA what the deepest site is beside each shallower one, and verdicts.
+
+    Why there is no verdict stands once, last.
+    """
+    sites = list(collapsed)
+    verdicts = verdicts_by_yardstick(ladder, margin, scope, sites)
+    lines = [f"{name}: {_places(ladder, name, margin)}" for name in verdicts]
+    if not enough(scope.n_seeds, scope.n_pages):
+        size = f"{scope.trainings} and {scope.n_pages} test pages"
+        return [*lines, f"undecided by each: {size}; a verdict takes {MIN_SEEDS} and {MIN_PAGES}"]
+    lines = [f"{line}: {verdict}" for line, verdict in zip(lines, verdicts.values(), strict=True)]
+    if sites:
+        lines.append("undecided by the original recipe, whose SAEs have collapsed")
+    return lines
+
+
+def _places(ladder: Ladder, name: str, margin: float) -> str:
+    ratios = zip(ladder.compared.shallow, ladder.steps[name].ratios(ladder.compared), strict=True)
+    return ", ".join(PLACES[ratio.compare(1, margin)].format(site=site) for site, ratio in ratios)

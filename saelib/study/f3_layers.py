@@ -129,13 +129,19 @@ def trade_off_checks(sweep: Sweep, compared: Compared, least: pd.DataFrame) -> l
     means = plain.groupby(["site", "lambda"]).mean(numeric_only=True).reset_index()
     by_site = [means[means["site"] == site].sort_values("lambda") for site in compared.sites]
     rising = sum(_rises(rows["fvu"]) for rows in by_site)
-    training = sum(_trains(rows.iloc[0]) for rows in by_site if len(rows))
+    finest = [rows.iloc[0] for rows in by_site if len(rows)]
+    known = [
+        row for row in finest if row["fvu"] >= LEFT_OVER or pd.notna(row["loss_recovered_mean"])
+    ]
+    training = sum(_trains(row) for row in known)
     below = below_pca(least)
     n_sites = len(compared.sites)
+    undefined_at = len(finest) - len(known)
+    missing = f" (loss recovered undefined at {undefined_at})" if undefined_at else ""
     lines = [
         f"FVU rises with λ at every step, over 1.2-fold in all: {rising} of {n_sites} sites",
         "at the smallest λ, FVU < 0.8 and loss recovered from mean ablation > 0.5: "
-        f"{training} of {n_sites} sites",
+        f"{training} of {len(known)} sites{missing}",
     ]
     for site in compared.sites:
         place = "somewhere" if site in below else "nowhere"
@@ -257,12 +263,14 @@ def matched_checks(matched: Matched) -> list[str]:
     reached = [ratio for ratio in ratios.values() if ratio.defined]
     above = [ratio for ratio in reached if ratio.lo > 1]
     first, deep = matched.compared.sites[0], matched.compared.deep
-    wide = [arm for arm in MADE_IN if ratios[arm, first, matched.l0_target].value > 1.2]
+    at_l0 = [ratios[arm, first, matched.l0_target] for arm in MADE_IN]
+    known = [ratio.value for ratio in at_l0 if ratio.defined]
+    wide = [ratio for ratio in known if ratio > 1.2]
     return [
         f"site {deep} against a shallower one: {len(reached)} of {len(ratios)} comparisons reached",
         f"the whole interval above 1: {len(above)} of {len(reached)}",
         f"FVU over 1.2 times site {first}'s at L0 = {matched.l0_target:g}: "
-        f"{len(wide)} of {len(MADE_IN)} architectures",
+        f"{len(wide)} of {len(known)} architectures that reach it",
     ]
 
 

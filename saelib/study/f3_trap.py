@@ -106,22 +106,25 @@ def title(table: pd.DataFrame) -> str:
     return "All-token and ordinary FVU tell much the same at each site"
 
 
-def caption(table: pd.DataFrame, scope: Scope) -> str:
-    """The numbers behind the message, and what is drawn."""
+def caption(rows: pd.DataFrame, table: pd.DataFrame, scope: Scope) -> str:
+    """The numbers behind the message, and what is drawn; rows: `by_class`."""
+    n_rows = rows["class"].value_counts()
+    sinks = " Sink: first and sink tokens" if "sink" in n_rows else ""
+    if sinks:
+        sinks += "." if n_rows["sink"] == n_rows.max() else ", where there are 50 or more."
     ratio = table["SAE, ordinary"] / table["SAE, all"]
     worst = ratio.idxmax()
     return (
         f"Site {worst}: the original recipe's FVU is {ratio[worst]:.3g} times as large on "
         f"ordinary tokens as on all; {table['share of squared norm'][worst]:.1%} of the squared "
         f"norm sits in {table['share of tokens'][worst]:.2%} of the tokens. Plain SAE, "
-        f"{scope.trainings}, {scope.n_pages} test pages, {scope.model}. "
-        "Sink: first and sink tokens, where there are 50 or more."
+        f"{scope.trainings}, {scope.n_pages} test pages, {scope.model}.{sinks}"
     )
 
 
 def figure(rows: pd.DataFrame, table: pd.DataFrame, scope: Scope) -> Figure:
     """FVU by site and token class, one panel a recipe."""
-    return depth.layer_reconstruction(rows, title=title(table), note=caption(table, scope))
+    return depth.layer_reconstruction(rows, title=title(table), note=caption(rows, table, scope))
 
 
 def l0_checks(original: pd.DataFrame, norms: np.ndarray, d_model: int) -> list[str]:

@@ -28,6 +28,9 @@ from saelib.files import read_json, write_text
 from saelib.study.estimate import Estimate, recorded_text
 
 Verdict = Literal["supported", "contradicted", "undecided"]
+# Of a check: whether its claim holds, or why it cannot be checked (None: an L0 is not reached).
+Outcome = bool | str | None
+Check = tuple[Outcome, str]  # an outcome and the claim
 
 MIN_SEEDS = 3  # fewer say nothing of the spread over seeds
 MIN_PAGES = 15  # fewer say nothing of the spread over test pages
@@ -309,18 +312,33 @@ def read_abstracts(profile: str) -> dict[str, str]:
     return {path.stem: path.read_text(encoding="utf-8").strip() for path in files}
 
 
-def checks(results: Iterable[tuple[bool | None, str]]) -> str:
-    """Checks of a notebook in words, one per line: "holds: …" or "DOES NOT HOLD: …".
+def checks(results: Iterable[Check]) -> str:
+    """Checks of a notebook in words, one per line, each with its claim.
 
-    None in place of an outcome: what the check asks about was not reached.
+    "holds: …", "DOES NOT HOLD: …", or "cannot be checked (L0 not reached in 2 of 3 arms): …".
     """
-    return "\n".join(_check_word(holds) + claim for holds, claim in results)
+    return "\n".join(f"{_check_word(outcome)}: {claim}" for outcome, claim in results)
 
 
-def _check_word(holds: bool | None) -> str:
-    if holds is None:
-        return "not checked, an L0 is not reached: "
-    return "holds: " if bool(holds) else "DOES NOT HOLD: "
+def _check_word(outcome: Outcome) -> str:
+    if outcome is None or isinstance(outcome, str):
+        return f"cannot be checked ({outcome or 'an L0 is not reached'})"
+    return "holds" if bool(outcome) else "DOES NOT HOLD"
+
+
+def at_least(n: int, cases: Sequence[bool | None], reason: str, things: str = "arms") -> Outcome:
+    """Whether n cases or more hold, where None is a case that is not known.
+
+    Where those that are not known could turn the answer: the `reason` and how many of the `things`
+    it holds for, "L0 not reached in 2 of 3 arms".
+    """
+    unknown = sum(case is None for case in cases)
+    holding = sum(bool(case) for case in cases if case is not None)
+    if holding >= n:
+        return True
+    if holding + unknown < n:
+        return False
+    return f"{reason} in {unknown} of {len(cases)} {things}"
 
 
 def account(findings: Sequence[Finding]) -> str:

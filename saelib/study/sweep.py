@@ -27,6 +27,7 @@ from saelib.show import tradeoff, training
 from saelib.show.explore import contexts_html, index_latents, moderate_latents, top_contexts
 from saelib.study.curve import Curve
 from saelib.study.estimate import Estimate, of_pages, over_seeds
+from saelib.study.finding import Check, at_least
 from saelib.study.finding_params import SweepParams as Params
 from saelib.study.scope import Scope
 
@@ -320,16 +321,17 @@ def recovered_figure(ws: Any, sweep: Sweep) -> Figure:
     )
 
 
-def checks(sweep: Sweep) -> list[tuple[bool, str]]:
+def checks(sweep: Sweep) -> list[Check]:
     """What must hold of any SAE that has learned."""
     finest, coarsest = sweep.finest, sweep.coarsest
+    half = [None if np.isnan(x) else bool(x > 0.5) for x in finest["loss_recovered_mean"]]
     return [
         (
             bool((finest["fvu"] < 0.6).all()),
             "at every site FVU is below 0.6 at the smallest lambda,",
         ),
         (
-            bool((finest["loss_recovered_mean"] > 0.5).all()),
+            at_least(len(half), half, "loss recovered is undefined", "sites"),
             "more than half of what mean ablation costs is recovered,",
         ),
         (

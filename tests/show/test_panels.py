@@ -47,12 +47,25 @@ def test_every_figure_is_titled_labelled_and_readable(name: str) -> None:
     assert any(ax.get_xlabel() for ax in fig.axes)
 
 
-def test_a_site_too_near_the_last_named_one_keeps_its_tick_and_loses_its_name() -> None:
-    ax = plt.figure().add_subplot()
-    panels.site_axis(ax, [0, 2, 15, 29, 30])
-    assert [t.get_text() for t in ax.get_xticklabels()] == ["0", "2", "15", "29", ""]
-    assert list(ax.get_xticks()) == [0, 2, 15, 29, 30]
+def names_of(figsize: tuple[float, float], *args: object) -> list[str]:
+    """The names on a site axis in a figure of this size."""
+    ax = plt.figure(figsize=figsize).add_subplot()
+    panels.site_axis(ax, *args)
+    assert list(ax.get_xticks()) == args[0]
     plt.close(ax.figure)
+    return [tick.get_text() for tick in ax.get_xticklabels()]
+
+
+def test_a_site_without_room_for_its_name_has_it_a_line_lower_or_not_at_all() -> None:
+    assert names_of((6, 4), [0, 2, 15, 29, 30]) == ["0", "2", "15", "29", "\n30"]
+    assert names_of((2.8, 2), [0, 9, 27, 29]) == ["0", "9", "27", "\n29"]
+    assert names_of((6, 4), [0, 2, 15, 27, 29]) == ["0", "2", "15", "27", "29"]
+    assert names_of((2.8, 2), [0, 28, 29, 30]) == ["0", "28", "\n29", ""]
+
+
+def test_a_name_of_two_lines_is_left_out_where_it_has_no_room() -> None:
+    labels = ["0\nL0 12", "28\nL0 300", "30\nL0 310"]
+    assert names_of((4, 3), [0, 28, 30], labels) == ["0\nL0 12", "28\nL0 300", ""]
 
 
 @pytest.mark.parametrize("draw", [tradeoff.trade_off, depth.layer_matched])

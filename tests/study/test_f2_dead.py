@@ -54,7 +54,7 @@ def test_a_latent_revived_twice_counts_at_the_later_event():
 
 
 def test_dead_latents_are_read_at_the_l0_between_two_runs(deaths):
-    dead = deaths.dead["normal", "plain", "off", 15, 0]
+    dead = deaths.dead["normal recipe", "plain", "off", 15, 0]
     share = np.log(40 / 32) / np.log(2)  # on the way from L0 40 to 20
     assert dead == pytest.approx(0.2 + share * 0.2)
     assert list(deaths.shares.columns) == ["off", "on"]
@@ -63,16 +63,16 @@ def test_dead_latents_are_read_at_the_l0_between_two_runs(deaths):
 def test_events_are_counted_by_run_and_by_combination(p, deaths):
     assert len(deaths.events) == 2 * 3 * 2 * 2
     near = f2_dead.revived_near_l0(deaths.events)
-    assert near["dying", "full", 15] == 3
+    assert near["large steps", "full", 15] == 3
     ws = Resampled()
     counts = f2_dead.revived_on_curves(ws, p, f2_resampling.train(ws, p))
-    assert counts["normal", "plain", 15] == 2 * 2 * 4
+    assert counts["normal recipe", "plain", 15] == 2 * 2 * 4
     assert len(f2_dead.event_table(deaths.events)) == 2 * 3 * 2
 
 
 def test_shares_without_resampling_have_an_interval_over_seeds_within_bounds(deaths):
     shares = f2_dead.dead_without(deaths.dead)
-    assert shares["normal", "plain"].lo == shares["normal", "plain"].value
+    assert shares["normal recipe", "plain"].lo == shares["normal recipe", "plain"].value
     index = pd.MultiIndex.from_tuples(
         [
             (s, a, "off", 15, k)
@@ -83,13 +83,13 @@ def test_shares_without_resampling_have_an_interval_over_seeds_within_bounds(dea
         names=f2_dead.KEYS,
     )
     wide = f2_dead.dead_without(pd.Series([0.0, 0.5] * 6, index=index))
-    assert wide["normal", "plain"].lo == 0.0
-    assert wide["normal", "plain"].hi == 1.0
+    assert wide["normal recipe", "plain"].lo == 0.0
+    assert wide["normal recipe", "plain"].hi == 1.0
 
 
 def test_the_finding_names_arm_and_setting_and_says_percentages(p, deaths):
     result = f2_dead.finding(deaths.dead, p, FULL)
-    assert next(iter(result.estimates)) == "plain SAE, normal"
+    assert next(iter(result.estimates)) == "share dead, plain SAE, normal recipe"
     assert "normal recipe: plain SAE 26.4 % [26.4, 26.4]" in result.sentence
     assert f2_dead.finding(deaths.dead, p, ONE_SEED).verdict == "undecided"
 
@@ -104,11 +104,46 @@ def test_survivors_are_undefined_where_nothing_was_revived(deaths):
     assert f2_dead.survivors(deaths.events)["plain"] == 1.0
     none = deaths.events.assign(revived=0)
     assert f2_dead.survivors(none).isna().all()
-    assert [holds for holds, _ in f2_dead.survivor_checks(none, 768)] == [False, False]
+    assert [outcome for outcome, _ in f2_dead.survivor_checks(none, 768)] == [
+        False,
+        "nothing was revived in 3 of 3 arms",
+    ]
 
 
-def test_expectations_of_death_compare_settings_and_resampling():
-    index = pd.MultiIndex.from_product([["dying", "normal"], ["full", "plain", "two_term"]])
+def dead_shares(on):
+    """Shares dead of three arms, `on` with large steps and resampling."""
+    settings = ["large steps", "normal recipe"]
+    index = pd.MultiIndex.from_product([settings, ["full", "plain", "two_term"]])
     off = [0.5, 0.5, 0.5, 0.1, 0.1, 0.4]
-    shares = pd.DataFrame({"off": off, "on": [0.1, 0.2, 0.5, 0.1, 0.1, 0.4]}, index=index)
-    assert [holds for holds, _ in f2_dead.death_checks(shares)] == [True, True, True]
+    return pd.DataFrame({"off": off, "on": [*on, 0.1, 0.1, 0.4]}, index=index)
+
+
+def test_expectations_of_death_compare_settings_and_resampling(p):
+    checks = f2_dead.death_checks(dead_shares([0.1, 0.2, 0.5]), p)
+    assert [outcome for outcome, _ in checks] == [True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("on", "outcome"),
+    [
+        ([0.1, np.nan, 0.1], True),  # two of the known ones are enough
+        ([0.5, 0.5, np.nan], False),  # the third cannot make two
+        ([np.nan, np.nan, 0.1], "L0 not reached in 2 of 3 arms"),
+    ],
+)
+def test_an_arm_without_the_l0_is_no_failure_of_an_expectation(p, on, outcome):
+    assert f2_dead.death_checks(dead_shares(on), p)[2][0] == outcome
+
+
+def test_a_training_shorter_than_the_window_has_no_dead_latents_to_speak_of():
+    short = params("04_resampling", dead_window=200_000)
+    unknown = dead_shares([np.nan] * 3) * np.nan
+    outcomes = [outcome for outcome, _ in f2_dead.death_checks(unknown, short)]
+    assert outcomes == ["training is shorter than the window in 3 of 3 arms"] * 3
+    words = f2_dead.sentence({}, short, FULL)
+    assert words.startswith("No latent can be found dead: training has 40,960 tokens")
+
+
+def test_the_interval_over_seeds_is_named_where_there_are_several(p, deaths):
+    assert "Student interval" in f2_dead.finding(deaths.dead, p, FULL).sentence
+    assert "Student interval" not in f2_dead.finding(deaths.dead, p, ONE_SEED).sentence

@@ -153,7 +153,7 @@ def test_expectations_ask_nothing_of_an_l0_that_was_not_reached(runs):
     assert [holds for holds, _ in reached] == [True, True, True]
     missing = f2_gated.matched_checks(f2_gated.match(runs, 1e4), 1e4)
     assert [holds for holds, _ in missing] == [None, None, None]
-    assert finding.checks(missing).startswith("not checked, an L0 is not reached: ")
+    assert finding.checks(missing).startswith("cannot be checked (an L0 is not reached): ")
 
 
 def test_shrinkage_is_expected_to_be_undone_by_gating(runs):
@@ -165,7 +165,7 @@ def test_controls_fail_where_a_shuffled_decoder_does_as_well():
     controls = pd.DataFrame({"fvu": [0.3, 0.7], "shuffled": [1.5, 0.9]})
     rows = pd.DataFrame({"loss_recovered_mean": [np.nan, np.nan]})
     holds = [outcome for outcome, _ in f2_gated.control_checks(controls, rows)]
-    assert holds == [False, False, False]
+    assert holds == [False, False, "loss recovered is undefined in 2 of 2 SAEs"]
 
 
 def test_the_description_names_a_model_without_its_path(p):

@@ -88,6 +88,10 @@ def test_persistence_beyond_chance_is_one_where_gates_never_change(gates):
 
 def test_checks_see_a_bias_that_rises(gates):
     assert [holds for holds, _ in f2_gates.checks(gates)][:2] == [True, True]
+    # the two-term gates are open always or never: nothing is beyond chance
+    assert f2_gates.checks(gates)[2][0] == "it is undefined in 1 of 3 arms"
+    known = gates._replace(by_run=gates.by_run.fillna(0.5))
+    assert f2_gates.checks(known)[2][0] is True
     assert f2_gates.rises(torch.tensor([[0.1, -0.1]]))
     assert not f2_gates.rises(torch.tensor([[0.0, -0.1], [-0.1, -0.1]]))
 

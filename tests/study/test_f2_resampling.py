@@ -27,25 +27,27 @@ def test_every_combination_of_setting_arm_and_resampling_is_trained(p, runs):
 def test_lambdas_of_an_arm_are_multiples_with_three_digits():
     p = params("04_resampling", normal_lambdas=[1.23456], lam_two_term=0.25, lam_full=1.6)
     starts = f2_resampling.arm_starts(p)
-    assert starts["normal", "plain"] == [1.23]
-    assert starts["normal", "two_term"] == [0.309]
-    assert starts["normal", "full"] == [1.98]
+    assert starts["normal recipe", "plain"] == [1.23]
+    assert starts["normal recipe", "two_term"] == [0.309]
+    assert starts["normal recipe", "full"] == [1.98]
 
 
 def test_large_steps_differ_from_the_recipe_only_where_they_say_so(p):
     assert f2_resampling.large_steps(p) == {"lr": 3e-2, "grad_clip": 0.0}
-    run = ("dying", "plain", True, 15, 0)
+    run = ("large steps", "plain", True, 15, 0)
     spec = f2_resampling.resampling_spec(PowerLaws(), p, *run, 2.0)
     assert spec.train.lr == 3e-2
     assert list(spec.train.resample_at) == [0.25, 0.5]
-    normal = f2_resampling.resampling_spec(PowerLaws(), p, "normal", "plain", False, 15, 0, 2.0)
+    normal = f2_resampling.resampling_spec(
+        PowerLaws(), p, "normal recipe", "plain", False, 15, 0, 2.0
+    )
     assert normal.train.lr == p.lr
     assert list(normal.train.resample_at) == []
 
 
 def test_the_run_nearest_to_the_l0_is_chosen_of_every_curve(p, runs):
     specs = f2_resampling.nearest_specs(PowerLaws(), p, runs)
-    spec = specs["normal", "plain", False, 15, 0]
+    spec = specs["normal recipe", "plain", False, 15, 0]
     assert spec.train.lam == 2.0  # L0 40; the other has 20
 
 
@@ -55,10 +57,10 @@ def test_effects_are_ratios_of_the_six_combinations(p, runs):
     two_term = 0.4 * (8 / 32) ** 0.2
     full = 0.25 * (100 / 32) ** 0.2
     plain = 0.3 * (80 / 32) ** 0.2
-    assert ratios["normal", 15, DEFICIT].value == pytest.approx(two_term / plain)
-    assert ratios["normal", 15, NO_AUXILIARY].value == pytest.approx(two_term / full)
-    assert ratios["normal", 15, NO_RESAMPLING["full"]].value == pytest.approx(1.0)
-    assert ratios["normal", 15, "interaction"].value == pytest.approx(1.0)
+    assert ratios["normal recipe", 15, DEFICIT].value == pytest.approx(two_term / plain)
+    assert ratios["normal recipe", 15, NO_AUXILIARY].value == pytest.approx(two_term / full)
+    assert ratios["normal recipe", 15, NO_RESAMPLING["full"]].value == pytest.approx(1.0)
+    assert ratios["normal recipe", 15, "interaction"].value == pytest.approx(1.0)
     assert len(f2_resampling.seed_effects(matched, runs)) == 2 * 5 * 2
 
 
@@ -71,19 +73,21 @@ def test_tables_keep_the_columns_of_their_files(p, runs):
     effects = f2_resampling.effect_table(ratios, MARGIN)
     expected = ["panel", "hue", "group", "value", "lo", "hi", "found", "note"]
     assert list(effects.columns) == expected
-    assert list(dict.fromkeys(effects["panel"])) == ["normal", "dying"]
+    assert list(dict.fromkeys(effects["panel"])) == ["normal recipe", "large steps"]
 
 
 def test_tables_for_reading_have_a_row_per_site_and_arm_and_a_row_per_effect(p, runs):
     matched = f2_resampling.match(runs, 32.0)
-    shown = f2_resampling.shown_fvu(f2_resampling.fvu_table(matched), "dying")
+    shown = f2_resampling.shown_fvu(f2_resampling.fvu_table(matched), "large steps")
     assert list(shown.columns) == ["resampling off", "resampling on"]
     assert [arm for _, arm in shown.index] == ["plain", "two_term", "full"]
     ratios = f2_resampling.effect_ratios(matched, runs)
-    effects = f2_resampling.shown_effects(ratios, MARGIN, "normal")
+    effects = f2_resampling.shown_effects(ratios, MARGIN, "normal recipe")
     assert list(effects.index) == list(f2_resampling.EFFECTS)
     assert effects.loc["interaction", "site 15"] == "1.00 [1.00, 1.00] equal"
-    unreached = f2_resampling.shown_effects({("normal", 15, DEFICIT): UNREACHED}, MARGIN, "normal")
+    unreached = f2_resampling.shown_effects(
+        {("normal recipe", 15, DEFICIT): UNREACHED}, MARGIN, "normal recipe"
+    )
     assert unreached.loc[DEFICIT, "site 15"] == "unreachable"
 
 
@@ -99,15 +103,29 @@ def test_runs_in_which_nothing_was_revived_must_be_the_same_run(p, runs):
     assert reached[0]
     assert same[0]
     assert "in the 4 of 4 pairs" in same[1]
+    assert "at any λ" in same[1]
     everywhere = f2_resampling.match_checks(matched, runs, dict.fromkeys(revived, 1), 32.0)
     assert len(everywhere) == 1
 
 
+def test_two_curves_that_miss_the_l0_are_not_called_the_same(p, runs):
+    matched = f2_resampling.match(runs, 1e4)
+    revived = {("normal recipe", arm, 15): 0 for arm in ("plain", "full")}
+    _, same = f2_resampling.match_checks(matched, runs, revived, 1e4)
+    assert same[0] == "L0 not reached in 2 of 2 pairs"
+
+
+def test_the_lambdas_at_which_curves_begin_are_a_table_by_setting_and_arm(p):
+    table = f2_resampling.starts_table(p)
+    assert list(table.index) == ["normal recipe", "large steps"]
+    assert table.loc["normal recipe", "two_term"] == "0.5, 1"
+
+
 def test_typical_effects_are_geometric_means_over_sites():
     ratios = {
-        ("normal", 2, DEFICIT): estimate(2.0, 2, 2),
-        ("normal", 15, DEFICIT): estimate(8.0, 8, 8),
+        ("normal recipe", 2, DEFICIT): estimate(2.0, 2, 2),
+        ("normal recipe", 15, DEFICIT): estimate(8.0, 8, 8),
     }
-    assert f2_resampling.typical(ratios)["normal", DEFICIT] == pytest.approx(4.0)
-    ratios["normal", 29, DEFICIT] = UNREACHED
-    assert np.isnan(f2_resampling.typical(ratios)["normal", DEFICIT])
+    assert f2_resampling.typical(ratios)["normal recipe", DEFICIT] == pytest.approx(4.0)
+    ratios["normal recipe", 29, DEFICIT] = UNREACHED
+    assert np.isnan(f2_resampling.typical(ratios)["normal recipe", DEFICIT])

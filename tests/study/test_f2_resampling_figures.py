@@ -12,7 +12,9 @@ from saelib.study import f2_dead, f2_resampling, f2_resampling_figures
 def shares_of(off, on):
     """Shares dead with large steps, the same numbers in the normal recipe."""
     arms = ["full", "plain", "two_term"]
-    index = pd.MultiIndex.from_product([["dying", "normal"], arms], names=["setting", "arm"])
+    index = pd.MultiIndex.from_product(
+        [["large steps", "normal recipe"], arms], names=["setting", "arm"]
+    )
     return pd.DataFrame({"off": off * 2, "on": on * 2}, index=index)
 
 
@@ -25,7 +27,7 @@ def shares_of(off, on):
         (
             [0.5] * 3,
             [np.nan, 0.1, 0.6],
-            "Resampling leaves fewer dead in 1 of 2 comparable arms",
+            "Resampling leaves fewer dead in 1 of 3 arms; 1 not comparable",
         ),
         ([0.5] * 3, [np.nan] * 3, "Dead latents over training; no arm has that L0 twice"),
     ],
@@ -35,9 +37,36 @@ def test_the_title_says_whether_resampling_cures_death(off, on, title):
 
 
 def test_a_share_that_is_not_reached_is_no_nan_in_the_caption():
-    text = f2_resampling_figures.dead_words(shares_of([0.5] * 3, [np.nan] * 3), 32.0)
+    text = f2_resampling_figures.dead_words(shares_of([0.5] * 3, [np.nan] * 3))
     assert "50 % / unreached (plain SAE)" in text
+    assert text.endswith("Unreached: no λ tried gives that L0.")
     assert "nan" not in text
+    assert "nreached" not in f2_resampling_figures.dead_words(shares_of([0.5] * 3, [0.1] * 3))
+
+
+def test_the_caption_says_where_the_lines_of_each_panel_end():
+    rows = [
+        (setting, arm, on, 15, 0, tokens, share)
+        for setting, end in {"normal recipe": 0.0, "large steps": 0.2}.items()
+        for arm in ("plain", "full")
+        for on in ("off", "on")
+        for tokens, share in {1000: 0.9, 2000: end + 0.1 * (on == "off" and end > 0)}.items()
+    ]
+    history = pd.DataFrame(rows, columns=[*f2_dead.KEYS, "tokens", "dead_fraction"])
+    text = f2_resampling_figures.line_words(history, 32.0)
+    assert "nearest to L0 = 32, ending at 0 % (normal recipe), 20 % to 30 % (large steps)." in text
+
+
+def test_a_training_shorter_than_the_window_is_said_instead_of_drawn():
+    p = params("04_resampling", dead_window=200_000)
+    ws = Resampled()
+    runs = f2_resampling.train(ws, p)
+    deaths = f2_dead.deaths(ws, p, runs, f2_resampling.nearest_specs(ws, p, runs))
+    deaths = deaths._replace(history=deaths.history.assign(dead_fraction=np.nan))
+    figure = f2_resampling_figures.dead_over_time(deaths, p, FULL)
+    assert figure.get_suptitle() == "No latent can be found dead in so short a training"
+    assert "these SAEs train on 40,960" in figure.get_supxlabel().replace("\n", " ")
+    assert "Nothing to draw" in figure.axes[0].texts[0].get_text()
 
 
 @pytest.mark.parametrize(

@@ -52,22 +52,27 @@ def test_the_finding_names_effect_setting_and_site(p):
     ratios = ratios_of(HARMLESS, HARMFUL, EQUAL)
     result = f2_resampling_findings.finding(ratios, p, FULL)
     assert result.verdict == "contradicted"
-    assert next(iter(result.estimates)) == "deficit, normal, site 15"
+    assert (
+        next(iter(result.estimates))
+        == "deficit (FVU of two-term over plain), normal recipe, site 15"
+    )
     assert "normal recipe, site 15 0.92 [0.91, 0.93]; large steps, site 15" in result.sentence
     assert f2_resampling_findings.finding(ratios, p, ONE_SEED).verdict == "undecided"
 
 
 def test_only_combinations_in_which_latents_were_revived_count(p):
     ratios = ratios_of(HARMLESS, HARMFUL, HARMFUL, full=UNREACHED)
-    revived = {("normal", "two_term", 15): 0.0, ("normal", "full", 15): 7.0}
-    revived |= {("dying", "two_term", 15): 100.0, ("dying", "full", 15): 100.0}
+    revived = {("normal recipe", "two_term", 15): 0.0, ("normal recipe", "full", 15): 7.0}
+    revived |= {("large steps", "two_term", 15): 100.0, ("large steps", "full", 15): 100.0}
     result = f2_resampling_findings.finding_helps(ratios, revived, p, FULL)
-    names = ["no resampling (two-term), dying, site 15", "no resampling (full), dying, site 15"]
-    assert list(result.estimates) == names
+    assert list(result.estimates) == [
+        f"FVU not resampled over resampled, {arm}, large steps, site 15"
+        for arm in ("two-term", "full")
+    ]
     assert "full, large steps, site 15 unreachable" in result.sentence
     none = f2_resampling_findings.finding_helps(ratios, dict.fromkeys(revived, 0.0), p, FULL)
     assert none.verdict == "undecided"
-    assert "nothing was revived" in none.sentence
+    assert "had 1 % of its latents revived: none counts" in none.sentence
 
 
 def test_the_abstract_is_silent_where_an_l0_is_not_reached():

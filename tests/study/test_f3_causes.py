@@ -49,7 +49,10 @@ def test_each_cause_gets_its_own_effect_where_effects_add_up():
         "L0 matched",
         f3_causes.LAST,
     ]
-    assert f3_causes.checks(result)[0].startswith("the shares add up: True")
+    assert f3_causes.checks(result)[:2] == [
+        "the gap is known for all 16 sets of causes",
+        "the four changes add up: True",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -78,21 +81,32 @@ def without(result, coalition):
 def test_an_unreached_coalition_is_said_in_title_table_and_check():
     result = without(division(EFFECTS), ALL)
     assert "L0 is not reached" in f3_causes.title(result)
-    assert "unknown; L0 not reached in 1 of 16" in f3_causes.checks(result)[0]
-    assert (f3_causes.text_table(result).iloc[1:] == "unreachable").all(axis=None)
-    assert "undivided, as 1 of 16 coalitions do not reach" in f3_causes.sentence(result)
+    assert f3_causes.checks(result)[0].startswith("the gap is known for 15 of 16 sets of causes")
+    assert f3_causes.checks(result)[1].endswith("cannot be checked")
+    assert (f3_causes.text_table(result).iloc[1:] == "L0 not reached").all(axis=None)
+    assert "undivided, as 1 of 16 sets of causes miss the L0" in f3_causes.sentence(result)
     figure = f3_causes.figure(result, params(), SCOPE)
     assert "not reached" in figure.get_suptitle()
 
 
+def words_under(figure):
+    return figure.get_supxlabel().replace("\n", " ")
+
+
 def test_the_figure_leads_from_the_first_gap_to_the_last_where_all_changes_are_known():
     whole = division(EFFECTS)
-    bars = f3_causes.figure(whole, params(), SCOPE).axes[0].patches
+    drawn = f3_causes.figure(whole, params(), SCOPE)
+    assert "Each change starts where the bar above ends" in words_under(drawn)
+    assert "Dark lines across a bar's end: 95 % bootstrap" in words_under(drawn)
+    bars = drawn.axes[0].patches
     assert len(bars) == 6  # two gaps, four changes between them
     assert bars[1].get_x() == pytest.approx(whole.before.value)
     broken = f3_causes.figure(without(whole, ALL), params(), SCOPE)
     assert not broken.axes[0].patches
-    assert "unreachable" in [text.get_text() for text in broken.axes[0].texts]
+    assert "bar above" not in words_under(broken)
+    missing = [text for text in broken.axes[0].texts if text.get_text() == "L0 not reached"]
+    assert len(missing) == 5
+    assert all(text.get_bbox_patch().get_facecolor()[:3] == (1, 1, 1) for text in missing)
 
 
 def test_a_collapsed_original_recipe_is_named_in_the_sentence():
@@ -106,7 +120,7 @@ def test_a_collapsed_original_recipe_is_named_in_the_sentence():
 def test_no_gap_to_divide_is_said():
     wide = {key: between(-1.0, 1.0) for key in division(EFFECTS).log_fvu}
     wide |= {key: constant(0.0) for key in wide if key[1] == COMPARED.near}
-    assert "no gap to divide" in f3_causes.checks(Division(wide, (0,), COMPARED))[1]
+    assert "no gap to divide" in f3_causes.checks(Division(wide, (0,), COMPARED))[2]
 
 
 def test_a_seed_has_its_own_division():

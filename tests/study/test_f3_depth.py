@@ -56,16 +56,22 @@ def test_the_title_names_the_easiest_and_the_hardest_site(fvu, words):
 
 
 def test_the_caption_names_what_goes_along_with_fvu():
-    assert "FVU goes most with median norm (Spearman +1.00)" in f3_depth.correlate_words(
-        depths([0.2, 0.3, 0.4])
+    # norm, offset and depth rise with it: no single one goes with it most
+    assert (
+        "FVU goes most with median norm (+1.00), mean offset (+1.00) and depth (+1.00) alike"
+        in f3_depth.correlate_words(depths([0.2, 0.3, 0.4]))
     )
+    unequal = depths([0.2, 0.3, 0.4])
+    unequal.table[NORM] = [3.0, 3.0, 700.0]
+    unequal.table[OFFSET] = [0.3, 0.2, 0.4]
+    assert "FVU goes most with depth (+1.00), by" in f3_depth.correlate_words(unequal)
     assert "Too few sites" in f3_depth.correlate_words(depths([np.nan, np.nan, np.nan]))
 
 
 def test_undefined_losses_leave_the_checks_standing():
     lines = f3_depth.checks(depths([0.2, 0.3, np.nan]))
     assert lines[0] == "L0 = 32 is reached at 2 of 3 sites"
-    assert lines[2].endswith("at 0")
+    assert lines[2].endswith("at 0 of 0 (undefined at 2)")
 
 
 def test_the_table_shown_has_at_most_twelve_rows():

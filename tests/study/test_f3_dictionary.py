@@ -81,6 +81,22 @@ def test_a_site_that_reaches_no_l0_leaves_table_and_figure_standing():
     assert "L0 is not reached" in figure.get_suptitle()
 
 
+def test_the_caption_explains_only_rows_that_are_drawn():
+    whole = errors(LESS)
+    bare = Errors(
+        {key: value for key, value in whole.by_seed.items() if key[1] != "learned items"},
+        COMPARED,
+        {2: None, 15: None, 29: None},
+    )
+    captions = [
+        f3_dictionary.figure(one, params(), SCOPE, 30).get_supxlabel().replace("\n", " ")
+        for one in (whole, bare)
+    ]
+    for words in ("One dictionary is learned by pursuit", "The last row is one seed"):
+        assert words in captions[0]
+        assert words not in captions[1]
+
+
 def test_no_site_that_reaches_the_l0_is_said_in_words():
     nothing = Errors({}, COMPARED, {2: None, 15: None, 29: None})
     assert "L0 is reached at no site" in f3_dictionary.sentence_encoder(nothing, params(), SCOPE)
@@ -98,7 +114,7 @@ def test_the_two_factors_multiply_to_the_ratio_of_two_sites():
 def test_checks_count_sites():
     lines = f3_dictionary.checks(errors(LESS))
     assert lines[0].endswith("at 3 of 3 sites")
-    assert lines[1].endswith("at 3")
+    assert lines[1].endswith("at 3 of 3")
     assert lines[3].endswith("2 of 2")  # one site's shuffled curve does not reach the L0
 
 

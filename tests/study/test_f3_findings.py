@@ -33,7 +33,7 @@ def test_as_reported_is_judged_by_the_all_token_fvu():
         ladder(between(2, 3)), original(18.0), class_table(0.99, 0.01, 0.5), params(), SCOPE
     )
     assert found.verdict == "supported"
-    assert next(iter(found.estimates)) == "original: FVU, all tokens, site 15"
+    assert next(iter(found.estimates)) == "original: FVU, all tokens, deepest site over site 15"
     assert "hold 99.0% of the squared norm" in found.sentence
 
 
@@ -66,7 +66,7 @@ def test_one_seed_is_undecided_and_has_its_effect():
         matched(between(0.4, 0.5)), params(), Scope("a model", n_pages=20, n_seeds=1)
     )
     assert found.verdict == "undecided"
-    assert found.estimates["normalised: FVU at L0 = 32, site 15"].lo > 1
+    assert found.estimates["normalised: FVU at L0 = 32, deepest site over site 15"].lo > 1
 
 
 def pages(run):
@@ -88,7 +88,7 @@ def test_a_trained_sae_contradicts_that_the_site_does_not_train():
         matched(between(0.3, 0.4)), sweep("measured"), params(), SCOPE
     )
     assert found.verdict == "contradicted"
-    assert found.estimates["loss recovered"].value == pytest.approx(0.75)
+    assert found.estimates[f3_findings.RECOVERED].value == pytest.approx(0.75)
 
 
 def test_undefined_loss_recovered_is_said_in_words():
@@ -116,8 +116,9 @@ def trained(l0):
 def test_causes_are_recorded_with_their_steps():
     found = f3_findings.causes(division(EFFECTS, first=-0.5), trained(9.0), params(), SCOPE)
     assert found.verdict == "contradicted"
-    assert next(iter(found.estimates)) == "gap that the four removed"
-    assert found.estimates["sinks masked"].value == pytest.approx(0.3)
+    assert next(iter(found.estimates)) == "fall of the gap in log FVU, all four removed"
+    change = found.estimates["change of the gap in log FVU, sinks masked"]
+    assert change.value == pytest.approx(0.3)
 
 
 def test_causes_of_a_collapsed_recipe_are_undecided_with_the_reason():
@@ -147,7 +148,9 @@ def test_an_effect_is_told_before_the_run_is_called_undecided(home):
         matched(between(0.4, 0.5)), params(), Scope("a model", n_pages=20, n_seeds=1)
     )
     lines = finding.account([clear, one_seed]).splitlines()
-    assert lines[1].startswith("supported. normalised: FVU at L0 = 32, site 15: 1.5")
+    assert lines[1].startswith(
+        "supported. normalised: FVU at L0 = 32, deepest site over site 15: 1.5"
+    )
     assert lines[5].endswith("recorded full: no record; undecided here.")
 
 

@@ -1,5 +1,7 @@
 """One gap by six yardsticks."""
 
+from typing import get_args
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,8 +9,9 @@ from helpers.f3_cases import COMPARED, SCOPE, between
 from helpers.f3_results import step
 
 from saelib.study import f3_ladder
-from saelib.study.estimate import constant, undefined
+from saelib.study.estimate import Comparison, constant, undefined
 from saelib.study.f3_ladder import ORIGINAL_ALL, Ladder, Yardstick
+from saelib.study.scope import Scope
 
 
 def ladder(*values):
@@ -62,3 +65,25 @@ def test_the_figure_of_an_unreached_l0_says_so():
     figure = f3_ladder.ladder_figure(ladder(between(2, 3), undefined()), original, SCOPE, 30)
     assert "worse" in figure.get_suptitle()
     assert np.isfinite(figure.get_figheight())
+
+
+def test_each_yardstick_says_where_the_deepest_site_stands_and_why_there_is_no_verdict_once():
+    rungs = ladder(between(2, 3), undefined())
+    lines = f3_ladder.yardstick_lines(rungs, 0.03, SCOPE)
+    assert lines[0] == f"{ORIGINAL_ALL}: worse than site 2, worse than site 15: supported"
+    assert lines[1] == "original: 1: site 2: L0 not reached, site 15: L0 not reached: undecided"
+    small = f3_ladder.yardstick_lines(rungs, 0.03, Scope("a model", 1, 20))
+    assert small[0] == f"{ORIGINAL_ALL}: worse than site 2, worse than site 15"
+    assert small[-1] == "undecided by each: 1 seed and 20 test pages; a verdict takes 3 and 15"
+    assert sum("undecided" in line for line in small) == 1
+    collapsed = f3_ladder.yardstick_lines(rungs, 0.03, SCOPE, collapsed=[2])
+    assert collapsed[-1] == "undecided by the original recipe, whose SAEs have collapsed"
+
+
+def test_the_place_of_the_deepest_site_has_a_word_for_every_comparison():
+    assert set(f3_ladder.PLACES) == set(get_args(Comparison))
+
+
+def test_a_yardstick_that_is_not_known_is_not_counted_in_the_title():
+    title = f3_ladder.ladder_title(ladder(between(2, 3), undefined()))
+    assert title.startswith("By each known yardstick")

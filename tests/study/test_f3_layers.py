@@ -9,6 +9,7 @@ from helpers.f3_results import matched
 from saelib.study import f3_layers
 from saelib.study.estimate import undefined
 from saelib.study.f3_layers import decide_untrained, decide_worse
+from saelib.study.f3_sites import Sweep
 
 MARGIN = 0.03
 
@@ -75,9 +76,10 @@ def test_comparisons_that_reach_no_l0_are_counted_and_not_judged():
     lines = f3_layers.matched_checks(matched(undefined()))
     assert "0 of 18 comparisons reached" in lines[0]
     assert lines[1].endswith("0 of 0")
+    assert lines[2].endswith("0 of 0 architectures that reach it")
     lines = f3_layers.matched_checks(matched(between(0.4, 0.5)))
     assert lines[1].endswith("18 of 18")
-    assert lines[2].endswith("3 of 3 architectures")
+    assert lines[2].endswith("3 of 3 architectures that reach it")
 
 
 def test_the_table_of_ratios_has_a_row_for_each_architecture_and_shallower_site():
@@ -118,3 +120,16 @@ def test_pca_of_more_ranks_than_dimensions_is_the_last():
 def test_the_figure_at_matched_l0_stands_where_no_l0_is_reached():
     figure = f3_layers.matched_figure(matched(undefined(), undefined()), SCOPE)
     assert "not reached" in figure.get_suptitle()
+
+
+def test_a_loss_that_is_undefined_is_no_site_that_does_not_train():
+    rows = [
+        ("plain", site, 0, lam, fvu, loss)
+        for site, loss in {2: 0.8, 15: 0.2, 29: np.nan}.items()
+        for lam, fvu in {1.0: 0.3, 2.0: 0.6}.items()
+    ]
+    columns = ["arm", "site", "seed", "lambda", "fvu", "loss_recovered_mean"]
+    sweep = Sweep(pd.DataFrame(rows, columns=columns), {})
+    least = pd.DataFrame(0.9, index=["plain"], columns=list(COMPARED.sites))
+    lines = f3_layers.trade_off_checks(sweep, COMPARED, least)
+    assert lines[1].endswith("1 of 2 sites (loss recovered undefined at 1)")

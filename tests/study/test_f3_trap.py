@@ -33,7 +33,24 @@ def test_an_sae_that_has_learned_nothing_is_not_flattered():
 @pytest.mark.parametrize("worked", [class_table(0.99, 0.01, 0.5), class_table(0.01, 0.3, 0.31)])
 def test_titles_have_at_most_twelve_words_and_numbers_stand_in_the_caption(worked):
     assert len(f3_trap.title(worked).split()) <= 12
-    assert "of the tokens" in f3_trap.caption(worked, SCOPE)
+    assert "of the tokens" in f3_trap.caption(drawn(), worked, SCOPE)
+
+
+def drawn(*sink_sites):
+    """Rows of the figure: all and ordinary tokens at three sites, sinks at some."""
+    rows = [(site, name) for site in COMPARED.sites for name in ("all", "ordinary")]
+    rows += [(site, "sink") for site in sink_sites]
+    return pd.DataFrame(rows, columns=["site", "class"])
+
+
+def test_the_caption_explains_sinks_where_they_are_drawn():
+    words = [
+        f3_trap.caption(drawn(*sites), table(0.99, 0.01, 0.5), SCOPE)
+        for sites in [(), (15,), (2, 15, 29)]
+    ]
+    assert "Sink" not in words[0]
+    assert words[1].endswith("Sink: first and sink tokens, where there are 50 or more.")
+    assert words[2].endswith("Sink: first and sink tokens.")
 
 
 def profile(classes):

@@ -207,6 +207,27 @@ def test_checks_say_which_holds():
     assert finding.checks([(True, "a"), (False, "b")]) == "holds: a\nDOES NOT HOLD: b"
 
 
+def test_a_check_that_cannot_be_made_says_why():
+    lines = finding.checks([("L0 not reached in 2 of 3 arms", "a"), (None, "b")]).splitlines()
+    assert lines[0] == "cannot be checked (L0 not reached in 2 of 3 arms): a"
+    assert lines[1] == "cannot be checked (an L0 is not reached): b"
+
+
+@pytest.mark.parametrize(
+    ("cases", "outcome"),
+    [
+        ([True, True, None], True),
+        ([True, False, False], False),
+        ([False, False, None], False),
+        ([True, None, None], "why in 2 of 3 arms"),
+        ([None, None, None], "why in 3 of 3 arms"),
+        ([], False),
+    ],
+)
+def test_what_is_not_known_is_a_reason_only_where_it_could_turn_the_answer(cases, outcome):
+    assert finding.at_least(2, cases, "why") == outcome
+
+
 def test_an_account_gives_the_effect_beside_the_recorded_one_before_undecided(home):
     clear = made(home)
     unclear = replace(made(home, "F2"), verdict="undecided")

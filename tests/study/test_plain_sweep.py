@@ -84,6 +84,13 @@ def test_checks_hold_of_what_has_learned_and_only_of_it(sweep):
     assert [holds for holds, _ in plain.checks(flat)] == [False, True, False]
 
 
+def test_a_loss_recovered_that_is_undefined_is_no_failure(sweep):
+    rows = sweep.rows.assign(loss_recovered_mean=np.nan)
+    unknown = plain.Sweep(rows, sweep.specs, sweep.pages)
+    outcome = [outcome for outcome, _ in plain.checks(unknown)][1]
+    assert outcome == "loss recovered is undefined in 2 of 2 sites"
+
+
 def test_sites_below_pca_are_those_with_a_lambda_below_it(sweep):
     ranks = np.arange(17)
     baseline = pd.concat(
