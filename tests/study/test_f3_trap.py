@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.f3_cases import SCOPE
+from helpers.f3_cases import COMPARED, SCOPE
 from helpers.f3_results import class_table
 
 from saelib.measure import geometry
@@ -45,7 +45,7 @@ def drawn(*sink_sites):
 
 def test_the_caption_explains_sinks_where_they_are_drawn():
     words = [
-        f3_trap.caption(drawn(*sites), table(0.99, 0.01, 0.5), SCOPE)
+        f3_trap.caption(drawn(*sites), class_table(0.99, 0.01, 0.5), SCOPE)
         for sites in [(), (15,), (2, 15, 29)]
     ]
     assert "Sink" not in words[0]
