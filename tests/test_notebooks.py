@@ -22,7 +22,7 @@ SOURCES = sorted(FOLDER.glob("[0-9]*.ipynb"))
 PUBLISHED = sorted(FOLDER.glob("published/**/*.ipynb"))
 # Profiles whose recorded copies show the notebooks' earlier form until they are recorded again.
 # Their code is held by its recorded hash (test_record), and docs/findings.md says so.
-EARLIER = ("default", "full")
+EARLIER = ("full",)
 CURRENT = [p for p in PUBLISHED if p.parent.name not in EARLIER]
 PROFILES = sorted(FOLDER.glob("profiles/*.yaml"))
 NAMES = ["01_collect", "02_train_sae", "03_train_gated", "04_resampling", "05_layer_analysis"]
