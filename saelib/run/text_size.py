@@ -26,6 +26,7 @@ CHARACTERS = 4.2  # per token
 # (pages, tokens per page): assumed where no text is at hand
 PAGES = {"fever": (0, 100), "enwik8": (8571, 1832)}
 TOKENS_OF_A_PAGE = 500  # of any other text
+ASSUMED = "assumed"  # how a text is known that is elsewhere
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,15 @@ def kept(tokens: float | int, cfg: CorpusConfig, contexts: int) -> float | int:
 def estimated(cfg: CorpusConfig, depth_contexts: int) -> TextSize:
     """From the first local pages, or from what is known of the source; see `text_of`."""
     pages, tokens, origin = _pages_of(cfg)
+    if not pages and origin == ASSUMED:
+        raise ConfigError(
+            f"path = {cfg.path!r}: {_absent(cfg.path)}, so that its pages cannot be counted; "
+            "correct it, or set n_docs to plan a text that is elsewhere"
+        )
     every = sum(kept(n, cfg, cfg.contexts_per_page) for n in tokens)
     if not pages * every:
         raise ConfigError(
-            f"path = {cfg.path!r}: {pages or 'unknown'} pages, with {every:.0f} tokens in contexts "
+            f"path = {cfg.path!r}: {pages} pages, with {every:.0f} tokens in contexts "
             f"of {cfg.ctx_len} in the first {len(tokens)}; set n_docs to plan with so many pages, "
             "or ctx_len, min_ctx_len"
         )
@@ -109,6 +115,11 @@ def estimated(cfg: CorpusConfig, depth_contexts: int) -> TextSize:
     return TextSize(*(SHARES * times * every).tolist(), float(depths), known)
 
 
+def _absent(path: str) -> str:
+    """Where a path was looked for, since a relative one begins at the notebooks."""
+    return f"nothing lies at {Path(path).expanduser().resolve()}" if path else "it is empty"
+
+
 def _pages_of(cfg: CorpusConfig) -> tuple[int, Sequence[float | int], str]:
     """How many pages are taken (0: unknown), tokens of some of them, and how both are known.
 
@@ -116,7 +127,7 @@ def _pages_of(cfg: CorpusConfig) -> tuple[int, Sequence[float | int], str]:
     """
     if not (cfg.path and Path(cfg.path).expanduser().exists()):
         pages, tokens = PAGES.get(cfg.source, (0, TOKENS_OF_A_PAGE))
-        return cfg.n_docs or pages, [tokens], "assumed"
+        return cfg.n_docs or pages, [tokens], ASSUMED
     everything = replace(cfg, n_docs=0)
     tokens = [len(page.text) / CHARACTERS for page in islice(read_pages(everything), SAMPLE)]
     pages = count_pages(everything, cfg.n_docs) or 0

@@ -221,7 +221,7 @@ def test_streaming_adds_the_forwards_of_its_passes_to_what_a_store_would_take(sh
 
 @pytest.mark.parametrize(
     ("content", "tell"),
-    [("", "unknown pages"), ('{"text": "short"}', "0 tokens in contexts of 128")],
+    [("", "0 pages"), ('{"text": "short"}', "0 tokens in contexts of 128")],
 )
 def test_a_text_without_a_context_is_refused_and_a_run_goes_on_without_a_plan(
     small, content, tell, caplog
