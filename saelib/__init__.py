@@ -14,4 +14,16 @@ Errors are sums over d_in and means over tokens. Lower FVU is better; it is the 
 *un*explained.
 """
 
+import importlib
+from typing import Any
+
 __version__ = "0.1.0"
+
+# What stands here for short, and the module that it is from: loaded when it is first asked for.
+ENTRANCES = {"fit": "saelib.run.fit"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ENTRANCES:
+        raise AttributeError(f"module 'saelib' has no attribute {name!r}")
+    return getattr(importlib.import_module(ENTRANCES[name]), name)

@@ -1,0 +1,272 @@
+"""An SAE on a tensor of one's own: `fit(x, l0=32, arch="gated")`.
+
+Rows of huge norm are sinks (see `SINK_FACTOR`): they are left out, as in the workbook's notebooks,
+since a few of them would hold most of the variance. λ is searched until the SAE has the L0 that was
+asked for on rows that it was not trained on; an architecture whose option is its L0 needs no
+search.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float32
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from saelib.activations.tensor_rows import TensorRows
+from saelib.config import ConfigError
+from saelib.env import headless
+from saelib.sae import Autoencoder, build_sae
+from saelib.sae.architectures import ARCHITECTURES
+from saelib.sae.group import Run, train_together
+from saelib.sae.history import History, TrainingDiverged
+from saelib.sae.spec import ARMS, Spec, make_spec
+from saelib.study.curve import reach_l0
+from saelib.study.matched import three_digits
+
+log = logging.getLogger(__name__)
+
+SINK_FACTOR = 5.0  # a row of more than so many median norms is a sink
+HELD_OUT = 0.1  # share of the rows on which L0 and FVU are measured
+LEAST_ROWS = 256
+MEASURED_ROWS = 2048  # encoded at once
+NEAR = 1.1  # an L0 within this factor of the one asked for is reached
+STARTS = (0.7, 1.4, 2.8)  # λ per root of d_in / 576, with which the search begins
+# Trained as profile `default` does; any field of the configurations may be set otherwise.
+RECIPE = {
+    "tokens": 204_800,
+    "batch_size": 512,
+    "lr": 1e-2,
+    "schedule": "linear",
+    "lam_warmup": 0.1,
+    "grad_clip": 1.0,
+}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trained SAE and how it does on rows that it was not trained on.
+
+    l0, fvu: over held-out rows without sinks. lam: λ, 0 where there is no penalty.
+    n_sinks: rows left out.
+    """
+
+    sae: Autoencoder
+    l0: float
+    fvu: float
+    lam: float
+    history: pd.DataFrame
+    n_sinks: int
+
+    def save(self, folder: Path | str) -> None:
+        """Write the SAE's folder, which `saelib.sae.load_sae` reads."""
+        metrics = {"l0": self.l0, "fvu": self.fvu, "lambda": self.lam, "n_sinks": self.n_sinks}
+        self.sae.save(Path(folder), metrics)
+
+
+def fit(
+    x: Tensor | np.ndarray,
+    l0: float | int = 32,
+    arch: str = "gated",
+    *,
+    seed: int = 0,
+    sink_factor: float | int = SINK_FACTOR,
+    device: str = "cpu",
+    **settings: Any,
+) -> Fitted:
+    """Train an SAE of a given L0 on rows x [n, d_in], in the model's units.
+
+    arch: an architecture ("sae", "gated", "topk") or one of its objectives ("plain", "two_term").
+    settings: fields of the configurations, such as `n_latents` (default 4 d_in), `tokens`, `site`.
+    sink_factor: rows of more than so many median norms are left out; 0 keeps all.
+
+    Raises:
+        ConfigError: x, l0 or a setting cannot be; names it, its value and what is accepted.
+        TrainingDiverged: no SAE ended with finite weights.
+    """
+    rows = _checked_rows(x).to(device)
+    is_sink = sinks(rows, sink_factor)
+    n_sinks = int(is_sink.sum())
+    if n_sinks:
+        log.warning(
+            f"{n_sinks:,} of {len(rows):,} rows are sinks (over {sink_factor:g} median norms) "
+            "and left out; sink_factor=0 keeps them"
+        )
+    trainer = TensorTrainer(rows[~is_sink], seed)
+    make = _spec_maker(_arm(arch), rows.shape[1], seed, settings)
+    best = _nearest(trainer, make, _checked_l0(l0, make))
+    if not 1 / NEAR <= best["l0_val"] / l0 <= NEAR:
+        log.warning(f"l0 = {l0:g} was not reached: the nearest SAE has {best['l0_val']:.3g}")
+    trained = trainer.trained[best["run_id"]]
+    table = pd.DataFrame(trained.history.table)
+    return Fitted(trained.sae, best["l0_val"], best["fvu"], best["lambda"], table, n_sinks)
+
+
+def sinks(x: Float32[Tensor, "n d_in"], factor: float | int) -> Bool[Tensor, " n"]:
+    """Which rows have over `factor` times the median norm; none with factor 0."""
+    norms = x.norm(dim=1)
+    return norms > factor * norms.median() if factor else torch.zeros_like(norms, dtype=torch.bool)
+
+
+def _checked_rows(x: Any) -> Float32[Tensor, "n d_in"]:
+    rows = torch.as_tensor(x)
+    if rows.ndim != 2 or rows.shape[1] < 1 or not rows.is_floating_point():
+        raise ConfigError(
+            f"x: shape {tuple(rows.shape)}, {rows.dtype}: expected floating-point rows [n, d_in]"
+        )
+    if len(rows) < LEAST_ROWS:
+        raise ConfigError(f"x: {len(rows)} rows: expected at least {LEAST_ROWS}")
+    rows = rows.detach().to(torch.float32)
+    if not rows.isfinite().all():
+        broken = int((~rows.isfinite().all(dim=1)).sum())
+        raise ConfigError(f"x: {broken} rows hold values that are not finite in float32")
+    if not (rows - rows[0]).any():
+        raise ConfigError("x: all rows are equal: expected rows that differ")
+    return rows
+
+
+def _arm(arch: str) -> str:
+    """The arm of a name: an architecture's is its last objective, the one of its paper."""
+    if arch in ARCHITECTURES:
+        return ARCHITECTURES[arch].LOSSES[-1]
+    if arch not in ARMS:
+        accepted = ", ".join(map(repr, dict.fromkeys([*ARCHITECTURES, *ARMS])))
+        raise ConfigError(f"arch = {arch!r}: expected one of {accepted}")
+    return arch
+
+
+def _spec_maker(arm: str, d_in: int, seed: int, settings: dict[str, Any]) -> Any:
+    """A function of the knob's value: λ, or the option that is L0."""
+    knob = ARCHITECTURES[ARMS[arm][0]].KNOB
+    if knob in settings:
+        raise ConfigError(f"{knob} = {settings[knob]!r}: l0 decides it; set l0")
+    fields = {"site": 0, "n_latents": 4 * d_in, **RECIPE, "seed": seed, **settings}
+
+    def make(value: float | int) -> Spec:
+        return make_spec(arm, d_in=d_in, **{knob: value}, **fields)
+
+    return make
+
+
+def _checked_l0(l0: float | int, make: Any) -> float | int:
+    n_latents = make(1).sae.n_latents
+    if not 0 < l0 <= n_latents:
+        raise ConfigError(f"l0 = {l0!r}: expected above 0, at most n_latents = {n_latents}")
+    if make(1).fixed_l0 is not None and l0 != int(l0):
+        raise ConfigError(f"l0 = {l0!r}: expected a whole number, as arch has exactly so many")
+    return l0
+
+
+def _nearest(trainer: TensorTrainer, make: Any, l0: float | int) -> dict[str, Any]:
+    """The row of the SAE whose L0 is nearest to the target, in ratio."""
+    if make(1).fixed_l0 is not None:
+        rows = trainer.train([make(int(l0))], "fit")
+    else:
+        rows = _searched(trainer, make, l0)
+    distance = (np.log(rows["l0_val"].clip(lower=1e-9)) - math.log(l0)).abs()
+    return rows.loc[distance.idxmin()].to_dict()
+
+
+def _searched(trainer: TensorTrainer, make: Any, l0: float | int) -> pd.DataFrame:
+    """SAEs of several λ about the target; the last at the λ between its neighbours."""
+    root = math.sqrt(trainer.d_in / 576)
+    starts = {("fit",): [three_digits(root * lam) for lam in STARTS]}
+    curve = reach_l0(trainer, "fit", lambda _, lam: make(lam), starts, l0, refine=2)["fit",]
+    lam = curve.at_l0(l0, "lambda")
+    if lam is None:
+        return curve.rows
+    last = trainer.train([make(three_digits(lam))], "fit")
+    return pd.concat([curve.rows, last], ignore_index=True)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """An SAE and its training."""
+
+    sae: Autoencoder
+    history: History
+
+
+class TensorTrainer:
+    """Trains and measures specs on the rows of a tensor, as a workspace does on a store's."""
+
+    def __init__(self, x: Float32[Tensor, "n d_in"], seed: int) -> None:
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
+        n_held_out = max(1, int(HELD_OUT * len(x)))
+        self.held_out = x[order[:n_held_out]]
+        self.x = x[order[n_held_out:]]
+        self.d_in = x.shape[1]
+        self.seed = seed
+        self.trained: dict[str, Trained] = {}
+
+    def train(self, specs: Sequence[Spec], notebook: str) -> pd.DataFrame:
+        """One row per spec: run_id, lambda, l0_val and fvu over the held-out rows."""
+        missing = [spec for spec in specs if _name(spec) not in self.trained]
+        if missing:
+            self._train(missing)
+        return pd.DataFrame([self._row(spec) for spec in specs])
+
+    def pages(self, run: str) -> pd.DataFrame:
+        """A tensor has no pages."""
+        raise NotImplementedError("rows of a tensor belong to no pages")
+
+    def _train(self, specs: Sequence[Spec]) -> None:
+        cfg = specs[0].train
+        stream = TensorRows(self.x, cfg.batch_size, self.seed)
+        runs = [Run(self._fresh(spec), spec.train) for spec in specs]
+        with tqdm(total=cfg.steps, desc=f"{len(runs)} SAEs", disable=headless()) as bar:
+
+            def advance(number: int, row: dict[str, Any]) -> None:
+                if number == 0:
+                    bar.update(row["step"] - bar.n)
+
+            histories = train_together([(runs, stream)], on_log=advance)
+        for spec, run, history in zip(specs, runs, histories, strict=True):
+            if isinstance(history, TrainingDiverged):
+                raise history
+            self.trained[_name(spec)] = Trained(run.sae.requires_grad_(False), history)
+
+    def _fresh(self, spec: Spec) -> Autoencoder:
+        sae = build_sae(spec.sae, torch.Generator().manual_seed(spec.train.seed))
+        sae.set_normalizer_(*normalizer(self.x, spec.sae.normalize))
+        return sae.to(self.x.device)
+
+    def _row(self, spec: Spec) -> dict[str, Any]:
+        l0, fvu = measured(self.trained[_name(spec)].sae, self.held_out)
+        return {"run_id": _name(spec), "lambda": spec.train.lam, "l0_val": l0, "fvu": fvu}
+
+
+def normalizer(x: Float32[Tensor, "n d_in"], mode: str) -> tuple[Float32[Tensor, " d_in"], float]:
+    """(mean, scale) with E‖scale · (x − mean)‖² = d_in, each as far as the mode has it."""
+    d_in = x.shape[1]
+    rows = x.double()
+    mean = rows.mean(dim=0) if "center" in mode else rows.new_zeros(d_in)
+    power = float((rows - mean).pow(2).sum(dim=1).mean())
+    scale = math.sqrt(d_in / power) if "scale" in mode else 1.0
+    return mean.float().cpu(), scale
+
+
+def _name(spec: Spec) -> str:
+    return f"{spec.arm} {spec.train.lam:g} {spec.options}".strip()
+
+
+@torch.no_grad()
+def measured(sae: Autoencoder, x: Float32[Tensor, "n d_in"]) -> tuple[float, float]:
+    """(L0, FVU) of an SAE on rows x."""
+    active = 0
+    error = 0.0
+    for part in x.split(MEASURED_ROWS):
+        codes = sae.encode_raw(part)
+        active += int((codes > 0).sum())
+        error += float((sae.decode_raw(codes) - part).double().pow(2).sum())
+    total = float((x.double() - x.double().mean(dim=0)).pow(2).sum())
+    return active / len(x), error / total if total else math.nan
