@@ -20,10 +20,11 @@ from typing import Any
 __version__ = "0.1.0"
 
 # What stands here for short, and the module that it is from: loaded when it is first asked for.
-ENTRANCES = {"fit": "saelib.run.fit"}
+ENTRANCES = {"fit": ("saelib.run.fit", "fit"), "open": ("saelib.run.lens", "open_lens")}
 
 
 def __getattr__(name: str) -> Any:
     if name not in ENTRANCES:
         raise AttributeError(f"module 'saelib' has no attribute {name!r}")
-    return getattr(importlib.import_module(ENTRANCES[name]), name)
+    module, attribute = ENTRANCES[name]
+    return getattr(importlib.import_module(module), attribute)

@@ -1,0 +1,282 @@
+"""A lens: a language model seen through one of its SAEs, on any text.
+
+    lens = saelib.open("default", site=15, l0=32)    # of a profile, the SAE nearest to that L0
+    lens = saelib.open(folder, model="…")            # any SAE's folder, with its language model
+    lens.top("The war ended in 1945.")               # which latents fire on which token
+    lens.steer(707, 3, "The war ended in")           # what the model says with one of them changed
+
+SAEs are trained on ordinary tokens. On the first token of a text, and on sinks (tokens of huge
+norm), their codes say nothing: these are told apart, with a warning.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from saelib.activations.lm import LM
+from saelib.activations.store import CLASSES, Store
+from saelib.config import SINK_FACTOR, ConfigError
+from saelib.env import data_dir
+from saelib.measure.steering import (
+    Change,
+    continuation,
+    divergence,
+    next_tokens,
+    plain_logits,
+    steered_logits,
+)
+from saelib.run.workspace import Workspace
+from saelib.sae import Autoencoder, load_sae
+from saelib.sae.architectures import ARCHITECTURES
+from saelib.text.assets import resolve_model
+
+log = logging.getLogger(__name__)
+
+ENCODED_ROWS = 2048  # at once
+CONTINUED = 20  # tokens a continuation has, where the caller names no number
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A text through the SAE: token_ids [tokens], their text, class, codes [tokens, n_latents]."""
+
+    token_ids: list[int]
+    tokens: list[str]
+    classes: list[str]
+    codes: Float32[Tensor, "tokens n_latents"]
+    missed: list[float]  # share of each token's ‖x − mean‖² that the SAE does not rebuild
+
+
+@dataclass(frozen=True)
+class Steered:
+    """A prompt's continuation without and with a change, and the next token's distributions.
+
+    next_tokens: those that move most, with columns token, before, after; kl in nats.
+    """
+
+    before: str
+    after: str
+    next_tokens: pd.DataFrame
+    kl: float
+
+
+class Lens:
+    """One SAE, its language model and, if they are there, the activations it is measured on.
+
+    A sink is a token of over `SINK_FACTOR` median norms: of the site's training rows, or without
+    activations of the text itself.
+    """
+
+    def __init__(self, lm: LM, sae: Autoencoder, store: Store | None = None) -> None:
+        if lm.tokenizer is None:
+            raise ConfigError(f"model {lm.name!r} has no tokenizer: a lens reads text")
+        if sae.config.d_in != lm.d_model:
+            raise ConfigError(
+                f"SAE of width d_in = {sae.config.d_in} does not fit model {lm.name!r} of width "
+                f"{lm.d_model}"
+            )
+        lm.site(sae.config.site)
+        self.lm = lm
+        self.sae = sae.to(lm.device)
+        self.store = store
+
+    # -- text --------------------------------------------------------------------------------------
+
+    def see(self, text: str) -> Seen:
+        """Every token of a text with its class and codes.
+
+        Raises:
+            ConfigError: the text is empty, or longer than the model's context.
+        """
+        ids = self._ids(text)
+        site = self.sae.config.site
+        stream = self.lm.capture(ids, [site])[site][0].float()
+        with torch.no_grad():
+            codes = self.sae.encode_raw(stream)
+            error = (self.sae.decode_raw(codes) - stream).pow(2).sum(1)
+            total = (stream - self.sae.mean).pow(2).sum(1)
+        return Seen(
+            ids[0].tolist(),
+            [self.lm.tokenizer.decode([i]) for i in ids[0].tolist()],
+            self._classes(stream),
+            codes,
+            (error / total).tolist(),
+        )
+
+    def top(self, text: str, k: int = 5) -> pd.DataFrame:
+        """The k largest codes on each ordinary token: position, token, latent, code.
+
+        Tokens that are first or a sink have no rows; a warning names them.
+        """
+        seen = self.see(text)
+        odd = [n for n, name in enumerate(seen.classes) if name != "ordinary"]
+        if odd:
+            named = ", ".join(f"{n} {seen.tokens[n]!r} ({seen.classes[n]})" for n in odd)
+            log.warning(f"left out, as the SAE is of ordinary tokens: {named}")
+        rows = []
+        for position in sorted(set(range(len(seen.tokens))) - set(odd)):
+            values, latents = seen.codes[position].topk(min(k, seen.codes.shape[1]))
+            rows += [
+                (position, seen.tokens[position], int(latent), float(value))
+                for latent, value in zip(latents, values, strict=True)
+                if value > 0
+            ]
+        return pd.DataFrame(rows, columns=["position", "token", "latent", "code"])
+
+    def _ids(self, text: str) -> Int64[Tensor, "1 tokens"]:
+        ids = self.lm.tokenizer(text, return_tensors="pt")["input_ids"].long()
+        if not ids.numel():
+            raise ConfigError(f"text = {text!r}: no tokens")
+        limit = self.lm.max_length
+        if limit and ids.shape[1] > limit:
+            raise ConfigError(
+                f"text of {ids.shape[1]:,} tokens: model {self.lm.name!r} takes {limit:,}"
+            )
+        return ids.to(self.lm.device)
+
+    def _classes(self, stream: Float32[Tensor, "tokens d_in"]) -> list[str]:
+        norms = stream.norm(dim=1)
+        if self.store is None:
+            later = norms[1:] if len(norms) > 1 else norms
+            median = float(later.median())
+        else:
+            median = float(self.store.median_norm(self.sae.config.site))
+        names = [CLASSES[1] if n > SINK_FACTOR * median else CLASSES[2] for n in norms.tolist()]
+        return [CLASSES[0], *names[1:]]
+
+    # -- steering ----------------------------------------------------------------------------------
+
+    def steer(
+        self,
+        latent: int,
+        strength: float | int,
+        prompt: str,
+        mode: str = "add",
+        n_tokens: int = CONTINUED,
+    ) -> Steered:
+        """Continue a prompt with one latent changed at every token but the first.
+
+        strength: for "add" and "clamp" in multiples of the latent's largest code on test pages; for
+        "scale" a factor; "ablate" takes none.
+
+        Raises:
+            ConfigError: there is no such latent; or there are no test pages for its largest code.
+        """
+        value = strength * self.largest_code(latent) if mode in ("add", "clamp") else strength
+        change = Change(latent, mode, float(value))
+        ids = self._ids(prompt)
+        positions = torch.ones_like(ids, dtype=torch.bool)
+        positions[:, 0] = False
+        before = plain_logits(self.lm, self.sae, ids)[0, -1]
+        after = steered_logits(self.lm, self.sae, ids, change, positions)[0, -1]
+        moved = next_tokens(before, after)
+        moved.insert(0, "token", [self._text([i]) for i in moved.pop("token_id")])
+        return Steered(
+            self._text(continuation(self.lm, self.sae, ids, None, n_tokens)),
+            self._text(continuation(self.lm, self.sae, ids, change, n_tokens)),
+            moved,
+            divergence(before, after),
+        )
+
+    def largest_code(self, latent: int) -> float:
+        """A latent's largest code on the ordinary tokens of test pages; 0 where it never fires.
+
+        Raises:
+            ConfigError: there is no such latent, or there are no activations.
+        """
+        n_latents = self.sae.config.n_latents
+        if not 0 <= latent < n_latents:
+            raise ConfigError(f"latent {latent}: this SAE has the latents 0 to {n_latents - 1:,}")
+        return float(self._largest_codes[latent])
+
+    @cached_property
+    def _largest_codes(self) -> Float32[Tensor, " n_latents"]:
+        if self.store is None:
+            raise ConfigError(
+                "strength: multiples of a latent's largest code need a profile's test pages; open "
+                "the SAE by its profile, or use mode 'scale' or 'ablate'"
+            )
+        largest = self.sae.b_dec.new_zeros(self.sae.config.n_latents)
+        rows = np.flatnonzero(self.store.mask("ordinary", "test"))
+        with torch.no_grad():
+            for part in np.array_split(rows, -(-len(rows) // ENCODED_ROWS) or 1):
+                x = self.store.rows(self.sae.config.site, part).to(largest)
+                if len(x):
+                    largest = torch.maximum(largest, self.sae.encode_raw(x).amax(0))
+        return largest
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return self.lm.tokenizer.decode(list(ids))
+
+
+# -- opening ---------------------------------------------------------------------------------------
+
+
+def open_lens(
+    source: str | Path,
+    *,
+    site: int | str | None = None,
+    l0: float | int = 32,
+    arch: str | None = None,
+    model: str | None = None,
+) -> Lens:
+    """A lens on an SAE: of a profile the one nearest to `l0` at a site, or the one in a folder.
+
+    arch: an architecture or arm, any without it. model: for a folder, the language model (a hub id,
+    a folder or a .gguf file).
+
+    Raises:
+        ConfigError, FileNotFoundError: there is no such SAE, profile or model; says what is there.
+    """
+    if (Path(source) / "config.json").exists():
+        if model is None:
+            raise ConfigError(f"{source}: model is not given; name the SAE's language model")
+        return Lens(LM.load(resolve_model(model)), load_sae(Path(source)))
+    if not data_dir(str(source)).is_dir():
+        raise FileNotFoundError(
+            f"{source}: neither an SAE's folder (with config.json) nor a profile in {data_dir('')}"
+        )
+    ws = Workspace(str(source))
+    run = nearest_run(ws.results(), None if site is None else ws.site(site), l0, arch)
+    log.info(f"{run['run_id']}: {run['arm']}, site {run['site']}, L0 {run['l0_val']:.3g}")
+    return Lens(ws.lm, load_sae(ws.run_folder(str(run["run_id"]))), ws.store)
+
+
+def nearest_run(
+    results: pd.DataFrame, site: int | None, l0: float | int, arch: str | None
+) -> pd.Series:
+    """The row nearest to an L0 on validation pages, in ratio; of equal ones that of lowest FVU.
+
+    Only SAEs of normalised ordinary tokens: the others are the original experiment's.
+
+    Raises:
+        ConfigError: no row fits; says what the table has.
+    """
+    usual = (results["normalize"] == "center_scale") & (results["tokens_mask"] == "ordinary")
+    rows = results[usual & (results["l0_val"] > 0)]
+    if arch is not None:
+        rows = rows[(rows["arch"] == arch) | (rows["arm"] == arch)]
+        if rows.empty:
+            accepted = ", ".join(map(repr, dict.fromkeys([*ARCHITECTURES, *results["arm"]])))
+            raise ConfigError(f"arch = {arch!r}: no such SAE here; expected one of {accepted}")
+    if site is not None:
+        sites = sorted(set(rows["site"]))
+        rows = rows[rows["site"] == site]
+        if rows.empty:
+            raise ConfigError(f"site = {site}: no SAE there; expected one of {sites}")
+    if rows.empty:
+        raise ConfigError("results.csv lists no SAE of normalised ordinary tokens")
+    if not l0 > 0:
+        raise ConfigError(f"l0 = {l0!r}: expected above 0")
+    distance = np.log(rows["l0_val"] / l0).abs().round(6)
+    return rows.assign(distance=distance).sort_values(["distance", "fvu"]).iloc[0]
