@@ -22,6 +22,10 @@ PATIENT := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
 SPREAD := -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
+# Targets asked for together run in that order, also under -j; `test` alone runs two of them at once.
+ifeq ($(MAKELEVEL),0)
+.NOTPARALLEL:
+endif
 .PHONY: help workbook test quick lint unit slow nbval lab report record refresh assets venv clean clean-data
 
 help: ## this list
@@ -39,7 +43,7 @@ record: venv ## keep the finished run of PROFILE in the repository: notebooks, t
 	$(BIN)/python tools/record.py $(PROFILE)
 
 test: lint assets ## lint, unit tests, and every notebook executed and compared with its committed outputs
-	@$(MAKE) --no-print-directory -j2 unit nbval
+	@$(MAKE) --no-print-directory -j2 unit nbval || { echo "make test FAILED: see [unit] or [nbval] above"; exit 1; }
 	@echo "make test: lint, unit tests and $(words $(wildcard notebooks/*.ipynb)) notebooks passed"
 
 lint: venv ## ruff: rules and format of package, tests and notebooks

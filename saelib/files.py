@@ -1,16 +1,19 @@
 """Files and folders that appear whole or not at all, JSON whose errors name the file, and locks.
 
-A writer fills a temporary neighbour, `.name.<host>.<pid>.tmp`, and renames it, which POSIX does
-atomically. So a reader sees the old content or the new one, and two processes that write one file
-do not disturb each other. A killed writer leaves its neighbour behind: `remove_leftovers`. Content
-is not flushed to the disk first: after a loss of power a file may be damaged.
+A writer fills a temporary neighbour, `.name.<hash of the host>.<pid>.tmp`, and renames it, which
+POSIX does atomically. So a reader sees the old content or the new one, and two processes that write
+one file do not disturb each other. A killed writer leaves its neighbour behind:
+`remove_leftovers`. Content is not flushed to the disk first: after a loss of power a file may be
+damaged.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -29,7 +32,12 @@ class LockedError(RuntimeError):
 
 def temporary_name(path: Path) -> Path:
     """The neighbour of `path` that this process fills before it takes the place of `path`."""
-    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
+    return path.with_name(f".{path.name}.{_host()}.{os.getpid()}.tmp")
+
+
+def _host() -> str:
+    """This host as twelve hex digits: a host's name may hold dots and what a pattern means."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:12]
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -43,16 +51,16 @@ def remove_leftovers(folder: Path) -> None:
 
 def remove_leftovers_of_the_dead(folder: Path) -> None:
     """Delete what writers on this host left that no longer run; for folders without a lock."""
-    for path in sorted(folder.rglob(f".*.{socket.gethostname()}.*.tmp")):
-        pid = path.name.split(".")[-2]
-        if pid.isdecimal() and not _is_running(int(pid)):
+    for path in sorted(folder.rglob(".*.tmp")):
+        writer = re.fullmatch(rf"\..*\.{_host()}\.(\d+)\.tmp", path.name)
+        if writer and not _is_running(int(writer[1])):
             _remove(path)
 
 
 def _is_running(pid: int) -> bool:
     try:
         os.kill(pid, 0)  # asks alone
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # the latter of what is no process's number
         return False
     except PermissionError:  # another user's
         return True

@@ -82,15 +82,16 @@ def test_what_a_killed_writer_leaves_is_removed_and_nothing_else(tmp_path):
 def test_without_a_lock_only_what_dead_writers_of_this_host_left_is_removed(tmp_path):
     with subprocess.Popen([sys.executable, "-c", ""]) as child:
         dead = child.pid
-    host = socket.gethostname()
+    host = temporary_name(tmp_path / "b").name.split(".")[2]
     kept = [
         temporary_name(tmp_path / "b").name,
         f".a.{host}.1.tmp",
         f".a.{host}.mine.tmp",
-        f".a.not-{host}.{dead}.tmp",
+        f".a.0{host}.{dead}.tmp",
+        f".a.{host}.x.{dead}.tmp",
         "a",
     ]
-    for name in [f".a.{host}.{dead}.tmp", *kept]:
+    for name in [f".a.{host}.{dead}.tmp", f".a.{host}.{10**20}.tmp", *kept]:
         write_text(tmp_path / name, "half")
     remove_leftovers_of_the_dead(tmp_path)
     assert names(tmp_path) == sorted(kept)

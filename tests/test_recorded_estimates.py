@@ -8,8 +8,10 @@ import pytest
 
 from saelib.env import data_dir
 from saelib.files import write_json
+from saelib.run.headlines import HEADLINES, effect
 from saelib.study import f1_schedules, f2_gated
 from saelib.study.estimate import constant
+from saelib.study.finding import recorded_estimates
 from saelib.study.finding_params import GatedParams
 from saelib.study.scope import Scope
 
@@ -73,3 +75,18 @@ def test_the_names_are_those_that_a_run_gives_its_estimates(tool):
     p = GatedParams.model_construct(margin=0.03, l0_target=32.0, profile="smoke")
     for finding in f2_gated.findings(pairs, p, Scope("m", 1, 22)):
         assert set(finding.estimates) <= set(recorded[finding.name])
+
+
+@pytest.mark.parametrize("profile", ["default", "full"])
+def test_every_headline_finds_its_estimates_in_what_is_recorded(profile):
+    recorded = recorded_estimates(profile)
+    for number, headline in HEADLINES.items():
+        text = effect(number, recorded)
+        assert "not estimated" not in text
+        assert text.startswith(headline.text.partition("{")[0])
+
+
+def test_a_headline_whose_estimate_is_not_there_does_not_read_as_unreached():
+    row = {"value": 0.5, "lo": 0.4, "hi": 0.6}
+    text = effect("F0", {"F0": {"one latent, all tokens": row}})
+    assert "not estimated over ordinary ones" in text

@@ -94,7 +94,9 @@ def rule(profile: str, entry: Entry) -> str:
     if entry["name"] not in RULES:
         return NO_RULE
     copy = root() / "notebooks" / "published" / profile / f"{entry['notebook']}.ipynb"
-    given = _parameters(copy) if copy.is_file() else {}
+    if not copy.is_file():
+        return NO_RULE
+    given = _parameters(copy)
     margin = given.get("margin", float("nan"))
     l0 = given.get("l0_target", float("nan"))
     return RULES[entry["name"]].format(margin=margin, percent=100 * margin, limit=1 + margin, l0=l0)

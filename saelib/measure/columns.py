@@ -78,7 +78,7 @@ DESCRIPTION = (
     Column("n_test_pages", "int64"),
     Column("n_test_tokens", "int64"),
 )
-# Columns of `DESCRIPTION` that older tables lack, and what those mean: nothing had options then.
+# Columns of `DESCRIPTION` that older tables lack, and what stands there instead.
 ADDED = {"options": ""}
 # What is measured. A table written before a column was added is read with that column empty.
 MEASURED = (

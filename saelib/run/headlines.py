@@ -80,6 +80,8 @@ def _fitting(rows: Mapping[str, Row], pattern: str) -> list[Row]:
 
 def _spread(rows: Sequence[Row]) -> str:
     """ "1.04 to 1.13", or "1.08 [1.05, 1.11]" of one; the values that are defined."""
+    if not rows:
+        return "not estimated"
     defined = [row for row in rows if row["value"] is not None and math.isfinite(row["value"])]
     if not defined:
         return "not reached"

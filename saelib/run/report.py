@@ -16,7 +16,7 @@ import json
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,20 +117,20 @@ def settings(notebooks: Mapping[str, Path]) -> list[tuple[str, str]]:
     return given
 
 
-def figure_titles(notebooks: Iterable[Path]) -> dict[str, tuple[str, str]]:
-    """Figure's file name -> its title and the page of the notebook that drew it.
+def figure_titles(notebooks: Mapping[str, Path]) -> dict[str, tuple[str, str]]:
+    """Figure's file name -> its title and the name of the page of the notebook that drew it.
 
     `show.style.show` displays a figure with its title as `alt`, then prints where it lies.
     """
     titles = {}
-    for path in notebooks:
+    for page, path in notebooks.items():
         title = ""
         for output in _outputs(path):
             title = output.get("metadata", {}).get("image/png", {}).get("alt") or title
             for name in re.findall(
                 r"^\S*figures/(\S+\.png)$", output.get("text", ""), re.MULTILINE
             ):
-                titles[name] = (title, path.name.partition(".")[0])
+                titles[name] = (title, page.removesuffix(".html"))
     return titles
 
 
@@ -300,10 +300,11 @@ def build_report(profile: str) -> Path:
         "settings": settings(notebooks),
         "failed": [names[page] for page, path in notebooks.items() if ".failed" in path.name],
         "pages": list(names.items()),
+        "page_names": list(names.values()),
     }
     folder = data_dir(profile) / "report"
     with replaced_folder(folder) as new:
-        titles = figure_titles(notebooks.values())
+        titles = figure_titles(notebooks)
         more = _copy_figures(profile, findings, new / "figures")
         context["more"] = [(name, *titles.get(name, ("", ""))) for name in more]
         for (page, path), around in zip(

@@ -26,7 +26,7 @@ from saelib.measure.columns import COLUMNS
 from saelib.run.identity import code_version, measurement
 from saelib.sae.group import Run
 from saelib.sae.history import History, Snapshot
-from saelib.sae.spec import Spec
+from saelib.sae.spec import Spec, options_text
 
 CHECKPOINT = "checkpoint.safetensors"
 SNAPSHOT_TENSORS = ("fire_rate", "open", "b_gate")
@@ -70,8 +70,15 @@ class RunFolder:
 
     @property
     def row(self) -> dict[str, Any] | None:
-        """The row of results.csv; None where the run is not measured yet."""
-        return self._json("metrics.json").get("row")
+        """The row of results.csv; None where the run is not measured yet.
+
+        A row written before the table had options takes them from what was trained.
+        """
+        row = self._json("metrics.json").get("row")
+        if row is None or row.get("options") is not None:
+            return row
+        trained = self._json("train.json").get("sae", {})
+        return row | {"options": options_text(trained.get("options", {}))}
 
     def _json(self, name: str) -> dict[str, Any]:
         """A JSON file of the run; empty where there is none."""

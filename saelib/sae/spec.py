@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -31,13 +32,18 @@ class Spec(NamedTuple):
     @property
     def options(self) -> str:
         """The architecture's own options in words: "aux_k=256 k=32"; empty where it has none."""
-        return " ".join(f"{name}={value}" for name, value in sorted(self.sae.options.items()))
+        return options_text(self.sae.options)
 
     @property
     def fixed_l0(self) -> float | None:
         """The L0 that an option sets; None where training decides it, as with a penalty."""
         knob = architecture(self.sae).KNOB
         return None if knob == "lam" else float(self.sae.options[knob])
+
+
+def options_text(options: Mapping[str, Any]) -> str:
+    """Options as results.csv has them: "aux_k=256 k=32"."""
+    return " ".join(f"{name}={value}" for name, value in sorted(options.items()))
 
 
 def make_spec(arm: str, site: int, d_in: int, **settings: Any) -> Spec:

@@ -186,7 +186,7 @@ class Trainer:
         """Shares of latents and of gates that are dead; nan where training is shorter than
         `dead_window`, so that none can be found dead.
         """
-        if self.cfg.dead_window > self.cfg.tokens:
+        if self.cfg.dead_window > self.cfg.steps * self.cfg.batch_size:
             return {"dead_fraction": math.nan, "gate_dead": math.nan}
         return {
             "dead_fraction": float(self.dead().float().mean()),

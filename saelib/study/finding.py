@@ -98,8 +98,15 @@ def recorded_estimates(profile: str = RECORDED) -> dict[str, dict[str, dict[str,
 def recorded_verdicts(profile: str = RECORDED) -> dict[str, Verdict]:
     """Verdicts of a recorded profile by finding; empty without a record."""
     folder = data_dir("recorded") / profile / "verdicts"
-    entries = [_renewed(entry) for path in sorted(folder.glob("*.json")) for entry in _stored(path)]
-    return {entry["name"]: entry["verdict"] for entry in entries}
+    verdicts = {}
+    for path in sorted(folder.glob("*.json")):
+        for i, stored in enumerate(_stored(path)):
+            entry = _renewed(stored)
+            where = f"{path}, finding {i}"
+            _check_name(entry.get("name"), where)
+            _check_verdict(entry.get("verdict"), where)
+            verdicts[entry["name"]] = entry["verdict"]
+    return verdicts
 
 
 def beside_recorded(finding: Finding, profile: str = RECORDED, form: str = ".3g") -> str:
@@ -187,18 +194,26 @@ def _without_nan(row: Mapping[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in row.items()}
 
 
+def _check_verdict(verdict: Any, where: str) -> None:
+    verdicts = get_args(Verdict)
+    if verdict not in verdicts:
+        accepted = ", ".join(verdicts)
+        raise ValueError(f"{where}: verdict = {verdict!r}: expected one of {accepted}")
+
+
+def _check_name(name: Any, where: str) -> None:
+    if not isinstance(name, str) or not re.fullmatch(NAME, name):
+        raise ValueError(f"{where}: name = {name!r}: expected F1, F2, F2a, …")
+
+
 def _check(entry: Mapping[str, Any], where: str) -> None:
     if set(entry) != set(FIELDS):
         raise ValueError(f"{where}: fields {sorted(entry)}; expected {sorted(FIELDS)}")
     for field in TEXTS:
         if not isinstance(entry[field], str) or not entry[field].strip():
             raise ValueError(f"{where}: {field} = {entry[field]!r}: expected text")
-    verdicts = get_args(Verdict)
-    if entry["verdict"] not in verdicts:
-        accepted = ", ".join(verdicts)
-        raise ValueError(f"{where}: verdict = {entry['verdict']!r}: expected one of {accepted}")
-    if not re.fullmatch(NAME, entry["name"]):
-        raise ValueError(f"{where}: name = {entry['name']!r}: expected F1, F2, F2a, …")
+    _check_verdict(entry["verdict"], where)
+    _check_name(entry["name"], where)
     _check_estimates(entry["estimates"], where)
     _check_figure(entry["figure"], where)
 

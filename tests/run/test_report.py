@@ -233,6 +233,17 @@ def test_further_figures_have_their_title_and_notebook_as_caption(home, figure):
     assert f'<img src="figures/other.png" alt="A &amp; B">\n{caption}' in page
 
 
+def test_a_figure_names_the_page_of_the_notebook_that_drew_it_also_at_a_grid_point(tmp_path):
+    notebook = nbformat.v4.new_notebook()
+    picture = new_output("display_data", {"image/png": "aGk="}, metadata={})
+    line = new_output("stream", name="stdout", text="data/smoke/figures/other.png\n")
+    notebook.cells.append(new_code_cell("show()", outputs=[picture, line]))
+    path = tmp_path / "grid" / "abc" / "notebooks" / "04_g.ipynb"
+    path.parent.mkdir(parents=True)
+    nbformat.write(notebook, path)
+    assert report.figure_titles({"abc_04_g.html": path}) == {"other.png": ("", "abc_04_g")}
+
+
 def test_a_notebook_page_leads_to_the_pages_beside_it(home):
     for name in ("01_a", "02_x", "03_z"):
         write_executed(home, name)
@@ -324,7 +335,7 @@ def test_the_abstract_is_what_the_notebooks_say_in_order_above_the_claims(home, 
     record_findings("smoke", "02_x", [finding("F4", figure)])
     page = report.build_report("smoke").with_name("details.html").read_text()
     second = page.index('<a href="02_x.html">02_x</a></dt><dd>The second says 0.3.</dd>')
-    third = page.index('<a href="03_z.html">03_z</a></dt><dd>Third &amp; last.</dd>')
+    third = page.index("<dt>03_z</dt><dd>Third &amp; last.</dd>")  # its page is gone
     assert second < third < page.index('<article id="F4">')
 
 

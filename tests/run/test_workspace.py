@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from helpers.workspaces import RECIPE, corpus_of, open_workspace, write_inputs
 
 from saelib.activations.rows import ShuffledRows
 from saelib.config import CollectConfig, ConfigError, CorpusConfig, EvalConfig
+from saelib.files import temporary_name
 from saelib.measure.columns import COLUMNS
 from saelib.run import collected as collected_module
 from saelib.run import costs, identity, training
@@ -178,7 +178,8 @@ def test_kill_9_in_mid_training_then_rerun_gives_the_same_bytes(ws, collected, t
     child.wait()
     assert (folder / "checkpoint.safetensors").exists()
     assert not (folder / "config.json").exists()
-    half = folder / f".checkpoint.safetensors.{socket.gethostname()}.{child.pid}.tmp"
+    name = temporary_name(folder / "checkpoint.safetensors").name
+    half = folder / name.replace(str(os.getpid()), str(child.pid))
     half.touch()  # where the kill came while it wrote
     ws.train([spec], "03_train_gated")
     assert not half.exists()
@@ -488,6 +489,13 @@ def test_topk_is_trained_measured_and_loaded_like_any_other_arm(ws):
     (row,) = ws.train([spec], "02_train_sae").to_dict("records")
     assert (row["arm"], row["arch"], row["lambda"]) == ("topk", "topk", 0.0)
     assert row["options"] == "aux_k=256 k=6"
+    assert "aux_k=256 k=6" in ws.results()["options"].tolist()
+    path = ws.run_folder(spec) / "metrics.json"  # as written before the table had options
+    measured = json.loads(path.read_text())
+    del measured["row"]["options"]
+    path.write_text(json.dumps(measured))
+    assert ws.train([spec], "02_train_sae")["options"].tolist() == ["aux_k=256 k=6"]
+    ws.write_results()
     assert "aux_k=256 k=6" in ws.results()["options"].tolist()
     assert 0 < row["l0"] <= 6
     assert 0 < row["fvu"] < 1

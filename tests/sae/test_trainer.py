@@ -323,9 +323,20 @@ def test_resampling_revives_dead_latents_and_reports_who_stayed_alive(table):
     assert _run(table, _cfg(lam=1.0), silent=N // 2)[1].table[-1]["dead_fraction"] >= 0.5
 
 
-@pytest.mark.parametrize(("window", "defined"), [(640, True), (641, False)])
-def test_no_share_is_dead_where_training_is_shorter_than_the_window(window, defined, table):
-    _, history = _run(table, _cfg(tokens=640, dead_window=window), silent=N // 2)
+@pytest.mark.parametrize(
+    ("tokens", "stop_at", "window", "defined"),
+    [
+        (640, 1.0, 640, True),
+        (640, 1.0, 641, False),
+        (660, 1.0, 641, False),
+        (1280, 0.5, 641, False),
+    ],
+)
+def test_no_share_is_dead_where_training_is_shorter_than_the_window(
+    tokens, stop_at, window, defined, table
+):
+    cfg = _cfg(tokens=tokens, stop_at=stop_at, dead_window=window)
+    _, history = _run(table, cfg, silent=N // 2)
     shares = [row[name] for row in history.table for name in ("dead_fraction", "gate_dead")]
     assert [not math.isnan(share) for share in shares] == [defined] * len(shares)
     assert not defined or history.table[-1]["dead_fraction"] >= 0.5

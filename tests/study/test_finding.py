@@ -267,3 +267,19 @@ def test_a_recorded_table_is_read_back_and_a_missing_one_names_its_notebook(home
 def test_an_abstract_without_its_numbers_is_refused(home, text):
     with pytest.raises(ValueError, match="abstract of 02_x = "):
         finding.record_abstract("smoke", "02_x", text)
+
+
+@pytest.mark.parametrize(
+    ("entry", "sentence"),
+    [
+        ({"name": "F4"}, "finding 0: verdict = None: expected one of supported"),
+        ({"name": "F4", "verdict": "maybe"}, "verdict = 'maybe': expected one of supported"),
+        ({"finding": 4, "verdict": "replicates"}, "name = 4: expected F1"),
+    ],
+)
+def test_a_recorded_verdict_that_is_none_is_refused_by_file(home, entry, sentence):
+    folder = home / "data" / "recorded" / "full" / "verdicts"
+    folder.mkdir(parents=True)
+    (folder / "02_x.json").write_text(json.dumps([entry]))
+    with pytest.raises(ValueError, match=rf"02_x\.json, .*{sentence}"):
+        finding.recorded_verdicts()
