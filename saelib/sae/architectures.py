@@ -46,7 +46,7 @@ def build_sae(
     return architecture(config)(config, generator, shard)
 
 
-def load_sae(folder: Path) -> Autoencoder:
+def load_sae(folder: Path | str) -> Autoencoder:
     """Load an SAE folder, without gradients.
 
     Raises:

@@ -1,0 +1,50 @@
+"""README's Python runs as it stands, on a small workspace in place of profile default."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.workspaces import RECIPE, open_workspace, write_inputs
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def python_blocks():
+    return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory):
+    """What the lines of README take as given: rows x, and a profile with an SAE at a site."""
+    home = tmp_path_factory.mktemp("home")
+    write_inputs(home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAELIB_HOME", str(home))
+        ws = open_workspace(home)
+        spec = ws.spec("plain", 2, lam=0.5, **RECIPE)
+        ws.train([spec], "02_train_sae")
+        return home, str(ws.run_folder(spec)), torch.randn(400, 32)
+
+
+def test_every_block_runs_in_order(names, monkeypatch):
+    home, folder, x = names
+    monkeypatch.setenv("SAELIB_HOME", str(home))
+    replaced = {  # the names of the workbook's own run, which a test does not have
+        '"data/default/saes/<run_id>"': repr(folder),
+        'saelib.open("default", site=15': 'saelib.open("tiny", site=2',
+        "steer(1671": "steer(3",
+        '"The war ended in May 1945."': '"w1 w2 w3"',
+        '"My favourite food is"': '"w1 w2"',
+        "l0=32, arch": "l0=4, tokens=5_000, arch",
+    }
+    given = {"x": x}
+    blocks = python_blocks()
+    assert len(blocks) == 3
+    for block in blocks:
+        for old, new in replaced.items():
+            block = block.replace(old, new)
+        exec(block, given)
+    assert given["x_hat"].shape == x.shape
+    assert given["codes"].shape == (400, RECIPE["n_latents"])
+    assert given["fitted"].l0 > 0
