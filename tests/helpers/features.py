@@ -28,7 +28,7 @@ def make_sae(store, arch="sae", seed=0, site=SITE, n_latents=N_LATENTS):
         sae.b_dec += 0.1
         for name in sae.bias_names():
             if name in ("b_enc", "b_gate"):
-                getattr(sae, name).sub_(torch.linspace(0, 9, n_latents))
+                getattr(sae, name).sub_(torch.linspace(0, 2.5, n_latents))
                 getattr(sae, name)[-1] = -1e6
     return sae.requires_grad_(False)
 

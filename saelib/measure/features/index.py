@@ -74,8 +74,9 @@ class FeatureRecord(NamedTuple):
 class FeatureIndex:
     """An open index; read only. `table` has a line for each latent."""
 
-    def __init__(self, folder: Path, manifest: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, manifest: dict[str, Any], sae: Autoencoder) -> None:
         self.folder = folder
+        self.sae = sae
         self.manifest = manifest
         self.n_latents: int = manifest["n_latents"]
         self.options = IndexOptions.from_dict(manifest["options"])
@@ -102,7 +103,7 @@ class FeatureIndex:
                 f"{path} is an index of SAE {manifest['sae'][:12]}, not of this one, "
                 f"{checksum[:12]}; build it anew"
             )
-        return cls(Path(folder), manifest)
+        return cls(Path(folder), manifest, sae)
 
     # -- tables
 
@@ -167,7 +168,7 @@ class FeatureIndex:
     def firing_on(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """Latents that fire on a row of `tokens`, strongest first, and their activations there.
 
-        None where the token is not ordinary.
+        No latents where the token is not ordinary: codes there are not kept.
 
         Raises:
             ValueError: there is no such row.

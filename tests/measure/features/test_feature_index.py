@@ -44,6 +44,7 @@ def test_the_case_is_rich(naive):
     fired = (naive.g > 0).sum(0)
     assert fired.max() > 60
     assert fired[DEAD] == 0
+    assert (fired > 0).sum() > 40
     assert 0 < naive.ordinary.sum() < len(naive.rows)
     assert (~naive.first & ~naive.ordinary).any()
 
