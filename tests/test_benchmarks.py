@@ -330,3 +330,14 @@ def test_readme_shows_the_recorded_results(monkeypatch):
     text = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
     assert summary.filled(text) == text
     assert "| bare matmuls | dense |  |" in text
+
+
+def test_features_are_indexed_at_a_tiny_size(tmp_path):
+    path = tmp_path / "rows.json"
+    sizes = ("--rows", 2000, "--latents", 64, 128, "--vocabulary", 300)
+    _run("features.py", *sizes, "--json", path)
+    rows = json.loads(path.read_text())
+    assert [(row["name"], row["n_latents"]) for row in rows] == [
+        (name, n) for n in (64, 128) for name in ("encoder product", "build")
+    ]
+    assert all(5 < row["l0"] < 60 and row["ratio_to_encoder"] > 0 for row in rows)

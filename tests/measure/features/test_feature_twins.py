@@ -1,0 +1,101 @@
+"""Twins of latents in other SAEs, against dense cosines and codes."""
+
+import numpy as np
+import pytest
+import torch
+from helpers.features import DEAD, N_LATENTS, Naive, make_sae
+
+from saelib.measure.features import IndexOptions, build_index, support, twins
+
+SMALL = IndexOptions(contexts=2, batch=64)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("twins")
+
+
+@pytest.fixture(scope="module")
+def base(store, folder):
+    return build_index(make_sae(store), store, None, folder / "base", options=SMALL)
+
+
+@pytest.fixture(scope="module")
+def shuffled(store, folder):
+    """The same latents in another order, the last ten of them turned elsewhere."""
+    sae = make_sae(store)
+    order = torch.randperm(N_LATENTS, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(10, sae.W_dec.shape[1], generator=torch.Generator().manual_seed(2))
+    for name in ("W_dec", "b_enc"):
+        getattr(sae, name).copy_(getattr(sae, name)[order])
+    sae.W_enc.copy_(sae.W_enc[:, order])
+    sae.W_dec[-10:] = noise / noise.norm(dim=1, keepdim=True)
+    return build_index(sae, store, None, folder / "shuffled", options=SMALL), order.numpy()
+
+
+def test_twins_of_another_seed_are_the_largest_of_dense_cosines_and_jaccards(store, base, folder):
+    other_sae = make_sae(store, "gated", seed=3, n_latents=60)
+    other = build_index(other_sae, store, None, folder / "other", options=SMALL)
+    a, b = Naive(base.sae, store), Naive(other_sae, store)
+    cosine = torch.nn.functional.cosine_similarity(
+        base.sae.W_dec[:, None], other_sae.W_dec[None], dim=2
+    ).numpy()
+    fires_a, fires_b = (naive.g > 0 for naive in (a, b))
+    both = fires_a.T.astype(int) @ fires_b.astype(int)
+    either = fires_a.sum(0)[:, None] + fires_b.sum(0) - both
+    jaccard = both / np.maximum(either, 1)
+    table = twins(base, other)
+    assert table["twin"].tolist() == cosine.argmax(1).tolist()
+    np.testing.assert_allclose(table["cosine"], cosine.max(1), rtol=1e-5)
+    mutual = cosine.argmax(0)[cosine.argmax(1)] == np.arange(N_LATENTS)
+    assert table["mutual"].tolist() == mutual.tolist()
+    np.testing.assert_allclose(table["jaccard"], jaccard.max(1), rtol=1e-6)
+    found = table["firing_twin"].to_numpy()
+    fires = jaccard.max(1) > 0
+    assert (found >= 0).tolist() == fires.tolist()
+    np.testing.assert_allclose(
+        jaccard[np.flatnonzero(fires), found[fires]], jaccard.max(1)[fires], rtol=1e-6
+    )
+    assert table.attrs["n_rows"] == a.ordinary.sum()
+
+
+def test_the_same_latents_in_another_order_are_each_other_s_twins(base, shuffled):
+    other, order = shuffled
+    table = twins(base, other)
+    kept = order[:-10]
+    assert table.loc[kept, "twin"].tolist() == list(range(N_LATENTS - 10))
+    assert table.loc[kept, "mutual"].all()
+    fires = base.table["n_fired"] > 0
+    assert (table.loc[fires, "jaccard"] > 0.99).all()
+    assert table.loc[DEAD, "firing_twin"] == -1
+    assert not table.loc[DEAD, "firing_mutual"]
+
+
+def test_support_is_the_share_of_others_with_a_twin(base, shuffled):
+    other, order = shuffled
+    share = support(base, [other, base])
+    moved = order[-10:]
+    expected = np.ones(N_LATENTS)
+    expected[moved] = 0.5
+    expected[base.table["dead"]] = np.nan
+    np.testing.assert_array_equal(share, expected)
+    assert (support(base, [other], cosine=-1.0).dropna() == 1).all()
+
+
+def test_another_site_has_twins_by_firing_alone(store, base, folder):
+    deeper = build_index(make_sae(store, site=4), store, None, folder / "deeper", options=SMALL)
+    table = twins(base, deeper)
+    assert (table["twin"] == -1).all()
+    assert table["cosine"].isna().all()
+    assert (table["jaccard"] > 0).any()
+    with pytest.raises(ValueError, match="site is 2 in the one and 4 in the other"):
+        support(base, [deeper])
+    with pytest.raises(ValueError, match="no other index"):
+        support(base, [])
+
+
+def test_another_text_is_refused(store, base, folder):
+    options = IndexOptions(split="val", contexts=2)
+    other = build_index(make_sae(store), store, None, folder / "val", options=options)
+    with pytest.raises(ValueError, match="source is 'test' in the one and 'val' in the other"):
+        twins(base, other)
