@@ -136,10 +136,13 @@ def _checked_rows(x: Any) -> Float32[Tensor, "n d_in"]:
 
 def _arm(arch: str) -> str:
     """The arm of a name: an architecture's is its last objective, the one of its paper."""
-    if arch in ARCHITECTURES:
-        return ARCHITECTURES[arch].LOSSES[-1]
+    trainable = {
+        name: sae_class.LOSSES[-1] for name, sae_class in ARCHITECTURES.items() if sae_class.LOSSES
+    }
+    if arch in trainable:
+        return trainable[arch]
     if arch not in ARMS:
-        accepted = ", ".join(map(repr, dict.fromkeys([*ARCHITECTURES, *ARMS])))
+        accepted = ", ".join(map(repr, dict.fromkeys([*trainable, *ARMS])))
         raise ConfigError(f"arch = {arch!r}: expected one of {accepted}")
     return arch
 

@@ -6,7 +6,7 @@ config.json           what the SAE is; with weights.safetensors beside it the tr
 history.csv           one row every `log_every` steps
 events.json           what each resampling did
 snapshots.safetensors states of the gates over training, where asked for
-metrics.json          the row of results.csv, and sums by test page
+metrics.json          the row of results.csv, sums by test page, and where the SAE comes from
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from saelib.measure.columns import COLUMNS
 from saelib.run.identity import code_version, measurement
 from saelib.sae.group import Run
 from saelib.sae.history import History, Snapshot
+from saelib.sae.origin import digest
 from saelib.sae.spec import Spec, options_text
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -155,7 +156,14 @@ class RunFolder:
     ) -> None:
         """Keep a measurement: the row of results.csv and the sums by test page."""
         self.drop_checkpoints()  # a kill may have come between the SAE and their removal
+        origin = {
+            "model": row.get("model_id"),
+            "text": row.get("corpus_id"),
+            "site": row.get("site"),
+            "weights": digest(self.path),
+        }
         measured = {
+            "origin": origin,
             "evaluation": measurement(evaluation),
             "row": {column: row.get(column) for column in COLUMNS},
             "pages": pages,

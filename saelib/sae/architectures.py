@@ -12,6 +12,7 @@ from saelib.config import ConfigError, SAEConfig
 from saelib.files import read_json
 from saelib.sae.base import ALL_LATENTS, Autoencoder
 from saelib.sae.gated import GatedSAE
+from saelib.sae.jumprelu import JumpReLUSAE
 from saelib.sae.relu import ReluSAE
 from saelib.sae.topk import TopKSAE
 
@@ -20,6 +21,7 @@ ARCHITECTURES: dict[str, type[Autoencoder]] = {
     "sae": ReluSAE,
     "gated": GatedSAE,
     "topk": TopKSAE,
+    "jumprelu": JumpReLUSAE,  # for measuring: it has no objective to be trained with
 }
 
 

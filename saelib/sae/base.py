@@ -73,7 +73,8 @@ class Autoencoder(NormalizedModule, ABC):
     `shard` selects the latents it holds where ranks share a dictionary (`sharding.Sharding`);
     `config` describes the whole. Subclasses say:
 
-        LOSSES          the objectives it can be trained with; each is also the name of an arm
+        LOSSES          the objectives it can be trained with; each is also the name of an arm;
+                        empty where it can be measured alone
         KNOB            the setting that governs its sparsity: "lam", or the option that is its L0
         Options         a checked dataclass of its own options, kept in `SAEConfig.options`
         has_gate        whether a latent may be open and still not fire

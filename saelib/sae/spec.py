@@ -88,6 +88,8 @@ def run_id(sae: SAEConfig, train: TrainConfig, store_id: str) -> str:
         ConfigError: the architecture is unknown, or does not take that loss.
     """
     sae_class = architecture(sae)
+    if not sae_class.LOSSES:
+        raise ConfigError(f"arch {sae.arch!r} cannot be trained; it can be opened and measured")
     if train.loss not in sae_class.LOSSES:
         raise ConfigError(
             f"loss {train.loss!r} does not fit arch {sae.arch!r}, which takes "

@@ -42,6 +42,10 @@ class Trainer:
         probe: Tensor | None = None,
         sharding: Sharding = UNSHARDED,
     ) -> None:
+        if not sae.LOSSES:
+            raise ConfigError(
+                f"a {type(sae).__name__} cannot be trained; it can be opened and measured"
+            )
         if cfg.loss not in sae.LOSSES:
             raise ConfigError(
                 f"TrainConfig.loss = {cfg.loss!r} does not fit a {type(sae).__name__}: "

@@ -26,6 +26,7 @@ from saelib.run.workspace import (
 )
 from saelib.sae import spec as spec_module
 from saelib.sae.history import TrainingDiverged
+from saelib.sae.origin import digest, origin
 from saelib.sae.spec import make_spec
 from saelib.study.curve import Curve, curves_over_seeds, reach_l0
 
@@ -90,6 +91,9 @@ def test_results_csv_holds_one_row_a_run_sorted_and_nothing_of_time_or_place(ws,
             "row"
         ]
         assert table.loc[row["run_id"], "fvu"] == stored["fvu"]
+        folder = ws.folder / "saes" / row["run_id"]  # which says by itself where it comes from
+        said = (row["model_id"], row["corpus_id"], int(row["site"]), digest(folder))
+        assert origin(folder) == said
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,198 @@
+"""What is read from another library's folder, and how an SAE of this package is made of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from saelib.config import SAEConfig
+from saelib.files import read_json, replaced_file
+from saelib.sae.architectures import ARCHITECTURES, build_sae
+from saelib.sae.base import Autoencoder
+
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+SHARED = ("W_enc", "W_dec", "b_dec")
+# Names of the residual stream: TransformerLens', dictionary_learning's.
+BEFORE = re.compile(r"blocks\.(\d+)\.hook_resid_pre|resid_pre_layer_(\d+)")
+AFTER = re.compile(r"blocks\.(\d+)\.hook_resid_post|resid_post_layer_(\d+)")
+
+
+class FormatError(ValueError):
+    """A folder cannot be read or written as the format asks; the message names file and field."""
+
+
+class Parts(NamedTuple):
+    """An SAE in model units: tensors under this package's names and in its orientation.
+
+    W_enc [d_in, n_latents], W_dec [n_latents, d_in], b_dec [d_in], and per latent the biases that
+    the architecture names. x − b_dec is what the encoder takes; see `without_pre_bias`.
+    """
+
+    arch: str
+    tensors: dict[str, Tensor]
+    site: int | None  # None where the folder does not say
+    options: dict[str, Any]
+    file: Path  # the weights, for messages
+
+
+def site_of_hook(name: str) -> int | None:
+    """The site of a hook's name; None where it is none of the residual stream."""
+    before = BEFORE.fullmatch(name)
+    if before:
+        return int(before[1] or before[2])
+    after = AFTER.fullmatch(name)
+    return int(after[1] or after[2]) + 1 if after else None
+
+
+def hook_of_site(site: int) -> str:
+    """TransformerLens' name of a site: the output of the block before it, or block 0's input."""
+    return f"blocks.{site - 1}.hook_resid_post" if site else "blocks.0.hook_resid_pre"
+
+
+def without_pre_bias(b_enc: Tensor, W_enc: Tensor, b_dec: Tensor) -> Tensor:
+    """b_enc of an encoder on x − b_dec that equals x W_enc + b_enc: b_enc + b_dec W_enc.
+
+    In float64, since b_dec may be as large as the activations' mean. -> [n_latents].
+    """
+    return (b_enc.double() + b_dec.double() @ W_enc.double()).to(b_enc.dtype)
+
+
+def as_floats(tensors: dict[str, Tensor], names: Iterable[str], file: Path) -> dict[str, Tensor]:
+    """The named tensors as float32.
+
+    Raises:
+        FormatError: one is missing, or holds no floating point numbers.
+    """
+    chosen = {}
+    for name in names:
+        if name not in tensors:
+            raise FormatError(f"{file}: {name} is missing; it holds {', '.join(sorted(tensors))}")
+        if tensors[name].dtype not in FLOATS:
+            kind = str(tensors[name].dtype).removeprefix("torch.")
+            raise FormatError(
+                f"{file}: {name} is of type {kind}; expected float64, float32, bfloat16 or float16"
+            )
+        chosen[name] = tensors[name].float()
+    return chosen
+
+
+def refuse_others(tensors: dict[str, Tensor], names: Iterable[str], file: Path) -> None:
+    """Refuse a tensor that would change the codes if it were passed over.
+
+    Raises:
+        FormatError: names it.
+    """
+    unknown = sorted(set(tensors) - set(names))
+    if unknown:
+        raise FormatError(f"{file}: holds {unknown[0]}, which this reader does not know")
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        FormatError: it is missing or damaged.
+    """
+    if not file.is_file():
+        raise FormatError(f"{file} is missing")
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise FormatError(f"{file}: damaged, or no safetensors file ({error})") from error
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """A JSON file that holds a mapping.
+
+    Raises:
+        FormatError: it is missing, damaged or no mapping.
+    """
+    if not file.is_file():
+        raise FormatError(f"{file} is missing")
+    try:
+        values = read_json(file)
+    except ValueError as error:
+        raise FormatError(str(error)) from error
+    if not isinstance(values, dict):
+        raise FormatError(f"{file}: expected a mapping of fields, found {values!r:.80}")
+    return values
+
+
+def refuse_option(file: Path, name: str, value: Any, accepted: tuple[Any, ...]) -> None:
+    """Refuse a setting that changes what the SAE computes.
+
+    Raises:
+        FormatError: names file, field, value and what is accepted.
+    """
+    if value not in accepted:
+        choices = " or ".join(map(repr, accepted))
+        raise FormatError(f"{file}: {name} = {value!r}: expected {choices}")
+
+
+def write_weights(file: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file, whole or not at all."""
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replaced_file(file) as temporary:
+        save_file(stored, temporary)
+
+
+def assemble(parts: Parts, site: int | None, d_in: int | None) -> Autoencoder:
+    """The SAE of `parts`, without a normaliser and without gradients.
+
+    Raises:
+        FormatError: a tensor has another shape than the others ask for or holds values that are
+            not finite; the SAE is of another width or site than asked; or its site is unknown.
+    """
+    names = (*SHARED, *ARCHITECTURES[parts.arch].bias_names())
+    tensors = as_floats(parts.tensors, names, parts.file)
+    _check_shapes(tensors, parts.file)
+    width = len(tensors["W_enc"])
+    if d_in is not None and width != d_in:
+        raise FormatError(f"{parts.file}: an SAE of width {width}; asked for width {d_in}")
+    config = SAEConfig(
+        arch=parts.arch,
+        d_in=width,
+        n_latents=len(tensors["W_dec"]),
+        site=_site(parts, site),
+        l1_mode="unit_norm" if parts.arch == "topk" else "norm_weighted",
+        normalize="none",
+        options=parts.options,
+    )
+    sae = build_sae(config).requires_grad_(False)
+    for name, tensor in tensors.items():
+        getattr(sae, name).copy_(tensor)
+    return sae
+
+
+def _check_shapes(tensors: dict[str, Tensor], file: Path) -> None:
+    if tensors["W_enc"].ndim != 2:
+        shape = list(tensors["W_enc"].shape)
+        raise FormatError(f"{file}: W_enc has shape {shape}; expected a matrix")
+    d_in, n_latents = tensors["W_enc"].shape
+    wanted = {"W_enc": [d_in, n_latents], "W_dec": [n_latents, d_in], "b_dec": [d_in]}
+    for name, tensor in tensors.items():
+        expected = wanted.get(name, [n_latents])
+        if list(tensor.shape) != expected:
+            raise FormatError(
+                f"{file}: {name} has shape {list(tensor.shape)}; W_enc [{d_in}, {n_latents}] asks "
+                f"for {expected}"
+            )
+        if not tensor.isfinite().all():
+            raise FormatError(f"{file}: damaged ({name} holds values that are not finite)")
+
+
+def _site(parts: Parts, site: int | None) -> int:
+    if site is None and parts.site is None:
+        raise FormatError(
+            f"{parts.file}: its folder names no site of the residual stream; give site="
+        )
+    if site is not None and parts.site is not None and site != parts.site:
+        raise FormatError(f"{parts.file}: an SAE of site {parts.site}; asked for site {site}")
+    return parts.site if site is None else site

@@ -1,0 +1,68 @@
+"""What a lone SAE folder says of itself: model, text, site, and a checksum of its weights.
+
+`metrics.json` holds it as "origin" from the SAE's measurement on. Folders measured before have the
+model and the text in their row alone, and no checksum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from saelib.files import read_json
+
+
+class Origin(NamedTuple):
+    """Where an SAE comes from; a field is empty where its folder does not say."""
+
+    model: str  # name and checksum of the language model
+    text: str  # hash of the tokenised corpus
+    site: int
+    weights: str  # SHA-256 of weights.safetensors
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 of weights.safetensors, in hex."""
+    with (folder / "weights.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def origin(folder: Path) -> Origin:
+    """What the folder of an SAE says of itself.
+
+    Raises:
+        ValueError: a file is damaged; names it.
+        FileNotFoundError: it holds no (finished) SAE.
+    """
+    config = _mapping(folder / "config.json")
+    metrics = _mapping(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
+    stated = metrics.get("origin") or {}
+    row = metrics.get("row") or {}
+    return Origin(
+        model=stated.get("model") or row.get("model_id") or "",
+        text=stated.get("text") or row.get("corpus_id") or "",
+        site=int(config["site"]),
+        weights=stated.get("weights", ""),
+    )
+
+
+def _mapping(file: Path) -> dict[str, Any]:
+    values = read_json(file)
+    if not isinstance(values, dict):
+        raise ValueError(f"{file}: expected a mapping of fields, found {values!r:.80}")
+    return values
+
+
+def check_weights(folder: Path) -> None:
+    """Refuse weights that are not those which were measured.
+
+    Raises:
+        ValueError: another checksum than the folder states.
+    """
+    stated = origin(folder).weights
+    if stated and stated != (actual := digest(folder)):
+        raise ValueError(
+            f"{folder / 'weights.safetensors'}: SHA-256 {actual[:12]}…, metrics.json says "
+            f"{stated[:12]}…: not the weights that were measured"
+        )

@@ -1,0 +1,203 @@
+"""What cannot be read is refused with one sentence that names file, field and value."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from helpers.published import D_IN, K, random_sae, weights, write_folder, write_gemma_scope
+from safetensors.torch import load_file, save_file
+
+from saelib.sae.formats import FormatError, export, load
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A plain SAE as SAELens has it."""
+    return export(random_sae("sae"), "saelens", tmp_path / "sae")
+
+
+def change(folder, file="sae_weights.safetensors", **tensors):
+    """Other tensors in a folder; None leaves one out."""
+    merged = load_file(folder / file) | tensors
+    kept = {name: t.clone() for name, t in merged.items() if t is not None}
+    save_file(kept, folder / file)
+
+
+def change_config(folder, file="cfg.json", **values):
+    config = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(config | values))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"b_enc": None}, r"sae_weights.safetensors: b_enc is missing; it holds W_dec, W_enc, b_d"),
+        ({"b_enc": torch.zeros(7)}, r"b_enc has shape \[7\]; W_enc \[12, 40\] asks for \[40\]"),
+        ({"W_dec": torch.zeros(12, 40)}, r"W_dec has shape \[12, 40\]; .* asks for \[40, 12\]"),
+        ({"W_enc": torch.zeros(480)}, r"W_enc has shape \[480\]; expected a matrix"),
+        ({"b_enc": torch.zeros(40, dtype=torch.int64)}, "b_enc is of type int64; expected float64"),
+        ({"b_enc": torch.full((40,), torch.nan)}, r"damaged \(b_enc holds values that are not fin"),
+        ({"b_extra": torch.zeros(40)}, "holds b_extra, which this reader does not know"),
+        ({"scaling_factor": torch.full((40,), 2.0)}, "holds a scaling_factor other than 1"),
+    ],
+)
+def test_weights_that_do_not_fit(folder, tensors, message):
+    change(folder, **tensors)
+    with pytest.raises(FormatError, match=message):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"architecture": "matching_pursuit"}, "architecture = 'matching_pursuit': expected 'stan"),
+        ({"normalize_activations": "layer_norm"}, "normalize_activations = 'layer_norm': expected"),
+        ({"reshape_activations": "hook_z"}, "reshape_activations = 'hook_z': expected 'none'"),
+        ({"activation_fn": "tanh-relu"}, "activation_fn = 'tanh-relu': expected 'relu'"),
+        ({"architecture": "topk"}, "k = None: expected a whole number"),
+        ({"metadata": {"hook_name": "blocks.0.hook_mlp_out"}}, "names no site .* give site="),
+    ],
+)
+def test_settings_that_no_sae_here_computes(folder, values, message):
+    change_config(folder, **values)
+    with pytest.raises(FormatError, match=message):
+        load(folder)
+
+
+def test_another_width_or_site_than_asked(folder):
+    with pytest.raises(FormatError, match="an SAE of width 12; asked for width 576"):
+        load(folder, d_in=576)
+    with pytest.raises(FormatError, match="an SAE of site 6; asked for site 3"):
+        load(folder, site=3)
+    assert load(folder, site=6, d_in=D_IN).config.site == 6
+
+
+def test_own_folders_are_read_and_refused_alike(tmp_path):
+    sae = random_sae("gated")
+    sae.save(tmp_path)
+    assert torch.equal(load(tmp_path).mean, sae.mean)
+    with pytest.raises(FormatError, match="an SAE of width 12; asked for width 576"):
+        load(tmp_path, d_in=576)
+    with pytest.raises(FormatError, match="an SAE of site 6; asked for site 3"):
+        load(tmp_path, site=3)
+
+
+def test_no_folder_no_known_files_no_known_format(tmp_path, folder):
+    with pytest.raises(FormatError, match="there is no such folder; the hub's begin with 'hf://'"):
+        load(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FormatError, match=r"no known format .*saelens: cfg.json . sae_weights"):
+        load(tmp_path / "empty")
+    with pytest.raises(FormatError, match="format = 'onnx': expected one of saelib, saelens"):
+        load(folder, format="onnx")
+    change_config(folder, k=K)
+    with pytest.raises(FormatError, match=r"sae.safetensors is missing"):
+        load(folder, format="sparsify")
+
+
+def test_a_damaged_file(folder):
+    (folder / "sae_weights.safetensors").write_bytes(b"not safetensors")
+    with pytest.raises(FormatError, match=r"sae_weights.safetensors: damaged, or no safetensors"):
+        load(folder)
+    (folder / "cfg.json").write_text("{")
+    with pytest.raises(FormatError, match=r"cfg.json: damaged, not JSON"):
+        load(folder)
+    (folder / "cfg.json").write_text("[]")
+    with pytest.raises(FormatError, match=r"cfg.json: expected a mapping of fields, found \[\]"):
+        load(folder)
+
+
+def test_a_pickle_is_never_opened(tmp_path):
+    (tmp_path / "ae.pt").write_bytes(b"\x80\x02cos\nsystem\n")
+    (tmp_path / "config.json").write_text("{}")
+    for source in (tmp_path, tmp_path / "ae.pt"):
+        with pytest.raises(FormatError, match=r"ae.pt is a pickle.*safetensors.torch.save_file"):
+            load(source)
+
+
+def test_a_numpy_file_with_objects_is_not_opened(tmp_path):
+    arrays = {name: t.numpy() for name, t in weights().items()}
+    arrays["b_enc"] = np.array([{"a": 1}], dtype=object)
+    np.savez(tmp_path / "params.npz", **arrays)
+    with pytest.raises(FormatError, match=r"params.npz: damaged, or it holds pickled objects"):
+        load(tmp_path, site=1)
+
+
+def test_numpy_files_that_are_none(tmp_path):
+    folder = write_gemma_scope(tmp_path / "a", weights() | {"extra": torch.zeros(1)})
+    with pytest.raises(FormatError, match="holds extra, which this reader does not know"):
+        load(folder, site=1)
+    (folder / "params.npz").write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(FormatError, match=r"params.npz: damaged"):
+        load(folder, site=1)
+    with zipfile.ZipFile(folder / "params.npz", "w") as archive:
+        archive.writestr("W_enc.npy", b"short")
+    with pytest.raises(FormatError, match=r"params.npz: damaged"):
+        load(folder, site=1)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"activation": "groupmax"}, "activation = 'groupmax': expected 'topk'"),
+        ({"transcode": True}, "transcode = True: expected False"),
+        ({"k": "many"}, "k = 'many': expected a whole number"),
+    ],
+)
+def test_sparsify_s_other_coders(tmp_path, values, message):
+    config = {"activation": "topk", "k": K} | values
+    write_folder(tmp_path / "layers.1", "cfg.json", config, "sae.safetensors", weights())
+    with pytest.raises(FormatError, match=message):
+        load(tmp_path / "layers.1")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"act_fn": "gelu"}, "act_fn = 'gelu': expected 'relu' or 'topk' or 'jumprelu'"),
+        ({"norm_activation": "token-wise"}, "norm_activation = 'token-wise': expected 'dataset-w"),
+        ({"use_glu_encoder": True}, "use_glu_encoder = True: expected False"),
+        ({"hook_point_out": "blocks.1.hook_mlp_out"}, "hook_point_out = 'blocks.1.hook_mlp_out'"),
+        ({"dataset_average_activation_norm": {"in": 0}}, "dataset_average_activation_norm = 0:"),
+        ({"d_model": None}, "d_model = None: expected a whole number above 0"),
+    ],
+)
+def test_openmoss_s_other_coders(tmp_path, values, message):
+    config = {
+        "act_fn": "jumprelu",
+        "hook_point_in": "blocks.1.hook_resid_post",
+        "d_model": D_IN,
+        "norm_activation": "dataset-wise",
+        "dataset_average_activation_norm": {"in": 4.0},
+        "jump_relu_threshold": 0.5,
+    }
+    w = weights()
+    tensors = {"W_E": w["W_enc"], "W_D": w["W_dec"], "b_E": w["b_enc"], "b_D": w["b_dec"]}
+    name = "sae_weights.safetensors"
+    write_folder(tmp_path / "m", "hyperparams.json", config, name, tensors)
+    assert load(tmp_path / "m").config.site == 2
+    (tmp_path / "m" / "hyperparams.json").write_text(json.dumps(config | values))
+    with pytest.raises(FormatError, match=message):
+        load(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("trainer", "message"),
+    [
+        (None, "trainer = None: expected a mapping"),
+        ({"dict_class": "IdentityDict"}, "trainer.dict_class = 'IdentityDict': expected 'AutoEn"),
+        ({"dict_class": "BatchTopKSAE"}, r"threshold = -1.0: a BatchTopKSAE needs"),
+    ],
+)
+def test_dictionary_learning_s_other_classes(tmp_path, trainer, message):
+    folder = export(random_sae("topk"), "dictionary_learning", tmp_path / "ae")
+    change_config(folder, "config.json", trainer=trainer)
+    with pytest.raises(FormatError, match=message):
+        load(folder)
+
+
+def test_a_name_on_the_hub_that_is_none():
+    with pytest.raises(FormatError, match=r"expected hf://owner/name\[@revision\]\[/folder\]"):
+        load("hf://gpt2")
