@@ -25,6 +25,7 @@ from saelib.measure.evaluate import feature_density, quick_metrics
 from saelib.measure.reconstruction import Reconstruction, RowSums
 from saelib.measure.reference import site_reference
 from saelib.sae import ARCHITECTURES, build_sae
+from saelib.sae.formats import export, load
 
 # Each measured column, and what a row says of itself.
 MEASURED_HERE = {column.name for column in MEASURED} | {"n_test_pages", "n_test_tokens"}
@@ -392,6 +393,18 @@ def test_quick_metrics_and_density_are_over_ordinary_rows_of_the_split(saes, sto
     with torch.no_grad():
         density = (saes["gated"].encode_raw(store.rows(SITE, ordinary)) > 0).double().mean(0)
     assert feature_density(saes["gated"], store, SITE) == pytest.approx(density.numpy())
+
+
+@pytest.mark.parametrize("format", ["saelens", "dictionary_learning"])
+@pytest.mark.parametrize("arch", ["sae", "gated", "topk"])
+def test_an_sae_from_another_library_is_measured_as_any_other(store, arch, format, tmp_path):
+    sae = build_sae(SAEConfig(arch, D, 48, SITE), torch.Generator().manual_seed(0))
+    sae.set_normalizer_(*normaliser(store))
+    carried = load(export(sae.requires_grad_(False), format, tmp_path / "out"))
+    cfg = EvalConfig(ce_tokens=0)
+    rows = evaluate.evaluate({"ours": sae, "carried": carried}, store, SITE, None, None, cfg)
+    for name in ("fvu", "fvu_sink", "fvu_all", "l0", "l0_all", "mse_raw", "dead_fraction"):
+        assert rows["carried"][name] == pytest.approx(rows["ours"][name], rel=1e-5), name
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
