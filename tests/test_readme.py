@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.workspaces import RECIPE, open_workspace, write_inputs
+from helpers.workspaces import RECIPE, trained_profile
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -18,13 +18,9 @@ def python_blocks():
 def names(tmp_path_factory):
     """What the lines of README take as given: rows x, and a profile with an SAE at a site."""
     home = tmp_path_factory.mktemp("home")
-    write_inputs(home)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SAELIB_HOME", str(home))
-        ws = open_workspace(home)
-        spec = ws.spec("plain", 2, lam=0.5, **RECIPE)
-        ws.train([spec], "02_train_sae")
-        return home, str(ws.run_folder(spec)), torch.randn(400, 32)
+    rows = trained_profile(home, lambda ws: [ws.spec("plain", 2, lam=0.5, **RECIPE)])
+    folder = home / "data" / "tiny" / "saes" / rows["run_id"].iloc[0]
+    return home, str(folder), torch.randn(400, 32)
 
 
 def test_every_block_runs_in_order(names, monkeypatch):

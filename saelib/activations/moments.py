@@ -1,15 +1,19 @@
-"""First and second moments of stored rows."""
+"""First and second moments of rows, of a store or a tensor, and the normaliser they give."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float64, Integer
+from jaxtyping import Float32, Float64, Integer
 from torch import Tensor
 
+from saelib.activations.rows import rows_of
 from saelib.activations.store import Store
+
+BATCH = 4096  # rows taken at once
 
 
 class Moments(NamedTuple):
@@ -19,9 +23,20 @@ class Moments(NamedTuple):
     mean_sq_dev: float  # E||x - mean||^2
     mean_sq: float  # E||x||^2
 
+    def normalizer(self, mode: str) -> tuple[Float32[Tensor, " d_model"], float]:
+        """(mean, scale) with E‖scale · (x − mean)‖² = d_model, each where the mode names it.
+
+        mode: "center_scale", "center", "scale" or "none".
+        """
+        centred = "center" in mode
+        mean = self.mean.float() if centred else torch.zeros(len(self.mean))
+        power = self.mean_sq_dev if centred else self.mean_sq
+        scale = (len(self.mean) / power) ** 0.5 if "scale" in mode else 1.0
+        return mean, scale
+
 
 def row_moments(
-    store: Store, site: int, index: Integer[np.ndarray, " n"], batch: int = 4096
+    store: Store, site: int, index: Integer[np.ndarray, " n"], batch: int = BATCH
 ) -> Moments:
     """Moments of rows `index` of a site in one float64 pass.
 
@@ -30,14 +45,31 @@ def row_moments(
     if not len(index):
         raise ValueError(f"site {site}: no rows to take moments of")
     shift = store.rows(site, index[:batch]).double().mean(0)
+    return _moments(store.iter_rows(site, index, batch), shift, len(index))
+
+
+def tensor_moments(
+    x: Float32[Tensor, "n d"], index: Integer[np.ndarray, " rows"], batch: int = BATCH
+) -> Moments:
+    """Moments of rows `index` of a tensor, as `row_moments` takes them."""
+    parts = np.split(index, range(batch, len(index), batch))
+    shift = rows_of(x, parts[0]).double().mean(0)
+    moments = _moments((rows_of(x, part) for part in parts), shift, len(index))
+    return moments._replace(mean=moments.mean.cpu())
+
+
+def _moments(
+    batches: Iterable[Float32[Tensor, "batch d"]], shift: Float64[Tensor, " d"], n_rows: int
+) -> Moments:
+    """Sums about `shift`, in float64."""
     total = torch.zeros_like(shift)
     total_sq_dev = 0.0
     total_sq = 0.0
-    for x in store.iter_rows(site, index, batch):
+    for x in batches:
         deviation = x.double() - shift
         total += deviation.sum(0)
         total_sq_dev += float(deviation.square().sum())
         total_sq += float(x.double().square().sum())
-    offset = total / len(index)
-    mean_sq_dev = total_sq_dev / len(index) - float(offset @ offset)
-    return Moments(shift + offset, mean_sq_dev, total_sq / len(index))
+    offset = total / n_rows
+    mean_sq_dev = total_sq_dev / n_rows - float(offset @ offset)
+    return Moments(shift + offset, mean_sq_dev, total_sq / n_rows)

@@ -200,10 +200,8 @@ class Store:
         "first" is position 0; "sink" has a norm over `factor` training medians; the others are
         "ordinary".
         """
-        sink = self.norm(site) > factor * self.median_norm(site)
-        classes = np.where(sink, np.int8(1), np.int8(2))
-        classes[self.tokens["position"] == 0] = 0
-        return classes
+        norms = self.norm(site)
+        return token_classes(norms, self.tokens["position"], self.median_norm(site), factor)
 
     def mask(
         self,
@@ -253,3 +251,15 @@ def _gather(shard: dict[str, Tensor], index: Integer[np.ndarray, " n"], out: Ten
 def _bits(x: Tensor) -> np.ndarray:
     """The tensor's memory as whole numbers of its width: numpy has no bfloat16."""
     return x.view({2: torch.int16, 4: torch.int32}[x.element_size()]).numpy()
+
+
+def token_classes(
+    norms: Float32[np.ndarray, " rows"],
+    position: Integer[np.ndarray, " rows"],
+    median: float | int,
+    factor: float | int = SINK_FACTOR,
+) -> Int8[np.ndarray, " rows"]:
+    """Class of each row, an index into `CLASSES`: "sink" has a norm over `factor` medians."""
+    classes = np.where(norms > factor * median, np.int8(1), np.int8(2))
+    classes[position == 0] = 0
+    return classes

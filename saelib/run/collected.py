@@ -196,12 +196,7 @@ class Collected:
         key = (site, mode, tokens)
         if key not in self._normalizers:
             index = np.flatnonzero(self.store.mask(tokens, "train"))
-            moments = row_moments(self.store, site, index)
-            centred = "center" in mode
-            mean = moments.mean.float() if centred else torch.zeros(self.store.d_model)
-            power = moments.mean_sq_dev if centred else moments.mean_sq
-            scale = (self.store.d_model / power) ** 0.5 if "scale" in mode else 1.0
-            self._normalizers[key] = (mean, scale)
+            self._normalizers[key] = row_moments(self.store, site, index).normalizer(mode)
         return self._normalizers[key]
 
     def stream(self, spec: Spec) -> ShuffledRows | LiveRows:

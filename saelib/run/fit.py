@@ -18,29 +18,30 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from saelib.activations.tensor_rows import TensorRows
-from saelib.config import ConfigError
+from saelib.activations.moments import tensor_moments
+from saelib.activations.rows import TensorRows, rows_of
+from saelib.config import SINK_FACTOR, ConfigError
 from saelib.env import headless
+from saelib.measure.reconstruction import CodeSums, Reconstruction, RowSums
 from saelib.sae import Autoencoder, build_sae
 from saelib.sae.architectures import ARCHITECTURES
 from saelib.sae.group import Run, train_together
 from saelib.sae.history import History, TrainingDiverged
 from saelib.sae.spec import ARMS, Spec, make_spec
-from saelib.study.curve import reach_l0
-from saelib.study.matched import three_digits
+from saelib.study.matched import interpolate_matched_l0, propose_lambda, three_digits
 
 log = logging.getLogger(__name__)
 
-SINK_FACTOR = 5.0  # a row of more than so many median norms is a sink
 HELD_OUT = 0.1  # share of the rows on which L0 and FVU are measured
 LEAST_ROWS = 256
 MEASURED_ROWS = 2048  # encoded at once
 NEAR = 1.1  # an L0 within this factor of the one asked for is reached
 STARTS = (0.7, 1.4, 2.8)  # λ per root of d_in / 576, with which the search begins
+FURTHER = 5  # λ tried at most beyond these, one after the other
 # Trained as profile `default` does; any field of the configurations may be set otherwise.
 RECIPE = {
     "tokens": 204_800,
@@ -101,7 +102,7 @@ def fit(
             f"{n_sinks:,} of {len(rows):,} rows are sinks (over {sink_factor:g} median norms) "
             "and left out; sink_factor=0 keeps them"
         )
-    trainer = TensorTrainer(rows[~is_sink], seed)
+    trainer = TensorTrainer(rows, np.flatnonzero(~is_sink.cpu().numpy()), seed)
     make = _spec_maker(_arm(arch), rows.shape[1], seed, settings)
     best = _nearest(trainer, make, _checked_l0(l0, make))
     if not 1 / NEAR <= best["l0_val"] / l0 <= NEAR:
@@ -129,7 +130,7 @@ def _checked_rows(x: Any) -> Float32[Tensor, "n d_in"]:
     if not rows.isfinite().all():
         broken = int((~rows.isfinite().all(dim=1)).sum())
         raise ConfigError(f"x: {broken} rows hold values that are not finite in float32")
-    if not (rows - rows[0]).any():
+    if (rows == rows[0]).all():
         raise ConfigError("x: all rows are equal: expected rows that differ")
     return rows
 
@@ -172,7 +173,7 @@ def _checked_l0(l0: float | int, make: Any) -> float | int:
 def _nearest(trainer: TensorTrainer, make: Any, l0: float | int) -> dict[str, Any]:
     """The row of the SAE whose L0 is nearest to the target, in ratio."""
     if make(1).fixed_l0 is not None:
-        rows = trainer.train([make(int(l0))], "fit")
+        rows = trainer.train([make(int(l0))])
     else:
         rows = _searched(trainer, make, l0)
     distance = (np.log(rows["l0_val"].clip(lower=1e-9)) - math.log(l0)).abs()
@@ -182,13 +183,17 @@ def _nearest(trainer: TensorTrainer, make: Any, l0: float | int) -> dict[str, An
 def _searched(trainer: TensorTrainer, make: Any, l0: float | int) -> pd.DataFrame:
     """SAEs of several λ about the target; the last at the λ between its neighbours."""
     root = math.sqrt(trainer.d_in / 576)
-    starts = {("fit",): [three_digits(root * lam) for lam in STARTS]}
-    curve = reach_l0(trainer, "fit", lambda _, lam: make(lam), starts, l0, refine=2)["fit",]
-    lam = curve.at_l0(l0, "lambda")
+    rows = trainer.train([make(three_digits(root * lam)) for lam in STARTS])
+    for _ in range(FURTHER):
+        further = propose_lambda(zip(rows["lambda"], rows["l0_val"], strict=True), l0)
+        if further is None:
+            break
+        rows = pd.concat([rows, trainer.train([make(three_digits(further))])], ignore_index=True)
+    lam = interpolate_matched_l0(rows["l0_val"], rows["lambda"], l0)
     if lam is None:
-        return curve.rows
-    last = trainer.train([make(three_digits(lam))], "fit")
-    return pd.concat([curve.rows, last], ignore_index=True)
+        return rows
+    last = trainer.train([make(three_digits(lam))])
+    return pd.concat([rows, last], ignore_index=True)
 
 
 @dataclass(frozen=True)
@@ -200,31 +205,31 @@ class Trained:
 
 
 class TensorTrainer:
-    """Trains and measures specs on the rows of a tensor, as a workspace does on a store's."""
+    """Trains SAEs on most of the rows `index` of a tensor, and measures them on the others."""
 
-    def __init__(self, x: Float32[Tensor, "n d_in"], seed: int) -> None:
-        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
-        n_held_out = max(1, int(HELD_OUT * len(x)))
-        self.held_out = x[order[:n_held_out]]
-        self.x = x[order[n_held_out:]]
+    def __init__(
+        self, x: Float32[Tensor, "n d_in"], index: Int64[np.ndarray, " rows"], seed: int
+    ) -> None:
+        order = np.random.default_rng(seed).permutation(index)
+        n_held_out = max(1, int(HELD_OUT * len(index)))
+        self.held_out = order[:n_held_out]
+        self.index = order[n_held_out:]
+        self.x = x
         self.d_in = x.shape[1]
+        self.moments = tensor_moments(x, self.index)
         self.seed = seed
         self.trained: dict[str, Trained] = {}
 
-    def train(self, specs: Sequence[Spec], notebook: str) -> pd.DataFrame:
+    def train(self, specs: Sequence[Spec]) -> pd.DataFrame:
         """One row per spec: run_id, lambda, l0_val and fvu over the held-out rows."""
         missing = [spec for spec in specs if _name(spec) not in self.trained]
         if missing:
             self._train(missing)
         return pd.DataFrame([self._row(spec) for spec in specs])
 
-    def pages(self, run: str) -> pd.DataFrame:
-        """A tensor has no pages."""
-        raise NotImplementedError("rows of a tensor belong to no pages")
-
     def _train(self, specs: Sequence[Spec]) -> None:
         cfg = specs[0].train
-        stream = TensorRows(self.x, cfg.batch_size, self.seed)
+        stream = TensorRows(self.x, self.index, cfg.batch_size, self.seed)
         runs = [Run(self._fresh(spec), spec.train) for spec in specs]
         with tqdm(total=cfg.steps, desc=f"{len(runs)} SAEs", disable=headless()) as bar:
 
@@ -240,22 +245,12 @@ class TensorTrainer:
 
     def _fresh(self, spec: Spec) -> Autoencoder:
         sae = build_sae(spec.sae, torch.Generator().manual_seed(spec.train.seed))
-        sae.set_normalizer_(*normalizer(self.x, spec.sae.normalize))
+        sae.set_normalizer_(*self.moments.normalizer(spec.sae.normalize))
         return sae.to(self.x.device)
 
     def _row(self, spec: Spec) -> dict[str, Any]:
-        l0, fvu = measured(self.trained[_name(spec)].sae, self.held_out)
+        l0, fvu = measured(self.trained[_name(spec)].sae, self.x, self.held_out)
         return {"run_id": _name(spec), "lambda": spec.train.lam, "l0_val": l0, "fvu": fvu}
-
-
-def normalizer(x: Float32[Tensor, "n d_in"], mode: str) -> tuple[Float32[Tensor, " d_in"], float]:
-    """(mean, scale) with E‖scale · (x − mean)‖² = d_in, each as far as the mode has it."""
-    d_in = x.shape[1]
-    rows = x.double()
-    mean = rows.mean(dim=0) if "center" in mode else rows.new_zeros(d_in)
-    power = float((rows - mean).pow(2).sum(dim=1).mean())
-    scale = math.sqrt(d_in / power) if "scale" in mode else 1.0
-    return mean.float().cpu(), scale
 
 
 def _name(spec: Spec) -> str:
@@ -263,13 +258,14 @@ def _name(spec: Spec) -> str:
 
 
 @torch.no_grad()
-def measured(sae: Autoencoder, x: Float32[Tensor, "n d_in"]) -> tuple[float, float]:
-    """(L0, FVU) of an SAE on rows x."""
-    active = 0
-    error = 0.0
-    for part in x.split(MEASURED_ROWS):
-        codes = sae.encode_raw(part)
-        active += int((codes > 0).sum())
-        error += float((sae.decode_raw(codes) - part).double().pow(2).sum())
-    total = float((x.double() - x.double().mean(dim=0)).pow(2).sum())
-    return active / len(x), error / total if total else math.nan
+def measured(
+    sae: Autoencoder, x: Float32[Tensor, "n d_in"], index: Int64[np.ndarray, " rows"]
+) -> tuple[float, float]:
+    """(L0, FVU) of an SAE on rows `index` of x."""
+    sums = Reconstruction(RowSums(sae.mean), sae.config.n_latents)
+    for part in np.split(index, range(MEASURED_ROWS, len(index), MEASURED_ROWS)):
+        rows = rows_of(x, part)
+        codes = sae.encode_raw(rows)
+        sums.x.update(rows)
+        sums.update(rows, sae.decode_raw(codes), CodeSums.of(codes))
+    return sums.l0(), sums.fvu()

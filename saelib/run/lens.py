@@ -24,8 +24,8 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from saelib.activations.lm import LM
-from saelib.activations.store import CLASSES, Store
-from saelib.config import SINK_FACTOR, ConfigError
+from saelib.activations.store import CLASSES, Store, token_classes
+from saelib.config import ConfigError
 from saelib.env import data_dir
 from saelib.measure.steering import (
     Change,
@@ -151,8 +151,8 @@ class Lens:
             median = float(later.median())
         else:
             median = float(self.store.median_norm(self.sae.config.site))
-        names = [CLASSES[1] if n > SINK_FACTOR * median else CLASSES[2] for n in norms.tolist()]
-        return [CLASSES[0], *names[1:]]
+        kinds = token_classes(norms.cpu().numpy(), np.arange(len(norms)), median)
+        return [CLASSES[kind] for kind in kinds]
 
     # -- steering ----------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ import os
 import time
 
 import numpy as np
+import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -59,6 +60,18 @@ def open_workspace(home, profile="tiny", streaming=None):
         streaming=streaming,
     )
     return workspace
+
+
+def trained_profile(home, specs_of):
+    """The profile of `open_workspace` with trained SAEs; the process keeps its own workbook folder.
+
+    specs_of: from the workspace to what is trained.
+    """
+    write_inputs(home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAELIB_HOME", str(home))
+        workspace = open_workspace(home)
+        return workspace.train(specs_of(workspace), "02_train_sae")
 
 
 def specs_over_sites(workspace):

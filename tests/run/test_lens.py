@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers.workspaces import RECIPE, open_workspace, write_inputs
+from helpers.workspaces import RECIPE, trained_profile
 
 import saelib
 from saelib.config import ConfigError
@@ -16,15 +16,14 @@ PROMPT = "w1 w2 w3 w1"
 def profile(tmp_path_factory):
     """A home with SAEs of two arms at two sites, one of them of the original recipe."""
     home = tmp_path_factory.mktemp("home")
-    write_inputs(home)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SAELIB_HOME", str(home))
-        ws = open_workspace(home)
-        specs = [ws.spec("plain", 2, lam=lam, **RECIPE) for lam in (0.3, 1.2)]
-        specs += [ws.spec("full", 2, lam=0.6, **RECIPE), ws.spec("plain", 3, lam=0.6, **RECIPE)]
-        specs += [ws.spec("plain", 2, lam=0.6, normalize="none", tokens_mask="all", **RECIPE)]
-        ws.train(specs, "02_train_sae")
-        return home, ws.results()
+    return home, trained_profile(home, compared_specs)
+
+
+def compared_specs(ws):
+    specs = [ws.spec("plain", 2, lam=lam, **RECIPE) for lam in (0.3, 1.2)]
+    specs += [ws.spec("full", 2, lam=0.6, **RECIPE), ws.spec("plain", 3, lam=0.6, **RECIPE)]
+    specs += [ws.spec("plain", 2, lam=0.6, normalize="none", tokens_mask="all", **RECIPE)]
+    return specs
 
 
 @pytest.fixture

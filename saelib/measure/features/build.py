@@ -1,7 +1,8 @@
 """Build an index of an SAE's features: one pass over the tokens, then one over the latents.
 
-Memory depends on neither the number of tokens nor that of latents, a few bytes a token and the
-arrays that are kept apart: codes go to a temporary file and come back a few latents at a time.
+While tokens are encoded, memory depends on neither their number nor that of latents, a few bytes a
+token and the arrays that are kept apart: codes go to a temporary file and come back a few latents
+at a time. Counting which latents fire together then holds all codes, 8 bytes each.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from saelib.measure.features.neighbours import nearest_by_cosine, nearest_by_fir
 from saelib.measure.features.options import IndexOptions
 from saelib.measure.features.sources import ORDINARY, OwnText, Source, open_source
 from saelib.measure.features.statistics import Firing, TokenTypes, histograms
-from saelib.measure.features.vocabulary import Lens
+from saelib.measure.features.vocabulary import LogitLens
 from saelib.sae import Autoencoder, sparse
 
 Arrays = dict[str, np.ndarray]
@@ -213,7 +214,7 @@ def _vocabulary(sae: Autoencoder, lm: LM | None, k: int) -> Arrays:
         names = ("promoted", "suppressed")
         empty = ids.astype(np.float32)
         return {f"{n}.ids": ids for n in names} | {f"{n}.values": empty for n in names}
-    found = Lens(lm).vocabulary(sae.W_dec.detach() / sae.scale, k)
+    found = LogitLens(lm).vocabulary(sae.W_dec.detach() / sae.scale, k)
     return {
         "promoted.ids": found.promoted.numpy(),
         "promoted.values": found.promoted_logits.numpy(),

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt64
 
 from saelib.measure.features.codes import LatentCodes
-from saelib.measure.features.sources import TokenTable
+from saelib.measure.features.sources import ORDINARY, TokenTable
 from saelib.measure.features.statistics import ranks
 
 KINDS = ("top", "middle", "low", "off")
@@ -158,7 +158,7 @@ def window(
     begin, stop = np.searchsorted(rows, [shown[0], shown[-1] + 1])
     activations = np.zeros(len(shown), dtype=np.float32)
     activations[rows[begin:stop] - shown[0]] = values[begin:stop]
-    activations[tokens.kind[shown] != 2] = np.nan
+    activations[tokens.kind[shown] != ORDINARY] = np.nan
     return ContextWindow(
         title=tokens.titles[tokens.page[row]],
         context=int(tokens.context[row]),

@@ -19,8 +19,7 @@ from jaxtyping import Float32, Int8, Int32, Int64
 from torch import Tensor
 
 from saelib.activations.lm import LM
-from saelib.activations.store import CLASSES, Store
-from saelib.config import SINK_FACTOR
+from saelib.activations.store import CLASSES, Store, token_classes
 from saelib.files import replaced_file
 from saelib.text.pages import SPLITS
 
@@ -190,9 +189,7 @@ class OwnPages(Source):
         norm = torch.cat([stream.norm(dim=1) for stream in self._streams()]).numpy()
         later = norm[position > 0]
         median = self.text.median_norm or (np.median(later) if len(later) else np.inf)
-        kind = np.where(norm > SINK_FACTOR * median, np.int8(1), np.int8(2))
-        kind[position == 0] = 0
-        return kind
+        return token_classes(norm, position, float(median))
 
     def iter_rows(self, batch: int) -> Iterator[Float32[Tensor, "batch d_model"]]:
         for stream in self._streams():

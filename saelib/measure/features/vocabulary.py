@@ -35,7 +35,7 @@ class Vocabulary(NamedTuple):
     suppressed_logits: Float32[Tensor, "n k"]
 
 
-class Lens:
+class LogitLens:
     """The linear map from a change of the stream to a change of the logits, computed once."""
 
     def __init__(self, lm: LM) -> None:

@@ -25,6 +25,7 @@ from saelib.sae.formats.parts import (
     refuse_option,
     refuse_others,
     site_of_hook,
+    whole_number,
     without_pre_bias,
     write_weights,
 )
@@ -123,6 +124,4 @@ def _threshold(raw: dict[str, Tensor], file: Path) -> Tensor:
 
 def _k(raw: dict[str, Tensor], trainer: dict[str, Any], config: Path) -> int:
     k = int(raw["k"]) if "k" in raw and raw["k"].numel() == 1 else trainer.get("k")
-    if not isinstance(k, int) or isinstance(k, bool):
-        raise FormatError(f"{config}: trainer.k = {k!r}: expected a whole number")
-    return k
+    return whole_number(config, "trainer.k", k)

@@ -24,11 +24,13 @@ from saelib.sae.formats.parts import (
     FormatError,
     Parts,
     as_floats,
+    fold_decoder_norm_,
     read_config,
     read_weights,
     refuse_option,
     refuse_others,
     site_of_hook,
+    whole_number,
     without_pre_bias,
 )
 
@@ -70,8 +72,8 @@ def read(folder: Path) -> Parts:
     if not config.get("apply_decoder_bias_to_pre_encoder", False):
         tensors["b_enc"] = without_pre_bias(tensors["b_enc"], tensors["W_enc"], tensors["b_dec"])
     if config.get("sparsity_include_decoder_norm", True):
-        _fold_decoder_norm_(tensors)
-    options = {"k": int(config["top_k"])} if arch == "topk" else {}
+        fold_decoder_norm_(tensors)  # thresholds are on a‖W_dec‖ already
+    options = {"k": config["top_k"]} if arch == "topk" else {}
     return Parts(arch, tensors, site_of_hook(str(config.get("hook_point_in"))), options, file)
 
 
@@ -83,9 +85,8 @@ def _check(config: dict[str, Any], path: Path) -> None:
     refuse_option(path, "norm_activation", norm, ("dataset-wise", *UNSCALED))
     hook = config.get("hook_point_in")
     refuse_option(path, "hook_point_out", config.get("hook_point_out", hook), (hook,))
-    k = config.get("top_k")
-    if config["act_fn"] == "topk" and (not isinstance(k, int) or isinstance(k, bool)):
-        raise FormatError(f"{path}: top_k = {k!r}: expected a whole number")
+    if config["act_fn"] == "topk":
+        whole_number(path, "top_k", config.get("top_k"))
 
 
 def _matrices(raw: dict[str, Tensor], config: dict[str, Any], file: Path) -> dict[str, Tensor]:
@@ -136,11 +137,3 @@ def _threshold(
     if not isinstance(common, int | float):
         raise FormatError(f"{path}: jump_relu_threshold = {common!r}: expected a number")
     return torch.full_like(like, float(common))
-
-
-def _fold_decoder_norm_(tensors: dict[str, Tensor]) -> None:
-    """Move ‖W_dec‖ into the encoder; thresholds are on a‖W_dec‖ already."""
-    norms = tensors["W_dec"].norm(dim=1).clamp_min(1e-12)
-    tensors["W_enc"] = tensors["W_enc"] * norms
-    tensors["b_enc"] = tensors["b_enc"] * norms
-    tensors["W_dec"] = tensors["W_dec"] / norms[:, None]

@@ -136,6 +136,25 @@ def refuse_option(file: Path, name: str, value: Any, accepted: tuple[Any, ...]) 
         raise FormatError(f"{file}: {name} = {value!r}: expected {choices}")
 
 
+def whole_number(file: Path, name: str, value: Any) -> int:
+    """A setting that is a whole number.
+
+    Raises:
+        FormatError: it is none; names file, field and value.
+    """
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise FormatError(f"{file}: {name} = {value!r}: expected a whole number")
+    return value
+
+
+def fold_decoder_norm_(tensors: dict[str, Tensor]) -> None:
+    """Move ‖W_dec‖ into the encoder, so that codes are a‖W_dec‖ and decoder rows have norm 1."""
+    norms = tensors["W_dec"].norm(dim=1).clamp_min(1e-12)
+    tensors["W_enc"] = tensors["W_enc"] * norms
+    tensors["b_enc"] = tensors["b_enc"] * norms
+    tensors["W_dec"] = tensors["W_dec"] / norms[:, None]
+
+
 def write_weights(file: Path, tensors: dict[str, Tensor]) -> None:
     """Write a safetensors file, whole or not at all."""
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -19,12 +19,14 @@ from saelib.sae.formats.parts import (
     FormatError,
     Parts,
     as_floats,
+    fold_decoder_norm_,
     hook_of_site,
     read_config,
     read_weights,
     refuse_option,
     refuse_others,
     site_of_hook,
+    whole_number,
     without_pre_bias,
     write_weights,
 )
@@ -85,10 +87,11 @@ def read(folder: Path) -> Parts:
     if not config.get("apply_b_dec_to_input", True):
         _add_pre_bias(name, tensors, file)
     if config.get("rescale_acts_by_decoder_norm", False):
-        _fold_decoder_norm_(tensors)
+        fold_decoder_norm_(tensors)
     metadata = config.get("metadata") or config  # version 5 has its keys beside the others
     hook = metadata.get("hook_name", metadata.get("hook_point"))
-    options = {"k": _k(config, folder / CONFIG)} if name == "topk" else {}
+    k = config.get("k", (config.get("activation_fn_kwargs") or {}).get("k"))
+    options = {"k": whole_number(folder / CONFIG, "k", k)} if name == "topk" else {}
     arch = next(ours for ours, theirs in ARCHITECTURE.items() if theirs == name)
     return Parts(arch, tensors, site_of_hook(str(hook)), options, file)
 
@@ -112,13 +115,6 @@ def _architecture(config: dict[str, Any], file: Path) -> str:
     return name
 
 
-def _k(config: dict[str, Any], file: Path) -> int:
-    k = config.get("k", (config.get("activation_fn_kwargs") or {}).get("k"))
-    if not isinstance(k, int) or isinstance(k, bool):
-        raise FormatError(f"{file}: k = {k!r}: expected a whole number")
-    return k
-
-
 def _check_scaling(scaling: Tensor, file: Path) -> None:
     if not torch.allclose(scaling.float(), torch.ones(())):
         raise FormatError(
@@ -136,11 +132,3 @@ def _add_pre_bias(name: str, tensors: dict[str, Tensor], file: Path) -> None:
         tensors["b_mag"] = tensors["b_mag"] + shift * tensors["r_mag"].exp()
         return
     tensors["b_enc"] = without_pre_bias(tensors["b_enc"], tensors["W_enc"], tensors["b_dec"])
-
-
-def _fold_decoder_norm_(tensors: dict[str, Tensor]) -> None:
-    """Move ‖W_dec‖ into the encoder, so that codes are a‖W_dec‖ and decoder rows have norm 1."""
-    norms = tensors["W_dec"].norm(dim=1).clamp_min(1e-12)
-    tensors["W_enc"] = tensors["W_enc"] * norms
-    tensors["b_enc"] = tensors["b_enc"] * norms
-    tensors["W_dec"] = tensors["W_dec"] / norms[:, None]

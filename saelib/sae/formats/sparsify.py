@@ -10,13 +10,13 @@ import re
 from pathlib import Path
 
 from saelib.sae.formats.parts import (
-    FormatError,
     Parts,
     as_floats,
     read_config,
     read_weights,
     refuse_option,
     refuse_others,
+    whole_number,
 )
 
 CONFIG = "cfg.json"
@@ -35,9 +35,7 @@ def read(folder: Path) -> Parts:
     config = read_config(folder / CONFIG)
     for name, value in PLAIN.items():
         refuse_option(folder / CONFIG, name, config.get(name, value), (value,))
-    k = config.get("k")
-    if not isinstance(k, int) or isinstance(k, bool):
-        raise FormatError(f"{folder / CONFIG}: k = {k!r}: expected a whole number")
+    k = whole_number(folder / CONFIG, "k", config.get("k"))
     raw = read_weights(file)
     refuse_others(raw, NAMES.values(), file)
     floats = as_floats(raw, NAMES.values(), file)

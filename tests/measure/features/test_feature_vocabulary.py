@@ -8,7 +8,7 @@ from transformers import GemmaConfig, GemmaForCausalLM, GPT2Config, GPT2LMHeadMo
 
 from saelib.activations.lm import LM
 from saelib.measure.features import IndexOptions, build_index
-from saelib.measure.features.vocabulary import Lens, final_norm
+from saelib.measure.features.vocabulary import LogitLens, final_norm
 
 
 def shaken(model, name):
@@ -42,7 +42,7 @@ def test_vocabulary_lists_equal_a_naive_computation(lm, store, tmp_path):
     try:
         options = IndexOptions(vocabulary=6)
         index = build_index(sae, store, None, tmp_path / "bare", options=options)
-        lens = Lens(lm).vocabulary(sae.W_dec / sae.scale, 6)
+        lens = LogitLens(lm).vocabulary(sae.W_dec / sae.scale, 6)
     finally:
         gamma = weight.clone()
         with torch.no_grad():
@@ -61,7 +61,7 @@ def test_vocabulary_lists_equal_a_naive_computation(lm, store, tmp_path):
 def test_the_index_holds_them(lm, store, tmp_path):
     sae = make_sae(store)
     index = build_index(sae, store, lm, tmp_path / "i", options=IndexOptions(vocabulary=6))
-    lens = Lens(lm).vocabulary(sae.W_dec / sae.scale, 6)
+    lens = LogitLens(lm).vocabulary(sae.W_dec / sae.scale, 6)
     record = index.latent(5)
     assert [scored.number for scored in record.promoted] == lens.promoted[5].tolist()
     assert [scored.value for scored in record.suppressed] == pytest.approx(
@@ -73,7 +73,7 @@ def test_the_index_holds_them(lm, store, tmp_path):
 
 def test_a_norm_that_stores_its_weight_less_one_is_understood():
     lm, norm = gemma()
-    lens = Lens(lm)
+    lens = LogitLens(lm)
     assert final_norm(lm) is norm
     torch.testing.assert_close(lens.gamma, 1 + norm.weight, rtol=1e-5, atol=1e-6)
     assert not lens.centres
@@ -81,7 +81,7 @@ def test_a_norm_that_stores_its_weight_less_one_is_understood():
 
 def test_a_norm_that_takes_the_mean_off_does_so_to_directions_too():
     lm, norm = gpt2()
-    lens = Lens(lm)
+    lens = LogitLens(lm)
     assert final_norm(lm) is norm
     torch.testing.assert_close(lens.gamma, norm.weight.detach(), rtol=1e-5, atol=1e-6)
     assert lens.centres
@@ -91,7 +91,7 @@ def test_a_norm_that_takes_the_mean_off_does_so_to_directions_too():
 @pytest.mark.parametrize("make", [gemma, gpt2])
 def test_a_small_step_of_the_stream_moves_the_logits_so(make):
     lm, norm = make()
-    lens = Lens(lm)
+    lens = LogitLens(lm)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(D, generator=generator, dtype=torch.float64)
     x -= x.mean()
