@@ -20,7 +20,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 # What stands here for short, and the module that it is from: loaded when it is first asked for.
-ENTRANCES = {"fit": ("saelib.run.fit", "fit"), "open": ("saelib.run.lens", "open_lens")}
+ENTRANCES = {"fit": ("saelib.run.fit", "fit"), "open": ("saelib.run.opening", "open_lens")}
 
 
 def __getattr__(name: str) -> Any:

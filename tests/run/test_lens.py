@@ -7,7 +7,8 @@ from helpers.workspaces import RECIPE, trained_profile
 
 import saelib
 from saelib.config import ConfigError
-from saelib.run.lens import Lens, nearest_run, open_lens
+from saelib.measure.lens import Lens
+from saelib.run.opening import nearest_run, open_lens
 
 PROMPT = "w1 w2 w3 w1"
 
