@@ -12,9 +12,11 @@ norm), their codes say nothing: these are told apart, with a warning.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +27,7 @@ from torch import Tensor
 from saelib.activations.lm import LM
 from saelib.activations.store import CLASSES, Store, token_classes
 from saelib.config import ConfigError
+from saelib.measure.features import FeatureIndex, build_index
 from saelib.measure.steering import (
     Change,
     continuation,
@@ -37,7 +40,6 @@ from saelib.sae import Autoencoder
 
 log = logging.getLogger(__name__)
 
-ENCODED_ROWS = 2048  # at once
 CONTINUED = 20  # tokens a continuation has, where the caller names no number
 
 
@@ -65,14 +67,34 @@ class Steered:
     kl: float
 
 
+@dataclass(frozen=True)
+class Subject:
+    """An SAE that can be looked at, before it is loaded.
+
+    facts: what a list says of it, by the names of the columns of `results.csv`; at least `site`.
+    """
+
+    name: str
+    facts: Mapping[str, Any]
+    load: Callable[[], Lens] = field(repr=False)
+
+
 class Lens:
     """One SAE, its language model and, if they are there, the activations it is measured on.
 
     A sink is a token of over `SINK_FACTOR` median norms: of the site's training rows, or without
-    activations of the text itself.
+    activations of the text itself. features: the folder of the SAE's index, written at first use.
+    relatives: SAEs that its latents are compared with (`twins`).
     """
 
-    def __init__(self, lm: LM, sae: Autoencoder, store: Store | None = None) -> None:
+    def __init__(
+        self,
+        lm: LM,
+        sae: Autoencoder,
+        store: Store | None = None,
+        features: Path | None = None,
+        relatives: Sequence[Subject] = (),
+    ) -> None:
         if lm.tokenizer is None:
             raise ConfigError(f"model {lm.name!r} has no tokenizer: a lens reads text")
         if sae.config.d_in != lm.d_model:
@@ -84,6 +106,31 @@ class Lens:
         self.lm = lm
         self.sae = sae.to(lm.device)
         self.store = store
+        self.features = features
+        self.relatives = tuple(relatives)
+
+    @cached_property
+    def index(self) -> FeatureIndex:
+        """The index of the SAE's features on test pages: opened if it is there, else built.
+
+        Raises:
+            ConfigError: there are no test pages, or no folder to keep it in.
+            ValueError: the one there is damaged, or of another SAE; names the file.
+        """
+        if self.store is None or self.features is None:
+            raise ConfigError(
+                "an index of features is built on a profile's test pages; open the SAE by its "
+                "profile, or a folder with profile='…'"
+            )
+        if not (self.features / "index.json").exists():
+            return build_index(self.sae, self.store, self.lm, self.features)
+        index = FeatureIndex.open(self.features, self.sae)
+        if index.manifest["corpus_id"] != self.store.corpus_id:
+            raise ValueError(
+                f"{self.features} is an index on text {index.manifest['corpus_id']}, the profile "
+                f"has {self.store.corpus_id}; delete the folder and it is built anew"
+            )
+        return index
 
     # -- text --------------------------------------------------------------------------------------
 
@@ -192,23 +239,12 @@ class Lens:
         n_latents = self.sae.config.n_latents
         if not 0 <= latent < n_latents:
             raise ConfigError(f"latent {latent}: this SAE has the latents 0 to {n_latents - 1:,}")
-        return float(self._largest_codes[latent])
-
-    @cached_property
-    def _largest_codes(self) -> Float32[Tensor, " n_latents"]:
-        if self.store is None:
+        if self.store is None or self.features is None:
             raise ConfigError(
                 "strength: multiples of a latent's largest code need a profile's test pages; open "
                 "the SAE by its profile, or use mode 'scale' or 'ablate'"
             )
-        largest = self.sae.b_dec.new_zeros(self.sae.config.n_latents)
-        rows = np.flatnonzero(self.store.mask("ordinary", "test"))
-        with torch.no_grad():
-            for part in np.array_split(rows, -(-len(rows) // ENCODED_ROWS) or 1):
-                x = self.store.rows(self.sae.config.site, part).to(largest)
-                if len(x):
-                    largest = torch.maximum(largest, self.sae.encode_raw(x).amax(0))
-        return largest
+        return float(self.index.table["max"].iloc[latent])
 
     def _text(self, ids: Sequence[int]) -> str:
         return self.lm.tokenizer.decode(list(ids))

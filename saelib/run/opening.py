@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,13 +14,20 @@ import pandas as pd
 from saelib.activations.lm import LM
 from saelib.config import ConfigError
 from saelib.env import data_dir
-from saelib.measure.lens import Lens
+from saelib.measure.features.identity import sae_checksum
+from saelib.measure.lens import Lens, Subject
 from saelib.run.workspace import Workspace
 from saelib.sae import load_sae
 from saelib.sae.architectures import ARCHITECTURES
+from saelib.sae.formats import load, recognised
+from saelib.sae.formats.download import SCHEME
+from saelib.sae.formats.parts import FormatError
 from saelib.text.assets import resolve_model
 
 log = logging.getLogger(__name__)
+
+CLOSE = 0.1  # SAEs whose L0 is within this share of the one asked for are equally near
+FEATURES = "features"  # folder of an index, beside the SAE's weights
 
 
 def open_lens(
@@ -27,19 +37,20 @@ def open_lens(
     l0: float | int = 32,
     arch: str | None = None,
     model: str | None = None,
+    profile: str | None = None,
 ) -> Lens:
-    """A lens on an SAE: of a profile the one nearest to `l0` at a site, or the one in a folder.
+    """A lens on an SAE: of a profile the best near `l0` at a site, or the one in a folder.
 
-    arch: an architecture or arm, any without it. model: for a folder, the language model (a hub id,
-    a folder or a .gguf file).
+    source: a profile; or an SAE's folder, of this package or of a known format, or one of the hub's
+    ("hf://owner/name/folder"). arch: an architecture or arm, any without it. A folder needs `model`
+    (a hub id, a folder or a .gguf file), or `profile`, whose model and test pages it is seen by.
 
     Raises:
-        ConfigError, FileNotFoundError: there is no such SAE, profile or model; says what is there.
+        ConfigError, FileNotFoundError, FormatError: there is no such SAE, profile or model; says
+            what is there.
     """
-    if (Path(source) / "config.json").exists():
-        if model is None:
-            raise ConfigError(f"{source}: model is not given; name the SAE's language model")
-        return Lens(LM.load(resolve_model(model)), load_sae(Path(source)))
+    if str(source).startswith(SCHEME) or _is_sae(Path(source)):
+        return _open_folder(source, site, model, profile)
     if not data_dir(str(source)).is_dir():
         raise FileNotFoundError(
             f"{source}: neither an SAE's folder (with config.json) nor a profile in {data_dir('')}"
@@ -47,13 +58,88 @@ def open_lens(
     ws = Workspace(str(source))
     run = nearest_run(ws.results(), None if site is None else ws.site(site), l0, arch)
     log.info(f"{run['run_id']}: {run['arm']}, site {run['site']}, L0 {run['l0_val']:.3g}")
-    return Lens(ws.lm, load_sae(ws.run_folder(str(run["run_id"]))), ws.store)
+    return _open_run(ws, run.to_dict())
+
+
+def _is_sae(path: Path) -> bool:
+    if not path.is_dir():
+        return False
+    try:
+        recognised(path)
+    except FormatError:
+        return False
+    return True
+
+
+def _open_folder(
+    source: str | Path, site: int | str | None, model: str | None, profile: str | None
+) -> Lens:
+    """An SAE that no profile trained."""
+    if model is None and profile is None:
+        raise ConfigError(
+            f"{source}: model is not given; name the SAE's language model, or a profile of it"
+        )
+    if profile is None:
+        lm = LM.load(resolve_model(str(model)))
+        return Lens(lm, load(source, site=None if site is None else lm.site(site)))
+    ws = Workspace(profile)
+    sae = load(source, site=None if site is None else ws.site(site))
+    sae.check_store(ws.store.d_model, tuple(ws.store.sites))
+    return Lens(ws.lm, sae, ws.store, ws.folder / FEATURES / sae_checksum(sae)[:12])
+
+
+def subjects(ws: Workspace, rows: pd.DataFrame) -> list[Subject]:
+    """The SAEs of rows of results, to be looked at; those whose folders are gone are left out."""
+    there = [(ws.run_folder(run) / "config.json").exists() for run in rows["run_id"]]
+    facts = rows[there].to_dict("records")
+    return [Subject(subject_name(row), row, partial(_open_run, ws, row)) for row in facts]
+
+
+def subject_name(row: Mapping[str, Any]) -> str:
+    """What a list says of a run: "site 15 · plain · λ 1.3 · L0 31.2 · seed 0"."""
+    knob = f"λ {row['lambda']:g}" if row["lambda"] else ""
+    parts = (f"site {row['site']}", row["arm"], knob, f"L0 {row['l0']:.3g}", f"seed {row['seed']}")
+    return " · ".join(part for part in parts if part)
+
+
+def _open_run(ws: Workspace, row: Mapping[str, Any]) -> Lens:
+    folder = ws.run_folder(str(row["run_id"]))
+    others = subjects(ws, relatives(ws.results(), row))
+    return Lens(ws.lm, load_sae(folder), ws.store, folder / FEATURES, others)
+
+
+RECIPE = ("normalize", "tokens_mask", "n_latents", "tokens_trained", "lr", "schedule", "resample")
+
+
+def relatives(results: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:
+    """Runs of the same recipe that a run's latents are compared with, nearest in L0 of each kind.
+
+    The same arm and λ with other seeds; the same arm at the next lower and higher λ; other arms at
+    the site; the same arm at other sites.
+    """
+    same = (results[list(RECIPE)] == pd.Series({name: row[name] for name in RECIPE})).all(axis=1)
+    rows = results[same & (results["l0_val"] > 0) & (results["run_id"] != row["run_id"])]
+    rows = rows.assign(distance=np.log(rows["l0_val"] / row["l0_val"]).abs())
+    here = rows["site"] == row["site"]
+    arm = rows["arm"] == row["arm"]
+    seed = rows["seed"] == row["seed"]
+    weight = rows["lambda"]
+    kinds = [
+        rows[here & arm & ~seed & (weight == row["lambda"])].drop_duplicates("seed"),
+        rows[here & arm & seed & (weight < row["lambda"])].nlargest(1, "lambda"),
+        rows[here & arm & seed & (weight > row["lambda"])].nsmallest(1, "lambda"),
+        rows[here & ~arm & seed].sort_values("distance").drop_duplicates("arm"),
+        rows[~here & arm & seed].sort_values("distance").drop_duplicates("site"),
+    ]
+    return pd.concat(kinds).drop(columns="distance").reset_index(drop=True)
 
 
 def nearest_run(
     results: pd.DataFrame, site: int | None, l0: float | int, arch: str | None
 ) -> pd.Series:
-    """The row nearest to an L0 on validation pages, in ratio; of equal ones that of lowest FVU.
+    """The row of lowest FVU on validation pages among those whose L0 there is near enough.
+
+    Near enough: within a tenth of `l0`, or no row is nearer.
 
     Only SAEs of normalised ordinary tokens: the others are the original experiment's.
 
@@ -76,5 +162,6 @@ def nearest_run(
         raise ConfigError("results.csv lists no SAE of normalised ordinary tokens")
     if not l0 > 0:
         raise ConfigError(f"l0 = {l0!r}: expected above 0")
-    distance = np.log(rows["l0_val"] / l0).abs().round(6)
-    return rows.assign(distance=distance).sort_values(["distance", "fvu"]).iloc[0]
+    distance = np.log(rows["l0_val"] / l0).abs()
+    near = rows[distance <= max(distance.min(), np.log1p(CLOSE))]
+    return near.sort_values(["fvu_val", "run_id"]).iloc[0]
