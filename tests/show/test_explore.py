@@ -19,7 +19,8 @@ from saelib.activations.store import Store
 from saelib.activations.writer import StoreWriter
 from saelib.config import CollectConfig, SAEConfig
 from saelib.sae import SAE
-from saelib.show import explore
+from saelib.show import tokens
+from saelib.show.explore import panel as explore
 from saelib.text.contexts import Contexts
 
 TEXT = ["<b>Tom", " & ", "é\n", "sat", " down"]  # escaped, a character of two bytes, a line end
@@ -179,9 +180,9 @@ def test_moderate_latents_are_alive_and_nearest_the_usual_density() -> None:
 def test_pieces_join_to_the_text_with_split_characters_whole(
     tokenizer: PreTrainedTokenizerFast, ids: list[int]
 ) -> None:
-    pieces = explore.token_pieces(tokenizer, ids)
+    pieces = tokens.token_pieces(tokenizer, ids)
     assert pieces == ["<", "b", ">", "", "é", "\n", "t"]
-    assert explore.token_pieces(tokenizer, ids[3:4]) == ["\ufffd"]  # cut off: shown as what it is
+    assert tokens.token_pieces(tokenizer, ids[3:4]) == ["\ufffd"]  # cut off: shown as what it is
 
 
 def test_text_is_escaped_and_the_strongest_token_outlined(
@@ -210,7 +211,7 @@ def contrast(a: str, b: str) -> float:
 
 
 def test_shading_grows_with_activation_and_stays_legible() -> None:
-    shades = [explore.shade(s) for s in np.linspace(0, 1, 51)]
+    shades = [tokens.shade(s) for s in np.linspace(0, 1, 51)]
     assert min(contrast(*pair) for pair in shades) >= 4.5
     assert shades[0][0] == "#ffffff"
     whiteness = [contrast("#000000", back) for back, _ in shades]

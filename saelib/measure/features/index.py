@@ -149,6 +149,13 @@ class FeatureIndex:
         """
         return self.texts.get(int(token_id), str(token_id))
 
+    def token_ids(self, name: str) -> Int64[np.ndarray, "latents k"]:
+        """Of all latents, the tokens of one list, most first; -1 where there are fewer.
+
+        name: "types" (those it fires on, by mass), "promoted" or "suppressed".
+        """
+        return self._details[f"{name}.ids"].astype(np.int64)
+
     # -- one latent, one token
 
     def _require(self, latent: int) -> None:

@@ -20,19 +20,18 @@ import pandas as pd
 import torch
 from IPython.display import HTML, Image, display
 from jaxtyping import Float32, Float64, Int64
-from matplotlib.colors import to_hex, to_rgb
 
 from saelib.activations.store import Store
 from saelib.measure.columns import PANEL, TITLES
 from saelib.sae import load_sae
 from saelib.show.style import L0_FLOOR, looks_of, to_png
+from saelib.show.tokens import shade, token_pieces
 from saelib.show.tradeoff import trade_off
 
 MAX_ROWS = 65_536  # tokens encoded to find contexts; of more, evenly spaced whole contexts
 # The panel opens near these: codes neither dense nor empty, latents not rare.
 USUAL_L0 = 32
 USUAL_DENSITY = 3e-3
-SHADE = "#D55E00"
 CONTEXTS_NOTE = (
     "Its strongest contexts, one per line: shading is the activation relative to the largest, "
     "the strongest token is outlined, grey tokens are not ordinary and left out."
@@ -154,33 +153,6 @@ def _window(
 
 
 # HTML
-
-
-def token_pieces(tokenizer: Any, ids: list[int]) -> list[str]:
-    """Text of each token as it stands in the text: joined they are the decoded whole.
-
-    A character of several tokens goes to the last of them, the others are empty.
-    """
-    pieces, before = [], ""
-    for end in range(1, len(ids) + 1):
-        text = tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False)
-        text = text if end == len(ids) else text.rstrip("\ufffd")  # an unfinished character
-        pieces.append(text[len(before) :])
-        before = max(before, text, key=len)
-    return pieces
-
-
-def shade(share: float) -> tuple[str, str]:
-    """Background and text colour for an activation as a share of the largest.
-
-    White to deep orange; the text is black or white, whichever contrasts more.
-    """
-    back = 1 - share * (1 - np.array(to_rgb(SHADE)))
-    linear = np.where(back <= 0.04045, back / 12.92, ((back + 0.055) / 1.055) ** 2.4)
-    luminance = linear @ [0.2126, 0.7152, 0.0722]
-    return to_hex(back), "#000000" if (luminance + 0.05) / 0.05 >= 1.05 / (
-        luminance + 0.05
-    ) else "#ffffff"
 
 
 def _token_html(piece: str, activation: float, largest: float, peak: bool) -> str:
