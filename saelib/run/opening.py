@@ -22,6 +22,7 @@ from saelib.sae.architectures import ARCHITECTURES
 from saelib.sae.formats import load, recognised
 from saelib.sae.formats.download import SCHEME
 from saelib.sae.formats.parts import FormatError
+from saelib.show.style import looks_of
 from saelib.text.assets import resolve_model
 
 log = logging.getLogger(__name__)
@@ -96,9 +97,10 @@ def subjects(ws: Workspace, rows: pd.DataFrame) -> list[Subject]:
 
 
 def subject_name(row: Mapping[str, Any]) -> str:
-    """What a list says of a run: "site 15 · plain · λ 1.3 · L0 31.2 · seed 0"."""
+    """What a list says of a run: "site 15 · plain SAE · λ 1.3 · L0 31.2 · seed 0"."""
     knob = f"λ {row['lambda']:g}" if row["lambda"] else ""
-    parts = (f"site {row['site']}", row["arm"], knob, f"L0 {row['l0']:.3g}", f"seed {row['seed']}")
+    arm = looks_of([row["arm"]])[row["arm"]].label
+    parts = (f"site {row['site']}", arm, knob, f"L0 {row['l0']:.3g}", f"seed {row['seed']}")
     return " · ".join(part for part in parts if part)
 
 
