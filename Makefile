@@ -26,7 +26,7 @@ SPREAD := -n auto --maxprocesses 4 --dist loadfile
 ifeq ($(MAKELEVEL),0)
 .NOTPARALLEL:
 endif
-.PHONY: help workbook test quick lint unit slow interop nbval lab report record refresh assets venv clean clean-data
+.PHONY: help workbook test quick lint unit slow browser interop nbval lab report record refresh assets venv clean clean-data
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | while IFS='	' read -r t d; do printf 'make %-11s %s\n' "$$t" "$$d"; done
@@ -55,10 +55,14 @@ quick: venv ## the inner loop, under a minute: lint, the package's shape, formul
 	$(BIN)/python -m pytest -q $(QUICK) -m "not slow"
 
 unit: venv assets ## the unit tests alone, but for those that need minutes
-	$(PATIENT) $(BIN)/python -m pytest -q $(or $(ARGS),$(SPREAD) tests -m "not slow")
+	$(PATIENT) $(BIN)/python -m pytest -q $(or $(ARGS),$(SPREAD) tests --ignore=tests/browser -m "not slow")
 
 slow: venv assets ## the unit tests that need minutes: the embedded assets, whole notebooks, killed groups of processes
-	$(PATIENT) $(BIN)/python -m pytest -q $(SPREAD) tests -m slow
+	$(PATIENT) $(BIN)/python -m pytest -q $(SPREAD) tests --ignore=tests/browser -m slow
+
+browser: venv assets ## the browser of features driven in a real JupyterLab and Chromium; skipped with its reason where there is none
+	@$(BIN)/python -m pip install --quiet -r tests/requirements-browser.txt || echo "make browser: Playwright could not be installed"
+	$(BIN)/python -m pytest -q -rsP tests/browser || [ $$? -eq 5 ]  # 5: nothing to run, and the reason is printed
 
 interop: ## round trips with the real SAELens, dictionary_learning and sparsify, in an environment of their own, .venv-peers
 	@[ -x .venv-peers/bin/python ] || $(PYTHON) -m venv .venv-peers

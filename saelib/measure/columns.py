@@ -1,7 +1,7 @@
 """The columns of `results.csv`, one line each: name, type, label, and which way is better.
 
-The table's order and types, the axis labels of figures and the panel's list of metrics derive from
-this list. To add a metric:
+The table's order and types, the axis labels of figures and what the browser of features says of an
+SAE derive from this list. To add a metric:
 
 1.  write a function of `Reconstruction` (see `reconstruction.py`) that gives a float, nan where it
     is undefined;
@@ -137,8 +137,8 @@ LOSS_COLUMNS = (
     "loss_recovered",
     "loss_recovered_mean",
 )
-# What the panel lists of a run, in its order.
-PANEL = (
+# What the browser says of a run, in its order.
+FACTS = (
     "lambda",
     "l0",
     "fvu",

@@ -15,6 +15,7 @@ from saelib.activations.lm import LM
 from saelib.config import ConfigError
 from saelib.env import data_dir
 from saelib.measure.features.identity import sae_checksum
+from saelib.measure.features.index import FEATURES
 from saelib.measure.lens import Lens, Subject
 from saelib.run.workspace import Workspace
 from saelib.sae import load_sae
@@ -28,7 +29,6 @@ from saelib.text.assets import resolve_model
 log = logging.getLogger(__name__)
 
 CLOSE = 0.1  # SAEs whose L0 is within this share of the one asked for are equally near
-FEATURES = "features"  # folder of an index, beside the SAE's weights
 
 
 def open_lens(

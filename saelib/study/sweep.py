@@ -22,9 +22,11 @@ from matplotlib.figure import Figure
 
 from saelib.measure import geometry
 from saelib.measure.evaluate import feature_density, quick_metrics
+from saelib.measure.features.index import FEATURES
+from saelib.measure.lens import Lens
 from saelib.sae.spec import Spec
 from saelib.show import tradeoff, training
-from saelib.show.explore import contexts_html, index_latents, moderate_latents, top_contexts
+from saelib.show.explore.static import latent_html, moderate_latents
 from saelib.study.curve import Curve
 from saelib.study.estimate import Estimate, of_pages, over_seeds
 from saelib.study.finding import Check, at_least
@@ -176,23 +178,23 @@ def check_equations(ws: Any, sweep: Sweep) -> str:
 
 
 def latent_contexts(ws: Any, sweep: Sweep, l0: float | int, k: int = 5) -> tuple[str, str]:
-    """A latent of the middle site's SAE nearest to an L0: a sentence, and its top contexts as HTML.
+    """A latent of the middle site's SAE nearest to an L0: a sentence, and its page as HTML.
 
-    The latent is the alive one whose density is nearest to 0.3 %, neither rare nor dense.
+    The latent is the alive one whose density is nearest to 0.3 %, neither rare nor dense. The index
+    of the SAE's features, which lies beside it, is built where it is missing.
     """
     site = middle_site(ws, sweep.sites)
     means = sweep.means[sweep.means["site"] == site]
     lam = means.loc[(means["l0"] - l0).abs().idxmin(), "lambda"]
-    sae = ws.load(sweep.specs[site, lam][0])
-    index = index_latents(sae, ws.store)
-    usual = moderate_latents(index.density, 1)
+    spec = sweep.specs[site, lam][0]
+    lens = Lens(ws.lm, ws.load(spec), ws.store, ws.run_folder(spec) / FEATURES)
+    usual = moderate_latents(lens.index.table["density"].to_numpy(), 1)
     if not usual:
         return f"Site {site}, λ = {lam:g}: no latent fires on the test pages.", ""
     latent = usual[0]
-    top = top_contexts(sae, ws.store, latent, k, index=index)
-    share = 100 * index.density[latent]
+    share = 100 * lens.index.table["density"].iloc[latent]
     sentence = f"Site {site}, λ = {lam:g}: latent {latent} fires on {share:.2g} % of test tokens."
-    return sentence, contexts_html(top, ws.lm.tokenizer)
+    return sentence, latent_html(lens.index, latent, ws.lm.tokenizer, k)
 
 
 def middle_site(ws: Any, sites: Sequence[int]) -> int:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from saelib.measure import columns
-from saelib.measure.columns import COLUMNS, DESCRIPTION, LABELS, MEASURED, NUMBERS, PANEL, TEXT
+from saelib.measure.columns import COLUMNS, DESCRIPTION, FACTS, LABELS, MEASURED, NUMBERS, TEXT
 from saelib.measure.gates import gini
 from saelib.measure.reconstruction import CodeSums, Reconstruction, RowSums
 
@@ -37,7 +37,7 @@ def test_no_column_is_named_twice():
 
 
 def test_names_that_other_lists_use_are_columns():
-    assert {*PANEL, *columns.LOSS_COLUMNS} <= set(COLUMNS)
+    assert {*FACTS, *columns.LOSS_COLUMNS} <= set(COLUMNS)
     assert LABELS["fvu"] == "FVU (fraction of variance unexplained)"
     assert columns.TITLES["fvu"] == "FVU"
     assert LABELS["corpus_id"] == "corpus_id"  # a column without a label has its name

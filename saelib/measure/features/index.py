@@ -31,6 +31,7 @@ from saelib.measure.features.statistics import EDGES
 from saelib.sae import Autoencoder
 
 VERSION = 1
+FEATURES = "features"  # folder of an index, beside the SAE's weights
 INDEX, LATENTS = "index.json", "latents.csv"
 CODES, TOKENS, DETAILS = "codes.safetensors", "tokens.safetensors", "details.safetensors"
 

@@ -1,17 +1,11 @@
-"""The browser of an SAE's features: in the notebook, and as a page that needs no kernel."""
+"""The browser of an SAE's features: in the notebook, and as a page that needs no kernel.
 
-from saelib.show.explore.panel import (
-    contexts_html,
-    explore,
-    index_latents,
-    moderate_latents,
-    top_contexts,
-)
+records, session, relations    what is shown, as plain values; questions and answers
+widget, browser.js, .css       live, in JupyterLab
+static                         HTML without script, as batch runs leave it
+notes, export                  what a reader keeps
+"""
 
-__all__ = [
-    "contexts_html",
-    "explore",
-    "index_latents",
-    "moderate_latents",
-    "top_contexts",
-]
+from saelib.show.explore.opened import explore, nearest_l0
+
+__all__ = ["explore", "nearest_l0"]

@@ -84,8 +84,8 @@ def about(index: FeatureIndex, name: str, facts: Mapping[str, Any]) -> dict[str,
         "n_tokens": manifest["n_ordinary"],
         "n_contexts": manifest["n_contexts"],
         "sae": manifest["sae"],
-        "reference": _plain(reference_activation(index)),
-        "facts": {key: _plain(value) for key, value in facts.items()},
+        "reference": plain(reference_activation(index)),
+        "facts": {key: plain(value) for key, value in facts.items()},
     }
 
 
@@ -99,14 +99,14 @@ def latent_view(index: FeatureIndex, latent: int, tokenizer: Any) -> dict[str, A
     histogram = record.histogram
     return {
         "latent": latent,
-        "facts": {name: _plain(record.facts[name]) for name in NUMBERS},
+        "facts": {name: plain(record.facts[name]) for name in NUMBERS},
         "histogram": {"edges": _numbers(histogram.edges), "counts": histogram.counts.tolist()},
         "contexts": {
             kind: [context_view(window, tokenizer) for window in windows]
             for kind, windows in record.contexts.items()
         },
         "types": [
-            {"text": index.text(kind.token_id), "count": kind.count, "mean": _plain(kind.mean)}
+            {"text": index.text(kind.token_id), "count": kind.count, "mean": plain(kind.mean)}
             for kind in record.token_types
         ],
         "promoted": _token_scores(index, record.promoted),
@@ -128,18 +128,18 @@ def context_view(window: ContextWindow, tokenizer: Any) -> dict[str, Any]:
 
 
 def _token_scores(index: FeatureIndex, scores: Sequence[Scored]) -> list[dict[str, Any]]:
-    return [{"text": index.text(number), "value": _plain(value)} for number, value in scores]
+    return [{"text": index.text(number), "value": plain(value)} for number, value in scores]
 
 
 def _latent_scores(scores: Sequence[Scored]) -> list[dict[str, Any]]:
-    return [{"latent": number, "value": _plain(value)} for number, value in scores]
+    return [{"latent": number, "value": plain(value)} for number, value in scores]
 
 
 def _numbers(values: np.ndarray) -> list[float | None]:
-    return [_plain(value) for value in values.tolist()]
+    return [plain(value) for value in values.tolist()]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A value that JSON has: floats to four significant digits, None where undefined."""
     if isinstance(value, np.generic):
         value = value.item()

@@ -1,0 +1,119 @@
+"""Opening the browser: on SAEs of a profile, on lenses, live or without a kernel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from IPython.display import HTML
+
+from saelib import env
+from saelib.config import ConfigError
+from saelib.files import read_json
+from saelib.measure.columns import COLUMNS
+from saelib.measure.lens import Lens, Subject
+from saelib.show.explore.static import static_html
+from saelib.show.explore.widget import FeatureBrowser
+
+Subjects = Subject | Lens | Sequence[Any]  # of either; `as_subjects` refuses anything else
+
+
+def explore(
+    saes: Subjects, *, state: Mapping[str, Any] | None = None, headless: bool | None = None
+) -> FeatureBrowser | HTML:
+    """Open the browser of features; a cell shows its last expression.
+
+    saes: what `saelib.run.opening.subjects` lists, or lenses, or one of either. state: what to open
+    first: "subject" (its number or name) and "latent". headless: static HTML in the place of the
+    widget; None takes it from the environment, `SAELIB_HEADLESS`.
+
+    Raises:
+        ConfigError: there are no SAEs, or the state names one that is not there.
+    """
+    subjects = as_subjects(saes)
+    opening = checked_state(subjects, state or {})
+    if env.headless() if headless is None else headless:
+        return HTML(_static(subjects, opening))
+    return FeatureBrowser(subjects, opening)
+
+
+def _static(subjects: Sequence[Subject], state: Mapping[str, Any]) -> str:
+    subject = subjects[state.get("subject", 0)]
+    lens = subject.load()
+    tokenizer = lens.lm.tokenizer
+    return static_html(lens.index, tokenizer, subject.name, subject.facts, state.get("latent"))
+
+
+def nearest_l0(
+    subjects: Sequence[Subject], l0: float | int = 32, site: int | None = None
+) -> dict[str, Any]:
+    """The state that opens the SAE whose L0 is nearest (in ratio), at one site if it is named.
+
+    Raises:
+        ConfigError: no SAE there says its L0.
+    """
+    distances = {
+        number: abs(math.log(subject.facts["l0"] / l0))
+        for number, subject in enumerate(subjects)
+        if subject.facts.get("l0", 0) > 0 and site in (None, subject.facts["site"])
+    }
+    if not distances:
+        place = "" if site is None else f" at site {site}"
+        raise ConfigError(f"no SAE{place} has an L0 above 0")
+    return {"subject": min(distances, key=distances.__getitem__)}
+
+
+def as_subjects(saes: Subjects) -> list[Subject]:
+    """SAEs to choose from, lenses under a name of their own.
+
+    Raises:
+        ConfigError: there are none, or something else is among them.
+    """
+    listed = [saes] if isinstance(saes, Subject | Lens) else list(saes)
+    if not listed:
+        raise ConfigError("explore: no SAE is given; expected at least one subject or lens")
+    return [_as_subject(each) for each in listed]
+
+
+def _as_subject(sae: Any) -> Subject:
+    if isinstance(sae, Subject):
+        return sae
+    if not isinstance(sae, Lens):
+        raise ConfigError(
+            f"explore: {type(sae).__name__} is given; expected subjects or lenses, as "
+            "saelib.run.opening.subjects and saelib.open give them"
+        )
+    facts = _facts(sae)
+    config = sae.sae.config
+    name = f"site {config.site} · {config.arch} · {config.n_latents:,} latents"
+    return Subject(facts.get("run_id", name), facts, lambda: sae)
+
+
+def _facts(lens: Lens) -> dict[str, Any]:
+    """What is measured of a lens's SAE, where the folder that its index lies in says so."""
+    facts: dict[str, Any] = {"site": lens.sae.config.site, "arch": lens.sae.config.arch}
+    if lens.features is None or not (lens.features.parent / "metrics.json").exists():
+        return facts
+    row = read_json(lens.features.parent / "metrics.json").get("row") or {}
+    return facts | {name: row[name] for name in COLUMNS if name in row}
+
+
+def checked_state(subjects: Sequence[Subject], state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state whose subject is a number.
+
+    Raises:
+        ConfigError: it names an SAE that is not there, or a latent that is no whole number.
+    """
+    subject = state.get("subject", 0)
+    names = [each.name for each in subjects]
+    if isinstance(subject, str):
+        if subject not in names:
+            raise ConfigError(f"state: subject = {subject!r}: expected one of {names}")
+        subject = names.index(subject)
+    if not isinstance(subject, int) or not 0 <= subject < len(names):
+        raise ConfigError(f"state: subject = {subject!r}: expected 0 to {len(names) - 1}")
+    latent = state.get("latent")
+    if latent is not None and (not isinstance(latent, int) or latent < 0):
+        raise ConfigError(f"state: latent = {latent!r}: expected a whole number from 0 on")
+    return {**state, "subject": subject}

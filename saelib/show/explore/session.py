@@ -1,0 +1,301 @@
+"""What the browser asks of a kernel, and the answers: one method a question.
+
+A question is {id, kind, …}, an answer {id, reply} with buffers, or {id, error} with one sentence. A
+session keeps the SAEs that were opened last, and what was measured of their latents.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from saelib.config import ConfigError
+from saelib.measure.columns import FACTS, TITLES
+from saelib.measure.features import FeatureIndex, ablation_losses
+from saelib.measure.lens import Lens, Subject
+from saelib.show.explore import export
+from saelib.show.explore.notes import NOTES, Note, Notes, note_from, profile_folder
+from saelib.show.explore.records import about, latent_view, plain, table_view
+from saelib.show.explore.relations import Relations
+from saelib.show.tokens import token_pieces
+
+log = logging.getLogger(__name__)
+
+KEPT = 3  # lenses in memory
+LISTED = 20  # latents of a token
+ABLATED_CONTEXTS = 8  # in which a latent's ablation is measured
+MOST_TOKENS = 200  # of a continuation
+# What a user's question can raise: a value that does not fit, a file that is not there or damaged,
+# a model or store that refuses.
+EXPECTED = (ValueError, OSError, RuntimeError)
+
+Reply = tuple[Any, list[bytes]]
+
+
+class Session:
+    """Answers questions about SAEs, each known by its number in `subjects`."""
+
+    def __init__(self, subjects: Sequence[Subject]) -> None:
+        self.subjects = tuple(subjects)
+        self._lenses: OrderedDict[int, Lens] = OrderedDict()
+        self._relations: dict[int, Relations] = {}
+        self._ablations: dict[tuple[int, int], dict[str, Any]] = {}
+        self._answers: dict[str, Callable[[Mapping[str, Any]], Reply]] = {
+            "open": self._open,
+            "latent": self._latent,
+            "text": self._text,
+            "steer": self._steer,
+            "twins": self._twins,
+            "ablate": self._ablate,
+            "note": self._note,
+            "export": self._export,
+        }
+
+    def answer(self, question: Mapping[str, Any]) -> Reply:
+        """The answer to a question; never raises, so that the notebook stays usable."""
+        number = question.get("id")
+        try:
+            reply, buffers = self._answered(question)
+        except EXPECTED as error:
+            return {"id": number, "error": _sentence(error)}, []
+        except Exception as error:
+            log.exception(f"the browser's question {question.get('kind')!r} failed")
+            return {"id": number, "error": f"{type(error).__name__}: {_sentence(error)}"}, []
+        return {"id": number, "reply": reply}, buffers
+
+    def _answered(self, question: Mapping[str, Any]) -> Reply:
+        kind = question.get("kind")
+        if kind not in self._answers:
+            raise ConfigError(f"kind = {kind!r}: expected one of {', '.join(self._answers)}")
+        return self._answers[kind](question)
+
+    # -- the SAEs
+
+    def lens(self, number: int) -> Lens:
+        """The lens of a subject, loaded where it is not among those opened last.
+
+        Raises:
+            ConfigError: there is no such subject.
+        """
+        if not 0 <= number < len(self.subjects):
+            last = len(self.subjects) - 1
+            raise ConfigError(f"subject {number}: there are the SAEs 0 to {last}")
+        if number not in self._lenses:
+            self._lenses[number] = self.subjects[number].load()
+        self._lenses.move_to_end(number)
+        while len(self._lenses) > KEPT:
+            self._lenses.popitem(last=False)
+        return self._lenses[number]
+
+    def _opened(self, question: Mapping[str, Any]) -> tuple[int, Lens, FeatureIndex]:
+        number = _whole(question, "subject")
+        lens = self.lens(number)
+        return number, lens, lens.index
+
+    def _notes(self, lens: Lens) -> Notes:
+        return Notes(profile_folder(_features(lens)) / NOTES)
+
+    def _written(self, lens: Lens) -> tuple[dict[int, Note], list[str]]:
+        """The notes on an SAE, or none and why they cannot be read."""
+        try:
+            return self._notes(lens).read(lens.index.manifest["sae"]), []
+        except ValueError as error:
+            log.warning(f"notes are not shown: {error}")
+            return {}, [_sentence(error)]
+
+    # -- looking
+
+    def _open(self, question: Mapping[str, Any]) -> Reply:
+        number, lens, index = self._opened(question)
+        subject = self.subjects[number]
+        described = about(index, subject.name, subject.facts)
+        described["titles"] = {name: TITLES[name] for name in FACTS if name in subject.facts}
+        notes, warnings = self._written(lens)
+        described["notes"] = {str(latent): note.to_dict() for latent, note in notes.items()}
+        described["warnings"] = warnings
+        table = table_view(index)
+        return {"about": described, "table": table.content}, table.buffers
+
+    def _latent(self, question: Mapping[str, Any]) -> Reply:
+        number, lens, index = self._opened(question)
+        latent = _latent_of(question, index)
+        view = latent_view(index, latent, lens.lm.tokenizer)
+        notes, _ = self._written(lens)
+        if latent in notes:
+            view["note"] = notes[latent].to_dict()
+        if number in self._relations:
+            view["twins"] = self._relations[number].rows(latent, self._numbers)
+        if (number, latent) in self._ablations:
+            view["ablation"] = self._ablations[number, latent]
+        return view, []
+
+    @property
+    def _numbers(self) -> dict[str, int]:
+        return {subject.name: number for number, subject in enumerate(self.subjects)}
+
+    def _text(self, question: Mapping[str, Any]) -> Reply:
+        _, lens, index = self._opened(question)
+        seen = lens.see(_string(question, "text"))
+        ordinary = [name == "ordinary" for name in seen.classes]
+        codes = seen.codes.cpu().numpy()
+        weights = commonness(index)
+        reply = {
+            "tokens": token_pieces(lens.lm.tokenizer, seen.token_ids),
+            "classes": seen.classes,
+            "missed": [plain(share) for share in seen.missed],
+            "latents": [
+                ranked(row, weights) if counts else []
+                for row, counts in zip(codes, ordinary, strict=True)
+            ],
+        }
+        return reply, []
+
+    def _steer(self, question: Mapping[str, Any]) -> Reply:
+        _, lens, index = self._opened(question)
+        n_tokens = _whole(question, "n_tokens")
+        if not 1 <= n_tokens <= MOST_TOKENS:
+            raise ConfigError(f"n_tokens = {n_tokens}: expected 1 to {MOST_TOKENS}")
+        steered = lens.steer(
+            _latent_of(question, index),
+            _number(question, "strength"),
+            _string(question, "prompt"),
+            mode=_string(question, "mode"),
+            n_tokens=n_tokens,
+        )
+        moved = steered.next_tokens.to_dict("records")
+        reply = {
+            "before": steered.before,
+            "after": steered.after,
+            "kl": plain(steered.kl),
+            "next_tokens": [{key: plain(value) for key, value in row.items()} for row in moved],
+        }
+        return reply, []
+
+    # -- measuring
+
+    def _twins(self, question: Mapping[str, Any]) -> Reply:
+        number, lens, index = self._opened(question)
+        latent = _latent_of(question, index)
+        if number not in self._relations:
+            self._relations[number] = Relations(lens)
+        return self._relations[number].rows(latent, self._numbers), []
+
+    def _ablate(self, question: Mapping[str, Any]) -> Reply:
+        number, lens, index = self._opened(question)
+        latent = _latent_of(question, index)
+        if (number, latent) not in self._ablations:
+            losses = ablation_losses(lens.sae, lens.lm, lens.store, [latent], ABLATED_CONTEXTS)
+            self._ablations[number, latent] = {
+                "delta_ce": plain(losses.loc[latent, "delta_ce"]),
+                "n_contexts": plain(losses.loc[latent, "n_contexts"]),
+            }
+        return self._ablations[number, latent], []
+
+    # -- keeping
+
+    def _note(self, question: Mapping[str, Any]) -> Reply:
+        number, lens, index = self._opened(question)
+        latent = _latent_of(question, index)
+        note = note_from(question.get("text"), question.get("lists"))
+        name = self.subjects[number].name
+        self._notes(lens).save(index.manifest["sae"], name, latent, note)
+        return None, []
+
+    def _export(self, question: Mapping[str, Any]) -> Reply:
+        number, lens, index = self._opened(question)
+        latents = question.get("latents")
+        if not isinstance(latents, list):
+            raise ConfigError(f"latents = {latents!r}: expected a list of numbers")
+        chosen = [_whole({"latent": latent}, "latent") for latent in latents]
+        export.check_latents(index, chosen)
+        features = _features(lens)
+        folder = profile_folder(features) / export.EXPORT
+        subject = self.subjects[number]
+        match question.get("format"):
+            case "csv":
+                return {"path": str(export.export_csv(index, chosen, folder))}, []
+            case "json":
+                path = export.export_json(index, chosen, lens.lm.tokenizer, folder)
+                return {"path": str(path)}, []
+            case "link":
+                return {"text": export.link(features, subject.name, subject.facts, chosen)}, []
+        accepted = ", ".join(export.FORMATS)
+        raise ConfigError(f"format = {question.get('format')!r}: expected one of {accepted}")
+
+
+# Own text
+
+
+def commonness(index: FeatureIndex) -> np.ndarray:
+    """ln(1 / density) by latent: what a code's size is multiplied by to rank the rare higher.
+
+    A latent that never fires on the index's tokens counts as firing on one of them.
+    """
+    least = 1 / index.manifest["n_ordinary"]
+    return -np.log(index.table["density"].clip(lower=least).to_numpy())
+
+
+def ranked(codes: np.ndarray, weights: np.ndarray) -> list[dict[str, Any]]:
+    """A token's latents by code · weight, largest first; codes [n_latents]."""
+    fired = np.flatnonzero(codes > 0)
+    scores = codes[fired] * weights[fired]
+    order = np.argsort(-scores, kind="stable")[:LISTED]
+    return [
+        {
+            "latent": int(fired[n]),
+            "code": plain(float(codes[fired[n]])),
+            "score": plain(float(scores[n])),
+        }
+        for n in order
+    ]
+
+
+# Questions
+
+
+def _sentence(error: BaseException) -> str:
+    """What an error says, on one line; its class where it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _whole(question: Mapping[str, Any], name: str) -> int:
+    value = question.get(name)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ConfigError(f"{name} = {value!r}: expected a whole number")
+    return value
+
+
+def _number(question: Mapping[str, Any], name: str) -> float:
+    value = question.get(name)
+    usable = isinstance(value, int | float) and not isinstance(value, bool)
+    if not usable or not math.isfinite(value):
+        raise ConfigError(f"{name} = {value!r}: expected a number")
+    return float(value)
+
+
+def _string(question: Mapping[str, Any], name: str) -> str:
+    value = question.get(name)
+    if not isinstance(value, str):
+        raise ConfigError(f"{name} = {value!r}: expected a text")
+    return value
+
+
+def _latent_of(question: Mapping[str, Any], index: FeatureIndex) -> int:
+    latent = _whole(question, "latent")
+    if not 0 <= latent < index.n_latents:
+        raise ConfigError(f"latent {latent}: this SAE has the latents 0 to {index.n_latents - 1:,}")
+    return latent
+
+
+def _features(lens: Lens) -> Any:
+    """The folder of a lens's index, which `lens.index` needs too."""
+    if lens.features is None:
+        raise ConfigError("this SAE has no folder of features: nothing can be kept for it")
+    return lens.features
