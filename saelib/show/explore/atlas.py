@@ -8,6 +8,7 @@ indices give equal bytes.
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import zlib
 from collections.abc import Mapping, Sequence
@@ -150,7 +151,7 @@ def _stream(index: FeatureIndex, tokenizer: Any) -> dict[str, Any]:
     bounds = [*starts.tolist(), len(tokens)]
     numbers: dict[str, int] = {}
     piece: list[int] = []
-    for first, stop in zip(bounds[:-1], bounds[1:], strict=True):
+    for first, stop in itertools.pairwise(bounds):
         for text in token_pieces(tokenizer, tokens.token_id[first:stop].tolist()):
             piece.append(numbers.setdefault(text, len(numbers)))
     context = np.repeat(np.arange(len(starts)), np.diff(bounds))
