@@ -63,23 +63,24 @@ def write_atlases(ws: Any, indexed: Mapping[int, Sequence[Indexed]], scope: Scop
     Each page links to those of the other sites.
     """
     firsts = {site: ones[0] for site, ones in indexed.items()}
-    files = {one.name: _file(site) for site, one in firsts.items()}
+    files = {one.name: atlas_file(site) for site, one in firsts.items()}
     written = []
     for site, one in firsts.items():
         others = [*indexed[site][1:], *(other for s, other in firsts.items() if s != site)]
         path = write_atlas(
-            ws.folder / ATLAS / _file(site),
+            ws.folder / ATLAS / atlas_file(site),
             one.index,
             ws.lm.tokenizer,
             f"{one.name} · {scope.model}",
             {name: one.facts[name] for name in ("l0", "fvu", "loss_recovered")},
             twins={other.name: twins(one.index, other.index) for other in others},
             pages=files,
-            links=[(_file(s), f"site {s}") for s in firsts if s != site],
+            links=[(atlas_file(s), f"site {s}") for s in firsts if s != site],
         )
         written.append(path)
     return written
 
 
-def _file(site: int) -> str:
+def atlas_file(site: int) -> str:
+    """Name of a site's atlas, below the folder `ATLAS`."""
     return f"site_{site:02d}.html"

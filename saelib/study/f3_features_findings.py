@@ -32,6 +32,7 @@ from saelib.study.finding_params import FeatureParams as Params
 from saelib.study.scope import Scope
 
 SIX = 6
+SIX_FEATURES = "06_six_features"  # table and figure of them
 CONTEXTS = 2  # shown of each of them
 AROUND = 14  # tokens either side of the peak
 LEAST_TYPES = 3.0  # token types that one of the six fires on, so that it is no single word
@@ -274,4 +275,4 @@ def one_thing(
 
 def record_six(profile: str, table: pd.DataFrame) -> Path:
     """Keep the six latents for the report."""
-    return finding.record_table(profile, "06_six_features", table)
+    return finding.record_table(profile, SIX_FEATURES, table)
