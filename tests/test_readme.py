@@ -30,13 +30,14 @@ def test_every_block_runs_in_order(names, monkeypatch):
         '"data/default/saes/<run_id>"': repr(folder),
         'saelib.open("default", site=15': 'saelib.open("tiny", site=2',
         "steer(1671": "steer(3",
+        'Workspace("default")': 'Workspace("tiny")',
         '"The war ended in May 1945."': '"w1 w2 w3"',
         '"My favourite food is"': '"w1 w2"',
         "l0=32, arch": "l0=4, tokens=5_000, arch",
     }
     given = {"x": x}
     blocks = python_blocks()
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     for block in blocks:
         for old, new in replaced.items():
             block = block.replace(old, new)
