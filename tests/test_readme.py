@@ -24,7 +24,17 @@ def names(tmp_path_factory):
     return home, str(folder), torch.randn(400, 32)
 
 
-def test_every_block_runs_in_order(names, monkeypatch):
+def run_blocks(page, replaced, given):
+    """The blocks of a page, one after the other; returns how many there are."""
+    blocks = python_blocks(page)
+    for block in blocks:
+        for old, new in replaced.items():
+            block = block.replace(old, new)
+        exec(block, given)
+    return len(blocks)
+
+
+def test_readme_runs_in_order(names, monkeypatch):
     home, folder, x = names
     monkeypatch.setenv("SAELIB_HOME", str(home))
     replaced = {  # the names of the workbook's own run, which a test does not have
@@ -37,12 +47,7 @@ def test_every_block_runs_in_order(names, monkeypatch):
         "l0=32, arch": "l0=4, tokens=5_000, arch",
     }
     given = {"x": x}
-    blocks = python_blocks("README.md")
-    assert len(blocks) == 4
-    for block in blocks:
-        for old, new in replaced.items():
-            block = block.replace(old, new)
-        exec(block, given)
+    assert run_blocks("README.md", replaced, given) == 4
     assert given["x_hat"].shape == x.shape
     assert given["codes"].shape == (400, RECIPE["n_latents"])
     assert given["fitted"].l0 > 0
@@ -59,11 +64,6 @@ def test_the_page_on_features_runs_in_order(names, monkeypatch, tmp_path):
         '"My favourite place is"': '"w1 w2"',
     }
     given = {"folder": tmp_path / "theirs"}
-    blocks = python_blocks("docs/features.md")
-    assert len(blocks) == 6
-    for block in blocks:
-        for old, new in replaced.items():
-            block = block.replace(old, new)
-        exec(block, given)
+    assert run_blocks("docs/features.md", replaced, given) == 6
     assert given["again"].sae.config.site == 2
     assert len(given["table"]) == RECIPE["n_latents"]

@@ -30,7 +30,8 @@ from torch import Tensor
 from saelib.activations.lm import LM
 from saelib.activations.store import CLASSES, Store, token_classes
 from saelib.config import ConfigError
-from saelib.measure.features import FeatureIndex, ablation_losses, build_index, twins
+from saelib.measure.features import FeatureIndex, ablation_losses, build_index, matches
+from saelib.measure.features.index import INDEX
 from saelib.measure.steering import (
     Change,
     continuation,
@@ -44,7 +45,7 @@ from saelib.sae.formats import export
 
 log = logging.getLogger(__name__)
 
-ABLATED_CONTEXTS = 8
+ABLATED_CONTEXTS = 8  # in which a latent's ablation is measured
 CONTINUED = 20  # tokens a continuation has, where the caller names no number
 
 
@@ -113,7 +114,6 @@ class Lens:
         self.store = store
         self.features = features
         self.relatives = tuple(relatives)
-        self._twin_tables: dict[str, pd.DataFrame] = {}
 
     @cached_property
     def index(self) -> FeatureIndex:
@@ -128,7 +128,7 @@ class Lens:
                 "an index of features is built on a profile's test pages; open the SAE by its "
                 "profile, or a folder with profile='…'"
             )
-        if not (self.features / "index.json").exists():
+        if not (self.features / INDEX).exists():
             return build_index(self.sae, self.store, self.lm, self.features)
         index = FeatureIndex.open(self.features, self.sae)
         if index.manifest["corpus_id"] != self.store.corpus_id:
@@ -250,27 +250,32 @@ class Lens:
         """Is it real? Its best match in each relative: sae, twin, cosine, jaccard, mutual.
 
         By direction at the same site, by the tokens on which both fire at another (cosine is nan
-        there). Indices that are missing are built first.
+        there), nearest first. SAEs of one seed begin with the same weights: a match in another seed
+        says more. Indices that are missing are built first.
 
         Raises:
             ValueError: there is no such latent. ConfigError: there is no index.
         """
         self.index.latent(latent)
-        rows = [(relative.name, *self._twin(relative, latent)) for relative in self.relatives]
+        names = {"latent": "twin"}
+        rows = [
+            {"sae": name} | each.loc[latent].rename(names).to_dict()
+            for name, each in self.matches.items()
+        ]
         table = pd.DataFrame(rows, columns=["sae", "twin", "cosine", "jaccard", "mutual"])
-        nearness = table[["cosine", "jaccard"]].max(axis=1)
-        return table.loc[nearness.sort_values(ascending=False, kind="stable").index]
+        table = table.sort_values(["cosine", "jaccard"], ascending=False, kind="stable")
+        return table[table["twin"] >= 0]
 
-    def _twin(self, relative: Subject, latent: int) -> tuple[int, float, float, bool]:
-        if relative.name not in self._twin_tables:
-            other = relative.load()
-            self._twin_tables[relative.name] = twins(self.index, other.index)
-        line = self._twin_tables[relative.name].loc[latent]
-        by_direction = line["twin"] >= 0
-        twin, mutual = ("twin", "mutual") if by_direction else ("firing_twin", "firing_mutual")
-        same = line[twin] == line["firing_twin"]
-        jaccard = line["jaccard"] if same else np.nan
-        return int(line[twin]), float(line["cosine"]), float(jaccard), bool(line[mutual])
+    @cached_property
+    def matches(self) -> dict[str, pd.DataFrame]:
+        """By relative the match of every latent, `features.matches`; indices missing are built.
+
+        Raises:
+            ConfigError: there is no index.
+        """
+        return {
+            relative.name: matches(self.index, relative.load().index) for relative in self.relatives
+        }
 
     def ablation(self, latent: int, n_contexts: int = ABLATED_CONTEXTS) -> float:
         """Rise of the next-token loss, in nats a token, where the latent is taken out.

@@ -72,23 +72,12 @@ def kinds_of_latents(
 def _totals(ax: Any, rows: pd.DataFrame, places: np.ndarray) -> None:
     known = rows["share"].notna().to_numpy()
     ax.vlines(places[known], rows["lo"][known], rows["hi"][known], color=INK, lw=1.3)
-    ax.plot(
-        places[known],
-        rows["share"][known],
-        "o",
-        color=INK,
-        ms=4.5,
-        label="looks like one thing,\nof those judged",
+    points = (
+        ("share", INK, {"marker": "o", "ms": 4.5}, "looks like one thing,\nof those judged"),
+        ("by_chance", FAINT, {"marker": "_", "ms": 9, "mew": 2}, "the same on\nshuffled tokens"),
     )
-    ax.plot(
-        places[known],
-        rows["by_chance"][known],
-        "_",
-        color=FAINT,
-        ms=9,
-        mew=2,
-        label="the same on\nshuffled tokens",
-    )
+    for name, color, look, label in points:
+        ax.plot(places[known], rows[name][known], ls="", color=color, label=label, **look)
 
 
 @requires("site", "in", "share")

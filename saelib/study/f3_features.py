@@ -48,7 +48,7 @@ CLAIM = "Fewer latents of site {deep} look like one thing than of any shallower 
 RULE = (
     "A latent looks like one thing where three token types, at the firing token, after it or "
     "before it, hold at least half of its activation mass on test pages; place and types are those "
-    "that hold most on training pages. Judged are latents that fire at least 10 times on either. "
+    "that hold most on training pages. Judged are latents that fire at least 10 times on each. "
     "Supported if the share of such latents is lower at the deepest site than at every shallower "
     "one by more than {margin:g}, by whole 95 % intervals, at L0 = {l0:g} (plain SAE); "
     "contradicted if one interval lies above that. Undecided otherwise, where an L0 is not "

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from saelib.measure.features import FeatureIndex, twins
+from saelib.measure.features import FeatureIndex, matches
+from saelib.measure.features.index import FEATURES
 from saelib.measure.lens import Lens
 from saelib.sae.spec import Spec
 from saelib.show.explore.atlas import write_atlas
@@ -36,7 +37,7 @@ def plain_indices(ws: Any, cells: Mapping[Cell, Sequence[Spec]]) -> dict[int, li
 
 def _indexed(ws: Any, spec: Spec, results: pd.DataFrame) -> Indexed:
     row = results.loc[ws.run_id(spec)].to_dict()
-    lens = Lens(ws.lm, ws.load(spec), ws.store, ws.run_folder(spec) / "features")
+    lens = Lens(ws.lm, ws.load(spec), ws.store, ws.run_folder(spec) / FEATURES)
     return Indexed(subject_name(row), row, lens.index)
 
 
@@ -73,7 +74,7 @@ def write_atlases(ws: Any, indexed: Mapping[int, Sequence[Indexed]], scope: Scop
             ws.lm.tokenizer,
             f"{one.name} · {scope.model}",
             {name: one.facts[name] for name in ("l0", "fvu", "loss_recovered")},
-            twins={other.name: twins(one.index, other.index) for other in others},
+            twins={other.name: matches(one.index, other.index) for other in others},
             pages=files,
             links=[(atlas_file(s), f"site {s}") for s in firsts if s != site],
         )

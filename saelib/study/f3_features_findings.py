@@ -66,7 +66,7 @@ def kinds_title(totals: pd.DataFrame) -> str:
     shares = ", ".join(f"{100 * share:.0f} %" for share in plain["share"])
     sites = enumerate_sites(plain["site"].tolist())
     word = "sites" if len(plain) > 1 else "site"
-    return f"{shares} of latents look like one thing at {word} {sites}"
+    return f"{shares} of judged latents look like one thing, {word} {sites}"
 
 
 def again_figure(again: pd.DataFrame, p: Params, scope: Scope) -> Figure:
@@ -74,8 +74,8 @@ def again_figure(again: pd.DataFrame, p: Params, scope: Scope) -> Figure:
     seeds = "" if (again["in"] == "another seed").any() else " With one seed there is no other."
     note = (
         f"The plain SAE's latents, at L0 = {p.l0_target:g}: found again where a decoder row of "
-        f"the other SAE has cosine {TWIN:g} or more. The Gated SAE is of the same seed, and began "
-        f"from the same decoder.{seeds} {scope.note}"
+        f"the other SAE has cosine {TWIN:g} or more. The Gated SAE is of the same seed and began "
+        f"from the same decoder: only another seed is evidence.{seeds} {scope.note}"
     )
     return features.found_again(again, title=again_title(again), note=note)
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from helpers.lab import CHROMIUM, opened_notebook, running_lab
-from helpers.workspaces import RECIPE, trained_profile
 
 pytest.importorskip("playwright", reason="Playwright is not installed: `make browser` installs it")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium to drive")
@@ -19,22 +18,6 @@ ws = Workspace("tiny")
 explore(subjects(ws, ws.results()))
 """
 TEXT = "w1 w2 w3 w1 w7"
-
-
-def compared_specs(ws):
-    return [ws.spec("plain", site, lam=0.3, **RECIPE) for site in (2, 3)]
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("home")
-    trained_profile(folder, compared_specs)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def errors():
-    return []
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +104,7 @@ def test_a_latent_is_steered(page):
     page.locator("textarea[aria-label=prompt]").fill(TEXT)
     page.locator("button[data-action=steer]").click()
     page.locator("p[data-kl]").wait_for()
-    assert float(page.locator("p[data-kl]").get_attribute("data-kl")) >= 0
+    assert float(page.locator("p[data-kl]").get_attribute("data-kl")) > 0
     assert page.locator(".sae-side").count() == 2
     shot(page, "steer")
 

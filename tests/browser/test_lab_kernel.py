@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers.lab import CHROMIUM, opened_notebook, running_lab
 from helpers.probe import CELL, ask, refusal, reply, wait_for_probe
-from helpers.workspaces import RECIPE, trained_profile
+from helpers.workspaces import RECIPE
 
 pytest.importorskip("playwright", reason="Playwright is not installed: `make browser` installs it")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium to drive")
@@ -22,24 +22,6 @@ browser = Probe(subjects(ws, ws.results()), {{"subject": 0, "latent": 3}})
 browser
 """
 TEXT = "w1 w2 w3 w1 w7"
-
-
-def compared_specs(ws):
-    """Two λ and two sites: each SAE has a relative at its site or at the other."""
-    cells = [(2, 0.3), (2, 1.2), (3, 0.3)]
-    return [ws.spec("plain", site, lam=lam, **RECIPE) for site, lam in cells]
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("home")
-    trained_profile(folder, compared_specs)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def errors():
-    return []
 
 
 @pytest.fixture(scope="module")

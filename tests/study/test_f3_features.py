@@ -139,8 +139,8 @@ def test_latents_are_found_again_by_direction_among_living_ones():
 @pytest.mark.parametrize(
     ("shares", "title"),
     [
-        ([0.21, 0.2], "21 %, 20 % of latents look like one thing at sites 2 and 29"),
-        ([0.21, np.nan], "21 % of latents look like one thing at site 2"),
+        ([0.21, 0.2], "21 %, 20 % of judged latents look like one thing, sites 2 and 29"),
+        ([0.21, np.nan], "21 % of judged latents look like one thing, site 2"),
         ([np.nan, np.nan], "No plain SAE has the L0 of the comparison"),
     ],
 )

@@ -8,7 +8,7 @@ from saelib.measure.features.build import build_index
 from saelib.measure.features.index import FeatureIndex
 from saelib.measure.features.options import IndexOptions
 from saelib.measure.features.sources import OwnText
-from saelib.measure.features.twins import support, twins
+from saelib.measure.features.twins import matches, support, twins
 
 __all__ = [
     "FeatureIndex",
@@ -16,6 +16,7 @@ __all__ = [
     "OwnText",
     "ablation_losses",
     "build_index",
+    "matches",
     "support",
     "twins",
 ]

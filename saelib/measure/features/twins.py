@@ -49,6 +49,35 @@ def twins(a: FeatureIndex, b: FeatureIndex) -> pd.DataFrame:
     return table
 
 
+def matches(a: FeatureIndex, b: FeatureIndex) -> pd.DataFrame:
+    """For each latent of a its one match in b: latent (-1: none), cosine, jaccard, mutual.
+
+    At one site the match is the nearest by decoder cosine, and jaccard is that pair's; at another
+    site it is the nearest by co-firing, and cosine is nan.
+
+    Raises:
+        ValueError: the indices are of different models or texts; names both.
+    """
+    table = twins(a, b)
+    if a.manifest["site"] != b.manifest["site"]:
+        names = {"firing_twin": "latent", "firing_mutual": "mutual"}
+        kept = ["firing_twin", "cosine", "jaccard", "firing_mutual"]
+        return table[kept].rename(columns=names)
+    pairs = table["twin"].items()
+    table["jaccard"] = [_jaccard(a, latent, b, int(twin)) for latent, twin in pairs]
+    return table[["twin", "cosine", "jaccard", "mutual"]].rename(columns={"twin": "latent"})
+
+
+def _jaccard(a: FeatureIndex, latent: int, b: FeatureIndex, twin: int) -> float:
+    """Tokens on which both fire over those on which either does; 0 where neither fires."""
+    if twin < 0:
+        return 0.0
+    rows, _ = a.codes.of(latent)
+    others, _ = b.codes.of(twin)
+    both = len(np.intersect1d(rows, others, assume_unique=True))
+    return both / max(len(rows) + len(others) - both, 1)
+
+
 def support(
     index: FeatureIndex, others: Sequence[FeatureIndex], cosine: float = TWIN_COSINE
 ) -> pd.Series:

@@ -25,6 +25,7 @@ from saelib.measure.features.contexts import KINDS, WIDTH
 from saelib.measure.features.sources import ORDINARY
 from saelib.measure.features.statistics import EDGES
 from saelib.show.explore.records import FLAGS, NUMBERS, about, plain, table_view
+from saelib.show.explore.relations import twin_rows
 from saelib.show.tokens import token_pieces
 
 HERE = Path(__file__).parent
@@ -64,7 +65,7 @@ def write_atlas(
     """Write the page of an SAE's features.
 
     latents: those of the page, without them the `MOST` whose largest activations are largest.
-    twins: by the name of another SAE, `measure.features.twins` of this index with that SAE's.
+    twins: by the name of another SAE, `measure.features.matches` of this index with that SAE's.
     pages: by the same names, the file of that SAE's own atlas, to be linked. links: (target, text)
     of a bar above, such as the way back to a report.
 
@@ -202,18 +203,9 @@ def _windows(index: FeatureIndex, latent: int, kind: str) -> list[list[Any]]:
 
 
 def _twins(twins: Mapping[str, pd.DataFrame], latent: int) -> list[list[Any]]:
-    """[number of the other SAE, its latent, cosine, Jaccard, mutual], nearest first.
-
-    At the same site the match is by direction, at another by the tokens on which both fire.
-    """
-    rows = []
-    for number, table in enumerate(twins.values()):
-        line = table.loc[latent]
-        by_direction = int(line["twin"]) >= 0
-        twin = int(line["twin"] if by_direction else line["firing_twin"])
-        mutual = bool(line["mutual"] if by_direction else line["firing_mutual"])
-        same = by_direction and twin == int(line["firing_twin"])
-        jaccard = plain(float(line["jaccard"])) if same or not by_direction else None
-        cosine = plain(float(line["cosine"])) if by_direction else None
-        rows.append([number, twin, cosine, jaccard, mutual])
-    return sorted(rows, key=lambda row: -max(row[2] or 0.0, row[3] or 0.0))
+    """[number of the other SAE, its latent, cosine, Jaccard, mutual], nearest first."""
+    numbers = {name: number for number, name in enumerate(twins)}
+    return [
+        [row["subject"], row["latent"], row["cosine"], row["jaccard"], row["mutual"]]
+        for row in twin_rows(twins, latent, numbers)
+    ]

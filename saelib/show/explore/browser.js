@@ -629,7 +629,7 @@ class Browser {
     if (!view.twins.length) return el("section", { class: "part" }, head, el("p", { class: "faint" }, "No other SAE of this recipe was trained."));
     const rows = view.twins.map((twin) => this.twinRow(twin));
     const titles = ["SAE", "latent", "cosine", "co-firing", "each other's best", ""].map((text) => el("th", {}, text));
-    const note = "Cosine of the decoder rows, at the same site; co-firing: tokens on which both fire, of those on which either does.";
+    const note = "Cosine of the decoder rows, at the same site; co-firing: tokens on which both fire, of those on which either does. SAEs of one seed begin with the same weights: a match in another seed says more.";
     return el("section", { class: "part" }, head, el("div", { class: "wide" }, el("table", {}, el("tr", {}, titles), rows)), el("p", { class: "faint" }, note));
   }
 

@@ -13,22 +13,22 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from saelib.config import ConfigError
 from saelib.measure.columns import FACTS, TITLES
 from saelib.measure.features import FeatureIndex, ablation_losses
-from saelib.measure.lens import Lens, Subject
+from saelib.measure.lens import ABLATED_CONTEXTS, Lens, Subject
 from saelib.show.explore import export
 from saelib.show.explore.notes import NOTES, Note, Notes, note_from, profile_folder
 from saelib.show.explore.records import about, latent_view, plain, table_view
-from saelib.show.explore.relations import Relations
+from saelib.show.explore.relations import twin_rows
 from saelib.show.tokens import token_pieces
 
 log = logging.getLogger(__name__)
 
 KEPT = 3  # lenses in memory
 LISTED = 20  # latents of a token
-ABLATED_CONTEXTS = 8  # in which a latent's ablation is measured
 MOST_TOKENS = 200  # of a continuation
 # What a user's question can raise: a value that does not fit, a file that is not there or damaged,
 # a model or store that refuses.
@@ -43,7 +43,7 @@ class Session:
     def __init__(self, subjects: Sequence[Subject]) -> None:
         self.subjects = tuple(subjects)
         self._lenses: OrderedDict[int, Lens] = OrderedDict()
-        self._relations: dict[int, Relations] = {}
+        self._matches: dict[int, dict[str, pd.DataFrame]] = {}  # by SAE, `Lens.matches`
         self._ablations: dict[tuple[int, int], dict[str, Any]] = {}
         self._answers: dict[str, Callable[[Mapping[str, Any]], Reply]] = {
             "open": self._open,
@@ -128,8 +128,8 @@ class Session:
         notes, _ = self._written(lens)
         if latent in notes:
             view["note"] = notes[latent].to_dict()
-        if number in self._relations:
-            view["twins"] = self._relations[number].rows(latent, self._numbers)
+        if number in self._matches:
+            view["twins"] = twin_rows(self._matches[number], latent, self._numbers)
         if (number, latent) in self._ablations:
             view["ablation"] = self._ablations[number, latent]
         return view, []
@@ -181,9 +181,9 @@ class Session:
     def _twins(self, question: Mapping[str, Any]) -> Reply:
         number, lens, index = self._opened(question)
         latent = _latent_of(question, index)
-        if number not in self._relations:
-            self._relations[number] = Relations(lens)
-        return self._relations[number].rows(latent, self._numbers), []
+        if number not in self._matches:
+            self._matches[number] = lens.matches
+        return twin_rows(self._matches[number], latent, self._numbers), []
 
     def _ablate(self, question: Mapping[str, Any]) -> Reply:
         number, lens, index = self._opened(question)
