@@ -88,11 +88,12 @@ def again_title(again: pd.DataFrame) -> str:
     kind = "another seed" if "another seed" in kinds else kinds[0]
     means = again[again["in"] == kind].groupby("site")["share"].mean().dropna()
     first, last = means.index[0], means.index[-1]
+    where = "another seed" if kind == "another seed" else "the same seed's Gated SAE"
     if first == last:
-        return f"At site {first}, {kind} has {100 * means[first]:.0f} % of the latents"
+        return f"Found again in {where}: {100 * means[first]:.0f} % at site {first}"
     return (
-        f"Found again in {kind}: {100 * means[first]:.0f} % at site {first}, "
-        f"{100 * means[last]:.0f} % at site {last}"
+        f"Found again in {where}: {100 * means[first]:.0f} % at site {first}, "
+        f"{100 * means[last]:.0f} % at {last}"
     )
 
 
