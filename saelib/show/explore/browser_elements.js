@@ -90,7 +90,7 @@ function plainDigits(value) {
   const size = Math.abs(value);
   if (Number.isInteger(value)) return value.toLocaleString("en");
   if (size < 1e-3 || size >= 1e6) return value.toExponential(1);
-  return Number(value.toPrecision(3)).toLocaleString("en", { maximumSignificantDigits: 3 });
+  return size >= 1000 ? Math.round(value).toLocaleString("en") : value.toPrecision(3);
 }
 
 function percent(value) {
@@ -144,6 +144,6 @@ function legend(reference, words) {
     "div",
     { class: "legend faint" },
     el("span", { class: "ramp", "aria-hidden": "true" }),
-    el("span", {}, `0 to ${digits(reference)} or more. ${words}`),
+    el("span", {}, `0 to ${digits(reference)} or more.${words ? ` ${words}` : ""}`),
   );
 }

@@ -18,12 +18,11 @@ const TWINS_NOTE =
 function inWords({ facts }, about) {
   const tokens = `${digits(about.n_tokens)} ordinary tokens`;
   if (facts.dead) return `Never fires on ${tokens}.`;
-  const types = facts.n_types < 1.5 ? "one token type" : `${digits(facts.n_types)} token types`;
   const sentences = [
     `Fires on ${percent(facts.density)} of ${tokens} (${digits(facts.n_fired)}).`,
     `Largest activation ${digits(facts.max)}, mean ${digits(facts.mean)} where it fires.`,
-    `${percent(facts.concentration)} of its activation is on its commonest token type; ` +
-      `it is spread as evenly over ${types} would be.`,
+    `Its commonest token type has ${percent(facts.concentration)} of its activation, ` +
+      `which is spread as over ${counted(facts.n_types, "equal type")}.`,
   ];
   if (facts.revived) sentences.push("It was given new weights in training (revived).");
   return sentences.join(" ");
@@ -165,7 +164,9 @@ function latentParts(view, about, narrow = false) {
   const contexts = contextParts(view, about, narrow);
   return [
     el("p", {}, inWords(view, about)),
-    ...(contexts.length ? [legend(about.reference, CONTEXTS_LEGEND), ...contexts] : []),
+    ...(contexts.length
+      ? [legend(about.reference, narrow ? "" : CONTEXTS_LEGEND), ...contexts]
+      : []),
     tokenLists(view),
     histogram(view),
   ];
