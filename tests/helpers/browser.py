@@ -35,9 +35,9 @@ def offline_page(chromium, errors, **options):
     return page
 
 
-def module_page(script):
+def module_page(script, style=""):
     """A page of one module."""
     return (
-        '<!DOCTYPE html><html><head><meta charset="utf-8"></head><body><div id="root"></div>'
-        f'<script type="module">{script}</script></body></html>'
+        f'<!DOCTYPE html><html><head><meta charset="utf-8"><style>{style}</style></head>'
+        f'<body><div id="root"></div><script type="module">{script}</script></body></html>'
     )

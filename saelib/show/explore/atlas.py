@@ -22,7 +22,7 @@ import pandas as pd
 
 from saelib.files import write_text
 from saelib.measure.features import FeatureIndex
-from saelib.measure.features.contexts import KINDS, WIDTH
+from saelib.measure.features.contexts import KINDS, WIDTH, ContextWindow
 from saelib.measure.features.sources import ORDINARY
 from saelib.measure.features.statistics import EDGES
 from saelib.show.explore import frontend
@@ -227,7 +227,10 @@ def _latent(index: FeatureIndex, latent: int) -> dict[str, Any]:
             for name in NUMBERS
         },
         "histogram": [[int(bin), int(counts[bin])] for bin in np.flatnonzero(counts)],
-        "contexts": {kind: _windows(index, latent, kind) for kind in KINDS},
+        "contexts": {
+            kind: _windows(index.context_rows(latent, kind), record.contexts[kind])
+            for kind in KINDS
+        },
         "types": [[kind.token_id, kind.count, plain(kind.mean)] for kind in record.token_types],
         "promoted": _scores(record.promoted),
         "suppressed": _scores(record.suppressed),
@@ -240,12 +243,10 @@ def _scores(entries: Sequence[tuple[int, float]]) -> list[list[Any]]:
     return [[number, plain(value)] for number, value in entries]
 
 
-def _windows(index: FeatureIndex, latent: int, kind: str) -> list[list[Any]]:
-    """[peak's row, [place from the peak, activation, place, …]] of each kept context of a kind."""
+def _windows(rows: Sequence[int], contexts: Sequence[ContextWindow]) -> list[list[Any]]:
+    """[peak's row, [place from the peak, activation, place, …]] of each kept context."""
     windows = []
-    for row, shown in zip(
-        index.context_rows(latent, kind), index.contexts(latent, kind, WIDTH), strict=True
-    ):
+    for row, shown in zip(rows, contexts, strict=True):
         fired = np.flatnonzero(np.nan_to_num(shown.activations) > 0).tolist()
         entries = [(n - shown.peak, plain(float(shown.activations[n]))) for n in fired]
         windows.append([row, list(itertools.chain.from_iterable(entries))])

@@ -6,7 +6,7 @@
  */
 
 const LONGEST = 60; // characters of a token in a list; a context shows it whole
-const HOT = 0.87; // share of full colour from which black ink contrasts more in either theme
+const HOT = 0.9; // share of full colour from which black ink contrasts more in either theme
 const REASONS = {
   first: "first token of its text: SAEs were not trained there",
   sink: "a sink, a token of huge norm: SAEs were not trained there",
