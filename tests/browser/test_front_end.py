@@ -167,6 +167,15 @@ def test_an_answer_about_a_latent_that_was_left_is_dropped(opened):
     page.get_by_text("loud 2").wait_for()
 
 
+def test_nothing_is_said_to_be_waited_for_once_the_reader_has_gone_on(opened):
+    page = opened(latent=1)
+    hold(page, "twins")
+    page.evaluate("document.querySelector('[data-action=twins]').click(); browser.openLatent(2)")
+    wait_for_latent(page, 2)
+    page.wait_for_timeout(400)
+    assert page.locator(".sae-message").inner_text() == ""
+
+
 def test_of_two_latents_asked_for_the_later_is_shown_whichever_answer_comes_first(opened):
     page = opened(latent=1)
     hold(page, "latent")

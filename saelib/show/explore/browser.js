@@ -75,7 +75,6 @@ class Browser {
     this.message.textContent = text;
     this.message.setAttribute("role", isError ? "alert" : "status");
     this.message.classList.toggle("sae-error", isError);
-    this.speaker = null;
   }
 
   /**
@@ -85,10 +84,7 @@ class Browser {
   async ask(kind, question, waiting = "working …") {
     const asked = { kind, scene: this.scene(kind) };
     this.questions[kind] = asked;
-    const clock = setTimeout(() => {
-      this.say(waiting);
-      this.speaker = asked;
-    }, PATIENCE);
+    const clock = setTimeout(() => this.isCurrent(asked) && this.say(waiting), PATIENCE);
     try {
       const answer = await question(this.state.subject);
       if (!this.isCurrent(asked)) return undefined;
@@ -99,7 +95,6 @@ class Browser {
       return undefined;
     } finally {
       clearTimeout(clock);
-      if (this.speaker === asked) this.say("");
     }
   }
 
