@@ -176,6 +176,21 @@ def test_nothing_is_said_to_be_waited_for_once_the_reader_has_gone_on(opened):
     assert page.locator(".sae-message").inner_text() == ""
 
 
+def test_steps_are_counted_even_while_the_kernel_is_slow(opened):
+    page = opened()
+    listed = page.evaluate("browser.table.order.slice(0, 4)")
+    page.evaluate("browser.openLatent(browser.table.order[0])")
+    wait_for_latent(page, listed[0])
+    hold(page, "latent")
+    page.locator(".sae-scroller").focus()
+    for _ in range(3):
+        page.keyboard.press("j")
+    assert page.locator(".sae-chosen").get_attribute("data-latent") == str(listed[3])
+    for _ in range(3):
+        release(page, "latent")
+    wait_for_latent(page, listed[3])
+
+
 def test_of_two_latents_asked_for_the_later_is_shown_whichever_answer_comes_first(opened):
     page = opened(latent=1)
     hold(page, "latent")
@@ -248,7 +263,7 @@ def test_a_note_puts_its_latent_on_a_list(opened):
     page.locator("textarea[aria-label=note]").fill("of May")
     page.locator("input[aria-label=lists]").fill("months, mine")
     page.locator("button[data-action=note]").click()
-    page.get_by_text("note on latent 20 saved").wait_for()
+    page.get_by_text("note saved").wait_for()
     page.locator("select[aria-label='which latents']").select_option("list: months")
     assert page.locator(".sae-left > .sae-faint").inner_text() == "1 of 200 latents"
 
@@ -275,7 +290,7 @@ def test_a_table_of_32_768_latents_is_sorted_filtered_and_scrolled_at_once(opene
         "sort back": "document.querySelector('button[data-column=density]').click()",
         "search": "browser.table.choose({ query: 'may' })",
         "limit": "browser.table.choose({ ranges: { density: [0.01, null] } })",
-        "scroll": "browser.table.viewport.scrollTop = 400000",
+        "scroll": "browser.table.scroller.scrollTop = 400000",
         "open": "document.querySelectorAll('.sae-rows .sae-row')[9].click()",
     }
     times = {name: page.evaluate(PAINTED, action) for name, action in actions.items()}

@@ -85,6 +85,7 @@ def test_it_says_the_metrics_that_have_a_title(lens, tmp_path):
     about = content(write(lens, tmp_path / "page.html", latents=[3]))["about"]
     assert about["titles"] == {"l0": "L0 (active latents a token)", "fvu": "FVU"}
     assert about["facts"]["l0"] == 12.25
+    assert about["n_latents"] == N_LATENTS  # the page says how many of them it has
 
 
 def test_twins_stand_on_the_page_in_the_table_and_link_to_their_atlas(lenses, tmp_path):

@@ -172,11 +172,12 @@ def _nearest_twin(index: FeatureIndex, twins: Mapping[str, pd.DataFrame]) -> pd.
 
 def _table(index: FeatureIndex, chosen: Sequence[int], more: pd.DataFrame | None) -> dict[str, Any]:
     """The table of the chosen latents, with the texts that it and the pages name."""
-    content, buffers = table_view(index, more)
-    numbers = []
-    for column, buffer in zip(content["numbers"], buffers, strict=False):
-        values = np.frombuffer(buffer, "<f4")[chosen]
-        numbers.append(column | {"values": [plain(value) for value in values]})
+    content = table_view(index, more).content
+    table = index.table if more is None else index.table.join(more)
+    numbers = [
+        column | {"values": [plain(float(value)) for value in table[column["name"]].iloc[chosen]]}
+        for column in content["numbers"]
+    ]
     tokens = [
         entry | {"ids": index.token_ids(entry["name"])[chosen].ravel().tolist()}
         for entry in content["tokens"]

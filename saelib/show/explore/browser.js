@@ -116,7 +116,7 @@ class Browser {
 
   /** Go where the host says: its address or its state was changed from outside. */
   follow({ subject = this.state.subject, latent = null }) {
-    if (subject !== this.state.subject) this.openSubject(subject, latent);
+    if (!this.data || subject !== this.state.subject) this.openSubject(subject, latent);
     else if (latent !== null && latent !== this.state.latent) this.openLatent(latent, true);
   }
 
@@ -171,7 +171,7 @@ class Browser {
     const picker = el("select", { "aria-label": "SAE", onchange: picked }, options);
     const name = subjects.length > 1 ? picker : el("b", {}, shown?.name ?? subjects[0]?.name ?? "");
     const warnings = (shown?.warnings ?? []).map((text) => el("div", { class: "error" }, text));
-    const words = shown ? el("span", { class: "faint" }, aboutWords(shown)) : null;
+    const words = shown ? el("span", { class: "faint" }, aboutWords(shown, this.data.n)) : null;
     this.strip.replaceChildren(...[name, words, ...warnings].filter((node) => node !== null));
   }
 
@@ -197,17 +197,20 @@ class Browser {
   }
 
   async openLatent(latent, reveal = false) {
+    this.table.mark(latent);
+    if (reveal) this.table.reveal(latent);
     const view = await this.ask("latent", async (subject) => {
       checkLatent(latent, this.about, "this SAE");
       if (this.data.rowOf(latent) >= 0) return this.host.latent(subject, latent);
       const n = digits(this.data.n);
       throw new Error(`Latent ${latent} is not in this page, which has ${n} of the SAE’s latents.`);
     });
-    if (!view) return;
+    if (!view) {
+      if (this.table.marked === latent) this.table.mark(this.state.latent);
+      return;
+    }
     this.record = view;
     this.change({ latent });
-    if (reveal) this.table.reveal(latent);
-    this.table.drawRows();
     const { view: name } = this.state;
     this.showView(OF_ONE_LATENT.includes(name) ? name : "latent");
   }
@@ -228,15 +231,16 @@ class Browser {
 }
 
 /** One line about an SAE: its size, on what it was looked at, its metrics. */
-function aboutWords(about) {
+function aboutWords(about, listed) {
   const titles = about.titles ?? {};
   const metrics = Object.keys(titles)
     .filter((name) => typeof about.facts[name] === "number")
-    .map((name) => `${titles[name]} ${digits(about.facts[name])}`);
+    .map((name) => `${titles[name]} ${short(about.facts[name])}`);
   const source = about.source === "own text" ? "an own text" : `${about.source} pages`;
   const tokens = `${digits(about.n_tokens)} ordinary tokens of ${source}`;
   const size = `${digits(about.n_latents)} latents, ${digits(about.n_dead)} dead on ${tokens}`;
-  return [size, ...metrics].join(" · ");
+  const here = listed < about.n_latents ? [`${digits(listed)} of them in this page`] : [];
+  return [size, ...here, ...metrics].join(" · ");
 }
 
 /** Draw the browser into an element. */

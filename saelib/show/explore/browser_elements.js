@@ -93,6 +93,13 @@ function plainDigits(value) {
   return size >= 1000 ? Math.round(value).toLocaleString("en") : value.toPrecision(3);
 }
 
+/** A number without zeros at its end. */
+function short(value) {
+  return digits(value)
+    .replace(/(\.\d*?)0+$/, "$1")
+    .replace(/\.$/, "");
+}
+
 function percent(value) {
   return isMissing(value) ? "–" : `${digits(100 * value)} %`;
 }

@@ -116,7 +116,7 @@ function histogramAxes(low, high, most, width, height) {
       y2: height + 4,
       class: "sae-axis",
     }),
-    text(digits(tick), place(tick), height + 15, "middle"),
+    text(short(tick), place(tick), height + 15, "middle"),
   ]);
   return [
     svg("line", { x1: 0, x2: width, y1: height, y2: height, class: "sae-axis" }),
@@ -320,7 +320,7 @@ class LatentPage {
     notes[view.latent] = saved;
     browser.table.drawControls();
     browser.table.refilter();
-    browser.say(`note on latent ${view.latent} saved`);
+    browser.say("note saved");
   }
 }
 

@@ -93,7 +93,7 @@ class SteerPage {
         "div",
         { class: `side ${title}` },
         el("h4", {}, title),
-        el("p", { class: "text", dir: "auto" }, el("span", { class: "faint" }, prompt), text),
+        el("p", { class: "text", dir: "auto" }, el("span", { class: "prompt" }, prompt), text),
       );
     const moved =
       `The next token’s distribution moves by ${digits(steered.kl)} nats ` +

@@ -155,6 +155,7 @@ class LatentTable {
     this.browser = browser;
     this.element = el("div", { class: "left" });
     this.order = []; // rows as they are listed
+    this.marked = null; // the latent that is open, or was asked for
     tables += 1;
     this.name = `sae-table-${tables}`;
     this.measured = new ResizeObserver(() => this.data && this.drawRows());
@@ -216,22 +217,23 @@ class LatentTable {
     this.count = el("span", { class: "faint", role: "status" });
     this.head = el("div", { class: "row head", role: "row" });
     this.body = el("div", { class: "rows", role: "presentation" });
-    this.viewport = el(
-      "div",
-      { class: "viewport", role: "rowgroup", onscroll: () => this.drawRows() },
-      this.body,
-    );
     this.scroller = el(
       "div",
-      { class: "scroller", tabindex: "0", role: "grid", "aria-label": "latents" },
+      {
+        class: "scroller",
+        tabindex: "0",
+        role: "grid",
+        "aria-label": "latents",
+        onscroll: () => this.drawRows(),
+      },
       this.head,
-      this.viewport,
+      this.body,
     );
-    const bar = el("div", { class: "controls" }, this.search, menus);
+    const bar = el("div", { class: "bar" }, this.search, menus);
     this.element.replaceChildren(bar, this.count, this.scroller);
     this.sayLimits();
     this.measured.disconnect();
-    this.measured.observe(this.viewport);
+    this.measured.observe(this.scroller);
   }
 
   showChooser() {
@@ -307,9 +309,9 @@ class LatentTable {
     const words = Object.values(WORDS).map(([text, title]) =>
       el("span", { role: "columnheader", title }, text),
     );
-    this.grid = `3.6rem minmax(5rem, 1.2fr) minmax(5rem, 1fr) ${"4.7rem ".repeat(numbers.length)}`;
-    const width = `${15.5 + 5.2 * numbers.length}rem`;
-    for (const node of [this.head, this.viewport]) node.style.minWidth = width;
+    this.grid = `3.2rem minmax(4.5rem, 1.2fr) minmax(4rem, 1fr) ${"4.5rem ".repeat(numbers.length)}`;
+    const width = `${13.7 + 5 * numbers.length}rem`;
+    for (const node of [this.head, this.body]) node.style.minWidth = width;
     this.head.style.gridTemplateColumns = this.grid;
     const latent = this.sortHead("latent", "latent", "number of the latent");
     this.head.replaceChildren(latent, ...words, ...numbers);
@@ -320,7 +322,7 @@ class LatentTable {
     const current = this.state.sort === name;
     const rising = current && this.state.rising;
     const sort = () => {
-      this.viewport.scrollTop = 0;
+      this.scroller.scrollTop = 0;
       this.choose({ sort: name, rising: current ? !rising : name === "latent" });
       this.head.querySelector(`[data-column="${name}"]`).focus();
     };
@@ -334,7 +336,7 @@ class LatentTable {
   }
 
   drawRows() {
-    const { scrollTop, clientHeight } = this.viewport;
+    const { scrollTop, clientHeight } = this.scroller;
     const first = Math.max(0, Math.floor(scrollTop / ROW) - SPARE);
     const seen = Math.ceil((clientHeight || 500) / ROW) + 2 * SPARE;
     const rows = this.order.slice(first, first + seen).map((row, n) => this.row(row, first + n));
@@ -347,7 +349,7 @@ class LatentTable {
 
   row(row, place) {
     const latent = this.data.latentOf(row);
-    const chosen = latent === this.state.latent;
+    const chosen = latent === this.marked;
     const properties = {
       class: chosen ? "row chosen" : "row",
       role: "row",
@@ -389,17 +391,24 @@ class LatentTable {
 
   step(by) {
     if (!this.order.length) return;
-    const place = this.order.indexOf(this.data.rowOf(this.state.latent)) + by;
+    const place = this.order.indexOf(this.data.rowOf(this.marked)) + by;
     const next = Math.min(Math.max(place, 0), this.order.length - 1);
     this.browser.openLatent(this.data.latentOf(this.order[next]), true);
+  }
+
+  /** Show which latent is open, or will be. */
+  mark(latent) {
+    this.marked = latent;
+    this.drawRows();
   }
 
   reveal(latent) {
     const place = this.order.indexOf(this.data.rowOf(latent));
     const top = place * ROW;
-    const { scrollTop, clientHeight } = this.viewport;
-    if (place < 0 || (top >= scrollTop && top + ROW <= scrollTop + clientHeight)) return;
-    this.viewport.scrollTop = top - clientHeight / 3;
+    const { scrollTop, clientHeight } = this.scroller;
+    const seen = clientHeight - ROW; // the head lies over the first row
+    if (place < 0 || (top >= scrollTop && top + ROW <= scrollTop + seen)) return;
+    this.scroller.scrollTop = top - clientHeight / 3;
   }
 }
 
