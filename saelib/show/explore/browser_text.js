@@ -112,7 +112,7 @@ class TextPage {
   leftOut() {
     return Object.entries(REASONS).flatMap(([kind, reason]) => {
       const tokens = this.seen.tokens.filter((_, n) => this.seen.classes[n] === kind);
-      return tokens.length ? [faint(`Greyed: ${tokens.map(quoted).join(", ")} — ${reason}.`)] : [];
+      return tokens.length ? [faint(`Greyed: ${tokens.map(quoted).join(", ")} (${reason}).`)] : [];
     });
   }
 
