@@ -66,8 +66,9 @@ def test_the_table_sorts_and_filters(page):
 
 
 def test_a_latent_is_chosen_and_its_page_drawn(page):
-    page.locator(".sae-rows .sae-row").nth(2).click()
-    chosen = page.locator(".sae-row.sae-chosen").get_attribute("data-latent")
+    row = page.locator(".sae-rows .sae-row").nth(2)
+    chosen = row.get_attribute("data-latent")
+    row.click()
     page.locator(f"h3[data-latent='{chosen}']").wait_for()
     assert page.locator(".sae-context .sae-peak").count() > 0
     assert page.locator(".sae-histogram").count() == 1

@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -15,9 +14,10 @@ from pathlib import Path
 
 import nbformat
 
+from helpers.browser import CHROMIUM as CHROMIUM  # tests take it from here
+from helpers.browser import running_chromium, watch_console
+
 STARTED = 60  # seconds a server may take
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next((path for path in map(shutil.which, NAMES) if path), None)
 QUIET = {"fetchNews": "false", "checkForUpdates": False}  # JupyterLab asks nothing of the network
 
 
@@ -102,22 +102,15 @@ def opened_notebook(address, errors):
 
     Nothing but the server can be reached from it.
     """
-    from playwright.sync_api import sync_playwright
-
     host = address.split("/lab")[0]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with running_chromium() as browser:
         context = browser.new_context(viewport={"width": 1500, "height": 1100})
         context.route(lambda url: not url.startswith((host, "blob:", "data:")), _refuse(errors))
         page = context.new_page()
-        page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
-        page.on("pageerror", lambda error: errors.append(str(error)))
+        watch_console(page, errors)
         page.goto(address)
         run_all_cells(page)
-        try:
-            yield page
-        finally:
-            browser.close()
+        yield page
 
 
 def _refuse(errors):

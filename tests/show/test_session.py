@@ -96,6 +96,16 @@ def test_an_own_text_has_its_latents_by_code_times_rarity(session):
             assert entry["score"] == pytest.approx(expected[entry["latent"]], rel=1e-3)
 
 
+def test_an_own_text_has_the_codes_of_the_latent_that_is_open(session):
+    latent = busiest(session)
+    reply = ask(session, "text", subject=0, text=TEXT, latent=latent)
+    seen = session.lens(0).see(TEXT)
+    assert reply["codes"][0] is None  # the first token is not ordinary
+    assert reply["codes"][1:] == pytest.approx(seen.codes[1:, latent].tolist(), rel=1e-3)
+    assert "codes" not in ask(session, "text", subject=0, text=TEXT)
+    assert "latent 99: " in refusal(session, "text", subject=0, text=TEXT, latent=99)
+
+
 def test_a_latent_on_every_token_ranks_last_and_the_rarest_first(session):
     weights = commonness(session.lens(0).index)
     assert np.isfinite(weights).all()

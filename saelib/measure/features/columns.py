@@ -40,9 +40,9 @@ TABLE = (
     LatentColumn("promoted_id", "int64", "token it promotes most"),  # -1 without a model
     LatentColumn("suppressed_id", "int64", "token it suppresses most"),  # -1 without a model
     LatentColumn("nearest", "int64", "nearest latent by decoder cosine"),  # -1 of a single latent
-    LatentColumn("nearest_cosine", "float64", "decoder cosine with it"),
+    LatentColumn("nearest_cosine", "float64", "decoder cosine with its nearest latent"),
     LatentColumn("companion", "int64", "latent that fires with it most (Jaccard)"),  # -1: none does
-    LatentColumn("companion_jaccard", "float64", "Jaccard of their firing tokens"),
+    LatentColumn("companion_jaccard", "float64", "co-firing with its nearest companion (Jaccard)"),
 )
 LABELS = {column.name: column.label for column in TABLE}
 TOKEN_IDS = tuple(column.name for column in TABLE if column.name.endswith("_id"))

@@ -14,21 +14,23 @@ import zlib
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from saelib.files import write_text
 from saelib.measure.features import FeatureIndex
-from saelib.measure.features.contexts import KINDS, WIDTH
+from saelib.measure.features.contexts import KINDS, WIDTH, ContextWindow
 from saelib.measure.features.sources import ORDINARY
 from saelib.measure.features.statistics import EDGES
+from saelib.show.explore import frontend
+from saelib.show.explore.notes import Note
 from saelib.show.explore.records import FLAGS, NUMBERS, about, plain, table_view
 from saelib.show.explore.relations import twin_rows
 from saelib.show.tokens import token_pieces
 
-HERE = Path(__file__).parent
 MOST = 2500  # latents of a file, the strongest of a larger dictionary: a few megabytes
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
@@ -46,8 +48,17 @@ body {{ margin: 0; }} nav {{ padding: 0.4rem 0.7rem; font: 14px system-ui, sans-
 <script type="text/plain" id="atlas-data">{data}</script>
 <script type="module">
 {script}
+openAtlas(document.getElementById("atlas"), document.getElementById("atlas-data"));
 </script></body></html>
 """
+
+
+class Extras(NamedTuple):
+    """What an atlas shows beside the index, by latent."""
+
+    descriptions: Mapping[int, tuple[str, float | None]] = MappingProxyType({})  # text, score
+    notes: Mapping[int, Note] = MappingProxyType({})
+    ablation: pd.DataFrame | None = None  # `measure.features.ablation_losses`
 
 
 def write_atlas(
@@ -61,6 +72,7 @@ def write_atlas(
     twins: Mapping[str, pd.DataFrame] | None = None,
     pages: Mapping[str, str] | None = None,
     links: Sequence[tuple[str, str]] = (),
+    extras: Extras | None = None,
 ) -> Path:
     """Write the page of an SAE's features.
 
@@ -74,19 +86,22 @@ def write_atlas(
     """
     chosen = _chosen(index, latents)
     data = _data(index, tokenizer, name, facts, chosen, twins or {}, pages or {})
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    packed = base64.b64encode(zlib.compress(text.encode(), 9)).decode()
-    script = (HERE / "browser.js").read_text(encoding="utf-8")
-    script += (HERE / "atlas.js").read_text(encoding="utf-8")
+    _add_extras(data, chosen, extras or Extras())
     page = PAGE.format(
         title=escape(f"Features of {name}"),
-        style=(HERE / "browser.css").read_text(encoding="utf-8"),
+        style=frontend.style(),
         bar=_bar(links),
-        data=packed,
-        script=script,
+        data=packed(data),
+        script=frontend.script(frontend.ATLAS),
     )
     write_text(Path(path), page)
     return Path(path)
+
+
+def packed(data: Mapping[str, Any]) -> str:
+    """JSON, compressed, in letters that a page may hold anywhere."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return base64.b64encode(zlib.compress(text.encode(), 9)).decode()
 
 
 def _bar(links: Sequence[tuple[str, str]]) -> str:
@@ -115,25 +130,53 @@ def _data(
     twins: Mapping[str, pd.DataFrame],
     pages: Mapping[str, str],
 ) -> dict[str, Any]:
-    packed = [_latent(index, latent) for latent in chosen]
-    for latent, entry in zip(chosen, packed, strict=True):
+    pages_of = [_latent(index, latent) for latent in chosen]
+    for latent, entry in zip(chosen, pages_of, strict=True):
         if twins:
             entry["twins"] = _twins(twins, latent)
     return {
         "about": about(index, name, facts),
         "edges": [plain(float(edge)) for edge in EDGES],
-        "table": _table(index, chosen),
+        "table": _table(index, chosen, _nearest_twin(index, twins)),
         "stream": _stream(index, tokenizer),
-        "latents": packed,
+        "latents": pages_of,
         "others": [{"name": other, "href": pages.get(other)} for other in twins],
     }
 
 
-def _table(index: FeatureIndex, chosen: Sequence[int]) -> dict[str, Any]:
+def _add_extras(data: dict[str, Any], chosen: Sequence[int], extras: Extras) -> None:
+    notes = {latent: extras.notes[latent].to_dict() for latent in chosen if latent in extras.notes}
+    described = {n: extras.descriptions[n] for n in chosen if n in extras.descriptions}
+    data["about"]["notes"] = notes
+    data["about"]["descriptions"] = {latent: text for latent, (text, _) in described.items()}
+    for latent, entry in zip(chosen, data["latents"], strict=True):
+        if latent in notes:
+            entry["note"] = notes[latent]
+        if latent in described:
+            text, score = described[latent]
+            entry["description"] = {"text": text, "score": plain(score)}
+        if extras.ablation is not None and latent in extras.ablation.index:
+            line = extras.ablation.loc[latent, ["delta_ce", "n_contexts"]]
+            entry["ablation"] = {name: plain(value) for name, value in line.items()}
+
+
+def _nearest_twin(index: FeatureIndex, twins: Mapping[str, pd.DataFrame]) -> pd.DataFrame | None:
+    """By latent the largest cosine with one of another SAE; None without others of its site."""
+    cosines = pd.DataFrame({name: table["cosine"] for name, table in twins.items()})
+    cosines = cosines.dropna(axis=1, how="all")
+    if cosines.empty:
+        return None
+    more = cosines.max(axis=1).to_frame("twin").reindex(index.table.index)
+    more.attrs["labels"] = {"twin": "decoder cosine with its nearest twin in another SAE"}
+    return more
+
+
+def _table(index: FeatureIndex, chosen: Sequence[int], more: pd.DataFrame | None) -> dict[str, Any]:
     """The table of the chosen latents, with the texts that it and the pages name."""
-    content = table_view(index).content
+    content = table_view(index, more).content
+    table = index.table if more is None else index.table.join(more)
     numbers = [
-        column | {"values": [plain(float(v)) for v in index.table[column["name"]].iloc[chosen]]}
+        column | {"values": [plain(float(value)) for value in table[column["name"]].iloc[chosen]]}
         for column in content["numbers"]
     ]
     tokens = [
@@ -146,7 +189,10 @@ def _table(index: FeatureIndex, chosen: Sequence[int]) -> dict[str, Any]:
 
 
 def _stream(index: FeatureIndex, tokenizer: Any) -> dict[str, Any]:
-    """The tokens of the index as texts, each text once, and the contexts that they stand in."""
+    """The tokens of the index as texts, each text once, and the contexts that they stand in.
+
+    A context: its first row, the end of its rows, and position and page of the first.
+    """
     tokens = index.tokens
     starts = np.flatnonzero(np.r_[True, tokens.context[1:] != tokens.context[:-1]])
     bounds = [*starts.tolist(), len(tokens)]
@@ -155,14 +201,21 @@ def _stream(index: FeatureIndex, tokenizer: Any) -> dict[str, Any]:
     for first, stop in itertools.pairwise(bounds):
         for text in token_pieces(tokenizer, tokens.token_id[first:stop].tolist()):
             piece.append(numbers.setdefault(text, len(numbers)))
-    context = np.repeat(np.arange(len(starts)), np.diff(bounds))
+    contexts = [
+        {
+            "first": first,
+            "stop": stop,
+            "position": int(tokens.position[first]),
+            "page": int(tokens.page[first]),
+        }
+        for first, stop in itertools.pairwise(bounds)
+    ]
     return {
+        "width": WIDTH,
         "pieces": list(numbers),
         "piece": piece,
         "ordinary": "".join("1" if kind == ORDINARY else "0" for kind in tokens.kind.tolist()),
-        "context": context.tolist(),
-        "starts": (starts - tokens.position[starts]).tolist(),
-        "page": tokens.page[starts].tolist(),
+        "contexts": contexts,
         "titles": list(tokens.titles),
     }
 
@@ -176,7 +229,10 @@ def _latent(index: FeatureIndex, latent: int) -> dict[str, Any]:
             for name in NUMBERS
         },
         "histogram": [[int(bin), int(counts[bin])] for bin in np.flatnonzero(counts)],
-        "contexts": {kind: _windows(index, latent, kind) for kind in KINDS},
+        "contexts": {
+            kind: _windows(index.context_rows(latent, kind), record.contexts[kind])
+            for kind in KINDS
+        },
         "types": [[kind.token_id, kind.count, plain(kind.mean)] for kind in record.token_types],
         "promoted": _scores(record.promoted),
         "suppressed": _scores(record.suppressed),
@@ -189,16 +245,13 @@ def _scores(entries: Sequence[tuple[int, float]]) -> list[list[Any]]:
     return [[number, plain(value)] for number, value in entries]
 
 
-def _windows(index: FeatureIndex, latent: int, kind: str) -> list[list[Any]]:
-    """[peak's row, first row, end, [[row, activation], …]] of each kept context of a kind."""
+def _windows(rows: Sequence[int], contexts: Sequence[ContextWindow]) -> list[list[Any]]:
+    """[peak's row, [place from the peak, activation, place, …]] of each kept context."""
     windows = []
-    for row, shown in zip(
-        index.context_rows(latent, kind), index.contexts(latent, kind, WIDTH), strict=True
-    ):
-        first = row - shown.peak
-        fired = np.flatnonzero(np.nan_to_num(shown.activations) > 0)
-        entries = [[first + int(n), plain(float(shown.activations[n]))] for n in fired]
-        windows.append([row, first, first + len(shown.token_ids), entries])
+    for row, shown in zip(rows, contexts, strict=True):
+        fired = np.flatnonzero(np.nan_to_num(shown.activations) > 0).tolist()
+        entries = [(n - shown.peak, plain(float(shown.activations[n]))) for n in fired]
+        windows.append([row, list(itertools.chain.from_iterable(entries))])
     return windows
 
 

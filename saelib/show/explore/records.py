@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from saelib.measure.columns import FACTS, TITLES
 from saelib.measure.features import FeatureIndex
 from saelib.measure.features.columns import LABELS
 from saelib.measure.features.contexts import ContextWindow
@@ -72,7 +73,10 @@ def reference_activation(index: FeatureIndex) -> float:
 
 
 def about(index: FeatureIndex, name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What the browser says of the SAE itself; `facts` are its columns of `results.csv`."""
+    """What the browser says of the SAE itself; `facts` are its columns of `results.csv`.
+
+    Those that have a title are said in one line.
+    """
     manifest = index.manifest
     return {
         "name": name,
@@ -86,6 +90,7 @@ def about(index: FeatureIndex, name: str, facts: Mapping[str, Any]) -> dict[str,
         "sae": manifest["sae"],
         "reference": plain(reference_activation(index)),
         "facts": {key: plain(value) for key, value in facts.items()},
+        "titles": {key: TITLES[key] for key in FACTS if key in facts},
     }
 
 

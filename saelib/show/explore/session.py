@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 from saelib.config import ConfigError
-from saelib.measure.columns import FACTS, TITLES
 from saelib.measure.features import FeatureIndex, ablation_losses
 from saelib.measure.lens import ABLATED_CONTEXTS, Lens, Subject
 from saelib.show.explore import export
@@ -114,7 +113,6 @@ class Session:
         number, lens, index = self._opened(question)
         subject = self.subjects[number]
         described = about(index, subject.name, subject.facts)
-        described["titles"] = {name: TITLES[name] for name in FACTS if name in subject.facts}
         notes, warnings = self._written(lens)
         described["notes"] = {str(latent): note.to_dict() for latent, note in notes.items()}
         described["warnings"] = warnings
@@ -153,6 +151,12 @@ class Session:
                 for row, counts in zip(codes, ordinary, strict=True)
             ],
         }
+        if question.get("latent") is not None:
+            code = codes[:, _latent_of(question, index)].tolist()
+            reply["codes"] = [
+                plain(value) if counts else None
+                for value, counts in zip(code, ordinary, strict=True)
+            ]
         return reply, []
 
     def _steer(self, question: Mapping[str, Any]) -> Reply:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import anywidget
 import traitlets
 
 from saelib.measure.lens import Subject
+from saelib.show.explore import frontend
 from saelib.show.explore.records import plain
 from saelib.show.explore.session import Session
-
-HERE = Path(__file__).parent
 
 
 class FeatureBrowser(anywidget.AnyWidget):
@@ -23,8 +21,8 @@ class FeatureBrowser(anywidget.AnyWidget):
     the page and by Python alike.
     """
 
-    _esm = HERE / "browser.js"
-    _css = HERE / "browser.css"
+    _esm = frontend.script()
+    _css = frontend.style()
     subjects = traitlets.List().tag(sync=True)
     state = traitlets.Dict().tag(sync=True)
 
