@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from pathlib import Path
 import nbformat
 
 STARTED = 60  # seconds a server may take
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next((path for path in map(shutil.which, NAMES) if path), None)
 QUIET = {"fetchNews": "false", "checkForUpdates": False}  # JupyterLab asks nothing of the network
 
 
@@ -38,7 +41,7 @@ def write_notebook(path, code):
 
 
 def _environment(folder, home):
-    """A kernel of this process's package that shows live widgets, with no settings of the user's."""
+    """A kernel of this process's package, with live widgets and none of the user's settings."""
     places = ("CONFIG", "DATA", "RUNTIME")
     own = {f"JUPYTER_{place}_DIR": str(folder / place.lower()) for place in places}
     kept = {name: value for name, value in os.environ.items() if name != "SAELIB_HEADLESS"}
@@ -71,7 +74,7 @@ def _wait(process, url, log):
 
 @contextlib.contextmanager
 def running_lab(folder, home, code):
-    """The address of a notebook with `code`, served by a JupyterLab whose kernels work in `home`."""
+    """The address of a notebook with `code`; the kernels of its JupyterLab work in `home`."""
     folder = Path(folder)
     (folder / "notebooks").mkdir(parents=True)
     write_notebook(folder / "notebooks" / "features.ipynb", code)
@@ -91,6 +94,38 @@ def running_lab(folder, home, code):
     finally:
         process.terminate()  # ends its kernels too
         process.wait(timeout=30)
+
+
+@contextlib.contextmanager
+def opened_notebook(address, errors):
+    """A page of Chromium on the notebook, its cells run; what the console calls an error is added.
+
+    Nothing but the server can be reached from it.
+    """
+    from playwright.sync_api import sync_playwright
+
+    host = address.split("/lab")[0]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        context = browser.new_context(viewport={"width": 1500, "height": 1100})
+        context.route(lambda url: not url.startswith((host, "blob:", "data:")), _refuse(errors))
+        page = context.new_page()
+        page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(address)
+        run_all_cells(page)
+        try:
+            yield page
+        finally:
+            browser.close()
+
+
+def _refuse(errors):
+    def refuse(route):
+        errors.append(f"asked for {route.request.url}")
+        route.abort()
+
+    return refuse
 
 
 def run_all_cells(page):

@@ -16,15 +16,13 @@ from saelib.text.assets import EMBEDDED
 from saelib.text.pinned import assets_dir
 
 LATENTS, L0, SITE = 32_768, 32, 15
-CODE = """
-from pathlib import Path
+CELL = """
 from saelib.measure.lens import Lens
 from saelib.run.workspace import Workspace
 from saelib.sae import load_sae
-from saelib.show.explore import explore
 ws = Workspace("large", "cpu")
 folder = ws.folder / "saes" / "random"
-explore(Lens(ws.lm, load_sae(folder), ws.store, folder / "features"))
+lens = Lens(ws.lm, load_sae(folder), ws.store, folder / "features")
 """
 
 
@@ -34,7 +32,10 @@ def embedded_model_is_there():
 
 
 def write_large_lens(home, pages=60):
-    """A profile "large" with a store of some pages, the SAE, and its index; `CODE` opens it."""
+    """A profile "large" with a store of some pages, the SAE, and its index; `CELL` opens it.
+
+    Returns the number of the index's tokens.
+    """
     assets = assets_dir().resolve()
     (Path(home) / "data").mkdir(parents=True)
     (Path(home) / "data" / "assets").symlink_to(assets)
@@ -42,7 +43,7 @@ def write_large_lens(home, pages=60):
     os.environ["SAELIB_HOME"] = str(home)
     try:
         ws = Workspace("large", "cpu")
-        corpus = CorpusConfig(source="embedded", n_docs=pages)
+        corpus = CorpusConfig(source="embedded", n_docs=pages, contexts_per_page=4)
         ws.collect("embedded", corpus, [SITE], CollectConfig(), "float32")
         sae = random_sae(ws.store, SITE, ws.store.d_model)
         folder = ws.folder / "saes" / "random"
