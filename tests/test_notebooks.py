@@ -25,7 +25,10 @@ PUBLISHED = sorted(FOLDER.glob("published/**/*.ipynb"))
 EARLIER = ("full",)
 CURRENT = [p for p in PUBLISHED if p.parent.name not in EARLIER]
 PROFILES = sorted(FOLDER.glob("profiles/*.yaml"))
-NAMES = ["01_collect", "02_train_sae", "03_train_gated", "04_resampling", "05_layer_analysis"]
+NAMES = [
+    *("01_collect", "02_train_sae", "03_train_gated", "04_resampling", "05_layer_analysis"),
+    "06_features",
+]
 IGNORED, CHECKED = "nbval-ignore-output", "nbval-check-output"
 FORBIDDEN_TAGS = {"raises-exception", "nbval-skip", "nbval-raises-exception"}
 SHOWING = {"plots.show", "show", "plots.save_figure", "save_figure"}
@@ -319,7 +322,7 @@ def read(path: Path) -> Any:
     return nbformat.read(path, as_version=4)
 
 
-def test_the_five_notebooks_are_there():
+def test_the_notebooks_are_there():
     assert [p.stem for p in SOURCES][: len(NAMES)] == NAMES
 
 

@@ -27,6 +27,7 @@ from saelib.study import (
     f2_resampling_findings,
     f3_causes,
     f3_dictionary,
+    f3_features,
     f3_layers,
     f4_lambda,
 )
@@ -49,6 +50,7 @@ RULES = {  # for records that hold none
     "F3d": f3_dictionary.RULE_D,
     "F3e": f3_dictionary.RULE_E,
     "F3f": f3_causes.RULE,
+    "F3g": f3_features.RULE,
     "F4": f4_lambda.RULE,
 }
 MAPPING = """A verdict on a claim is *supported*, *contradicted* or *undecided*. Of what the

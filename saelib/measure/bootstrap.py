@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 REPLICATES = 1000  # draws of the pages
 SHARES = [0.025, 0.975]  # of the replicates that lie below the two ends of a 95 % interval
@@ -16,6 +16,14 @@ T_975 = (
     *(2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860),
     *(2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423),
 )
+
+
+def page_draws(
+    n_pages: int, n: int = REPLICATES, seed: int = 0
+) -> Int64[np.ndarray, "draws n_pages"]:
+    """How often each page comes in each of `n` draws of `n_pages` with replacement."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(n_pages, np.full(n_pages, 1 / n_pages), size=n)
 
 
 def page_replicates(
@@ -36,8 +44,7 @@ def page_replicates(
     pages = len(num)
     if pages < 2:
         return np.full(n, np.nan)
-    rng = np.random.default_rng(seed)
-    times = rng.multinomial(pages, np.full(pages, 1 / pages), size=n)  # [n, pages]
+    times = page_draws(pages, n, seed)
     with np.errstate(divide="ignore", invalid="ignore"):
         return (times @ num) / (times @ den)
 

@@ -23,7 +23,7 @@ from saelib.sae.architectures import ARCHITECTURES
 from saelib.sae.formats import load, recognised
 from saelib.sae.formats.download import SCHEME
 from saelib.sae.formats.parts import FormatError
-from saelib.show.style import looks_of
+from saelib.show.explore.names import subject_name
 from saelib.text.assets import resolve_model
 
 log = logging.getLogger(__name__)
@@ -94,14 +94,6 @@ def subjects(ws: Workspace, rows: pd.DataFrame) -> list[Subject]:
     there = [(ws.run_folder(run) / "config.json").exists() for run in rows["run_id"]]
     facts = rows[there].to_dict("records")
     return [Subject(subject_name(row), row, partial(_open_run, ws, row)) for row in facts]
-
-
-def subject_name(row: Mapping[str, Any]) -> str:
-    """What a list says of a run: "site 15 · plain SAE · λ 1.3 · L0 31.2 · seed 0"."""
-    knob = f"λ {row['lambda']:g}" if row["lambda"] else ""
-    arm = looks_of([row["arm"]])[row["arm"]].label
-    parts = (f"site {row['site']}", arm, knob, f"L0 {row['l0']:.3g}", f"seed {row['seed']}")
-    return " · ".join(part for part in parts if part)
 
 
 def _open_run(ws: Workspace, row: Mapping[str, Any]) -> Lens:

@@ -4,10 +4,11 @@
                     here and in the recorded run, and a figure that opens
     details.html    every claim with its rule and its numbers, all figures, the run's size and time
     NN_name.html    the executed notebooks (`page`)
+    site_NN.html    the atlas of an SAE's features at each site, as notebook 06 wrote it
     figures/        copies of the profile's figures
 
-Nothing in it asks the network for anything, and there are no scripts. A notebook hands over its
-findings with `finding.record`; the report only shows what was recorded.
+Nothing in it asks the network for anything, and only an atlas has scripts. A notebook hands over
+its findings with `finding.record`; the report only shows what was recorded.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from saelib.files import read_json, replaced_folder, write_text
 from saelib.run import headlines
 from saelib.run.headlines import interval_text
 from saelib.run.page import Link, anchor, notebook_html
+from saelib.study.f3_features_atlas import ATLAS, atlas_file
+from saelib.study.f3_features_findings import SIX_FEATURES
 from saelib.study.finding import (
     MIN_PAGES,
     MIN_SEEDS,
@@ -271,6 +274,22 @@ def _copy_figures(profile: str, findings: Sequence[Mapping[str, Any]], folder: P
     return sorted({path.name for path in folder.iterdir()} - {path.name for path in wanted})
 
 
+def atlases(profile: str) -> list[Path]:
+    """The atlases that notebook 06 wrote, by site."""
+    return sorted((data_dir(profile) / ATLAS).glob("*.html"))
+
+
+def six_features(profile: str) -> list[dict[str, Any]]:
+    """The latents that notebook 06 chose, with the atlas of their site; empty without it."""
+    rows = _table(data_dir(profile) / "diagnostics" / f"{SIX_FEATURES}.csv")
+    pages = {path.name for path in atlases(profile)}
+    entries = rows.fillna("").to_dict("records")
+    for entry in entries:
+        page = atlas_file(int(entry["site"]))
+        entry["page"] = page if page in pages else ""
+    return entries
+
+
 def build_report(profile: str) -> Path:
     """Write `data/<profile>/report/` anew and return the path of its index.html.
 
@@ -301,11 +320,15 @@ def build_report(profile: str) -> Path:
         "failed": [names[page] for page, path in notebooks.items() if ".failed" in path.name],
         "pages": list(names.items()),
         "page_names": list(names.values()),
+        "atlases": [(path.name, f"features, {_words(path.stem)}") for path in atlases(profile)],
+        "features": six_features(profile),
     }
     folder = data_dir(profile) / "report"
     with replaced_folder(folder) as new:
         titles = figure_titles(notebooks)
         more = _copy_figures(profile, findings, new / "figures")
+        for path in atlases(profile):
+            shutil.copyfile(path, new / path.name)
         context["more"] = [(name, *titles.get(name, ("", ""))) for name in more]
         for (page, path), around in zip(
             notebooks.items(), _neighbours(list(names.items())), strict=True
@@ -314,6 +337,12 @@ def build_report(profile: str) -> Path:
         for page in ("index", "details"):
             write_text(new / f"{page}.html", _render(context | {"page": page}))
     return folder / "index.html"
+
+
+def _words(stem: str) -> str:
+    """ "site 2" of "site_02"."""
+    name, _, number = stem.partition("_")
+    return f"{name} {int(number)}"
 
 
 def _neighbours(pages: Sequence[Link]) -> Iterator[tuple[Link | None, Link | None]]:

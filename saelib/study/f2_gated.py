@@ -65,27 +65,24 @@ Cell = tuple[str, int]  # arm, site
 # -- what is trained ---------------------------------------------------------------------------
 
 
-def arm_lambdas(p: Params) -> dict[str, list[float]]:
+def arm_lambdas(p: Any, arms: Sequence[str] = ARMS) -> dict[str, list[float]]:
     """The λ at which each arm's curve begins; the full loss takes `lam_full` times the plain SAE's.
 
     Its auxiliary term holds gates open against the L1. The two-term loss has a list of its own,
     since its L0 hardly grows where λ shrinks.
     """
-    return {
-        "plain": times(p.lambdas, 1.0),
-        "two_term": times(p.lambdas_two_term, 1.0),
-        "full": times(p.lambdas, p.lam_full),
-    }
+    lambdas = {"plain": times(p.lambdas, 1.0), "full": times(p.lambdas, p.lam_full)}
+    if "two_term" in arms:
+        lambdas["two_term"] = times(p.lambdas_two_term, 1.0)
+    return {arm: lambdas[arm] for arm in arms}
 
 
-def gated_spec(
-    ws: Any, p: Params, arm: str, site: int, seed: int, lam: float, **changed: Any
-) -> Spec:
+def gated_spec(ws: Any, p: Any, arm: str, site: int, seed: int, lam: float, **changed: Any) -> Spec:
     """One SAE of the comparison; `changed` are fields that differ from the recipe."""
     return ws.spec(arm, site, lam=lam, **p.spec_fields() | {"seed": seed} | changed)
 
 
-def compared_sites(ws: Any, p: Params) -> list[int]:
+def compared_sites(ws: Any, p: Any) -> list[int]:
     """The sites of parameter `sites`, from shallow to deep."""
     return sorted({ws.site(site) for site in p.sites})
 
@@ -97,10 +94,12 @@ def middle_site(ws: Any, p: Params) -> int:
     return middle if middle in sites else sites[len(sites) // 2]
 
 
-def curve_starts(ws: Any, p: Params) -> dict[tuple[str, int, int], list[float]]:
+def curve_starts(
+    ws: Any, p: Any, arms: Sequence[str] = ARMS
+) -> dict[tuple[str, int, int], list[float]]:
     """The λ at which every curve begins, by (arm, site, seed)."""
-    lambdas = arm_lambdas(p)
-    keys = [(arm, site, seed) for arm in ARMS for site in compared_sites(ws, p) for seed in p.seeds]
+    lambdas = arm_lambdas(p, arms)
+    keys = [(arm, site, seed) for arm in arms for site in compared_sites(ws, p) for seed in p.seeds]
     return {key: lambdas[key[0]] for key in keys}
 
 
@@ -133,13 +132,16 @@ class GatedRuns(NamedTuple):
         return int(self.rows["n_test_pages"].min())
 
 
-def train(ws: Any, p: Params) -> GatedRuns:
-    """Train every curve until it brackets the L0 of the comparison or has spent its further λ."""
+def train(ws: Any, p: Any, arms: Sequence[str] = ARMS) -> GatedRuns:
+    """Train every curve until it brackets the L0 of the comparison or has spent its further λ.
+
+    p: this study's parameters, or with fewer arms those of another that has the same SAEs.
+    """
 
     def spec(arm: str, site: int, seed: int, lam: float) -> Spec:
         return gated_spec(ws, p, arm, site, seed, lam)
 
-    starts = curve_starts(ws, p)
+    starts = curve_starts(ws, p, arms)
     curves = reach_l0(ws, NOTEBOOK, spec, starts, p.l0_target, refine=p.refine)
     return GatedRuns(curves, compared_sites(ws, p), list(p.seeds))
 

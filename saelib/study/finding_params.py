@@ -92,3 +92,12 @@ class ResampleParams(Common, Recipe):
     dying_lam_warmup: Share = Field(description="its share of training in which λ rises")
     refine: CountOrZero = Field(description="further λ between the two next to the target L0")
     margin: NotNegative = Field(description="differences below this share are called equal")
+
+
+class FeatureParams(Common, Recipe, Sweep):
+    """The SAEs whose latents are looked at, and how."""
+
+    lam_full: Lambda = Field(description="the full loss takes this multiple of λ")
+    refine: CountOrZero = Field(description="further λ between the two next to the target L0")
+    feature_tokens: Count = Field(description="training tokens on which latents are described")
+    feature_margin: Share = Field(description="shares of latents nearer than this are called equal")

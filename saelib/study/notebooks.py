@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from saelib.config import CollectConfig, CorpusConfig
 from saelib.study.finding_params import (
+    FeatureParams,
     GatesParams,
     LambdaParams,
     LengthParams,
@@ -116,10 +117,15 @@ class LayerParams(Common, Recipe, Sweep):
     depth_lambdas: PositiveLambdas = Field(description="λ between which its L0 is matched")
 
 
+class FeaturesParams(FeatureParams):
+    """06: latents one by one, and whether fewer of a deep site look like one thing."""
+
+
 PARAMETERS: dict[str, type[Params]] = {
     "01_collect": CollectParams,
     "02_train_sae": TrainSaeParams,
     "03_train_gated": TrainGatedParams,
     "04_resampling": ResamplingParams,
     "05_layer_analysis": LayerParams,
+    "06_features": FeaturesParams,
 }

@@ -20,6 +20,7 @@ from saelib.study import (
     f3_choices,
     f3_depth,
     f3_dictionary,
+    f3_features,
     f4_lambda,
     sweep,
 )
@@ -56,11 +57,12 @@ def _cells(runs: f2_gated.GatedRuns) -> list[tuple[int, int]]:
 
 
 def train_all(ws: Any, all_depths: Any, params: Mapping[str, Params]) -> None:
-    """Everything that notebooks 02 to 05 train, with the parameters of each."""
+    """Everything that notebooks 02 to 06 train, with the parameters of each."""
     train_sae(ws, params["02_train_sae"])
     runs = train_gated(ws, params["03_train_gated"])
     f2_resampling.train(ws, params["04_resampling"])
     layer_analysis(ws, all_depths, params["05_layer_analysis"], runs)
+    f3_features.train(ws, params["06_features"])
 
 
 def first_specs(ws: Any, notebook: str, p: Any) -> list[Spec]:

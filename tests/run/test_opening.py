@@ -6,10 +6,11 @@ from helpers.workspaces import RECIPE, trained_profile
 
 import saelib
 from saelib.config import ConfigError
-from saelib.run.opening import nearest_run, relatives, subject_name, subjects
+from saelib.run.opening import nearest_run, relatives, subjects
 from saelib.run.workspace import Workspace
 from saelib.sae import load_sae
 from saelib.sae.formats import export
+from saelib.show.explore.names import subject_name
 
 
 @pytest.fixture(scope="module")

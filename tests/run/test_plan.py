@@ -127,7 +127,8 @@ def test_counts_have_their_noun():
 def test_every_shipped_profile_can_be_planned_without_network(profile, shipped, caplog):
     caplog.set_level("INFO", "saelib")
     assert main(["plan", "--profile", profile, "--rate", "400e12"]) == 0
-    assert len(re.findall(r"0\d_\w+: .*training \d+ SAEs: ", caplog.text)) == 4
+    training = re.findall(r"(0\d)_\w+: .*training \d+ SAEs?: ", caplog.text)
+    assert {"02", "03", "04", "05"} <= set(training)
     for words in ("text: ", "in all: ", "disk: ", "memory: ", "a GPU of 24 GB", "a GPU of 141 GB"):
         assert words in caplog.text
     assert "e+" not in caplog.text

@@ -362,3 +362,22 @@ def test_building_again_replaces_the_report_and_nothing_to_report_is_an_error(ho
         "index.html",
     ]
     assert not (home / "data" / "smoke" / ".report").exists()
+
+
+def test_six_latents_stand_on_the_first_page_and_lead_to_the_atlas_of_their_site(home):
+    write_executed(home)
+    folder = home / "data" / "smoke"
+    (folder / "diagnostics").mkdir()
+    (folder / "diagnostics" / "06_six_features.csv").write_text(
+        "site,latent,description,before,peak,after\n"
+        "2,7,fires on ‘<b>’,In ,<script>,of\n"
+        "15,9,fires on ‘x’,a,b,c\n"
+    )
+    (folder / "atlas").mkdir()
+    (folder / "atlas" / "site_02.html").write_text("an atlas")
+    index = report.build_report("smoke").read_text(encoding="utf-8")
+    assert '<a href="site_02.html#latent=7">site 2, latent 7</a>' in index
+    assert "<mark>&lt;script&gt;</mark>" in index
+    assert "site_15.html" not in index
+    assert '<a href="site_02.html">features, site 2</a>' in index
+    assert (folder / "report" / "site_02.html").read_text() == "an atlas"

@@ -122,7 +122,7 @@ def _encode(
         for x in pages.iter_rows(batch):
             before = time.perf_counter()
             rows, latents, values = entries(sae, x)
-            if not start and progress:
+            if not start and not hidden:
                 spent = time.perf_counter() - before
                 tqdm.write(_estimate(sae, lm, len(kind), len(x), len(rows), spent))
             rows += start

@@ -196,11 +196,21 @@ class FeatureIndex:
         Raises:
             ValueError: no such latent or kind.
         """
+        rows, values = self.firing(latent)
+        chosen = self.context_rows(latent, kind)
+        return [window(self.tokens, row, rows, values, width) for row in chosen]
+
+    def context_rows(self, latent: int, kind: str) -> list[int]:
+        """Rows of `tokens` of the peaks of kept contexts of one of `contexts.KINDS`.
+
+        Raises:
+            ValueError: no such latent or kind.
+        """
+        self._require(latent)
         if kind not in KINDS:
             raise ValueError(f"kind = {kind!r}: expected one of {', '.join(KINDS)}")
-        rows, values = self.firing(latent)
         chosen = self._details["contexts"][latent, KINDS.index(kind)]
-        return [window(self.tokens, int(row), rows, values, width) for row in chosen if row >= 0]
+        return chosen[chosen >= 0].tolist()
 
     def latent(self, latent: int) -> FeatureRecord:
         """All that the index holds of a latent.

@@ -89,16 +89,28 @@ class StorePages(Source):
     """All contexts of a split of a store.
 
     A token is ordinary only if it is so at every stored site, as everywhere in the workbook.
+    n_tokens: with it, whole contexts drawn by `seed` until they have as many rows.
     """
 
-    def __init__(self, store: Store, site: int, split: str) -> None:
+    def __init__(
+        self, store: Store, site: int, split: str, n_tokens: int = 0, seed: int = 0
+    ) -> None:
         self.store = store
         self.site = site
         self.name = split
         self.model_id = store.model_id
         self.corpus_id = store.corpus_id
         self.rows = np.flatnonzero(store.tokens["split"] == SPLITS.index(split))
+        if n_tokens:
+            self.rows = self._drawn(n_tokens, seed)
         self.tokens = self._table()
+
+    def _drawn(self, n_tokens: int, seed: int) -> Int64[np.ndarray, " rows"]:
+        context = self.store.tokens["context"][self.rows]
+        names, lengths = np.unique(context, return_counts=True)
+        order = np.random.default_rng(seed).permutation(len(names))
+        n_contexts = int(np.searchsorted(np.cumsum(lengths[order]), n_tokens)) + 1
+        return self.rows[np.isin(context, names[order[:n_contexts]])]
 
     def _table(self) -> TokenTable:
         first = self.store.tokens["position"] == 0

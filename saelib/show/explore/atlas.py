@@ -1,0 +1,219 @@
+"""The atlas: the browser of one SAE's features as a single HTML file, with its data inside.
+
+No network, no kernel. The data is JSON, compressed (deflate, base64). The tokens of the index stand
+in it once, and contexts are spans of them, so that thousands of latents take few megabytes. Equal
+indices give equal bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from saelib.files import write_text
+from saelib.measure.features import FeatureIndex
+from saelib.measure.features.contexts import KINDS, WIDTH
+from saelib.measure.features.sources import ORDINARY
+from saelib.measure.features.statistics import EDGES
+from saelib.show.explore.records import FLAGS, NUMBERS, about, plain, table_view
+from saelib.show.tokens import token_pieces
+
+HERE = Path(__file__).parent
+MOST = 2500  # latents of a file, the strongest of a larger dictionary: a few megabytes
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
+<title>{title}</title>
+<style>
+body {{ margin: 0; }} nav {{ padding: 0.4rem 0.7rem; font: 14px system-ui, sans-serif; }}
+@media screen and (prefers-color-scheme: dark) {{ body {{ background: #161616; color: #e8e6e3; }}
+ nav a {{ color: #8ab4f8; }} }}
+{style}
+</style></head><body>{bar}<div id="atlas" class="sae-follows"></div>
+<noscript>This page needs scripts; it asks no server for anything.</noscript>
+<script type="text/plain" id="atlas-data">{data}</script>
+<script type="module">
+{script}
+</script></body></html>
+"""
+
+
+def write_atlas(
+    path: str | Path,
+    index: FeatureIndex,
+    tokenizer: Any,
+    name: str,
+    facts: Mapping[str, Any],
+    *,
+    latents: Sequence[int] | None = None,
+    twins: Mapping[str, pd.DataFrame] | None = None,
+    pages: Mapping[str, str] | None = None,
+    links: Sequence[tuple[str, str]] = (),
+) -> Path:
+    """Write the page of an SAE's features.
+
+    latents: those of the page, without them the `MOST` whose largest activations are largest.
+    twins: by the name of another SAE, `measure.features.twins` of this index with that SAE's.
+    pages: by the same names, the file of that SAE's own atlas, to be linked. links: (target, text)
+    of a bar above, such as the way back to a report.
+
+    Raises:
+        ValueError: a latent is out of range.
+    """
+    chosen = _chosen(index, latents)
+    data = _data(index, tokenizer, name, facts, chosen, twins or {}, pages or {})
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    packed = base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+    script = (HERE / "browser.js").read_text(encoding="utf-8")
+    script += (HERE / "atlas.js").read_text(encoding="utf-8")
+    page = PAGE.format(
+        title=escape(f"Features of {name}"),
+        style=(HERE / "browser.css").read_text(encoding="utf-8"),
+        bar=_bar(links),
+        data=packed,
+        script=script,
+    )
+    write_text(Path(path), page)
+    return Path(path)
+
+
+def _bar(links: Sequence[tuple[str, str]]) -> str:
+    if not links:
+        return ""
+    shown = [f'<a href="{escape(target, quote=True)}">{escape(text)}</a>' for target, text in links]
+    return f"<nav>{' · '.join(shown)}</nav>"
+
+
+def _chosen(index: FeatureIndex, latents: Sequence[int] | None) -> list[int]:
+    if latents is None:
+        order = np.argsort(-index.table["max"].to_numpy(), kind="stable")
+        return sorted(order[:MOST].tolist())
+    for latent in latents:
+        if not 0 <= latent < index.n_latents:
+            raise ValueError(f"latent {latent}: expected 0 to {index.n_latents - 1}")
+    return sorted(set(latents))
+
+
+def _data(
+    index: FeatureIndex,
+    tokenizer: Any,
+    name: str,
+    facts: Mapping[str, Any],
+    chosen: Sequence[int],
+    twins: Mapping[str, pd.DataFrame],
+    pages: Mapping[str, str],
+) -> dict[str, Any]:
+    packed = [_latent(index, latent) for latent in chosen]
+    for latent, entry in zip(chosen, packed, strict=True):
+        if twins:
+            entry["twins"] = _twins(twins, latent)
+    return {
+        "about": about(index, name, facts),
+        "edges": [plain(float(edge)) for edge in EDGES],
+        "table": _table(index, chosen),
+        "stream": _stream(index, tokenizer),
+        "latents": packed,
+        "others": [{"name": other, "href": pages.get(other)} for other in twins],
+    }
+
+
+def _table(index: FeatureIndex, chosen: Sequence[int]) -> dict[str, Any]:
+    """The table of the chosen latents, with the texts that it and the pages name."""
+    content = table_view(index).content
+    numbers = [
+        column | {"values": [plain(float(v)) for v in index.table[column["name"]].iloc[chosen]]}
+        for column in content["numbers"]
+    ]
+    tokens = [
+        entry | {"ids": index.token_ids(entry["name"])[chosen].ravel().tolist()}
+        for entry in content["tokens"]
+    ]
+    named = {token for entry in tokens for token in entry["ids"]}
+    texts = {token: text for token, text in content["texts"].items() if int(token) in named}
+    return {"ids": list(chosen), "numbers": numbers, "tokens": tokens, "texts": texts}
+
+
+def _stream(index: FeatureIndex, tokenizer: Any) -> dict[str, Any]:
+    """The tokens of the index as texts, each text once, and the contexts that they stand in."""
+    tokens = index.tokens
+    starts = np.flatnonzero(np.r_[True, tokens.context[1:] != tokens.context[:-1]])
+    bounds = [*starts.tolist(), len(tokens)]
+    numbers: dict[str, int] = {}
+    piece: list[int] = []
+    for first, stop in itertools.pairwise(bounds):
+        for text in token_pieces(tokenizer, tokens.token_id[first:stop].tolist()):
+            piece.append(numbers.setdefault(text, len(numbers)))
+    context = np.repeat(np.arange(len(starts)), np.diff(bounds))
+    return {
+        "pieces": list(numbers),
+        "piece": piece,
+        "ordinary": "".join("1" if kind == ORDINARY else "0" for kind in tokens.kind.tolist()),
+        "context": context.tolist(),
+        "starts": (starts - tokens.position[starts]).tolist(),
+        "page": tokens.page[starts].tolist(),
+        "titles": list(tokens.titles),
+    }
+
+
+def _latent(index: FeatureIndex, latent: int) -> dict[str, Any]:
+    record = index.latent(latent)
+    counts = record.histogram.counts
+    return {
+        "facts": {
+            name: plain(bool(record.facts[name]) if name in FLAGS else record.facts[name])
+            for name in NUMBERS
+        },
+        "histogram": [[int(bin), int(counts[bin])] for bin in np.flatnonzero(counts)],
+        "contexts": {kind: _windows(index, latent, kind) for kind in KINDS},
+        "types": [[kind.token_id, kind.count, plain(kind.mean)] for kind in record.token_types],
+        "promoted": _scores(record.promoted),
+        "suppressed": _scores(record.suppressed),
+        "nearest": _scores(record.nearest),
+        "companions": _scores(record.companions),
+    }
+
+
+def _scores(entries: Sequence[tuple[int, float]]) -> list[list[Any]]:
+    return [[number, plain(value)] for number, value in entries]
+
+
+def _windows(index: FeatureIndex, latent: int, kind: str) -> list[list[Any]]:
+    """[peak's row, first row, end, [[row, activation], …]] of each kept context of a kind."""
+    windows = []
+    for row, shown in zip(
+        index.context_rows(latent, kind), index.contexts(latent, kind, WIDTH), strict=True
+    ):
+        first = row - shown.peak
+        fired = np.flatnonzero(np.nan_to_num(shown.activations) > 0)
+        entries = [[first + int(n), plain(float(shown.activations[n]))] for n in fired]
+        windows.append([row, first, first + len(shown.token_ids), entries])
+    return windows
+
+
+def _twins(twins: Mapping[str, pd.DataFrame], latent: int) -> list[list[Any]]:
+    """[number of the other SAE, its latent, cosine, Jaccard, mutual], nearest first.
+
+    At the same site the match is by direction, at another by the tokens on which both fire.
+    """
+    rows = []
+    for number, table in enumerate(twins.values()):
+        line = table.loc[latent]
+        by_direction = int(line["twin"]) >= 0
+        twin = int(line["twin"] if by_direction else line["firing_twin"])
+        mutual = bool(line["mutual"] if by_direction else line["firing_mutual"])
+        same = by_direction and twin == int(line["firing_twin"])
+        jaccard = plain(float(line["jaccard"])) if same or not by_direction else None
+        cosine = plain(float(line["cosine"])) if by_direction else None
+        rows.append([number, twin, cosine, jaccard, mutual])
+    return sorted(rows, key=lambda row: -max(row[2] or 0.0, row[3] or 0.0))

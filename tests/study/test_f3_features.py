@@ -1,0 +1,161 @@
+"""F3g: every verdict on made estimates, shares of made latents, and which SAEs are compared."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers.f3_cases import SCOPE, between
+
+from saelib.measure.features.one_thing import Description, Held
+from saelib.run.source_notebooks import parameters as literals
+from saelib.run.source_notebooks import sources
+from saelib.study import f3_features as study
+from saelib.study import f3_features_findings as findings
+from saelib.study.estimate import constant, undefined
+from saelib.study.notebooks import FeaturesParams
+
+MARGIN = 0.05
+PAGES = 20
+
+
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ([between(-0.3, -0.2), between(-0.2, -0.06)], "supported"),
+        ([between(-0.3, -0.2), between(-0.2, -0.05)], "undecided"),  # touches the margin
+        ([between(-0.3, -0.2), between(-0.04, 0.1)], "contradicted"),
+        ([between(-0.05, 0.1), between(-0.3, -0.2)], "undecided"),  # touches it from above
+        ([between(-0.3, -0.2), undefined()], "undecided"),
+        ([between(0.1, 0.2), undefined()], "undecided"),
+        ([], "undecided"),
+    ],
+)
+def test_fewer_at_the_deepest_site_is_judged_by_whole_intervals(changes, verdict):
+    named = dict(enumerate(changes))
+    assert study.decide(named, MARGIN, n_seeds=3, n_pages=15) == verdict
+
+
+@pytest.mark.parametrize(("n_seeds", "n_pages"), [(2, 20), (3, 14)])
+def test_two_seeds_or_fourteen_pages_decide_nothing(n_seeds, n_pages):
+    assert study.decide({2: between(-0.3, -0.2)}, MARGIN, n_seeds, n_pages) == "undecided"
+
+
+def test_a_site_without_the_l0_leaves_the_difference_undefined():
+    shares = {("plain", 2): constant(0.3), ("full", 29): constant(0.2)}
+    changes = study.differences(shares, [2, 29])
+    assert not changes[2].defined
+    shares["plain", 29] = constant(0.2)
+    assert study.differences(shares, [2, 29])[2].value == pytest.approx(-0.1)
+
+
+def parameters():
+    """Those of notebook 06, as it has them."""
+    return FeaturesParams.read(literals(sources(["06"])[0]), "06_features")
+
+
+def rows(*points, seeds=(0,)):
+    """Rows of a curve: (λ, L0) for each seed."""
+    listed = [(lam, l0, seed) for lam, l0 in points for seed in seeds]
+    return pd.DataFrame(listed, columns=["lambda", "l0_val", "seed"])
+
+
+def test_the_nearest_lambda_serves_or_one_between_its_neighbours():
+    near = rows((1.0, 60.0), (2.0, 34.0), (4.0, 15.0))
+    assert study.matched_lambda(near, 32.0) == 2.0
+    far = rows((1.0, 64.0), (4.0, 16.0))
+    assert study.matched_lambda(far, 32.0) == pytest.approx(2.0, rel=1e-2)
+    assert study.matched_lambda(rows((1.0, 20.0), (4.0, 16.0)), 32.0) is None
+    assert study.matched_lambda(rows((1.0, 0.0)), 32.0) is None
+
+
+def test_a_lambda_that_one_seed_alone_has_is_not_taken():
+    both = rows((1.0, 64.0), (4.0, 16.0), seeds=(0, 1))
+    alone = rows((2.1, 32.0), seeds=(0,))
+    assert study.matched_lambda(pd.concat([both, alone]), 32.0) == pytest.approx(2.0, rel=1e-2)
+
+
+def looked(inside, total, n_train=50, places=None, W_dec=None):
+    """Latents with the same mass on each of `PAGES` pages."""
+    inside, total = np.asarray(inside, float), np.asarray(total, float)
+    n = len(inside)
+    held = Held(
+        np.tile(inside[:, None], PAGES),
+        np.tile(total[:, None], PAGES),
+        np.where(total > 0, 50, 0),
+    )
+    place = np.zeros(n, int) if places is None else np.asarray(places)
+    description = Description(place, np.zeros((n, 3), int), np.broadcast_to(n_train, n))
+    return study.Looked(description, held, held, W_dec)
+
+
+def test_the_share_is_of_judged_latents_that_hold_half_or_more():
+    one = looked([1.0, 0.5, 0.4, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0, 0.0], n_train=[50, 50, 50, 9, 50])
+    assert one.judged.tolist() == [True, True, True, False, False]
+    estimate = study.share_estimate(one)
+    assert estimate.value == pytest.approx(2 / 3)
+    assert (estimate.lo, estimate.hi) == pytest.approx((2 / 3, 2 / 3))
+    kinds = [study.KINDS[kind] if kind >= 0 else "dead" for kind in one.kinds()]
+    assert kinds == ["token", "token", "no short description", "too rare to judge", "dead"]
+
+
+def test_a_share_that_hangs_on_pages_has_an_interval():
+    one = looked([1.0, 1.0], [1.0, 1.0])
+    rng = np.random.default_rng(0)
+    inside = rng.random((2, PAGES)) * 0.9 + 0.05
+    mixed = one._replace(held=one.held._replace(inside=inside))
+    estimate = study.share_estimate(mixed)
+    share = (inside.sum(1) / PAGES >= 0.5).mean()
+    assert estimate.value == share
+    assert estimate.lo < estimate.hi
+
+
+def test_no_judged_latent_is_no_estimate():
+    assert not study.share_estimate(looked([1.0], [1.0], n_train=[3])).defined
+
+
+def test_kinds_are_shares_of_living_latents():
+    one = looked([1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0], places=[0, 1, 0, 0])
+    table = study.kind_shares({("plain", 2): [one]}).set_index("kind")["share"]
+    assert table["token"] == pytest.approx(1 / 3)
+    assert table["next"] == pytest.approx(1 / 3)
+    assert table["no short description"] == pytest.approx(1 / 3)
+    assert table.sum() == pytest.approx(1)
+
+
+def test_latents_are_found_again_by_direction_among_living_ones():
+    eye = torch.eye(4)
+    one = looked([1] * 4, [1] * 4, W_dec=eye)
+    turned = eye.clone()
+    turned[1] = eye[0]  # row 1 is no longer there
+    other = looked([1] * 4, [1, 1, 1, 0], W_dec=turned)  # and row 3 never fires
+    assert study.shared_latents(one, other) == pytest.approx(0.5)
+    looks = {("plain", 2): [one, other], ("full", 2): [one]}
+    table = study.found_again(looks, [2, 29])
+    assert table["in"].tolist() == ["another seed", "another seed", "the Gated SAE"]
+    assert table["share"].iloc[0] == pytest.approx(0.5)
+    assert set(table["site"]) == {2}
+
+
+@pytest.mark.parametrize(
+    ("shares", "title"),
+    [
+        ([0.21, 0.2], "21 %, 20 % of latents look like one thing at sites 2 and 29"),
+        ([0.21, np.nan], "21 % of latents look like one thing at site 2"),
+        ([np.nan, np.nan], "No plain SAE has the L0 of the comparison"),
+    ],
+)
+def test_titles_say_what_the_figure_shows(shares, title):
+    totals = pd.DataFrame({"arm": "plain", "site": [2, 29], "share": shares})
+    assert findings.kinds_title(totals) == title
+
+
+def test_the_finding_names_its_numbers():
+    p = parameters()
+    shares = {("plain", 2): between(0.3, 0.3), ("plain", 29): between(0.1, 0.1)}
+    changes = study.differences(shares, [2, 29])
+    chance = {("plain", 2): 0.0, ("plain", 29): 0.01}
+    one = findings.one_thing(shares, changes, chance, p, SCOPE, 29)
+    assert one.verdict == "supported"
+    assert "site 2 0.30" in one.sentence
+    assert "at most 0.01" in one.sentence
+    assert list(one.estimates) == ["share at site 29 less that at 2"]
