@@ -124,6 +124,10 @@ def parser() -> argparse.ArgumentParser:
         help="what they share out: whole SAEs, a batch's rows, an SAE's latents",
     )
     command("report", "write data/<profile>/report from what is there", "profile")
+    curves = command("tensorboard", "write the training curves for TensorBoard", "profile")
+    curves.add_argument(
+        "--to", type=Path, metavar="FOLDER", help="instead of data/<profile>/tensorboard"
+    )
     command("assets", "fetch and convert the embedded model and text")
     return top
 
@@ -245,6 +249,14 @@ def command_report(args: argparse.Namespace) -> None:
     log.info("report: %s", report.build_report(args.profile))
 
 
+def command_tensorboard(args: argparse.Namespace) -> None:
+    """Write the training curves as TensorBoard's event files."""
+    from saelib.run.tensorboard import write_curves
+
+    folder, n_written = write_curves(args.profile, args.to)
+    log.info("%d SAEs' curves written; see them with: tensorboard --logdir %s", n_written, folder)
+
+
 def command_collect(args: argparse.Namespace) -> None:
     """Collect, by one process or all of torchrun's."""
     settings = dict(args.settings)
@@ -269,6 +281,7 @@ COMMANDS = {
     "collect": command_collect,
     "train": command_train,
     "report": command_report,
+    "tensorboard": command_tensorboard,
     "assets": lambda args: fetch_assets(),
 }
 

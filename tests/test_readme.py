@@ -1,4 +1,4 @@
-"""README's Python runs as it stands, on a small workspace in place of profile default."""
+"""The Python of README and docs/features.md runs as it stands, on a small workspace."""
 
 import re
 from pathlib import Path
@@ -7,11 +7,12 @@ import pytest
 import torch
 from helpers.workspaces import RECIPE, trained_profile
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
 
 
-def python_blocks():
-    return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+def python_blocks(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +31,14 @@ def test_every_block_runs_in_order(names, monkeypatch):
         '"data/default/saes/<run_id>"': repr(folder),
         'saelib.open("default", site=15': 'saelib.open("tiny", site=2',
         "steer(1671": "steer(3",
+        'Workspace("default")': 'Workspace("tiny")',
         '"The war ended in May 1945."': '"w1 w2 w3"',
         '"My favourite food is"': '"w1 w2"',
         "l0=32, arch": "l0=4, tokens=5_000, arch",
     }
     given = {"x": x}
-    blocks = python_blocks()
-    assert len(blocks) == 3
+    blocks = python_blocks("README.md")
+    assert len(blocks) == 4
     for block in blocks:
         for old, new in replaced.items():
             block = block.replace(old, new)
@@ -44,3 +46,24 @@ def test_every_block_runs_in_order(names, monkeypatch):
     assert given["x_hat"].shape == x.shape
     assert given["codes"].shape == (400, RECIPE["n_latents"])
     assert given["fitted"].l0 > 0
+
+
+def test_the_page_on_features_runs_in_order(names, monkeypatch, tmp_path):
+    home, _, _ = names
+    monkeypatch.setenv("SAELIB_HOME", str(home))
+    replaced = {
+        'saelib.open("default", site=15, l0=32)': 'saelib.open("tiny", site=2)',
+        'profile="default", site=15': 'profile="tiny", site=2',
+        "707": "3",
+        '"The war ended in May 1945."': '"w1 w2 w3"',
+        '"My favourite place is"': '"w1 w2"',
+    }
+    given = {"folder": tmp_path / "theirs"}
+    blocks = python_blocks("docs/features.md")
+    assert len(blocks) == 6
+    for block in blocks:
+        for old, new in replaced.items():
+            block = block.replace(old, new)
+        exec(block, given)
+    assert given["again"].sae.config.site == 2
+    assert len(given["table"]) == RECIPE["n_latents"]

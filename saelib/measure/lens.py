@@ -3,7 +3,10 @@
     lens = saelib.open("default", site=15, l0=32)    # of a profile, the SAE nearest to that L0
     lens = saelib.open(folder, model="…")            # any SAE's folder, with its language model
     lens.top("The war ended in 1945.")               # which latents fire on which token
+    lens.contexts(707); lens.logits(707)             # where it fires, which words it promotes
+    lens.twins(707)                                  # its best match in other trainings
     lens.steer(707, 3, "The war ended in")           # what the model says with one of them changed
+    lens.export("saelens", folder)                   # the SAE, for another library
 
 SAEs are trained on ordinary tokens. On the first token of a text, and on sinks (tokens of huge
 norm), their codes say nothing: these are told apart, with a warning.
@@ -27,7 +30,7 @@ from torch import Tensor
 from saelib.activations.lm import LM
 from saelib.activations.store import CLASSES, Store, token_classes
 from saelib.config import ConfigError
-from saelib.measure.features import FeatureIndex, build_index
+from saelib.measure.features import FeatureIndex, ablation_losses, build_index, twins
 from saelib.measure.steering import (
     Change,
     continuation,
@@ -37,9 +40,11 @@ from saelib.measure.steering import (
     steered_logits,
 )
 from saelib.sae import Autoencoder
+from saelib.sae.formats import export
 
 log = logging.getLogger(__name__)
 
+ABLATED_CONTEXTS = 8
 CONTINUED = 20  # tokens a continuation has, where the caller names no number
 
 
@@ -108,6 +113,7 @@ class Lens:
         self.store = store
         self.features = features
         self.relatives = tuple(relatives)
+        self._twin_tables: dict[str, pd.DataFrame] = {}
 
     @cached_property
     def index(self) -> FeatureIndex:
@@ -195,6 +201,96 @@ class Lens:
             median = float(self.store.median_norm(self.sae.config.site))
         kinds = token_classes(norms.cpu().numpy(), np.arange(len(norms)), median)
         return [CLASSES[kind] for kind in kinds]
+
+    # -- one latent --------------------------------------------------------------------------------
+
+    def logits(self, latent: int) -> pd.DataFrame:
+        """The vocabulary that a latent promotes most and suppresses most: token, logit.
+
+        logit: of one unit of its code, through final norm and unembedding alone.
+
+        Raises:
+            ValueError: there is no such latent. ConfigError: there is no index.
+        """
+        record = self.index.latent(latent)
+        ends = [*record.promoted, *reversed(record.suppressed)]
+        rows = [(self.index.text(token), logit) for token, logit in ends]
+        return pd.DataFrame(rows, columns=["token", "logit"])
+
+    def contexts(self, latent: int, kind: str = "top") -> pd.DataFrame:
+        """Contexts of test pages: activation, title, position, text with the peak «marked».
+
+        kind: "top", "middle", "low", or "off" for tokens in whose context it is silent.
+
+        Raises:
+            ValueError: no such latent or kind. ConfigError: there is no index.
+        """
+        rows = []
+        for window in self.index.contexts(latent, kind):
+            ids = window.token_ids.tolist()
+            before, after = self._text(ids[: window.peak]), self._text(ids[window.peak + 1 :])
+            text = f"{before}«{self._text(ids[window.peak : window.peak + 1])}»{after}"
+            rows.append((window.activation, window.title, window.position, text))
+        return pd.DataFrame(rows, columns=["activation", "title", "position", "text"])
+
+    def neighbours(self, latent: int) -> pd.DataFrame:
+        """Latents of the same SAE near this one: latent, by (cosine or co-firing), value, token.
+
+        Raises:
+            ValueError: there is no such latent. ConfigError: there is no index.
+        """
+        record = self.index.latent(latent)
+        near = [("cosine", *entry) for entry in record.nearest]
+        near += [("co-firing", *entry) for entry in record.companions]
+        tokens = self.index.table["top_token"]
+        rows = [(number, by, value, tokens[number]) for by, number, value in near if number >= 0]
+        return pd.DataFrame(rows, columns=["latent", "by", "value", "token"])
+
+    def twins(self, latent: int) -> pd.DataFrame:
+        """Is it real? Its best match in each relative: sae, twin, cosine, jaccard, mutual.
+
+        By direction at the same site, by the tokens on which both fire at another (cosine is nan
+        there). Indices that are missing are built first.
+
+        Raises:
+            ValueError: there is no such latent. ConfigError: there is no index.
+        """
+        self.index.latent(latent)
+        rows = [(relative.name, *self._twin(relative, latent)) for relative in self.relatives]
+        table = pd.DataFrame(rows, columns=["sae", "twin", "cosine", "jaccard", "mutual"])
+        nearness = table[["cosine", "jaccard"]].max(axis=1)
+        return table.loc[nearness.sort_values(ascending=False, kind="stable").index]
+
+    def _twin(self, relative: Subject, latent: int) -> tuple[int, float, float, bool]:
+        if relative.name not in self._twin_tables:
+            other = relative.load()
+            self._twin_tables[relative.name] = twins(self.index, other.index)
+        line = self._twin_tables[relative.name].loc[latent]
+        by_direction = line["twin"] >= 0
+        twin, mutual = ("twin", "mutual") if by_direction else ("firing_twin", "firing_mutual")
+        same = line[twin] == line["firing_twin"]
+        jaccard = line["jaccard"] if same else np.nan
+        return int(line[twin]), float(line["cosine"]), float(jaccard), bool(line[mutual])
+
+    def ablation(self, latent: int, n_contexts: int = ABLATED_CONTEXTS) -> float:
+        """Rise of the next-token loss, in nats a token, where the latent is taken out.
+
+        Over a fixed sample of contexts of test pages in which it fires; nan where it never does.
+
+        Raises:
+            ValueError: there is no such latent. ConfigError: there are no test pages.
+        """
+        self.index.latent(latent)
+        losses = ablation_losses(self.sae, self.lm, self.store, [latent], n_contexts)
+        return float(losses.loc[latent, "delta_ce"])
+
+    def export(self, format: str, folder: str | Path, arch: str = "") -> Path:
+        """Write the SAE as another library reads it: "saelens" or "dictionary_learning".
+
+        Raises:
+            FormatError: the format is unknown, has not that architecture, or the folder is taken.
+        """
+        return export(self.sae, format, folder, model=self.lm.name, arch=arch)
 
     # -- steering ----------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ from saelib.sae import Autoencoder
 from saelib.sae.spec import Spec
 from saelib.study import f2_gated
 from saelib.study.estimate import REPLICATES, Estimate, over_seeds, undefined
-from saelib.study.finding import Verdict, enough
+from saelib.study.finding import Check, Verdict, enough
 from saelib.study.finding_params import FeatureParams as Params
 from saelib.study.matched import interpolate_matched_l0, three_digits
 
@@ -292,3 +292,15 @@ def table(
         rows.append((arm, site, *estimate.row().values(), chance[arm, site], judged, living))
     names = ["arm", "site", "share", "lo", "hi", "by_chance", "judged", "living"]
     return pd.DataFrame(rows, columns=names)
+
+
+def checks(totals: pd.DataFrame, rows: pd.DataFrame, p: Params) -> list[Check]:
+    """Is the criterion no accident, are SAEs compared at one L0, are most latents judged?"""
+    lost = totals["by_chance"]
+    off = np.log(rows["l0_val"] / p.l0_target).abs().max() if len(rows) else math.inf
+    judged = totals["judged"] / totals["living"]
+    return [
+        (bool((lost < totals["share"] / 10).all()), "shuffled tokens give under a tenth of it"),
+        (bool(off <= math.log1p(FAR)), f"each L0 is within {100 * FAR:.0f} % of {p.l0_target:g}"),
+        (bool((judged > HALF).all()), "more than half of the living latents are judged"),
+    ]

@@ -1,7 +1,9 @@
 """Which SAE a profile opens, which ones it is compared with, and SAEs of other makes."""
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from helpers.workspaces import RECIPE, trained_profile
 
 import saelib
@@ -9,7 +11,7 @@ from saelib.config import ConfigError
 from saelib.run.opening import nearest_run, relatives, subjects
 from saelib.run.workspace import Workspace
 from saelib.sae import load_sae
-from saelib.sae.formats import export
+from saelib.sae.formats import export, load
 from saelib.show.explore.names import subject_name
 
 
@@ -102,3 +104,55 @@ def test_an_sae_of_another_make_is_seen_on_a_profile_s_test_pages(profile, works
         saelib.open(folder, site=2)
     with pytest.raises(ValueError, match="site"):
         saelib.open(folder, profile="tiny", site=4)
+
+
+@pytest.fixture
+def lens(profile, workspace):
+    results = profile[1]
+    one = row_of(results, arm="plain", site=2, seed=0, lr=3e-3, **{"lambda": 0.6})
+    return subjects(workspace, results[results["run_id"] == one["run_id"]])[0].load()
+
+
+def test_a_latent_s_words_contexts_and_neighbours_are_its_index_s(lens):
+    latent = int(lens.index.table["n_fired"].idxmax())
+    record = lens.index.latent(latent)
+    words = lens.logits(latent)
+    assert words["token"].iloc[0] == lens.index.text(record.promoted[0].number)
+    assert words["logit"].is_monotonic_decreasing
+    shown = lens.contexts(latent)
+    assert shown["activation"].iloc[0] == pytest.approx(lens.index.table["max"][latent])
+    assert shown["text"].str.count("«").eq(1).all()
+    peak = record.contexts["top"][0]
+    word = lens.lm.tokenizer.decode([int(peak.token_ids[peak.peak])])
+    assert f"«{word}»" in shown["text"].iloc[0]
+    assert lens.contexts(latent, "off")["activation"].eq(0).all()
+    near = lens.neighbours(latent)
+    assert near["latent"].iloc[0] == record.nearest[0].number
+    assert set(near["by"]) == {"cosine", "co-firing"}
+    with pytest.raises(ValueError, match="latent 64: expected 0 to 63"):
+        lens.logits(64)
+
+
+def test_twins_are_the_best_matches_in_all_relatives(lens):
+    latent = int(lens.index.table["n_fired"].idxmax())
+    table = lens.twins(latent)
+    assert set(table["sae"]) == {relative.name for relative in lens.relatives}
+    here = lens.sae.W_dec[latent]
+    for relative in lens.relatives:
+        row = table[table["sae"] == relative.name].iloc[0]
+        if relative.facts["site"] != 2:
+            assert np.isnan(row["cosine"])
+            assert 0 <= row["jaccard"] <= 1
+            continue
+        cosines = torch.nn.functional.cosine_similarity(relative.load().sae.W_dec, here[None])
+        assert row["twin"] == int(cosines.argmax())
+        assert row["cosine"] == pytest.approx(float(cosines.max()), abs=1e-5)
+
+
+def test_ablation_is_a_loss_and_export_opens_again(lens, tmp_path):
+    latent = int(lens.index.table["n_fired"].idxmax())
+    assert np.isfinite(lens.ablation(latent))
+    folder = lens.export("saelens", tmp_path / "theirs")
+    x = torch.randn(5, lens.sae.config.d_in)
+    again = load(folder, site=2)
+    torch.testing.assert_close(again.reconstruct(x), lens.sae.reconstruct(x), atol=1e-4, rtol=1e-4)

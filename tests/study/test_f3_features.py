@@ -159,3 +159,18 @@ def test_the_finding_names_its_numbers():
     assert "site 2 0.30" in one.sentence
     assert "at most 0.01" in one.sentence
     assert list(one.estimates) == ["share at site 29 less that at 2"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "holding"),
+    [
+        ({}, [True, True, True]),
+        ({"by_chance": 0.05}, [False, True, True]),
+        ({"l0_val": 40.0}, [True, False, True]),
+        ({"judged": 40}, [True, True, False]),
+    ],
+)
+def test_checks_name_what_does_not_hold(changed, holding):
+    cell = {"share": 0.2, "by_chance": 0.0, "judged": 90, "living": 100, "l0_val": 33.0} | changed
+    table = pd.DataFrame([cell])
+    assert [outcome for outcome, _ in study.checks(table, table, parameters())] == holding
