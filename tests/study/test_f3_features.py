@@ -200,6 +200,7 @@ def test_the_finding_names_its_numbers():
     [
         ({}, [True, True, True]),
         ({"by_chance": 0.05}, [False, True, True]),
+        ({"share": np.nan}, ["too few latents are judged", True, True]),
         ({"l0_val": 40.0}, [True, False, True]),
         ({"judged": 40}, [True, True, False]),
     ],
