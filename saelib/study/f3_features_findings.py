@@ -17,8 +17,8 @@ from saelib.study import finding
 from saelib.study.estimate import Estimate
 from saelib.study.f3_features import (
     CLAIM,
-    HALF,
     LEAST_FIRINGS,
+    LEAST_JUDGED,
     PLACES,
     RULE,
     TWIN,
@@ -62,7 +62,7 @@ def kinds_title(totals: pd.DataFrame) -> str:
     """The plain SAE's shares from the shallowest to the deepest site."""
     plain = totals[(totals["arm"] == "plain") & totals["share"].notna()].sort_values("site")
     if plain.empty:
-        return "No plain SAE has the L0 of the comparison"
+        return "No plain SAE at that L0 has enough latents to judge"
     shares = ", ".join(f"{100 * share:.0f} %" for share in plain["share"])
     sites = enumerate_sites(plain["site"].tolist())
     word = "sites" if len(plain) > 1 else "site"
@@ -75,20 +75,49 @@ def again_figure(again: pd.DataFrame, p: Params, scope: Scope) -> Figure:
     note = (
         f"The plain SAE's latents, at L0 = {p.l0_target:g}: found again where a decoder row of "
         f"the other SAE has cosine {TWIN:g} or more. The Gated SAE is of the same seed and began "
-        f"from the same decoder: only another seed is evidence.{seeds} {scope.note}"
+        f"from the same decoder: only another seed is evidence.{seeds} "
+        f"{describable(again)}{scope.note}"
     )
     return features.found_again(again, title=again_title(again), note=note)
 
 
+def describable(again: pd.DataFrame) -> str:
+    """How often latents are found again that look like one thing, and others, by site, in words.
+
+    Empty where no latent was judged.
+    """
+    kind = _judging(again)
+    where = _named(kind)
+    means = again[again["in"] == kind].groupby("site")[["of_one_thing", "of_others"]].mean()
+    means = means.dropna()
+    if means.empty:
+        return ""
+    texts = [", ".join(f"{100 * share:.0f} %" for share in means[name]) for name in means]
+    sites = f"site{'s' * (len(means) > 1)} {enumerate_sites(means.index.tolist())}"
+    return (
+        f"In {where} ({sites}), of latents that look like one "
+        f"thing {texts[0]} are found again, of the other judged ones {texts[1]}. "
+    )
+
+
+def _judging(again: pd.DataFrame) -> str:
+    """Another seed where there is one, else what the latents were compared with; "" for nothing."""
+    kinds = again.dropna(subset=["share"])["in"].tolist()
+    return "another seed" if "another seed" in kinds else next(iter(kinds), "")
+
+
+def _named(kind: str) -> str:
+    return "another seed" if kind == "another seed" else "the same seed's Gated SAE"
+
+
 def again_title(again: pd.DataFrame) -> str:
     """Mean share at the shallowest and the deepest site, by other seeds where there are."""
-    kinds = list(dict.fromkeys(again.dropna(subset=["share"])["in"]))
-    if not kinds:
+    kind = _judging(again)
+    if not kind:
         return "No latent was judged"
-    kind = "another seed" if "another seed" in kinds else kinds[0]
     means = again[again["in"] == kind].groupby("site")["share"].mean().dropna()
     first, last = means.index[0], means.index[-1]
-    where = "another seed" if kind == "another seed" else "the same seed's Gated SAE"
+    where = _named(kind)
     if first == last:
         return f"Found again in {where}: {100 * means[first]:.0f} % at site {first}"
     return (
@@ -127,8 +156,11 @@ def _ranked(looked: Looked, index: FeatureIndex, tokenizer: Any) -> tuple[list[i
     """Latents that fit, best first: by the token itself, and by a neighbour."""
     shares = looked.shares()
     table = index.table
-    fits = looked.judged & (np.nan_to_num(shares) >= HALF)
-    fits &= (table["n_types"] >= LEAST_TYPES).to_numpy() & (table["n_fired"] >= OFTEN).to_numpy()
+    fits = (
+        looked.fits()
+        & (table["n_types"] >= LEAST_TYPES).to_numpy()
+        & (table["n_fired"] >= OFTEN).to_numpy()
+    )
     fits &= [
         fit and _is_of_words(types, tokenizer)
         for fit, types in zip(fits, looked.description.types, strict=True)
@@ -255,12 +287,14 @@ def one_thing(
         f"share at site {deep} less that at {site}": change for site, change in changes.items()
     }
     plain = {site: share for (arm, site), share in sorted(shares.items()) if arm == "plain"}
-    words = "; ".join(f"site {site} {share.text('.2f')}" for site, share in plain.items())
-    lost = max((chance["plain", site] for site in plain), default=float("nan"))
+    few = f"fewer than {LEAST_JUDGED} latents judged"
+    words = "; ".join(f"site {site} {share.text('.2f', few)}" for site, share in plain.items())
+    lost = [chance["plain", site] for site in plain if plain[site].defined]
     sentence = (
         f"Share of the plain SAE's judged latents that look like one thing at L0 = "
-        f"{p.l0_target:g}: {words or 'no site has that L0'}. On shuffled tokens at most "
-        f"{lost:.2g}. {scope.trainings}, {scope.n_pages} test pages."
+        f"{p.l0_target:g}: {words or 'no site has that L0'}. "
+        f"{f'On shuffled tokens at most {max(lost):.2g}. ' if lost else ''}"
+        f"{scope.trainings}, {scope.n_pages} test pages."
     )
     return Finding(
         name="F3g",

@@ -79,19 +79,29 @@ def looked(inside, total, n_train=50, places=None, W_dec=None):
     inside, total = np.asarray(inside, float), np.asarray(total, float)
     n = len(inside)
     held = Held(
-        np.tile(inside[:, None], PAGES),
-        np.tile(total[:, None], PAGES),
+        np.repeat(np.arange(n), PAGES),
+        np.tile(np.arange(PAGES), n),
+        np.repeat(inside, PAGES),
+        np.repeat(total, PAGES),
         np.where(total > 0, 50, 0),
+        PAGES,
     )
     place = np.zeros(n, int) if places is None else np.asarray(places)
     description = Description(place, np.zeros((n, 3), int), np.broadcast_to(n_train, n))
-    return study.Looked(description, held, held, W_dec)
+    return study.Looked(description, held, np.zeros(n), W_dec)
 
 
 def test_the_share_is_of_judged_latents_that_hold_half_or_more():
-    one = looked([1.0, 0.5, 0.4, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0, 0.0], n_train=[50, 50, 50, 9, 50])
+    inside, total, n_train = (
+        [1.0, 0.5, 0.4, 1.0, 0.0],
+        [1.0, 1.0, 1.0, 1.0, 0.0],
+        [50, 50, 50, 9, 50],
+    )
+    one = looked(inside, total, n_train)
     assert one.judged.tolist() == [True, True, True, False, False]
-    estimate = study.share_estimate(one)
+    assert one.fits().tolist() == [True, True, False, False, False]
+    many = looked(*(np.repeat(each, study.LEAST_JUDGED) for each in (inside, total, n_train)))
+    estimate = study.share_estimate(many)
     assert estimate.value == pytest.approx(2 / 3)
     assert (estimate.lo, estimate.hi) == pytest.approx((2 / 3, 2 / 3))
     kinds = [study.KINDS[kind] if kind >= 0 else "dead" for kind in one.kinds()]
@@ -99,18 +109,28 @@ def test_the_share_is_of_judged_latents_that_hold_half_or_more():
 
 
 def test_a_share_that_hangs_on_pages_has_an_interval():
-    one = looked([1.0, 1.0], [1.0, 1.0])
+    one = looked([1.0] * 60, [1.0] * 60)
     rng = np.random.default_rng(0)
-    inside = rng.random((2, PAGES)) * 0.9 + 0.05
-    mixed = one._replace(held=one.held._replace(inside=inside))
+    inside = rng.random((60, PAGES)) * 0.9 + 0.05
+    mixed = one._replace(held=one.held._replace(inside=inside.ravel()))
     estimate = study.share_estimate(mixed)
     share = (inside.sum(1) / PAGES >= 0.5).mean()
     assert estimate.value == share
     assert estimate.lo < estimate.hi
 
 
-def test_no_judged_latent_is_no_estimate():
-    assert not study.share_estimate(looked([1.0], [1.0], n_train=[3])).defined
+@pytest.mark.parametrize(("n", "is_enough"), [(50, True), (49, False), (0, False)])
+def test_a_share_of_few_judged_latents_is_none_and_decides_nothing(n, is_enough):
+    looks = looked([1.0] * 60, [1.0] * 60, n_train=[50] * n + [3] * (60 - n))
+    share = study.share_estimate(looks)
+    assert share.defined == is_enough
+    shares = {("plain", 2): constant(0.5), ("plain", 29): share}
+    changes = study.differences(shares, [2, 29])
+    verdict = "contradicted" if is_enough else "undecided"
+    assert study.decide(changes, MARGIN, n_seeds=3, n_pages=15) == verdict
+    chance = dict.fromkeys(shares, 0.0)
+    one = findings.one_thing(shares, changes, chance, parameters(), SCOPE, 29)
+    assert ("site 29 fewer than 50 latents judged" in one.sentence) != is_enough
 
 
 def test_kinds_are_shares_of_living_latents():
@@ -128,7 +148,7 @@ def test_latents_are_found_again_by_direction_among_living_ones():
     turned = eye.clone()
     turned[1] = eye[0]  # row 1 is no longer there
     other = looked([1] * 4, [1, 1, 1, 0], W_dec=turned)  # and row 3 never fires
-    assert study.shared_latents(one, other) == pytest.approx(0.5)
+    assert study.shared_latents(one, other).share == pytest.approx(0.5)
     looks = {("plain", 2): [one, other], ("full", 2): [one]}
     table = study.found_again(looks, [2, 29])
     assert table["in"].tolist() == ["another seed", "another seed", "the Gated SAE"]
@@ -136,12 +156,28 @@ def test_latents_are_found_again_by_direction_among_living_ones():
     assert set(table["site"]) == {2}
 
 
+def test_latents_that_look_like_one_thing_are_counted_apart_from_others():
+    one = looked([1, 1, 0, 0], [1] * 4, W_dec=torch.eye(4))
+    other = looked([1] * 4, [1, 1, 1, 0], W_dec=torch.eye(4))
+    shared = study.shared_latents(one, other)
+    assert shared == (0.75, 1.0, 0.5)
+    again = study.found_again({("plain", 2): [one, other], ("full", 2): [other]}, [2])
+    note = findings.describable(again[again["in"] == "the Gated SAE"])
+    assert (
+        "In the same seed's Gated SAE (site 2), of latents that look like one thing 100 %" in note
+    )
+    assert "of the other judged ones 50 %" in note
+    assert "In another seed" in findings.describable(again)
+    assert findings.describable(again[:0]) == ""
+    assert "In another seed" in findings.again_figure(again, parameters(), SCOPE).get_supxlabel()
+
+
 @pytest.mark.parametrize(
     ("shares", "title"),
     [
         ([0.21, 0.2], "21 %, 20 % of judged latents look like one thing, sites 2 and 29"),
         ([0.21, np.nan], "21 % of judged latents look like one thing, site 2"),
-        ([np.nan, np.nan], "No plain SAE has the L0 of the comparison"),
+        ([np.nan, np.nan], "No plain SAE at that L0 has enough latents to judge"),
     ],
 )
 def test_titles_say_what_the_figure_shows(shares, title):
@@ -166,6 +202,7 @@ def test_the_finding_names_its_numbers():
     [
         ({}, [True, True, True]),
         ({"by_chance": 0.05}, [False, True, True]),
+        ({"share": np.nan}, ["too few latents are judged", True, True]),
         ({"l0_val": 40.0}, [True, False, True]),
         ({"judged": 40}, [True, True, False]),
     ],

@@ -12,7 +12,7 @@ A place outside the context counts as a token type of its own.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -39,16 +39,34 @@ class Description(NamedTuple):
 
 
 class Held(NamedTuple):
-    """By latent and page: activation mass in all, and where the description holds."""
+    """Mass of each latent on each page it fires on: all of it, and where its description holds.
 
-    inside: Float64[np.ndarray, "latents pages"]
-    total: Float64[np.ndarray, "latents pages"]
+    Pairs of a latent and a page stand latent after latent; the others have no mass.
+    """
+
+    latent: Int64[np.ndarray, " pairs"]
+    page: Int64[np.ndarray, " pairs"]
+    inside: Float64[np.ndarray, " pairs"]
+    total: Float64[np.ndarray, " pairs"]
     n_fired: Int64[np.ndarray, " latents"]
+    n_pages: int
+
+    def sums(
+        self, name: Literal["inside", "total"], weights: Float64[np.ndarray, "pages draws"]
+    ) -> Float64[np.ndarray, "latents draws"]:
+        """Mass of each latent with pages weighed, for each draw of weights."""
+        matrix = torch.sparse_coo_tensor(
+            torch.from_numpy(np.stack([self.latent, self.page])),
+            torch.from_numpy(getattr(self, name)),
+            (len(self.n_fired), self.n_pages),
+            check_invariants=True,
+        )
+        return (matrix @ torch.from_numpy(np.ascontiguousarray(weights))).numpy()
 
     def shares(self, weights: Float64[np.ndarray, " pages"]) -> Float64[np.ndarray, " latents"]:
         """Share of the mass that the description holds, pages weighed; nan without mass."""
-        total = self.total @ weights
-        return (self.inside @ weights) / np.where(total > 0, total, np.nan)
+        inside, total = (self.sums(name, weights[:, None])[:, 0] for name in ("inside", "total"))
+        return inside / np.where(total > 0, total, np.nan)
 
 
 @torch.no_grad()
@@ -99,12 +117,16 @@ def held(codes: LatentCodes, tokens: TokenTable, description: Description) -> He
     token = at_places[description.place[latents], codes.rows]
     fits = (description.types[latents] == token[:, None]).any(1)
     cell = latents * len(pages) + page[codes.rows]
-    shape = (codes.n_latents, len(pages))
-    size = codes.n_latents * len(pages)
+    cells, pair = np.unique(cell, return_inverse=True)
     values = codes.values.astype(np.float64)
-    total = np.bincount(cell, values, size).reshape(shape)
-    inside = np.bincount(cell, values * fits, size).reshape(shape)
-    return Held(inside, total, codes.counts)
+    return Held(
+        latent=cells // len(pages),
+        page=cells % len(pages),
+        inside=np.bincount(pair, values * fits, len(cells)),
+        total=np.bincount(pair, values, len(cells)),
+        n_fired=codes.counts,
+        n_pages=len(pages),
+    )
 
 
 def shuffled(codes: LatentCodes, tokens: TokenTable, seed: int) -> LatentCodes:

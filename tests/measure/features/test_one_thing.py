@@ -76,20 +76,29 @@ def test_what_a_description_holds_on_other_pages_is_summed_by_page():
     other = random_codes(test, seed=8)
     result = one_thing.held(other, test, description)
     distances = list(one_thing.PLACES.values())
+    weights = np.array([1.0, 0.0, 2.0, 1.0])
+    each_page = np.eye(PAGES)
     for latent in range(codes.n_latents):
         inside, total = np.zeros(PAGES), np.zeros(PAGES)
         for row, value in zip(*(part.tolist() for part in other.of(latent)), strict=True):
             token = neighbour(test, row, distances[description.place[latent]])
             total[test.page[row]] += value
             inside[test.page[row]] += value * (token in description.types[latent])
-        np.testing.assert_allclose(result.total[latent], total)
-        np.testing.assert_allclose(result.inside[latent], inside)
-    weights = np.array([1.0, 0.0, 2.0, 1.0])
-    shares = result.shares(weights)
-    np.testing.assert_allclose(
-        shares[:-1], (result.inside @ weights / (result.total @ weights))[:-1]
-    )
-    assert np.isnan(shares[-1])
+        np.testing.assert_allclose(result.sums("total", each_page)[latent], total)
+        np.testing.assert_allclose(result.sums("inside", each_page)[latent], inside)
+        share = inside @ weights / (total @ weights) if total.any() else np.nan
+        assert result.shares(weights)[latent] == pytest.approx(share, nan_ok=True)
+    assert result.n_pages == PAGES
+    assert not result.n_fired[-1]
+
+
+def test_pages_on_which_a_latent_is_silent_take_no_room():
+    tokens = table(0)
+    rows = np.flatnonzero(tokens.position > 0)[:5]  # of the first page
+    codes = sorted_codes(rows, np.full(5, 6), np.ones(5, np.float32), 1000)
+    result = one_thing.held(codes, tokens, one_thing.describe(codes, tokens))
+    assert len(result.total) == 1
+    assert result.sums("total", np.ones((PAGES, 1)))[:, 0].tolist() == [0] * 6 + [5] + [0] * 993
 
 
 @pytest.mark.parametrize("name", KINDS)
