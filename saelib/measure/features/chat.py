@@ -1,0 +1,120 @@
+"""Questions to a language model behind an OpenAI-compatible address, by the standard library."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPException
+from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from saelib.config import ConfigError
+
+LARGEST = 1 << 20  # bytes of a reply
+HOME = ("localhost", "127.0.0.1", "::1")
+
+
+class ChatError(RuntimeError):
+    """The host gave no usable reply; one sentence that names it."""
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    """A redirect would carry the key to a host that the user did not name."""
+
+    def redirect_request(self, *_: Any, **__: Any) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Chat:
+    """Where questions go: `POST {base}/chat/completions`.
+
+    key_variable: the environment variable with the key; empty for a host that asks for none.
+    timeout: seconds that the host may stay silent.
+    """
+
+    base: str
+    model: str
+    key_variable: str = ""
+    timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        address = urlsplit(self.base)
+        if address.scheme not in ("http", "https") or not address.hostname:
+            raise ConfigError(f"base = {self.base!r}: expected an address, http(s)://host/v1")
+        if not self.model:
+            raise ConfigError("model = '': expected the name of a model that the host has")
+        if self.key_variable and not os.environ.get(self.key_variable):
+            raise ConfigError(
+                f"key_variable = {self.key_variable!r}: the environment has no such variable"
+            )
+        if self.key_variable and address.scheme == "http" and address.hostname not in HOME:
+            raise ConfigError(f"base = {self.base!r}: a key goes over https alone")
+
+    @property
+    def host(self) -> str:
+        """Host and port of the address."""
+        return urlsplit(self.base).netloc.rpartition("@")[2]
+
+    def reply(self, question: str, max_tokens: int) -> Any:
+        """The JSON value that the model answers a question with.
+
+        Raises:
+            ChatError: the host is down, slow or refuses, or the answer is no JSON.
+        """
+        content = self._content(self._posted(question, max_tokens))
+        try:
+            return json.loads(_unfenced(content))
+        except ValueError as error:
+            raise ChatError(f"{self.host}: the answer is no JSON: {content[:80]!r}") from error
+
+    def _posted(self, question: str, max_tokens: int) -> bytes:
+        body = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": question}],
+            "temperature": 0,
+            "max_tokens": max_tokens,
+        }
+        request = Request(
+            f"{self.base.rstrip('/')}/chat/completions",
+            data=json.dumps(body).encode(),
+            headers=self._headers(),
+            method="POST",
+        )
+        try:
+            with build_opener(_NoRedirects).open(request, timeout=self.timeout) as response:
+                return response.read(LARGEST)
+        except HTTPError as error:
+            raise ChatError(f"{self.host}: HTTP {error.code} ({error.reason})") from error
+        except (OSError, HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            if isinstance(reason, TimeoutError):
+                reason = f"no reply within {self.timeout:g} s"
+            raise ChatError(f"{self.host}: {reason}") from error
+
+    def _headers(self) -> Mapping[str, str]:
+        headers = {"Content-Type": "application/json"}
+        if self.key_variable:
+            headers["Authorization"] = f"Bearer {os.environ[self.key_variable]}"
+        return headers
+
+    def _content(self, data: bytes) -> str:
+        try:
+            content = json.loads(data)["choices"][0]["message"]["content"]
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise ChatError(f"{self.host}: the reply is no chat completion") from error
+        if not isinstance(content, str):
+            raise ChatError(f"{self.host}: the reply has no text")
+        return content
+
+
+def _unfenced(text: str) -> str:
+    """Without the fence that models like to put around JSON."""
+    text = text.strip()
+    if text.startswith("```") and text.endswith("```"):
+        text = text[3:-3].removeprefix("json")
+    return text

@@ -1,0 +1,179 @@
+"""Descriptions by a language model over real HTTP: what is sent, checked, scored and kept."""
+
+import json
+import shutil
+import time
+
+import numpy as np
+import pytest
+import torch
+from helpers.chat_server import chat_server, completion, word_model
+from helpers.workspaces import RECIPE, trained_profile
+
+import saelib
+from saelib.config import ConfigError
+from saelib.measure.descriptions import (
+    balanced_accuracy,
+    checked_description,
+    checked_fits,
+    describe,
+    examples_of,
+    kept_descriptions,
+)
+from saelib.measure.features.chat import Chat, ChatError
+
+DEAD = 63  # a latent that never fires
+
+
+@pytest.fixture(scope="module")
+def lens(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    trained_profile(home, lambda ws: [ws.spec("plain", 2, lam=0.5, **RECIPE)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAELIB_HOME", str(home))
+        opened = saelib.open("tiny", site=2, l0=8)
+    with torch.no_grad():
+        opened.sae.b_enc[DEAD] = -1e6
+    return opened
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept(lens, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    shutil.rmtree(lens.beside("descriptions"), ignore_errors=True)
+
+
+@pytest.fixture
+def latents(lens):
+    """Three that can be described."""
+    return [j for j in range(DEAD) if examples_of(lens.index, j).firing][:3]
+
+
+def test_contexts_that_explain_are_not_scored_and_as_many_fire_as_do_not(lens, latents):
+    for latent in latents:
+        examples = examples_of(lens.index, latent)
+        explained = {window.context for window in examples.explained}
+        firing = {window.context for window in examples.firing}
+        silent = {window.context for window in examples.silent}
+        assert not explained & firing
+        assert not (explained | firing) & silent
+        assert len(examples.firing) == len(examples.silent) > 0
+    assert not examples_of(lens.index, DEAD).firing
+
+
+def test_latents_are_described_and_scored_over_http(lens, latents, capsys):
+    with chat_server() as server:
+        table = describe(lens, [*latents, DEAD], base=server.url, model="words")
+    said = capsys.readouterr().out
+    assert f"descriptions: {2 * len(latents)} requests with about" in said
+    assert f"go to 127.0.0.1:{server.server_port}, model words" in said
+    assert len(server.asked) == 2 * len(latents)
+    assert {path for path, _, _ in server.asked} == {"/v1/chat/completions"}
+    assert table["latent"].tolist() == latents
+    for row in table.itertuples():
+        examples = examples_of(lens.index, row.latent)
+        words = [
+            [set(lens.lm.tokenizer.decode(window.token_ids).split()) for window in windows]
+            for windows in (examples.firing, examples.silent)
+        ]
+        right = np.mean([row.description in each for each in words[0]])
+        right += np.mean([row.description not in each for each in words[1]])
+        assert row.score == pytest.approx(right / 2)
+        assert row.n_scored == 2 * len(examples.firing)
+    assert all("Authorization" not in headers for _, headers, _ in server.asked)
+
+
+def test_what_is_described_is_kept_and_not_asked_again(lens, latents):
+    answers = iter([word_model, word_model, lambda _: (503, {})])
+    with (
+        chat_server(lambda question: next(answers)(question)) as server,
+        pytest.raises(ChatError, match=r"127.0.0.1:\d+: HTTP 503"),
+    ):
+        describe(lens, latents, base=server.url, model="words")
+    assert kept_descriptions(lens, "words")["latent"].tolist() == latents[:1]
+    with chat_server() as server:
+        table = describe(lens, latents, base=server.url, model="words")
+        assert len(server.asked) == 2 * (len(latents) - 1)
+        again = describe(lens, latents, base=server.url, model="words")
+        assert len(server.asked) == 2 * (len(latents) - 1)
+    assert again.equals(table)
+    assert kept_descriptions(lens, "other").empty
+    path = next(lens.beside("descriptions").glob("*.jsonl"))
+    path.write_text(path.read_text() + "{")
+    with pytest.raises(ValueError, match=r"\.jsonl: line 4 is damaged"):
+        kept_descriptions(lens, "words")
+
+
+def test_nonsense_is_left_out_with_a_warning_and_all_nonsense_is_refused(lens, latents, caplog):
+    answers = iter([completion('{"description": ""}'), *[None] * 9])
+    with chat_server(lambda question: next(answers) or word_model(question)) as server:
+        table = describe(lens, latents, base=server.url, model="words")
+    assert table["latent"].tolist() == latents[1:]
+    assert f'latent {latents[0]}: expected {{"description"' in caplog.text
+    nonsense = chat_server(lambda _: completion("[1]"))
+    with nonsense as server, pytest.raises(ChatError, match=r"127.0.0.1:\d+: latent"):
+        describe(lens, latents[:1], base=server.url, model="words")
+
+
+@pytest.mark.parametrize(
+    ("reply", "sentence"),
+    [
+        ((401, {"error": "no"}), r"127.0.0.1:\d+: HTTP 401"),
+        ((302, {}), r"127.0.0.1:\d+: HTTP 302"),
+        ((200, b"<html>"), r"127.0.0.1:\d+: the reply is no chat completion"),
+        ((200, {"choices": [{"message": {"content": None}}]}), r"\d: the reply has no text"),
+        (completion("I think so"), r"\d: the answer is no JSON: 'I think so'"),
+    ],
+)
+def test_replies_that_cannot_be_used_are_one_sentence_with_the_host(reply, sentence):
+    with chat_server(lambda _: reply) as server, pytest.raises(ChatError, match=sentence):
+        Chat(server.url, "m").reply("?", 5)
+
+
+def test_a_slow_host_and_one_that_is_down_are_named():
+    def slow(_):
+        time.sleep(1)
+        return completion("{}")
+
+    with (
+        chat_server(slow) as server,
+        pytest.raises(ChatError, match=r"127.0.0.1:\d+: no reply within 0.2 s"),
+    ):
+        Chat(server.url, "m", timeout=0.2).reply("?", 5)
+    with pytest.raises(ChatError, match=r"127.0.0.1:\d+: .*refused"):
+        Chat(server.url, "m").reply("?", 5)
+
+
+def test_the_key_comes_from_the_variable_and_goes_to_the_named_host_alone(monkeypatch):
+    monkeypatch.setenv("SOME_KEY", "secret")
+    with chat_server(lambda _: completion("1")) as server:
+        assert Chat(server.url, "m", "SOME_KEY").reply("?", 5) == 1
+        assert server.asked[0][1]["Authorization"] == "Bearer secret"
+    with pytest.raises(ConfigError, match="a key goes over https alone"):
+        Chat("http://example.org/v1", "m", "SOME_KEY")
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"base": "example.org"}, "base = 'example.org': expected an address"),
+        ({"model": ""}, "model = '': expected the name"),
+        ({"key_variable": "NOT_THERE"}, "key_variable = 'NOT_THERE': the environment has no"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        Chat(**{"base": "https://example.org/v1", "model": "m", **settings})
+
+
+def test_answers_are_checked_strictly():
+    assert checked_description({"description": " a\n b "}) == "a b"
+    assert checked_fits({"fits": [0, 1]}, 2) == [0, 1]
+    for answer in ("x", {}, {"description": 3}, {"description": "y" * 401}):
+        with pytest.raises(ValueError, match="expected"):
+            checked_description(answer)
+    for fits in ([0], [0, 2], [True, False], ["0", "1"], None):
+        with pytest.raises(ValueError, match="expected"):
+            checked_fits({"fits": fits}, 2)
+    assert balanced_accuracy([1, 1, 0, 1], [True, True, True, False]) == pytest.approx(1 / 3)
+    assert json.dumps(balanced_accuracy([1, 0], [True, False])) == "1.0"
