@@ -341,3 +341,13 @@ def test_features_are_indexed_at_a_tiny_size(tmp_path):
         (name, n) for n in (64, 128) for name in ("encoder product", "build")
     ]
     assert all(5 < row["l0"] < 60 and row["ratio_to_encoder"] > 0 for row in rows)
+
+
+def test_memory_of_an_index_is_measured_at_a_tiny_size(tmp_path):
+    path = tmp_path / "rows.json"
+    sizes = ("--rows", 2000, 3000, "--latents", 64, "--vocabulary", 300)
+    _run("features_memory.py", *sizes, "--json", path)
+    rows = json.loads(path.read_text())
+    assert [row["n_latents"] for row in rows] == [64, 64]
+    assert rows[0]["n_rows"] < rows[1]["n_rows"]
+    assert all(row["seconds_told"] > 0 and row["mib_peak"] > row["mib_before"] for row in rows)

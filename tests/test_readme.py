@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.chat_server import chat_server
 from helpers.workspaces import RECIPE, trained_profile
+
+import saelib
+from saelib.measure.descriptions import examples_of
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,17 +57,27 @@ def test_readme_runs_in_order(names, monkeypatch):
     assert given["fitted"].l0 > 0
 
 
+def describable(index):
+    """A latent that fires in some contexts and not in others."""
+    return next(j for j in range(index.n_latents) if examples_of(index, j).firing)
+
+
 def test_the_page_on_features_runs_in_order(names, monkeypatch, tmp_path):
     home, _, _ = names
     monkeypatch.setenv("SAELIB_HOME", str(home))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    latent = describable(saelib.open("tiny", site=2).index)
     replaced = {
         'saelib.open("default", site=15, l0=32)': 'saelib.open("tiny", site=2)',
         'profile="default", site=15': 'profile="tiny", site=2',
-        "707": "3",
+        "707": str(latent),
         '"The war ended in May 1945."': '"w1 w2 w3"',
         '"My favourite place is"': '"w1 w2"',
     }
     given = {"folder": tmp_path / "theirs"}
-    assert run_blocks("docs/features.md", replaced, given) == 6
+    with chat_server() as server:
+        replaced["http://localhost:8000/v1"] = server.url
+        assert run_blocks("docs/features.md", replaced, given) == 7
+    assert len(server.asked) == 2
     assert given["again"].sae.config.site == 2
     assert len(given["table"]) == RECIPE["n_latents"]

@@ -19,13 +19,12 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from saelib.config import ConfigError
 from saelib.env import headless
 from saelib.files import locked, write_text
 from saelib.measure.features.chat import Chat, ChatError
 from saelib.measure.features.contexts import ContextWindow
 from saelib.measure.features.index import FeatureIndex
-from saelib.measure.features.pieces import token_pieces
+from saelib.measure.features.pieces import marked, token_pieces
 from saelib.measure.indexed import IndexedSAE
 
 log = logging.getLogger(__name__)
@@ -77,17 +76,14 @@ def describe(
         ValueError: the file of descriptions is damaged; names it.
     """
     chat = Chat(base, model, key_variable, timeout)
-    folder = lens.beside("descriptions")
-    path = folder / f"{lens.checksum[:12]}.jsonl"
-    there = {line["latent"] for line in read_descriptions(path, model, lens.corpus_id)}
     asked = list(dict.fromkeys(latents))
+    there = set(kept_descriptions(lens, model)["latent"])
     examples = _examples(lens, [latent for latent in asked if latent not in there])
     if examples:
         print(_announcement(lens, chat, examples))
-        _ask_all(lens, chat, examples, path)
-    lines = read_descriptions(path, model, lens.corpus_id)
-    table = pd.DataFrame(lines, columns=list(FIELDS[:4]))
-    return table[table["latent"].isin(asked)].sort_values("latent", ignore_index=True)
+        _ask_all(lens, chat, examples)
+    table = kept_descriptions(lens, model)
+    return table[table["latent"].isin(asked)].reset_index(drop=True)
 
 
 def _examples(lens: IndexedSAE, latents: Sequence[int]) -> dict[int, Examples]:
@@ -128,7 +124,7 @@ def _announcement(lens: IndexedSAE, chat: Chat, examples: dict[int, Examples]) -
     )
 
 
-def _ask_all(lens: IndexedSAE, chat: Chat, examples: dict[int, Examples], path: Path) -> None:
+def _ask_all(lens: IndexedSAE, chat: Chat, examples: dict[int, Examples]) -> None:
     failures = []
     for latent, those in tqdm(examples.items(), desc="describe", disable=headless()):
         explanation = chat.reply(_explaining(those, lens.lm.tokenizer), ANSWER)
@@ -139,8 +135,8 @@ def _ask_all(lens: IndexedSAE, chat: Chat, examples: dict[int, Examples], path: 
             failures.append(f"{chat.host}: latent {latent}: {error}")
             log.warning(failures[-1])
             continue
-        values = (latent, description, score, n, chat.model, lens.checksum, lens.corpus_id)
-        _keep(path, dict(zip(FIELDS, values, strict=True)))
+        values = (latent, description, score, n, chat.model, *_bound(lens))
+        _keep(_path(lens), dict(zip(FIELDS, values, strict=True)))
     if len(failures) == len(examples):
         raise ChatError(failures[-1])
 
@@ -211,21 +207,37 @@ def _numbered(lines: Sequence[str]) -> str:
 def _fired_text(window: ContextWindow, tokenizer: Any) -> str:
     """An excerpt whose tokens with the latent above 0 stand between « and »."""
     pieces = token_pieces(tokenizer, window.token_ids.tolist())
-    marked = [
-        f"{piece[: len(piece) - len(piece.lstrip())]}«{piece.strip()}»" if value > 0 else piece
+    return "".join(
+        marked(piece) if value > 0 else piece
         for piece, value in zip(pieces, window.activations.tolist(), strict=True)
-    ]
-    return "".join(marked)
+    )
 
 
-def read_descriptions(path: Path, model: str, corpus_id: str) -> list[dict[str, Any]]:
-    """The lines that a model wrote on a text, by no order; none where there is no file.
+def kept_descriptions(lens: IndexedSAE, model: str | None = None) -> pd.DataFrame:
+    """What `describe` kept of an SAE, by a model or the latest of any; asks nothing.
+
+    Columns latent, description, score, n_scored, model; by latent.
 
     Raises:
-        ValueError: a line is damaged; names file and line.
+        ConfigError: there are no test pages.
+        ValueError: the file is damaged; names file and line.
     """
-    lines = _lines(path)
-    return [line for line in lines if (line["model"], line["corpus_id"]) == (model, corpus_id)]
+    lines = [
+        line for line in _lines(_path(lens)) if (line["sae"], line["corpus_id"]) == _bound(lens)
+    ]
+    chosen = [line for line in lines if model is None or line["model"] == model]
+    latest = {line["latent"]: line for line in chosen}
+    table = pd.DataFrame(list(latest.values()), columns=list(FIELDS[:5]))
+    return table.sort_values("latent", ignore_index=True)
+
+
+def _path(lens: IndexedSAE) -> Path:
+    return lens.beside("descriptions") / f"{lens.checksum[:12]}.jsonl"
+
+
+def _bound(lens: IndexedSAE) -> tuple[str, str]:
+    """What a description is of: the SAE's checksum and the text."""
+    return lens.checksum, lens.index.manifest["corpus_id"]
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -247,17 +259,3 @@ def _keep(path: Path, line: dict[str, Any]) -> None:
     with locked(path.with_suffix(".lock")):
         lines = [*_lines(path), line]
         write_text(path, "".join(json.dumps(one, sort_keys=True) + "\n" for one in lines))
-
-
-def kept_descriptions(lens: IndexedSAE, model: str) -> pd.DataFrame:
-    """What `describe` kept of this SAE by a model; asks nothing.
-
-    Raises:
-        ConfigError: there are no test pages, or a model's name is missing.
-        ValueError: the file is damaged; names it.
-    """
-    if not model:
-        raise ConfigError("model = '': expected the name of the model that described")
-    path = lens.beside("descriptions") / f"{lens.checksum[:12]}.jsonl"
-    lines = read_descriptions(path, model, lens.corpus_id)
-    return pd.DataFrame(lines, columns=list(FIELDS[:4])).sort_values("latent", ignore_index=True)

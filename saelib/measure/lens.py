@@ -15,11 +15,9 @@ norm), their codes say nothing: these are told apart, with a warning.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,11 +25,9 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from saelib.activations.lm import LM
-from saelib.activations.store import CLASSES, Store, token_classes
+from saelib.activations.store import CLASSES, token_classes
 from saelib.config import ConfigError
-from saelib.measure.features import FeatureIndex, ablation_losses, build_index, matches
-from saelib.measure.features.index import INDEX
+from saelib.measure.indexed import IndexedSAE, Subject
 from saelib.measure.steering import (
     Change,
     continuation,
@@ -40,12 +36,12 @@ from saelib.measure.steering import (
     plain_logits,
     steered_logits,
 )
-from saelib.sae import Autoencoder
 from saelib.sae.formats import export
+
+__all__ = ["Lens", "Seen", "Steered", "Subject"]
 
 log = logging.getLogger(__name__)
 
-ABLATED_CONTEXTS = 8  # in which a latent's ablation is measured
 CONTINUED = 20  # tokens a continuation has, where the caller names no number
 
 
@@ -73,70 +69,12 @@ class Steered:
     kl: float
 
 
-@dataclass(frozen=True)
-class Subject:
-    """An SAE that can be looked at, before it is loaded.
-
-    facts: what a list says of it, by the names of the columns of `results.csv`; at least `site`.
-    """
-
-    name: str
-    facts: Mapping[str, Any]
-    load: Callable[[], Lens] = field(repr=False)
-
-
-class Lens:
-    """One SAE, its language model and, if they are there, the activations it is measured on.
+class Lens(IndexedSAE):
+    """An SAE on any text, besides what `IndexedSAE` says of its latents on test pages.
 
     A sink is a token of over `SINK_FACTOR` median norms: of the site's training rows, or without
-    activations of the text itself. features: the folder of the SAE's index, written at first use.
-    relatives: SAEs that its latents are compared with (`twins`).
+    activations of the text itself.
     """
-
-    def __init__(
-        self,
-        lm: LM,
-        sae: Autoencoder,
-        store: Store | None = None,
-        features: Path | None = None,
-        relatives: Sequence[Subject] = (),
-    ) -> None:
-        if lm.tokenizer is None:
-            raise ConfigError(f"model {lm.name!r} has no tokenizer: a lens reads text")
-        if sae.config.d_in != lm.d_model:
-            raise ConfigError(
-                f"SAE of width d_in = {sae.config.d_in} does not fit model {lm.name!r} of width "
-                f"{lm.d_model}"
-            )
-        lm.site(sae.config.site)
-        self.lm = lm
-        self.sae = sae.to(lm.device)
-        self.store = store
-        self.features = features
-        self.relatives = tuple(relatives)
-
-    @cached_property
-    def index(self) -> FeatureIndex:
-        """The index of the SAE's features on test pages: opened if it is there, else built.
-
-        Raises:
-            ConfigError: there are no test pages, or no folder to keep it in.
-            ValueError: the one there is damaged, or of another SAE; names the file.
-        """
-        if self.store is None or self.features is None:
-            raise ConfigError(
-                "an index of features is built on a profile's test pages; open the SAE by its "
-                "profile, or a folder with profile='…'"
-            )
-        if not (self.features / INDEX).exists():
-            return build_index(self.sae, self.store, self.lm, self.features)
-        index = FeatureIndex.open(self.features, self.sae)
-        if index.manifest["corpus_id"] != self.store.corpus_id:
-            raise ValueError(
-                f"{self.features} is an index on text {index.manifest['corpus_id']}, the profile "
-                f"has {self.store.corpus_id}; delete the folder and it is built anew"
-            )
-        return index
 
     # -- text --------------------------------------------------------------------------------------
 
@@ -201,93 +139,6 @@ class Lens:
             median = float(self.store.median_norm(self.sae.config.site))
         kinds = token_classes(norms.cpu().numpy(), np.arange(len(norms)), median)
         return [CLASSES[kind] for kind in kinds]
-
-    # -- one latent --------------------------------------------------------------------------------
-
-    def logits(self, latent: int) -> pd.DataFrame:
-        """The vocabulary that a latent promotes most and suppresses most: token, logit.
-
-        logit: of one unit of its code, through final norm and unembedding alone.
-
-        Raises:
-            ValueError: there is no such latent. ConfigError: there is no index.
-        """
-        record = self.index.latent(latent)
-        ends = [*record.promoted, *reversed(record.suppressed)]
-        rows = [(self.index.text(token), logit) for token, logit in ends]
-        return pd.DataFrame(rows, columns=["token", "logit"])
-
-    def contexts(self, latent: int, kind: str = "top") -> pd.DataFrame:
-        """Contexts of test pages: activation, title, position, text with the peak «marked».
-
-        kind: "top", "middle", "low", or "off" for tokens in whose context it is silent.
-
-        Raises:
-            ValueError: no such latent or kind. ConfigError: there is no index.
-        """
-        rows = []
-        for window in self.index.contexts(latent, kind):
-            ids = window.token_ids.tolist()
-            before, after = self._text(ids[: window.peak]), self._text(ids[window.peak + 1 :])
-            text = f"{before}«{self._text(ids[window.peak : window.peak + 1])}»{after}"
-            rows.append((window.activation, window.title, window.position, text))
-        return pd.DataFrame(rows, columns=["activation", "title", "position", "text"])
-
-    def neighbours(self, latent: int) -> pd.DataFrame:
-        """Latents of the same SAE near this one: latent, by (cosine or co-firing), value, token.
-
-        Raises:
-            ValueError: there is no such latent. ConfigError: there is no index.
-        """
-        record = self.index.latent(latent)
-        near = [("cosine", *entry) for entry in record.nearest]
-        near += [("co-firing", *entry) for entry in record.companions]
-        tokens = self.index.table["top_token"]
-        rows = [(number, by, value, tokens[number]) for by, number, value in near if number >= 0]
-        return pd.DataFrame(rows, columns=["latent", "by", "value", "token"])
-
-    def twins(self, latent: int) -> pd.DataFrame:
-        """Is it real? Its best match in each relative: sae, twin, cosine, jaccard, mutual.
-
-        By direction at the same site, by the tokens on which both fire at another (cosine is nan
-        there), nearest first. SAEs of one seed begin with the same weights: a match in another seed
-        says more. Indices that are missing are built first.
-
-        Raises:
-            ValueError: there is no such latent. ConfigError: there is no index.
-        """
-        self.index.latent(latent)
-        names = {"latent": "twin"}
-        rows = [
-            {"sae": name} | each.loc[latent].rename(names).to_dict()
-            for name, each in self.matches.items()
-        ]
-        table = pd.DataFrame(rows, columns=["sae", "twin", "cosine", "jaccard", "mutual"])
-        table = table.sort_values(["cosine", "jaccard"], ascending=False, kind="stable")
-        return table[table["twin"] >= 0]
-
-    @cached_property
-    def matches(self) -> dict[str, pd.DataFrame]:
-        """By relative the match of every latent, `features.matches`; indices missing are built.
-
-        Raises:
-            ConfigError: there is no index.
-        """
-        return {
-            relative.name: matches(self.index, relative.load().index) for relative in self.relatives
-        }
-
-    def ablation(self, latent: int, n_contexts: int = ABLATED_CONTEXTS) -> float:
-        """Rise of the next-token loss, in nats a token, where the latent is taken out.
-
-        Over a fixed sample of contexts of test pages in which it fires; nan where it never does.
-
-        Raises:
-            ValueError: there is no such latent. ConfigError: there are no test pages.
-        """
-        self.index.latent(latent)
-        losses = ablation_losses(self.sae, self.lm, self.store, [latent], n_contexts)
-        return float(losses.loc[latent, "delta_ce"])
 
     def export(self, format: str, folder: str | Path, arch: str = "") -> Path:
         """Write the SAE as another library reads it: "saelens" or "dictionary_learning".

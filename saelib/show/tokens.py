@@ -2,26 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from matplotlib.colors import to_hex, to_rgb
 
 SHADE = "#D55E00"
-
-
-def token_pieces(tokenizer: Any, ids: list[int]) -> list[str]:
-    """Text of each token as it stands in the text: joined they are the decoded whole.
-
-    A character of several tokens goes to the last of them, the others are empty.
-    """
-    pieces, before = [], ""
-    for end in range(1, len(ids) + 1):
-        text = tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False)
-        text = text if end == len(ids) else text.rstrip("\ufffd")  # an unfinished character
-        pieces.append(text[len(before) :])
-        before = max(before, text, key=len)
-    return pieces
 
 
 def shade(share: float) -> tuple[str, str]:

@@ -129,7 +129,7 @@ def test_a_latent_s_words_contexts_and_neighbours_are_its_index_s(lens):
     near = lens.neighbours(latent)
     assert near["latent"].iloc[0] == record.nearest[0].number
     assert set(near["by"]) == {"cosine", "co-firing"}
-    with pytest.raises(ValueError, match="latent 64: expected 0 to 63"):
+    with pytest.raises(ValueError, match="latent 64: this SAE has the latents 0 to 63"):
         lens.logits(64)
 
 

@@ -101,10 +101,10 @@ def test_twins_stand_on_the_page_in_the_table_and_link_to_their_atlas(lenses, tm
     assert columns["twin"]["values"] == pytest.approx(cosines.tolist(), rel=1e-3)
     by_number = {row[0]: row for row in data["latents"][5]["twins"]}
     line = found["b"].loc[5]
-    assert by_number[0][1] == line["latent"]
+    assert by_number[0][1] == line["twin"]
     assert by_number[0][2] == pytest.approx(line["cosine"], rel=1e-3)
     assert by_number[1][2] is None
-    assert by_number[1][1] == found["deep"]["latent"][5]
+    assert by_number[1][1] == found["deep"]["twin"][5]
 
 
 def test_descriptions_notes_and_ablations_of_its_latents_come_along(lens, tmp_path):

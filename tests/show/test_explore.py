@@ -47,7 +47,7 @@ def test_a_lens_is_taken_with_what_its_folder_says_of_it(tmp_path):
 
 def test_the_sae_nearest_to_an_l0_is_opened_first():
     rows = [(2, 40.0), (2, 20.0), (15, 31.0), (15, float("nan")), (15, 0.0)]
-    subjects = [Subject(str(n), {"site": s, "l0": l0}, None) for n, (s, l0) in enumerate(rows)]
+    subjects = [Subject(str(n), {"site": s, "l0": l0}, dict) for n, (s, l0) in enumerate(rows)]
     assert nearest_l0(subjects) == {"subject": 2}
     assert nearest_l0(subjects, 32, site=2) == {"subject": 0}
     assert nearest_l0(subjects, 20) == {"subject": 1}

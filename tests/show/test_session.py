@@ -2,14 +2,17 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from helpers.chat_server import chat_server, completion, word_model
 from helpers.features import DEAD, N_LATENTS
 from helpers.lenses import make_subjects
 
 from saelib.measure import features
+from saelib.measure.descriptions import describe, examples_of
 from saelib.measure.lens import Lens
 from saelib.show.explore import records
 from saelib.show.explore.session import KEPT, LISTED, Session, commonness, ranked
@@ -24,6 +27,10 @@ def subjects(tmp_path_factory):
 
 @pytest.fixture
 def session(subjects):
+    """A session on SAEs of which nothing was kept yet."""
+    for subject in subjects:
+        for name in ("twins", "ablation", "descriptions"):
+            shutil.rmtree(subject.load().beside(name), ignore_errors=True)
     return Session(subjects)
 
 
@@ -140,7 +147,63 @@ def test_twins_are_the_best_matches_in_the_relatives(session):
     table = features.twins(index, session.lens(2).index).loc[latent]
     assert deep["cosine"] is None
     assert (deep["latent"], deep["mutual"]) == (table["firing_twin"], table["firing_mutual"])
-    assert ask(session, "latent", subject=0, latent=latent)["twins"] == rows
+    again = Session(session.subjects)
+    assert ask(again, "latent", subject=0, latent=latent)["twins"] == rows
+
+
+def columns(session, subject=0):
+    """The numbers of the table of all latents, by column."""
+    answer, buffers = session.answer({"id": 1, "kind": "open", "subject": subject})
+    named = answer["reply"]["table"]["numbers"]
+    buffers = buffers[: len(named)]
+    return {
+        column["name"]: np.frombuffer(buffer, "<f4")
+        for column, buffer in zip(named, buffers, strict=True)
+    }
+
+
+def test_the_table_has_the_nearest_twin_once_twins_were_found(session):
+    assert "twin" not in columns(session)
+    ask(session, "twins", subject=0, latent=0)
+    cosines = session.lens(0).matches()["second"]["cosine"]  # the other is of another site
+    assert columns(session)["twin"] == pytest.approx(cosines.to_numpy(), rel=1e-5)
+
+
+def years(question):
+    """A model that describes each latent by one word, and looks for it in excerpts."""
+    is_asked_what = "tokens, with their surroundings" in question
+    return completion('{"description": "years"}') if is_asked_what else word_model(question)
+
+
+def test_descriptions_stand_on_page_and_table(session, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    lens = session.lens(0)
+    latent = next(j for j in range(N_LATENTS) if examples_of(lens.index, j).firing)
+    with chat_server(years) as server:
+        table = describe(lens, [latent], base=server.url, model="words")
+    score = table["score"].item()
+    page = ask(session, "latent", subject=0, latent=latent)
+    assert page["description"] == {"text": "years", "score": records.plain(score)}
+    assert ask(session, "open", subject=0)["about"]["descriptions"] == {str(latent): "years"}
+    scores = columns(session)["score"]
+    assert scores[latent] == pytest.approx(score)
+    assert np.isfinite(scores).sum() == 1
+    assert "description" not in ask(session, "latent", subject=0, latent=latent + 1)
+
+
+@pytest.mark.parametrize("name", ["twins", "ablation", "descriptions"])
+def test_a_damaged_file_beside_the_index_leaves_the_pages_usable_and_is_named(session, name):
+    lens = session.lens(0)
+    latent = busiest(session)
+    ask(session, "twins", subject=0, latent=latent)
+    ask(session, "ablate", subject=0, latent=latent)
+    folder = lens.beside(name)
+    folder.mkdir(exist_ok=True)
+    files = [*folder.glob("*.csv")] or [folder / f"{lens.checksum[:12]}.jsonl"]
+    files[0].write_text("{")
+    again = Session(session.subjects)
+    assert str(files[0]) in ask(again, "open", subject=0)["about"]["warnings"][0]
+    assert ask(again, "latent", subject=0, latent=latent)["latent"] == latent
 
 
 def test_ablation_is_measured_once_and_stands_on_the_page(session, monkeypatch):

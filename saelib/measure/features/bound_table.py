@@ -48,7 +48,7 @@ def read_bound(path: Path, binding: Mapping[str, str | int]) -> pd.DataFrame | N
                 f"{path} is of {name} = {bound.get(name)!r}, not {value!r}; delete it and it is "
                 "computed anew"
             )
-    return pd.read_csv(StringIO(body), index_col=0, float_precision="round_trip")
+    return pd.read_csv(StringIO(body), index_col=0)
 
 
 def _digest(body: str) -> str:

@@ -41,6 +41,7 @@ Arrays = dict[str, np.ndarray]
 # What the rest of a build takes, in units of its matrix products and per code; benchmarks/features.
 PRODUCTS = 1.3
 SECONDS_PER_CODE = 1.5e-6
+TRIED = 512  # rows that a forecast encodes
 
 
 def build_index(
@@ -68,9 +69,13 @@ def build_index(
     pages = _checked_source(sae, source, lm, options)
     if revived is None:
         revived = _revived_beside(folder)
+    hidden = not progress or headless()
+    if not hidden:
+        size = f"{sae.config.n_latents:,} latents on {len(pages.tokens):,} tokens"
+        tqdm.write(f"features: {size}, about {_forecast(sae, pages, lm):.0f} s")
     with replaced_folder(folder) as temporary:
         with CodeSpool(sae.config.n_latents, temporary) as spool:
-            kinds = _encode(sae, pages, lm, spool, options.batch, progress)
+            kinds = _encode(sae, pages, spool, options.batch, hidden)
             arrays = _by_latent(spool, pages, temporary, options)
         arrays |= _neighbours(sae, pages, load_codes(temporary / layout.CODES), options)
         arrays |= _vocabulary(sae, lm, options.vocabulary)
@@ -110,21 +115,16 @@ def _revived_beside(folder: Path) -> set[int]:
 
 @torch.no_grad()
 def _encode(
-    sae: Autoencoder, pages: Source, lm: LM | None, spool: CodeSpool, batch: int, progress: bool
+    sae: Autoencoder, pages: Source, spool: CodeSpool, batch: int, hidden: bool
 ) -> np.ndarray:
     """Fill the spool with the codes of ordinary tokens; firings by class [classes, n_latents]."""
     kind = pages.tokens.kind
     n_latents = sae.config.n_latents
     counts = np.zeros(len(CLASSES) * n_latents, dtype=np.int64)
-    hidden = not progress or headless()
     start = 0
     with tqdm(total=len(kind), unit="tok", desc="features", disable=hidden) as bar:
         for x in pages.iter_rows(batch):
-            before = time.perf_counter()
             rows, latents, values = entries(sae, x)
-            if not start and not hidden:
-                spent = time.perf_counter() - before
-                tqdm.write(_estimate(sae, lm, len(kind), len(x), len(rows), spent))
             rows += start
             place = kind[rows] * np.int64(n_latents) + latents
             counts += np.bincount(place, minlength=len(counts))
@@ -146,16 +146,21 @@ def entries(sae: Autoencoder, x: Tensor) -> tuple[np.ndarray, np.ndarray, np.nda
     return tuple(column.cpu().numpy() for column in columns)
 
 
-def _estimate(
-    sae: Autoencoder, lm: LM | None, n_rows: int, batch: int, n_codes: int, spent: float
-) -> str:
-    """What the build will take, by the first batch."""
-    n_latents = sae.config.n_latents
-    product = spent / batch  # seconds of one row against all latents
-    columns = n_rows + n_latents + (lm.vocab_size if lm else 0)
-    codes = n_codes / batch * n_rows
-    seconds = PRODUCTS * product * columns + SECONDS_PER_CODE * codes
-    return f"features: {n_latents:,} latents on {n_rows:,} tokens, about {seconds:.0f} s"
+def forecast(sae: Autoencoder, source: Store, lm: LM | None, options: IndexOptions) -> float:
+    """Seconds that an index of a store will take, by encoding its first rows."""
+    return _forecast(sae, open_source(source, sae.config.site, options.split), lm)
+
+
+def _forecast(sae: Autoencoder, pages: Source, lm: LM | None) -> float:
+    x = next(iter(pages.iter_rows(TRIED)))
+    entries(sae, x)  # the first one compiles and touches memory
+    before = time.perf_counter()
+    rows, _, _ = entries(sae, x)
+    product = (time.perf_counter() - before) / len(x)  # seconds of one row against all latents
+    n_rows = len(pages.tokens)
+    columns = n_rows + sae.config.n_latents + (lm.vocab_size if lm else 0)
+    codes = len(rows) / len(x) * n_rows
+    return PRODUCTS * product * columns + SECONDS_PER_CODE * codes
 
 
 # Over the latents

@@ -21,7 +21,7 @@ from saelib.measure.features.codes import LatentCodes
 
 PAIRS = 1 << 28
 TABLE = 1 << 22  # counts held at once
-CHUNK = 1 << 24  # additions whose keys are held at once
+CHUNK = 1 << 22  # additions whose keys are held at once, and codes looked through at once
 DIRECTIONS = 512
 
 
@@ -70,8 +70,7 @@ def nearest_by_firing(
 
     Latents that never fire together with any are without a nearest one.
     """
-    by_row = _RowCodes.of(b, rows)
-    step = max(1, -(-_RowCodes.of(a, rows).additions(by_row) // PAIRS))
+    step = max(1, -(-additions(a, b, rows) // PAIRS))
     counted = rows[::step]
     by_row = _RowCodes.of(b, counted)
     a = restricted(a, counted)
@@ -104,9 +103,20 @@ class _RowCodes(NamedTuple):
         counts = np.bincount(codes.rows, minlength=n_rows)
         return cls(codes.latents[order], np.concatenate([[0], np.cumsum(counts)]))
 
-    def additions(self, other: _RowCodes) -> int:
-        """Pairs of entries on the same row."""
-        return int((np.diff(self.starts) * np.diff(other.starts)).sum())
+
+def additions(a: LatentCodes, b: LatentCodes, rows: Int64[np.ndarray, " kept"]) -> int:
+    """Pairs of a latent of a and one of b that fire on the same row."""
+    counts = [_row_counts(codes, int(rows.max(initial=-1)) + 1) for codes in (a, b)]
+    return int((counts[0][rows] * counts[1][rows]).sum())
+
+
+def _row_counts(codes: LatentCodes, n_rows: int) -> Int64[np.ndarray, " rows"]:
+    """Latents that fire on each row; of the codes a chunk is held at once."""
+    counts = np.zeros(n_rows, dtype=np.int64)
+    for start in range(0, len(codes.rows), CHUNK):
+        part = codes.rows[start : start + CHUNK]
+        counts += np.bincount(part[part < n_rows], minlength=n_rows)
+    return counts
 
 
 def restricted(codes: LatentCodes, rows: Int64[np.ndarray, " kept"]) -> LatentCodes:
@@ -114,10 +124,12 @@ def restricted(codes: LatentCodes, rows: Int64[np.ndarray, " kept"]) -> LatentCo
     size = max(int(codes.rows.max(initial=-1)), int(rows.max(initial=-1))) + 1
     kept = np.zeros(size, dtype=bool)
     kept[rows] = True
-    inside = kept[codes.rows]
-    counts = np.bincount(codes.latents[inside], minlength=codes.n_latents)
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    return LatentCodes(codes.rows[inside], codes.values[inside], starts)
+    # in chunks: numpy makes 8 bytes of each number that it looks up
+    chunks = range(0, len(codes.rows), CHUNK)
+    inside = [start + np.flatnonzero(kept[codes.rows[start : start + CHUNK]]) for start in chunks]
+    entries = np.concatenate([np.zeros(0, dtype=np.int64), *inside])
+    starts = np.searchsorted(entries, codes.starts)
+    return LatentCodes(codes.rows[entries], codes.values[entries], starts)
 
 
 def _joint_counts(

@@ -25,11 +25,12 @@ def marked_text(tokenizer: Any, window: ContextWindow) -> str:
     """A context in one line, the token of its peak «like this», spaces outside the marks."""
     pieces = token_pieces(tokenizer, window.token_ids.tolist())
     return "".join(
-        _marked(piece) if place == window.peak else piece for place, piece in enumerate(pieces)
+        marked(piece) if place == window.peak else piece for place, piece in enumerate(pieces)
     )
 
 
-def _marked(piece: str) -> str:
+def marked(piece: str) -> str:
+    """A token's text «like this», spaces around it outside the marks; blank text as it is."""
     word = piece.strip()
     before, _, after = piece.partition(word) if word else ("", "", "")
     return f"{before}«{word or piece}»{after}"

@@ -50,7 +50,7 @@ def twins(a: FeatureIndex, b: FeatureIndex) -> pd.DataFrame:
 
 
 def matches(a: FeatureIndex, b: FeatureIndex) -> pd.DataFrame:
-    """For each latent of a its one match in b: latent (-1: none), cosine, jaccard, mutual.
+    """For each latent of a its one match in b: twin (-1: none), cosine, jaccard, mutual.
 
     At one site the match is the nearest by decoder cosine, and jaccard is that pair's; at another
     site it is the nearest by co-firing, and cosine is nan.
@@ -60,12 +60,12 @@ def matches(a: FeatureIndex, b: FeatureIndex) -> pd.DataFrame:
     """
     table = twins(a, b)
     if a.manifest["site"] != b.manifest["site"]:
-        names = {"firing_twin": "latent", "firing_mutual": "mutual"}
+        names = {"firing_twin": "twin", "firing_mutual": "mutual"}
         kept = ["firing_twin", "cosine", "jaccard", "firing_mutual"]
         return table[kept].rename(columns=names)
     pairs = table["twin"].items()
     table["jaccard"] = [_jaccard(a, latent, b, int(twin)) for latent, twin in pairs]
-    return table[["twin", "cosine", "jaccard", "mutual"]].rename(columns={"twin": "latent"})
+    return table[["twin", "cosine", "jaccard", "mutual"]]
 
 
 def _jaccard(a: FeatureIndex, latent: int, b: FeatureIndex, twin: int) -> float:

@@ -23,13 +23,14 @@ import pandas as pd
 from saelib.files import write_text
 from saelib.measure.features import FeatureIndex
 from saelib.measure.features.contexts import KINDS, WIDTH, ContextWindow
+from saelib.measure.features.pieces import token_pieces
 from saelib.measure.features.sources import ORDINARY
 from saelib.measure.features.statistics import EDGES
+from saelib.measure.features.twin_tables import best_twin
 from saelib.show.explore import frontend
 from saelib.show.explore.notes import Note
 from saelib.show.explore.records import FLAGS, NUMBERS, about, plain, table_view
 from saelib.show.explore.relations import twin_rows
-from saelib.show.tokens import token_pieces
 
 MOST = 2500  # latents of a file, the strongest of a larger dictionary: a few megabytes
 PAGE = """<!DOCTYPE html>
@@ -137,7 +138,7 @@ def _data(
     return {
         "about": about(index, name, facts),
         "edges": [plain(float(edge)) for edge in EDGES],
-        "table": _table(index, chosen, _nearest_twin(index, twins)),
+        "table": _table(index, chosen, best_twin(twins)),
         "stream": _stream(index, tokenizer),
         "latents": pages_of,
         "others": [{"name": other, "href": pages.get(other)} for other in twins],
@@ -158,17 +159,6 @@ def _add_extras(data: dict[str, Any], chosen: Sequence[int], extras: Extras) -> 
         if extras.ablation is not None and latent in extras.ablation.index:
             line = extras.ablation.loc[latent, ["delta_ce", "n_contexts"]]
             entry["ablation"] = {name: plain(value) for name, value in line.items()}
-
-
-def _nearest_twin(index: FeatureIndex, twins: Mapping[str, pd.DataFrame]) -> pd.DataFrame | None:
-    """By latent the largest cosine with one of another SAE; None without others of its site."""
-    cosines = pd.DataFrame({name: table["cosine"] for name, table in twins.items()})
-    cosines = cosines.dropna(axis=1, how="all")
-    if cosines.empty:
-        return None
-    more = cosines.max(axis=1).to_frame("twin").reindex(index.table.index)
-    more.attrs["labels"] = {"twin": "decoder cosine with its nearest twin in another SAE"}
-    return more
 
 
 def _table(index: FeatureIndex, chosen: Sequence[int], more: pd.DataFrame | None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from saelib.measure.features import FeatureIndex
 from saelib.measure.features.columns import LABELS
 from saelib.measure.features.contexts import ContextWindow
 from saelib.measure.features.index import Scored
-from saelib.show.tokens import token_pieces
+from saelib.measure.features.pieces import token_pieces
 
 # Columns of the table that the browser offers, in this order; `columns.TABLE` says what they mean.
 NUMBERS = (

@@ -15,7 +15,7 @@ def twin_rows(
 ) -> list[dict[str, Any]]:
     """A latent's twins, largest cosine first, then those of other sites by Jaccard.
 
-    matches: `Lens.matches`. numbers: of the SAEs that the browser can open, by name.
+    matches: by name, `features.matches`. numbers: of the SAEs that the browser can open, by name.
     """
     rows = [_row(name, table.loc[latent], numbers.get(name)) for name, table in matches.items()]
     return sorted((row for row in rows if row["latent"] >= 0), key=_nearness)
@@ -25,7 +25,7 @@ def _row(name: str, match: pd.Series, number: int | None) -> dict[str, Any]:
     return {
         "subject": number,
         "name": name,
-        "latent": int(match["latent"]),
+        "latent": int(match["twin"]),
         "cosine": plain(float(match["cosine"])),
         "jaccard": plain(float(match["jaccard"])),
         "mutual": bool(match["mutual"]),

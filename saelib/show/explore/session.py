@@ -16,13 +16,14 @@ import numpy as np
 import pandas as pd
 
 from saelib.config import ConfigError
-from saelib.measure.features import FeatureIndex, ablation_losses
-from saelib.measure.lens import ABLATED_CONTEXTS, Lens, Subject
+from saelib.measure.features import FeatureIndex
+from saelib.measure.features.pieces import token_pieces
+from saelib.measure.lens import Lens, Subject
 from saelib.show.explore import export
-from saelib.show.explore.notes import NOTES, Note, Notes, note_from, profile_folder
+from saelib.show.explore.kept import Kept, kept_of
+from saelib.show.explore.notes import NOTES, Notes, note_from, profile_folder
 from saelib.show.explore.records import about, latent_view, plain, table_view
 from saelib.show.explore.relations import twin_rows
-from saelib.show.tokens import token_pieces
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +43,6 @@ class Session:
     def __init__(self, subjects: Sequence[Subject]) -> None:
         self.subjects = tuple(subjects)
         self._lenses: OrderedDict[int, Lens] = OrderedDict()
-        self._matches: dict[int, dict[str, pd.DataFrame]] = {}  # by SAE, `Lens.matches`
-        self._ablations: dict[tuple[int, int], dict[str, Any]] = {}
         self._answers: dict[str, Callable[[Mapping[str, Any]], Reply]] = {
             "open": self._open,
             "latent": self._latent,
@@ -99,13 +98,8 @@ class Session:
     def _notes(self, lens: Lens) -> Notes:
         return Notes(profile_folder(_features(lens)) / NOTES)
 
-    def _written(self, lens: Lens) -> tuple[dict[int, Note], list[str]]:
-        """The notes on an SAE, or none and why they cannot be read."""
-        try:
-            return self._notes(lens).read(lens.index.manifest["sae"]), []
-        except ValueError as error:
-            log.warning(f"notes are not shown: {error}")
-            return {}, [_sentence(error)]
+    def _kept(self, lens: Lens) -> Kept:
+        return kept_of(lens, self._notes(lens))
 
     # -- looking
 
@@ -113,23 +107,29 @@ class Session:
         number, lens, index = self._opened(question)
         subject = self.subjects[number]
         described = about(index, subject.name, subject.facts)
-        notes, warnings = self._written(lens)
-        described["notes"] = {str(latent): note.to_dict() for latent, note in notes.items()}
-        described["warnings"] = warnings
-        table = table_view(index)
+        kept = self._kept(lens)
+        described["notes"] = {str(latent): note.to_dict() for latent, note in kept.notes.items()}
+        described["descriptions"] = {
+            str(latent): text for latent, text in kept.descriptions["description"].items()
+        }
+        described["warnings"] = list(kept.warnings)
+        table = table_view(index, kept.columns())
         return {"about": described, "table": table.content}, table.buffers
 
     def _latent(self, question: Mapping[str, Any]) -> Reply:
-        number, lens, index = self._opened(question)
+        _, lens, index = self._opened(question)
         latent = _latent_of(question, index)
         view = latent_view(index, latent, lens.lm.tokenizer)
-        notes, _ = self._written(lens)
-        if latent in notes:
-            view["note"] = notes[latent].to_dict()
-        if number in self._matches:
-            view["twins"] = twin_rows(self._matches[number], latent, self._numbers)
-        if (number, latent) in self._ablations:
-            view["ablation"] = self._ablations[number, latent]
+        kept = self._kept(lens)
+        if latent in kept.notes:
+            view["note"] = kept.notes[latent].to_dict()
+        if latent in kept.descriptions.index:
+            line = kept.descriptions.loc[latent]
+            view["description"] = {"text": line["description"], "score": plain(line["score"])}
+        if lens.relatives and len(kept.matches) == len(lens.relatives):
+            view["twins"] = twin_rows(kept.matches, latent, self._numbers)
+        if latent in kept.ablations.index:
+            view["ablation"] = _ablation(kept.ablations.loc[latent])
         return view, []
 
     @property
@@ -183,22 +183,15 @@ class Session:
     # -- measuring
 
     def _twins(self, question: Mapping[str, Any]) -> Reply:
-        number, lens, index = self._opened(question)
+        _, lens, index = self._opened(question)
         latent = _latent_of(question, index)
-        if number not in self._matches:
-            self._matches[number] = lens.matches
-        return twin_rows(self._matches[number], latent, self._numbers), []
+        return twin_rows(lens.matches(), latent, self._numbers), []
 
     def _ablate(self, question: Mapping[str, Any]) -> Reply:
-        number, lens, index = self._opened(question)
+        _, lens, index = self._opened(question)
         latent = _latent_of(question, index)
-        if (number, latent) not in self._ablations:
-            losses = ablation_losses(lens.sae, lens.lm, lens.store, [latent], ABLATED_CONTEXTS)
-            self._ablations[number, latent] = {
-                "delta_ce": plain(losses.loc[latent, "delta_ce"]),
-                "n_contexts": plain(losses.loc[latent, "n_contexts"]),
-            }
-        return self._ablations[number, latent], []
+        lens.ablation(latent)
+        return _ablation(lens.ablations().loc[latent]), []
 
     # -- keeping
 
@@ -230,6 +223,10 @@ class Session:
                 return {"text": export.link(features, subject.name, subject.facts, chosen)}, []
         accepted = ", ".join(export.FORMATS)
         raise ConfigError(f"format = {question.get('format')!r}: expected one of {accepted}")
+
+
+def _ablation(line: pd.Series) -> dict[str, Any]:
+    return {name: plain(line[name]) for name in ("delta_ce", "n_contexts")}
 
 
 # Own text

@@ -1,0 +1,286 @@
+"""An SAE's latents on test pages: words, contexts, neighbours, matches in other SAEs, ablations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from saelib.activations.lm import LM
+from saelib.activations.store import Store
+from saelib.config import ConfigError
+from saelib.env import headless
+from saelib.measure.features import FeatureIndex, IndexOptions, ablation_losses, build_index
+from saelib.measure.features.ablation_table import Measured, kept_losses, read_losses
+from saelib.measure.features.build import forecast
+from saelib.measure.features.identity import sae_checksum
+from saelib.measure.features.index import INDEX, Scored
+from saelib.measure.features.pieces import marked_text
+from saelib.measure.features.twin_tables import Pair, kept_matches, read_matches
+from saelib.measure.features.vocabulary import LogitLens
+from saelib.sae import Autoencoder
+
+ABLATED_CONTEXTS = 8  # in which a latent's ablation is measured
+WORDS = 10  # tokens that a latent promotes most, and suppresses most
+COMPARED = 0.4  # time of comparing two SAEs, as a share of that of an index
+TWINS, ABLATION = "twins", "ablation"  # folders beside that of the index
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An SAE that can be looked at, before it is loaded.
+
+    facts: what a list says of it, by the names of the columns of `results.csv`; at least `site`.
+    load: gives its `Lens`.
+    """
+
+    name: str
+    facts: Mapping[str, Any]
+    load: Callable[[], Any] = field(repr=False)
+
+
+class IndexedSAE:
+    """One SAE, its language model and, if they are there, the activations it is measured on.
+
+    features: the folder of the SAE's index, written at first use; beside it lie tables of matches
+    in other SAEs, and of ablations. relatives: SAEs that its latents are compared with (`twins`).
+    """
+
+    def __init__(
+        self,
+        lm: LM,
+        sae: Autoencoder,
+        store: Store | None = None,
+        features: Path | None = None,
+        relatives: Sequence[Subject] = (),
+    ) -> None:
+        if lm.tokenizer is None:
+            raise ConfigError(f"model {lm.name!r} has no tokenizer: a lens reads text")
+        if sae.config.d_in != lm.d_model:
+            raise ConfigError(
+                f"SAE of width d_in = {sae.config.d_in} does not fit model {lm.name!r} of width "
+                f"{lm.d_model}"
+            )
+        lm.site(sae.config.site)
+        self.lm = lm
+        self.sae = sae.to(lm.device)
+        self.store = store
+        self.features = features
+        self.relatives = tuple(relatives)
+
+    @cached_property
+    def index(self) -> FeatureIndex:
+        """The index of the SAE's features on test pages: opened if it is there, else built.
+
+        Raises:
+            ConfigError: there are no test pages, or no folder to keep it in.
+            ValueError: the one there is damaged, or of another SAE; names the file.
+        """
+        if self.store is None or self.features is None:
+            raise ConfigError(
+                "an index of features is built on a profile's test pages; open the SAE by its "
+                "profile, or a folder with profile='…'"
+            )
+        if not (self.features / INDEX).exists():
+            return build_index(self.sae, self.store, self.lm, self.features)
+        index = FeatureIndex.open(self.features, self.sae)
+        if index.manifest["corpus_id"] != self.store.corpus_id:
+            raise ValueError(
+                f"{self.features} is an index on text {index.manifest['corpus_id']}, the profile "
+                f"has {self.store.corpus_id}; delete the folder and it is built anew"
+            )
+        return index
+
+    @property
+    def is_indexed(self) -> bool:
+        """Whether the index lies on disk, so that it opens at once."""
+        return self.features is not None and (self.features / INDEX).exists()
+
+    @cached_property
+    def checksum(self) -> str:
+        """Of the SAE's configuration and weights."""
+        return sae_checksum(self.sae)
+
+    def beside(self, name: str) -> Path:
+        """A folder beside the index, for what belongs to it: the index's own is replaced whole.
+
+        Raises:
+            ConfigError: the SAE has no folder of features.
+        """
+        if self.features is None:
+            raise ConfigError("this SAE has no folder of features: nothing can be kept for it")
+        return self.features.parent / name
+
+    # -- one latent --------------------------------------------------------------------------------
+
+    def logits(self, latent: int, k: int = WORDS) -> pd.DataFrame:
+        """The k tokens that a latent promotes most and the k it suppresses most: token, logit.
+
+        logit: of one unit of its code, through final norm and unembedding alone; largest first.
+
+        Raises:
+            ConfigError: there is no such latent, or k is below 1.
+        """
+        self._require(latent)
+        if k < 1:
+            raise ConfigError(f"k = {k}: expected at least 1 token")
+        if self.is_indexed and self.store is not None and k <= self.index.options.vocabulary:
+            record = self.index.latent(latent)
+            promoted, suppressed = record.promoted[:k], record.suppressed[:k]
+        else:
+            promoted, suppressed = self._words(latent, k)
+        ends = [*promoted, *reversed(suppressed)]
+        tokenizer = self.lm.tokenizer
+        rows = [(tokenizer.decode([token]), logit) for token, logit in ends]
+        return pd.DataFrame(rows, columns=["token", "logit"])
+
+    def _words(self, latent: int, k: int) -> tuple[list[Scored], list[Scored]]:
+        """The k most promoted and suppressed tokens, computed; each list the strongest first."""
+        lens = LogitLens(self.lm)
+        k = min(k, lens.W_U.shape[1] // 2)
+        ends = lens.vocabulary(self.sae.W_dec[latent : latent + 1].detach() / self.sae.scale, k)
+        high = zip(ends.promoted[0].tolist(), ends.promoted_logits[0].tolist(), strict=True)
+        low = zip(ends.suppressed[0].tolist(), ends.suppressed_logits[0].tolist(), strict=True)
+        return [Scored(*pair) for pair in high], [Scored(*pair) for pair in low]
+
+    def contexts(self, latent: int, kind: str = "top") -> pd.DataFrame:
+        """Contexts of test pages: activation, title, position, text with the peak «marked».
+
+        kind: "top", "middle", "low", or "off" for tokens in whose context it is silent.
+
+        Raises:
+            ConfigError: there is no such latent, or no index. ValueError: no such kind.
+        """
+        self._require(latent)
+        rows = [
+            (shown.activation, shown.title, shown.position, marked_text(self.lm.tokenizer, shown))
+            for shown in self.index.contexts(latent, kind)
+        ]
+        return pd.DataFrame(rows, columns=["activation", "title", "position", "text"])
+
+    def neighbours(self, latent: int) -> pd.DataFrame:
+        """Latents of the same SAE near this one: latent, by (cosine or co-firing), value, token.
+
+        Raises:
+            ConfigError: there is no such latent, or no index.
+        """
+        self._require(latent)
+        record = self.index.latent(latent)
+        near = [("cosine", *entry) for entry in record.nearest]
+        near += [("co-firing", *entry) for entry in record.companions]
+        tokens = self.index.table["top_token"]
+        rows = [(number, by, value, tokens[number]) for by, number, value in near if number >= 0]
+        return pd.DataFrame(rows, columns=["latent", "by", "value", "token"])
+
+    def _require(self, latent: int) -> None:
+        n_latents = self.sae.config.n_latents
+        if not 0 <= latent < n_latents:
+            raise ConfigError(f"latent {latent}: this SAE has the latents 0 to {n_latents - 1:,}")
+
+    # -- in other SAEs -----------------------------------------------------------------------------
+
+    def twins(self, latent: int) -> pd.DataFrame:
+        """Is it real? Its best match in each relative: sae, twin, cosine, jaccard, mutual.
+
+        By direction at the same site, by the tokens on which both fire at another (cosine is nan
+        there), nearest first. SAEs of one seed begin with the same weights: a match in another seed
+        says more. Tables that are missing are made first, and kept.
+
+        Raises:
+            ConfigError: there is no such latent, or no index.
+            ValueError: a table on disk is damaged; names the file.
+        """
+        self._require(latent)
+        rows = [{"sae": name} | each.loc[latent].to_dict() for name, each in self.matches().items()]
+        table = pd.DataFrame(rows, columns=["sae", "twin", "cosine", "jaccard", "mutual"])
+        table = table.sort_values(["cosine", "jaccard"], ascending=False, kind="stable")
+        return table[table["twin"] >= 0]
+
+    def matches(self) -> dict[str, pd.DataFrame]:
+        """By relative the match of every latent, `features.matches`; those missing are made.
+
+        Says beforehand about how long that takes.
+
+        Raises:
+            ConfigError: there is no index. ValueError: a table on disk is damaged; names the file.
+        """
+        there = self.kept_matches()
+        missing = [other for other in self.relatives if other.name not in there]
+        if not missing:
+            return there
+        if not headless():
+            tqdm.write(self._comparing(missing))
+        bar = tqdm(missing, desc="twins", unit="SAE", disable=headless())
+        made = {other.name: self._compared(other.load()) for other in bar}
+        return {other.name: (there | made)[other.name] for other in self.relatives}
+
+    def kept_matches(self) -> dict[str, pd.DataFrame]:
+        """Of `matches` those that lie on disk.
+
+        Raises:
+            ConfigError: there is no index. ValueError: a table on disk is damaged; names the file.
+        """
+        folder = self.beside(TWINS)
+        if not folder.is_dir():
+            return {}
+        tables = {
+            other.name: read_matches(self._pair(checksum), folder)
+            for other, checksum in zip(self.relatives, self._relatives_checksums, strict=True)
+        }
+        return {name: table for name, table in tables.items() if table is not None}
+
+    @cached_property
+    def _relatives_checksums(self) -> list[str]:
+        return [other.load().checksum for other in self.relatives]
+
+    def _pair(self, other: str) -> Pair:
+        """This SAE and another, by its checksum, on the text of the index."""
+        corpus_id, split = self.index.manifest["corpus_id"], self.index.options.split
+        return Pair(self.checksum, other, corpus_id, split)
+
+    def _compared(self, other: IndexedSAE) -> pd.DataFrame:
+        pair = self._pair(other.checksum)
+        return kept_matches(pair, self.index, other.index, self.beside(TWINS))
+
+    def _comparing(self, missing: Sequence[Subject]) -> str:
+        """How long comparing takes, with the indices of relatives that are not there yet."""
+        index = forecast(self.sae, self.store, self.lm, IndexOptions()) if self.store else 0.0
+        to_build = sum(not other.load().is_indexed for other in missing)
+        seconds = index * (COMPARED * len(missing) + to_build)
+        return f"twins: comparing with {len(missing)} SAEs, about {seconds:.0f} s"
+
+    # -- without it --------------------------------------------------------------------------------
+
+    def ablation(self, latent: int, n_contexts: int = ABLATED_CONTEXTS) -> float:
+        """Rise of the next-token loss, in nats a token, where the latent is taken out.
+
+        Over a fixed sample of contexts of test pages in which it fires; nan where it never does.
+        Measured once, and kept.
+
+        Raises:
+            ConfigError: there is no such latent, or there are no test pages.
+            ValueError: the table on disk is damaged; names the file.
+        """
+        self._require(latent)
+        kept = self.ablations(n_contexts)
+        if latent not in kept.index:
+            line = ablation_losses(self.sae, self.lm, self.store, [latent], n_contexts)
+            kept = kept_losses(self._measured(n_contexts), self.beside(ABLATION), line)
+        return float(kept.loc[latent, "delta_ce"])
+
+    def ablations(self, n_contexts: int = ABLATED_CONTEXTS) -> pd.DataFrame:
+        """Lines of `features.ablation_losses`, of the latents measured so far; measures nothing.
+
+        Raises:
+            ConfigError: there are no test pages.
+            ValueError: the table on disk is damaged; names the file.
+        """
+        return read_losses(self._measured(n_contexts), self.beside(ABLATION))
+
+    def _measured(self, n_contexts: int) -> Measured:
+        return Measured(self.checksum, self.index.manifest["corpus_id"], n_contexts)
