@@ -30,6 +30,7 @@ CAPTION_SIZE = 8.5
 LINE_HEIGHT = 1.3  # of the size of its letters
 DIGIT = 0.08  # width of a digit of a tick's name, inches
 NAME_GAP = 0.04  # between two of them
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 # How a table becomes a figure
 
@@ -148,8 +149,10 @@ def rows_by_site(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def wrapped(fig: Figure, text: str, points: float) -> str:
-    """Break lines so that text of this size fits the figure's width."""
-    return textwrap.fill(text, max(20, int(fig.get_figwidth() * 72 / (0.64 * points))))
+    """Break lines so that text of this size fits the figure's width; a number keeps its "%"."""
+    width = max(20, int(fig.get_figwidth() * 72 / (0.64 * points)))
+    lines = textwrap.fill(text.replace(" %", f"{NO_BREAK}%"), width)
+    return lines.replace(NO_BREAK, " ")
 
 
 def finish(fig: Figure, title: str, note: str = "") -> Figure:

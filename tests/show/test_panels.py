@@ -98,3 +98,12 @@ def test_a_missing_column_and_two_rows_at_one_site_are_refused_by_name() -> None
 )
 def test_ticks_are_plain_numbers(value: float, text: str) -> None:
     assert panels.tick_text(value) == text
+
+
+def test_a_line_never_ends_between_a_number_and_its_percent_sign() -> None:
+    fig = plt.figure(figsize=(3, 2))
+    text = " ".join(f"{share} % of {'x' * (1 + share % 7)}" for share in range(40))
+    lines = panels.wrapped(fig, text, 10.0).splitlines()
+    assert len(lines) > 5
+    assert not [line for line in lines if line.startswith("%")]
+    assert " ".join(lines) == text
