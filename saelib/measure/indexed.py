@@ -49,6 +49,7 @@ class IndexedSAE:
 
     features: the folder of the SAE's index, written at first use; beside it lie tables of matches
     in other SAEs, and of ablations. relatives: SAEs that its latents are compared with (`twins`).
+    name, facts: what a list says of it, see `Subject`; by default what its configuration says.
     """
 
     def __init__(
@@ -58,6 +59,8 @@ class IndexedSAE:
         store: Store | None = None,
         features: Path | None = None,
         relatives: Sequence[Subject] = (),
+        name: str = "",
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         if lm.tokenizer is None:
             raise ConfigError(f"model {lm.name!r} has no tokenizer: a lens reads text")
@@ -72,6 +75,12 @@ class IndexedSAE:
         self.store = store
         self.features = features
         self.relatives = tuple(relatives)
+        config = sae.config
+        self.name = name or f"site {config.site} · {config.arch} · {config.n_latents:,} latents"
+        self.facts = dict(facts or {"site": config.site, "arch": config.arch})
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} on {self.name}>"
 
     @cached_property
     def index(self) -> FeatureIndex:
@@ -133,20 +142,11 @@ class IndexedSAE:
             record = self.index.latent(latent)
             promoted, suppressed = record.promoted[:k], record.suppressed[:k]
         else:
-            promoted, suppressed = self._words(latent, k)
+            promoted, suppressed = _words(self, latent, k)
         ends = [*promoted, *reversed(suppressed)]
         tokenizer = self.lm.tokenizer
         rows = [(tokenizer.decode([token]), logit) for token, logit in ends]
         return pd.DataFrame(rows, columns=["token", "logit"])
-
-    def _words(self, latent: int, k: int) -> tuple[list[Scored], list[Scored]]:
-        """The k most promoted and suppressed tokens, computed; each list the strongest first."""
-        lens = LogitLens(self.lm)
-        k = min(k, lens.W_U.shape[1] // 2)
-        ends = lens.vocabulary(self.sae.W_dec[latent : latent + 1].detach() / self.sae.scale, k)
-        high = zip(ends.promoted[0].tolist(), ends.promoted_logits[0].tolist(), strict=True)
-        low = zip(ends.suppressed[0].tolist(), ends.suppressed_logits[0].tolist(), strict=True)
-        return [Scored(*pair) for pair in high], [Scored(*pair) for pair in low]
 
     def contexts(self, latent: int, kind: str = "top") -> pd.DataFrame:
         """Contexts of test pages: activation, title, position, text with the peak «marked».
@@ -214,9 +214,9 @@ class IndexedSAE:
         if not missing:
             return there
         if not headless():
-            tqdm.write(self._comparing(missing))
+            tqdm.write(_comparing(self, missing))
         bar = tqdm(missing, desc="twins", unit="SAE", disable=headless())
-        made = {other.name: self._compared(other.load()) for other in bar}
+        made = {other.name: _compared(self, other.load()) for other in bar}
         return {other.name: (there | made)[other.name] for other in self.relatives}
 
     def kept_matches(self) -> dict[str, pd.DataFrame]:
@@ -229,7 +229,7 @@ class IndexedSAE:
         if not folder.is_dir():
             return {}
         tables = {
-            other.name: read_matches(self._pair(checksum), folder)
+            other.name: read_matches(_pair(self, checksum), folder)
             for other, checksum in zip(self.relatives, self._relatives_checksums, strict=True)
         }
         return {name: table for name, table in tables.items() if table is not None}
@@ -237,22 +237,6 @@ class IndexedSAE:
     @cached_property
     def _relatives_checksums(self) -> list[str]:
         return [other.load().checksum for other in self.relatives]
-
-    def _pair(self, other: str) -> Pair:
-        """This SAE and another, by its checksum, on the text of the index."""
-        corpus_id, split = self.index.manifest["corpus_id"], self.index.options.split
-        return Pair(self.checksum, other, corpus_id, split)
-
-    def _compared(self, other: IndexedSAE) -> pd.DataFrame:
-        pair = self._pair(other.checksum)
-        return kept_matches(pair, self.index, other.index, self.beside(TWINS))
-
-    def _comparing(self, missing: Sequence[Subject]) -> str:
-        """How long comparing takes, with the indices of relatives that are not there yet."""
-        index = forecast(self.sae, self.store, self.lm, IndexOptions()) if self.store else 0.0
-        to_build = sum(not other.load().is_indexed for other in missing)
-        seconds = index * (COMPARED * len(missing) + to_build)
-        return f"twins: comparing with {len(missing)} SAEs, about {seconds:.0f} s"
 
     # -- without it --------------------------------------------------------------------------------
 
@@ -270,7 +254,7 @@ class IndexedSAE:
         kept = self.ablations(n_contexts)
         if latent not in kept.index:
             line = ablation_losses(self.sae, self.lm, self.store, [latent], n_contexts)
-            kept = kept_losses(self._measured(n_contexts), self.beside(ABLATION), line)
+            kept = kept_losses(_measured(self, n_contexts), self.beside(ABLATION), line)
         return float(kept.loc[latent, "delta_ce"])
 
     def ablations(self, n_contexts: int = ABLATED_CONTEXTS) -> pd.DataFrame:
@@ -280,7 +264,40 @@ class IndexedSAE:
             ConfigError: there are no test pages.
             ValueError: the table on disk is damaged; names the file.
         """
-        return read_losses(self._measured(n_contexts), self.beside(ABLATION))
+        return read_losses(_measured(self, n_contexts), self.beside(ABLATION))
 
-    def _measured(self, n_contexts: int) -> Measured:
-        return Measured(self.checksum, self.index.manifest["corpus_id"], n_contexts)
+
+# Of an SAE, for the methods above
+
+
+def _words(one: IndexedSAE, latent: int, k: int) -> tuple[list[Scored], list[Scored]]:
+    """The k most promoted and suppressed tokens, computed; each list the strongest first."""
+    lens = LogitLens(one.lm)
+    k = min(k, lens.W_U.shape[1] // 2)
+    ends = lens.vocabulary(one.sae.W_dec[latent : latent + 1].detach() / one.sae.scale, k)
+    high = zip(ends.promoted[0].tolist(), ends.promoted_logits[0].tolist(), strict=True)
+    low = zip(ends.suppressed[0].tolist(), ends.suppressed_logits[0].tolist(), strict=True)
+    return [Scored(*pair) for pair in high], [Scored(*pair) for pair in low]
+
+
+def _pair(one: IndexedSAE, other: str) -> Pair:
+    """This SAE and another, by its checksum, on the text of the index."""
+    corpus_id, split = one.index.manifest["corpus_id"], one.index.options.split
+    return Pair(one.checksum, other, corpus_id, split)
+
+
+def _compared(one: IndexedSAE, other: IndexedSAE) -> pd.DataFrame:
+    pair = _pair(one, other.checksum)
+    return kept_matches(pair, one.index, other.index, one.beside(TWINS))
+
+
+def _comparing(one: IndexedSAE, missing: Sequence[Subject]) -> str:
+    """How long comparing takes, with the indices of relatives that are not there yet."""
+    index = forecast(one.sae, one.store, one.lm, IndexOptions()) if one.store else 0.0
+    to_build = sum(not other.load().is_indexed for other in missing)
+    seconds = index * (COMPARED * len(missing) + to_build)
+    return f"twins: comparing with {len(missing)} SAEs, about {seconds:.0f} s"
+
+
+def _measured(one: IndexedSAE, n_contexts: int) -> Measured:
+    return Measured(one.checksum, one.index.manifest["corpus_id"], n_contexts)

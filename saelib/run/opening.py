@@ -99,7 +99,8 @@ def subjects(ws: Workspace, rows: pd.DataFrame) -> list[Subject]:
 def _open_run(ws: Workspace, row: Mapping[str, Any]) -> Lens:
     folder = ws.run_folder(str(row["run_id"]))
     others = subjects(ws, relatives(ws.results(), row))
-    return Lens(ws.lm, load_sae(folder), ws.store, folder / FEATURES, others)
+    name = subject_name(row)
+    return Lens(ws.lm, load_sae(folder), ws.store, folder / FEATURES, others, name, row)
 
 
 RECIPE = ("normalize", "tokens_mask", "n_latents", "tokens_trained", "lr", "schedule", "resample")

@@ -114,6 +114,7 @@ def lens(profile, workspace):
 
 
 def test_a_latent_s_words_contexts_and_neighbours_are_its_index_s(lens):
+    assert repr(lens).startswith("<Lens on site 2 · plain SAE · λ 0.6 · L0 ")
     latent = int(lens.index.table["n_fired"].idxmax())
     record = lens.index.latent(latent)
     words = lens.logits(latent)

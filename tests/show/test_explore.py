@@ -8,8 +8,7 @@ from IPython.display import HTML
 from nbclient import NotebookClient
 
 from saelib.config import ConfigError
-from saelib.files import write_json
-from saelib.measure.lens import Subject
+from saelib.measure.lens import Lens, Subject
 from saelib.show.explore import explore, nearest_l0
 from saelib.show.explore.widget import FeatureBrowser
 
@@ -35,14 +34,22 @@ def test_without_a_watcher_it_is_html_of_what_the_state_names(subjects):
     assert "<b>first</b>" in explore(subjects).data
 
 
-def test_a_lens_is_taken_with_what_its_folder_says_of_it(tmp_path):
-    lens = make_lens(*model_and_store(tmp_path), tmp_path)
+def test_a_lens_is_taken_by_its_name_and_facts(tmp_path):
+    lm, store = model_and_store(tmp_path)
+    lens = make_lens(lm, store, tmp_path)
     alone = explore(lens, headless=False).subjects[0]
     assert alone["name"] == "site 2 · sae · 48 latents"
     assert alone["facts"] == {"site": 2, "arch": "sae"}
-    row = {"run_id": "plain_1", "site": 2, "arch": "sae", "fvu": 0.25}
-    write_json(tmp_path / "metrics.json", {"row": row})
-    assert explore([lens], headless=False).subjects[0] == {"name": "plain_1", "facts": row}
+    named = Lens(lm, lens.sae, store, lens.features, name="mine", facts={"site": 2, "fvu": 0.25})
+    assert explore([named], headless=False).subjects == [
+        {"name": "mine", "facts": {"site": 2, "fvu": 0.25}}
+    ]
+
+
+def test_with_a_lens_come_the_saes_that_its_twins_are_in(subjects):
+    lens = subjects[0].load()
+    names = [entry["name"] for entry in explore(lens, headless=False).subjects]
+    assert names[1:] == [other.name for other in lens.relatives] == ["second", "deep"]
 
 
 def test_the_sae_nearest_to_an_l0_is_opened_first():

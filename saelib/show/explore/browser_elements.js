@@ -100,8 +100,12 @@ function short(value) {
     .replace(/\.$/, "");
 }
 
+/** A share as a percentage; in two digits where it is tiny, so that it fits a column. */
 function percent(value) {
-  return isMissing(value) ? "–" : `${digits(100 * value)} %`;
+  if (isMissing(value)) return "–";
+  const share = 100 * value;
+  const isTiny = share > 1e-3 && share < 0.01;
+  return `${isTiny ? share.toPrecision(2) : digits(share)} %`;
 }
 
 /** A count with its noun: "1 token", "2 tokens". */

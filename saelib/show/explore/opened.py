@@ -10,8 +10,6 @@ from IPython.display import HTML
 
 from saelib import env
 from saelib.config import ConfigError
-from saelib.files import read_json
-from saelib.measure.columns import COLUMNS
 from saelib.measure.lens import Lens, Subject
 from saelib.show.explore.static import static_html
 from saelib.show.explore.widget import FeatureBrowser
@@ -65,12 +63,14 @@ def nearest_l0(
 
 
 def as_subjects(saes: Subjects) -> list[Subject]:
-    """SAEs to choose from, lenses under a name of their own.
+    """SAEs to choose from; with one lens alone come the relatives that its twins are in.
 
     Raises:
         ConfigError: there are none, or something else is among them.
     """
-    listed = [saes] if isinstance(saes, Subject | Lens) else list(saes)
+    if isinstance(saes, Lens):
+        return [_as_subject(saes), *saes.relatives]
+    listed = [saes] if isinstance(saes, Subject) else list(saes)
     if not listed:
         raise ConfigError("explore: no SAE is given; expected at least one subject or lens")
     return [_as_subject(each) for each in listed]
@@ -84,19 +84,7 @@ def _as_subject(sae: Any) -> Subject:
             f"explore: {type(sae).__name__} is given; expected subjects or lenses, as "
             "saelib.run.opening.subjects and saelib.open give them"
         )
-    facts = _facts(sae)
-    config = sae.sae.config
-    name = f"site {config.site} · {config.arch} · {config.n_latents:,} latents"
-    return Subject(facts.get("run_id", name), facts, lambda: sae)
-
-
-def _facts(lens: Lens) -> dict[str, Any]:
-    """What is measured of a lens's SAE, where the folder that its index lies in says so."""
-    facts: dict[str, Any] = {"site": lens.sae.config.site, "arch": lens.sae.config.arch}
-    if lens.features is None or not (lens.features.parent / "metrics.json").exists():
-        return facts
-    row = read_json(lens.features.parent / "metrics.json").get("row") or {}
-    return facts | {name: row[name] for name in COLUMNS if name in row}
+    return Subject(sae.name, sae.facts, lambda: sae)
 
 
 def checked_state(subjects: Sequence[Subject], state: Mapping[str, Any]) -> dict[str, Any]:
