@@ -23,9 +23,14 @@ def python_blocks(page):
 def names(tmp_path_factory):
     """What the lines of README take as given: rows x, and a profile with an SAE at a site."""
     home = tmp_path_factory.mktemp("home")
-    rows = trained_profile(home, lambda ws: [ws.spec("plain", 2, lam=0.5, **RECIPE)])
+    rows = trained_profile(home, two_seeds)
     folder = home / "data" / "tiny" / "saes" / rows["run_id"].iloc[0]
     return home, str(folder), torch.randn(400, 32)
+
+
+def two_seeds(ws):
+    """A twin needs another SAE."""
+    return [ws.spec("plain", 2, lam=0.5, seed=seed, **RECIPE) for seed in (0, 1)]
 
 
 def run_blocks(page, replaced, given):

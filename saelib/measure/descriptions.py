@@ -21,8 +21,9 @@ from tqdm.auto import tqdm
 
 from saelib.env import headless
 from saelib.files import locked, write_text
-from saelib.measure.features.chat import Chat, ChatError
+from saelib.measure.features.chat import AnswerError, Chat, ChatError
 from saelib.measure.features.contexts import ContextWindow
+from saelib.measure.features.identity import SHORT
 from saelib.measure.features.index import FeatureIndex
 from saelib.measure.features.pieces import marked, token_pieces
 from saelib.measure.indexed import IndexedSAE
@@ -76,7 +77,7 @@ def describe(
         ValueError: the file of descriptions is damaged; names it.
     """
     chat = Chat(base, model, key_variable, timeout)
-    asked = list(dict.fromkeys(latents))
+    asked = list(dict.fromkeys(lens.latent_number(latent) for latent in latents))
     there = set(kept_descriptions(lens, model)["latent"])
     examples = _examples(lens, [latent for latent in asked if latent not in there])
     if examples:
@@ -95,16 +96,16 @@ def _examples(lens: IndexedSAE, latents: Sequence[int]) -> dict[int, Examples]:
 
 
 def examples_of(index: FeatureIndex, latent: int) -> Examples:
-    """Every other context of an index for explaining, the others for scoring.
+    """Every other strong or middling context of an index for explaining, the others for scoring.
 
-    No `firing` where there are too few of either.
+    Weak ones are for scoring alone. No `firing` where there are too few of either.
     """
     top, middle, low, off = (
         index.contexts(latent, kind) for kind in ("top", "middle", "low", "off")
     )
     explained = [*top[::2], *middle[::2]]
-    # strong and weak ones in turn, so that a cut leaves both
-    firing = [*top[1::2], *middle[1::2], *low[1::2]]
+    firing = [*top[1::2], *middle[1::2], *low]
+    # spread over strong and weak ones, as many as are silent
     n = min(len(firing), len(off))
     chosen = np.linspace(0, len(firing) - 1, n).round().astype(int) if n else []
     return Examples(explained, [firing[i] for i in chosen], off[:n])
@@ -127,11 +128,11 @@ def _announcement(lens: IndexedSAE, chat: Chat, examples: dict[int, Examples]) -
 def _ask_all(lens: IndexedSAE, chat: Chat, examples: dict[int, Examples]) -> None:
     failures = []
     for latent, those in tqdm(examples.items(), desc="describe", disable=headless()):
-        explanation = chat.reply(_explaining(those, lens.lm.tokenizer), ANSWER)
         try:
+            explanation = chat.reply(_explaining(those, lens.lm.tokenizer), ANSWER)
             description = checked_description(explanation)
             score, n = _detection(chat, description, _scored(those, latent), lens.lm.tokenizer)
-        except ValueError as error:
+        except AnswerError as error:
             failures.append(f"{chat.host}: latent {latent}: {error}")
             log.warning(failures[-1])
             continue
@@ -154,11 +155,11 @@ def checked_description(answer: Any) -> str:
     """The description of an answer.
 
     Raises:
-        ValueError: it is not {"description": "..."} with some words.
+        AnswerError: it is not {"description": "..."} with some words.
     """
     text = answer.get("description") if isinstance(answer, dict) else None
     if not isinstance(text, str) or not 0 < len(text.strip()) <= LONGEST:
-        raise ValueError(f'expected {{"description": "..."}}, answered {str(answer)[:80]!r}')
+        raise AnswerError(f'expected {{"description": "..."}}, answered {str(answer)[:80]!r}')
     return " ".join(text.split())
 
 
@@ -166,12 +167,12 @@ def checked_fits(answer: Any, n: int) -> list[int]:
     """The n numbers 0 or 1 of an answer.
 
     Raises:
-        ValueError: it is anything else.
+        AnswerError: it is anything else.
     """
     fits = answer.get("fits") if isinstance(answer, dict) else None
     usable = isinstance(fits, list) and all(type(fit) is int and fit in (0, 1) for fit in fits)
     if not usable or len(fits) != n:
-        raise ValueError(f'expected {{"fits": {n} of 0 or 1}}, answered {str(answer)[:80]!r}')
+        raise AnswerError(f'expected {{"fits": {n} of 0 or 1}}, answered {str(answer)[:80]!r}')
     return fits
 
 
@@ -232,7 +233,7 @@ def kept_descriptions(lens: IndexedSAE, model: str | None = None) -> pd.DataFram
 
 
 def _path(lens: IndexedSAE) -> Path:
-    return lens.beside("descriptions") / f"{lens.checksum[:12]}.jsonl"
+    return lens.beside("descriptions") / f"{lens.checksum[:SHORT]}.jsonl"
 
 
 def _bound(lens: IndexedSAE) -> tuple[str, str]:

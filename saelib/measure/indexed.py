@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +16,7 @@ from saelib.activations.lm import LM
 from saelib.activations.store import Store
 from saelib.config import ConfigError
 from saelib.env import headless
+from saelib.files import locked
 from saelib.measure.features import FeatureIndex, IndexOptions, ablation_losses, build_index
 from saelib.measure.features.ablation_table import Measured, kept_losses, read_losses
 from saelib.measure.features.build import forecast
@@ -70,6 +72,8 @@ class IndexedSAE:
                 f"{lm.d_model}"
             )
         lm.site(sae.config.site)
+        if store is not None and store.model_id != lm.model_id:
+            raise ConfigError(f"model {lm.model_id} is not that of the store, {store.model_id}")
         self.lm = lm
         self.sae = sae.to(lm.device)
         self.store = store
@@ -95,14 +99,18 @@ class IndexedSAE:
                 "an index of features is built on a profile's test pages; open the SAE by its "
                 "profile, or a folder with profile='…'"
             )
-        if not (self.features / INDEX).exists():
-            return build_index(self.sae, self.store, self.lm, self.features)
+        if not self.is_indexed:
+            with locked(self.beside(".features.lock")):
+                if not self.is_indexed:  # another kernel may have built it meanwhile
+                    return build_index(self.sae, self.store, self.lm, self.features)
         index = FeatureIndex.open(self.features, self.sae)
-        if index.manifest["corpus_id"] != self.store.corpus_id:
-            raise ValueError(
-                f"{self.features} is an index on text {index.manifest['corpus_id']}, the profile "
-                f"has {self.store.corpus_id}; delete the folder and it is built anew"
-            )
+        expected = {"model_id": self.store.model_id, "corpus_id": self.store.corpus_id}
+        for name, value in expected.items():
+            if index.manifest[name] != value:
+                raise ValueError(
+                    f"{self.features} is an index of {name} {index.manifest[name]}, the profile "
+                    f"has {value}; delete the folder and it is built anew"
+                )
         return index
 
     @property
@@ -135,14 +143,10 @@ class IndexedSAE:
         Raises:
             ConfigError: there is no such latent, or k is below 1.
         """
-        self._require(latent)
-        if k < 1:
+        latent = self.latent_number(latent)
+        if whole_number(k, "k") < 1:
             raise ConfigError(f"k = {k}: expected at least 1 token")
-        if self.is_indexed and self.store is not None and k <= self.index.options.vocabulary:
-            record = self.index.latent(latent)
-            promoted, suppressed = record.promoted[:k], record.suppressed[:k]
-        else:
-            promoted, suppressed = _words(self, latent, k)
+        promoted, suppressed = _words(self, latent, k)
         ends = [*promoted, *reversed(suppressed)]
         tokenizer = self.lm.tokenizer
         rows = [(tokenizer.decode([token]), logit) for token, logit in ends]
@@ -156,7 +160,7 @@ class IndexedSAE:
         Raises:
             ConfigError: there is no such latent, or no index. ValueError: no such kind.
         """
-        self._require(latent)
+        latent = self.latent_number(latent)
         rows = [
             (shown.activation, shown.title, shown.position, marked_text(self.lm.tokenizer, shown))
             for shown in self.index.contexts(latent, kind)
@@ -169,7 +173,7 @@ class IndexedSAE:
         Raises:
             ConfigError: there is no such latent, or no index.
         """
-        self._require(latent)
+        latent = self.latent_number(latent)
         record = self.index.latent(latent)
         near = [("cosine", *entry) for entry in record.nearest]
         near += [("co-firing", *entry) for entry in record.companions]
@@ -177,27 +181,46 @@ class IndexedSAE:
         rows = [(number, by, value, tokens[number]) for by, number, value in near if number >= 0]
         return pd.DataFrame(rows, columns=["latent", "by", "value", "token"])
 
-    def _require(self, latent: int) -> None:
+    def latent_number(self, latent: Any) -> int:
+        """A latent's number as Python has it.
+
+        Raises:
+            ConfigError: it is no whole number, or there is no such latent.
+        """
         n_latents = self.sae.config.n_latents
-        if not 0 <= latent < n_latents:
-            raise ConfigError(f"latent {latent}: this SAE has the latents 0 to {n_latents - 1:,}")
+        number = whole_number(latent, "latent")
+        if not 0 <= number < n_latents:
+            raise ConfigError(f"latent {number}: this SAE has the latents 0 to {n_latents - 1:,}")
+        return number
 
     # -- in other SAEs -----------------------------------------------------------------------------
 
     def twins(self, latent: int) -> pd.DataFrame:
-        """Is it real? Its best match in each relative: sae, twin, cosine, jaccard, mutual.
+        """Is it real? Its best match in each relative: sae, twin, cosine, jaccard, mutual, run_id.
 
         By direction at the same site, by the tokens on which both fire at another (cosine is nan
-        there), nearest first. SAEs of one seed begin with the same weights: a match in another seed
-        says more. Tables that are missing are made first, and kept.
+        there), nearest first. jaccard: tokens on which both fire, of those on which either does.
+        mutual: each is the other's best. SAEs of one seed begin with the same weights: a match in
+        another seed says more. Tables that are missing are made first, and kept.
 
         Raises:
-            ConfigError: there is no such latent, or no index.
+            ConfigError: there is no such latent, no other SAE, or no index.
             ValueError: a table on disk is damaged; names the file.
         """
-        self._require(latent)
-        rows = [{"sae": name} | each.loc[latent].to_dict() for name, each in self.matches().items()]
-        table = pd.DataFrame(rows, columns=["sae", "twin", "cosine", "jaccard", "mutual"])
+        latent = self.latent_number(latent)
+        if not self.relatives:
+            raise ConfigError(
+                "twins: no other SAE to compare with; open one that a profile trained, beside "
+                "another seed, λ, architecture or site"
+            )
+        tables = self.matches()
+        rows = [
+            {"sae": other.name}
+            | tables[other.name].loc[latent].to_dict()
+            | {"run_id": other.facts.get("run_id", "")}
+            for other in self.relatives
+        ]
+        table = pd.DataFrame(rows)
         table = table.sort_values(["cosine", "jaccard"], ascending=False, kind="stable")
         return table[table["twin"] >= 0]
 
@@ -209,15 +232,13 @@ class IndexedSAE:
         Raises:
             ConfigError: there is no index. ValueError: a table on disk is damaged; names the file.
         """
-        there = self.kept_matches()
-        missing = [other for other in self.relatives if other.name not in there]
-        if not missing:
-            return there
-        if not headless():
+        tables = self.kept_matches()
+        missing = [other for other in self.relatives if other.name not in tables]
+        if missing and not headless():
             tqdm.write(_comparing(self, missing))
-        bar = tqdm(missing, desc="twins", unit="SAE", disable=headless())
-        made = {other.name: _compared(self, other.load()) for other in bar}
-        return {other.name: (there | made)[other.name] for other in self.relatives}
+        for other in tqdm(missing, desc="twins", unit="SAE", disable=headless() or not missing):
+            tables[other.name] = _compared(self, other.load())
+        return {other.name: tables[other.name] for other in self.relatives}
 
     def kept_matches(self) -> dict[str, pd.DataFrame]:
         """Of `matches` those that lie on disk.
@@ -230,12 +251,12 @@ class IndexedSAE:
             return {}
         tables = {
             other.name: read_matches(_pair(self, checksum), folder)
-            for other, checksum in zip(self.relatives, self._relatives_checksums, strict=True)
+            for other, checksum in zip(self.relatives, self._related_checksums, strict=True)
         }
         return {name: table for name, table in tables.items() if table is not None}
 
     @cached_property
-    def _relatives_checksums(self) -> list[str]:
+    def _related_checksums(self) -> list[str]:
         return [other.load().checksum for other in self.relatives]
 
     # -- without it --------------------------------------------------------------------------------
@@ -250,7 +271,7 @@ class IndexedSAE:
             ConfigError: there is no such latent, or there are no test pages.
             ValueError: the table on disk is damaged; names the file.
         """
-        self._require(latent)
+        latent = self.latent_number(latent)
         kept = self.ablations(n_contexts)
         if latent not in kept.index:
             line = ablation_losses(self.sae, self.lm, self.store, [latent], n_contexts)
@@ -267,11 +288,29 @@ class IndexedSAE:
         return read_losses(_measured(self, n_contexts), self.beside(ABLATION))
 
 
+def whole_number(value: Any, name: str) -> int:
+    """A number of Python or numpy, as an int.
+
+    Raises:
+        ConfigError: it is anything else.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise ConfigError(f"{name} = {value!r}: expected a whole number")
+    return operator.index(value)
+
+
 # Of an SAE, for the methods above
 
 
 def _words(one: IndexedSAE, latent: int, k: int) -> tuple[list[Scored], list[Scored]]:
-    """The k most promoted and suppressed tokens, computed; each list the strongest first."""
+    """The k most promoted and suppressed tokens; each list the strongest first.
+
+    Of the index, if it is there and holds so many.
+    """
+    if one.store is not None and one.is_indexed:
+        record = one.index.latent(latent)
+        if len(record.promoted) >= k:
+            return record.promoted[:k], record.suppressed[:k]
     lens = LogitLens(one.lm)
     k = min(k, lens.W_U.shape[1] // 2)
     ends = lens.vocabulary(one.sae.W_dec[latent : latent + 1].detach() / one.sae.scale, k)

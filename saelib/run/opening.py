@@ -14,20 +14,19 @@ import pandas as pd
 from saelib.activations.lm import LM
 from saelib.config import ConfigError
 from saelib.env import data_dir
-from saelib.measure.features.identity import sae_checksum
+from saelib.measure.features.identity import SHORT, sae_checksum
 from saelib.measure.features.index import FEATURES
 from saelib.measure.lens import Lens, Subject
 from saelib.run.workspace import Workspace
 from saelib.sae import load_sae
-from saelib.sae.architectures import ARCHITECTURES
-from saelib.sae.formats import load, recognised
+from saelib.sae.formats import load
 from saelib.sae.formats.download import SCHEME
-from saelib.sae.formats.parts import FormatError
 from saelib.show.explore.names import subject_name
 from saelib.text.assets import resolve_model
 
 log = logging.getLogger(__name__)
 
+RESULTS = "results.csv"  # a profile's folder has it once its first SAE is measured
 CLOSE = 0.1  # SAEs whose L0 is within this share of the one asked for are equally near
 
 
@@ -43,50 +42,70 @@ def open_lens(
     """A lens on an SAE: of a profile the best near `l0` at a site, or the one in a folder.
 
     source: a profile; or an SAE's folder, of this package or of a known format, or one of the hub's
-    ("hf://owner/name/folder"). arch: an architecture or arm, any without it. A folder needs `model`
-    (a hub id, a folder or a .gguf file), or `profile`, whose model and test pages it is seen by.
+    ("hf://owner/name/folder"). Of a profile: site, or any without it; arch, an architecture or arm,
+    any without it. A folder needs `model` (a hub id, a folder or a .gguf file), or `profile`, whose
+    model and test pages it is seen by. A warning says where no SAE has that L0.
 
     Raises:
-        ConfigError, FileNotFoundError, FormatError: there is no such SAE, profile or model; says
-            what is there.
+        ConfigError, FileNotFoundError, FormatError: there is no such SAE, profile or model, or an
+            argument does not apply; says what is there.
     """
-    if str(source).startswith(SCHEME) or _is_sae(Path(source)):
+    if _is_profile(source):
+        if model is not None or profile is not None:
+            raise ConfigError(f"{source} is a profile; model and profile are for an SAE's folder")
+        return _open_profile(str(source), site, l0, arch)
+    if str(source).startswith(SCHEME) or Path(source).exists():
+        if arch is not None:
+            raise ConfigError(f"arch = {arch!r} chooses among a profile's SAEs; {source} is one")
         return _open_folder(source, site, model, profile)
-    if not data_dir(str(source)).is_dir():
-        raise FileNotFoundError(
-            f"{source}: neither an SAE's folder (with config.json) nor a profile in {data_dir('')}"
-        )
-    ws = Workspace(str(source))
+    raise FileNotFoundError(
+        f"{source}: neither an SAE's folder nor a finished profile; {_profiles()}"
+    )
+
+
+def _is_profile(source: str | Path) -> bool:
+    """Whether it is the name of a folder in data/ that lists its SAEs."""
+    name = str(source)
+    is_name = bool(name) and Path(name).name == name and name not in (".", "..")
+    return is_name and (data_dir(name) / RESULTS).is_file()
+
+
+def _profiles() -> str:
+    """Which profiles there are, in words."""
+    names = sorted(path.parent.name for path in data_dir("").glob(f"*/{RESULTS}"))
+    if not names:
+        return f"{data_dir('')} has none: run `make workbook` first"
+    return f"{data_dir('')} has {', '.join(names)}"
+
+
+def _open_profile(name: str, site: int | str | None, l0: float | int, arch: str | None) -> Lens:
+    ws = Workspace(name)
     run = nearest_run(ws.results(), None if site is None else ws.site(site), l0, arch)
-    log.info(f"{run['run_id']}: {run['arm']}, site {run['site']}, L0 {run['l0_val']:.3g}")
-    return _open_run(ws, run.to_dict())
-
-
-def _is_sae(path: Path) -> bool:
-    if not path.is_dir():
-        return False
-    try:
-        recognised(path)
-    except FormatError:
-        return False
-    return True
+    lens = _open_run(ws, run.to_dict())
+    if abs(np.log(run["l0_val"] / l0)) > np.log1p(CLOSE):
+        log.warning(f"no SAE there has an L0 near {l0:g}; opened {lens.name}")
+    return lens
 
 
 def _open_folder(
     source: str | Path, site: int | str | None, model: str | None, profile: str | None
 ) -> Lens:
-    """An SAE that no profile trained."""
-    if model is None and profile is None:
+    """An SAE that a profile trained, or one of another make."""
+    if (model is None) == (profile is None):
         raise ConfigError(
-            f"{source}: model is not given; name the SAE's language model, or a profile of it"
+            f"{source}: name either the SAE's language model (model) or a profile of it (profile)"
         )
     if profile is None:
         lm = LM.load(resolve_model(str(model)))
         return Lens(lm, load(source, site=None if site is None else lm.site(site)))
     ws = Workspace(profile)
+    rows = ws.results()
+    mine = [ws.run_folder(run).resolve() == Path(source).resolve() for run in rows["run_id"]]
+    if any(mine) and site in (None, rows[mine].iloc[0]["site"]):
+        return _open_run(ws, rows[mine].iloc[0].to_dict())
     sae = load(source, site=None if site is None else ws.site(site))
     sae.check_store(ws.store.d_model, tuple(ws.store.sites))
-    return Lens(ws.lm, sae, ws.store, ws.folder / FEATURES / sae_checksum(sae)[:12])
+    return Lens(ws.lm, sae, ws.store, ws.folder / FEATURES / sae_checksum(sae)[:SHORT])
 
 
 def subjects(ws: Workspace, rows: pd.DataFrame) -> list[Subject]:
@@ -103,7 +122,10 @@ def _open_run(ws: Workspace, row: Mapping[str, Any]) -> Lens:
     return Lens(ws.lm, load_sae(folder), ws.store, folder / FEATURES, others, name, row)
 
 
-RECIPE = ("normalize", "tokens_mask", "n_latents", "tokens_trained", "lr", "schedule", "resample")
+RECIPE = (
+    *("normalize", "tokens_mask", "n_latents", "tokens_trained", "lr", "schedule", "resample"),
+    *("b_dec_init", "batch_size", "warmup"),
+)
 
 
 def relatives(results: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:
@@ -146,7 +168,8 @@ def nearest_run(
     if arch is not None:
         rows = rows[(rows["arch"] == arch) | (rows["arm"] == arch)]
         if rows.empty:
-            accepted = ", ".join(map(repr, dict.fromkeys([*ARCHITECTURES, *results["arm"]])))
+            names = dict.fromkeys([*results["arch"], *results["arm"]])
+            accepted = ", ".join(map(repr, names))
             raise ConfigError(f"arch = {arch!r}: no such SAE here; expected one of {accepted}")
     if site is not None:
         sites = sorted(set(rows["site"]))

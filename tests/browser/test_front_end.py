@@ -282,6 +282,32 @@ def test_twins_and_ablation_are_asked_for_and_compared(opened):
     page.get_by_text("There is no latent 9999: that SAE has the latents 0 to 199.").wait_for()
 
 
+def test_the_table_gets_a_column_once_twins_are_found(opened):
+    page = opened(latent=3)
+    column = page.locator("button[data-column=twin]")
+    assert column.count() == 0
+    page.locator("button[data-action=twins]").click()
+    column.wait_for()
+    assert page.locator(".sae-chosen[data-latent='3']").is_visible()
+    page.get_by_role("button", name="compare", exact=True).wait_for()
+
+
+def test_a_latent_without_a_twin_is_said_to_have_none(opened):
+    page = opened(latent=5)
+    page.locator("button[data-action=twins]").click()
+    page.get_by_text("None of 2 other SAEs has a latent like it.").wait_for()
+
+
+def test_an_sae_without_a_column_that_another_has_can_be_chosen(opened):
+    page = opened(latent=3)
+    page.locator("select[aria-label=SAE]").select_option("1")
+    page.locator("button[data-column=twin]").wait_for()
+    page.locator("select[aria-label=SAE]").select_option("0")
+    page.locator("button[data-column=twin]").wait_for(state="detached")
+    assert page.locator(".sae-rows .sae-row").count() > 0
+    wait_for_latent(page, int(page.locator(".sae-chosen").get_attribute("data-latent")))
+
+
 def test_a_table_of_32_768_latents_is_sorted_filtered_and_scrolled_at_once(opened):
     page = opened(LARGE)
     assert page.locator(".sae-rows .sae-row").count() < 80

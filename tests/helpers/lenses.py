@@ -23,7 +23,7 @@ def make_subjects(folder):
     """Three SAEs: two seeds at one site, each other's relatives with the third, at another site."""
     lm, store = model_and_store(folder)
     recipes = {"first": {"seed": 0}, "second": {"seed": 1}, "deep": {"seed": 2, "site": 4}}
-    facts = {"run_id": "r", "lambda": 0.5, "l0": 12.0, "fvu": float("nan"), "schedule": "cosine"}
+    facts = {"lambda": 0.5, "l0": 12.0, "fvu": float("nan"), "schedule": "cosine"}
     subjects = {}
 
     def load(name):
@@ -32,5 +32,7 @@ def make_subjects(folder):
 
     for name, recipe in recipes.items():
         site = recipe.get("site", SITE)
-        subjects[name] = Subject(name, {**facts, "site": site}, lambda name=name: load(name))
+        subjects[name] = Subject(
+            name, {**facts, "run_id": f"run {name}", "site": site}, lambda name=name: load(name)
+        )
     return list(subjects.values())

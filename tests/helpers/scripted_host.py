@@ -36,9 +36,13 @@ const table = {
   tokens: { types: { width: 2, ids: types }, promoted: { width: 3, ids: promoted } },
   texts: Object.fromEntries(PIECES.map((text, id) => [id, text])),
 };
+window.twinned = new Set([1]); // SAEs whose table has a column for twins
+const twin = column((n) => (n % 100) / 100);
+const tableOf = (subject) =>
+  twinned.has(subject) ? { ...table, columns: { ...columns, twin } } : table;
 const about = (subject) => ({
   name: `SAE ${subject}`, n_latents: N, n_dead: N / 10, n_tokens: 1000, source: "test",
-  reference: 2, facts: { l0: 3 }, titles: { l0: "L0" }, warnings: subject ? ["a warning"] : [],
+  reference: 2, relatives: 2, facts: { l0: 3 }, titles: { l0: "L0" }, warnings: subject ? ["a warning"] : [],
 });
 const context = {
   title: "a page", position: 1, peak: 1, tokens: ["In", " May", " 1945"], activations: [null, 3, 1],
@@ -57,7 +61,7 @@ const host = {
   live: true,
   subjects: [{ name: "SAE 0" }, { name: "SAE 1" }],
   state: window.state ?? {},
-  open: (subject) => answer("open", () => ({ about: about(subject), table })),
+  open: (subject) => answer("open", () => ({ about: about(subject), table: tableOf(subject) })),
   latent: (subject, latent) => answer("latent", () => view(latent)),
   text: (subject, text, latent) => answer("text", () => {
     if (!text) throw new Error("text = '': no tokens");
@@ -72,9 +76,11 @@ const host = {
     before: " quiet", after: ` loud ${asked.latent}`, kl: 0.5,
     next_tokens: [{ token: " loud", before: 0.1, after: 0.6 }],
   })),
-  twins: (subject, latent) => answer("twins", () => [
-    { subject: 1, name: "SAE 1", latent: 4, cosine: 0.9, jaccard: null, mutual: true },
-  ]),
+  twins: (subject, latent) => answer("twins", () => {
+    twinned.add(subject);
+    if (latent === 5) return [];
+    return [{ subject: 1, name: "SAE 1", latent: 4, cosine: 0.9, jaccard: null, mutual: true }];
+  }),
   ablate: (subject, latent) => answer("ablate", () => ({ delta_ce: -0.01, n_contexts: 8 })),
   saveNote: () => answer("note", () => null),
   export: (subject, latents, format) => answer("export", () => ({ text: `${latents.length}` })),

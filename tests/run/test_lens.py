@@ -102,14 +102,14 @@ def test_an_sae_s_folder_opens_with_its_model_alone(profile, monkeypatch):
     with pytest.raises(ConfigError, match="multiples of a latent's largest code need a profile"):
         opened.steer(0, 1, PROMPT)
     assert opened.steer(0, 1, PROMPT, mode="scale", n_tokens=1).kl == 0
-    with pytest.raises(ConfigError, match="model is not given"):
+    with pytest.raises(ConfigError, match="name either the SAE's language model"):
         saelib.open(folder)
 
 
 @pytest.mark.parametrize(
     ("settings", "error", "sentence"),
     [
-        ({"source": "tinny"}, FileNotFoundError, "tinny: neither an SAE's folder .* nor a profile"),
+        ({"source": "tinny"}, FileNotFoundError, "tinny: neither an SAE's folder nor .* has tiny$"),
         ({"arch": "gate"}, ConfigError, "arch = 'gate': no such SAE here; expected one of 'sae'"),
         ({"site": 1}, ConfigError, r"site = 1: no SAE there; expected one of \[2, 3\]"),
         ({"l0": 0}, ConfigError, "l0 = 0: expected above 0"),

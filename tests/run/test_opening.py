@@ -100,7 +100,7 @@ def test_an_sae_of_another_make_is_seen_on_a_profile_s_test_pages(profile, works
     assert lens.index.folder.is_relative_to(workspace.folder / "features")
     own = saelib.open(workspace.run_folder(run), profile="tiny")
     assert (lens.index.table["n_fired"] == own.index.table["n_fired"]).all()
-    with pytest.raises(ConfigError, match="model is not given; name the SAE's language model"):
+    with pytest.raises(ConfigError, match="name either the SAE's language model"):
         saelib.open(folder, site=2)
     with pytest.raises(ValueError, match="site"):
         saelib.open(folder, profile="tiny", site=4)

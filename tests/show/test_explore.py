@@ -67,8 +67,8 @@ def test_the_sae_nearest_to_an_l0_is_opened_first():
     [
         ({"subject": "third"}, r"subject = 'third': expected one of \['first', 'second', 'deep'\]"),
         ({"subject": 3}, "subject = 3: expected 0 to 2"),
-        ({"subject": 1.5}, "subject = 1.5: expected 0 to 2"),
-        ({"latent": -1}, "latent = -1: expected a whole number from 0 on"),
+        ({"subject": 1.5}, "subject = 1.5: expected a whole number"),
+        ({"latent": -1}, "latent = -1: expected 0 or more"),
     ],
 )
 def test_a_state_that_names_what_is_not_there_is_refused(subjects, state, sentence):

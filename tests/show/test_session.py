@@ -13,9 +13,9 @@ from helpers.lenses import make_subjects
 
 from saelib.measure import features
 from saelib.measure.descriptions import describe, examples_of
-from saelib.measure.lens import Lens
+from saelib.measure.lens import Lens, rarity
 from saelib.show.explore import records
-from saelib.show.explore.session import KEPT, LISTED, Session, commonness, ranked
+from saelib.show.explore.session import KEPT, LISTED, Session, ranked
 
 TEXT = "w1 w2 w3 w1 w7"
 
@@ -114,7 +114,7 @@ def test_an_own_text_has_the_codes_of_the_latent_that_is_open(session):
 
 
 def test_a_latent_on_every_token_ranks_last_and_the_rarest_first(session):
-    weights = commonness(session.lens(0).index)
+    weights = rarity(session.lens(0).index)
     assert np.isfinite(weights).all()
     assert weights[DEAD] == weights.max()
     entries = ranked(np.array([5.0, 1.0, 0.0]), np.array([0.0, 3.0, 9.0]))

@@ -9,12 +9,13 @@ import pandas as pd
 
 from saelib.files import locked
 from saelib.measure.features.bound_table import read_bound, write_bound
+from saelib.measure.features.identity import SHORT
 
 COLUMNS = (
     *("n_contexts", "n_targets", "n_fired"),
     *("ce_clean", "ce_ablated", "delta_ce", "delta_per_firing"),
 )
-SHORT = 12  # digits of a checksum in a file's name
+VERSION = 1  # raised where `ablation_losses` computes another number
 
 
 class Measured(NamedTuple):
@@ -26,7 +27,7 @@ class Measured(NamedTuple):
 
     def path(self, folder: Path) -> Path:
         """Its file in a folder of such tables."""
-        return folder / f"{self.sae[:SHORT]}-{self.n}.csv"
+        return folder / f"{self.sae[:SHORT]}-{self.n}-v{VERSION}.csv"
 
 
 def read_losses(measured: Measured, folder: Path) -> pd.DataFrame:

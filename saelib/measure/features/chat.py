@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, Request, build_opener
+from urllib.request import (
+    HTTPRedirectHandler,
+    OpenerDirector,
+    ProxyHandler,
+    Request,
+    build_opener,
+)
 
 from saelib.config import ConfigError
 
@@ -20,6 +26,10 @@ HOME = ("localhost", "127.0.0.1", "::1")
 
 class ChatError(RuntimeError):
     """The host gave no usable reply; one sentence that names it."""
+
+
+class AnswerError(ValueError):
+    """A model's answer to one question cannot be used; one sentence."""
 
 
 class _NoRedirects(HTTPRedirectHandler):
@@ -40,37 +50,46 @@ class Chat:
     base: str
     model: str
     key_variable: str = ""
-    timeout: float = 60.0
+    timeout: float | int = 60.0
+    _key: str = field(init=False, repr=False, default="")
 
     def __post_init__(self) -> None:
         address = urlsplit(self.base)
+        if "@" in address.netloc:
+            raise ConfigError("base: expected an address without a user's name or password")
         if address.scheme not in ("http", "https") or not address.hostname:
             raise ConfigError(f"base = {self.base!r}: expected an address, http(s)://host/v1")
         if not self.model:
             raise ConfigError("model = '': expected the name of a model that the host has")
-        if self.key_variable and not os.environ.get(self.key_variable):
-            raise ConfigError(
-                f"key_variable = {self.key_variable!r}: the environment has no such variable"
-            )
-        if self.key_variable and address.scheme == "http" and address.hostname not in HOME:
+        if not self.timeout > 0:
+            raise ConfigError(f"timeout = {self.timeout!r}: expected seconds, above 0")
+        if self.key_variable and address.scheme == "http" and not self._is_home:
             raise ConfigError(f"base = {self.base!r}: a key goes over https alone")
+        if self.key_variable:
+            object.__setattr__(self, "_key", key_of(self.key_variable))
+
+    @property
+    def _is_home(self) -> bool:
+        """Whether the host is this machine: what goes there must not pass a proxy."""
+        return urlsplit(self.base).hostname in HOME
 
     @property
     def host(self) -> str:
         """Host and port of the address."""
-        return urlsplit(self.base).netloc.rpartition("@")[2]
+        return urlsplit(self.base).netloc
 
     def reply(self, question: str, max_tokens: int) -> Any:
         """The JSON value that the model answers a question with.
 
         Raises:
-            ChatError: the host is down, slow or refuses, or the answer is no JSON.
+            ChatError: the host is down, slow or refuses, or its reply is no chat completion.
+            AnswerError: the model's answer is no JSON.
         """
         content = self._content(self._posted(question, max_tokens))
         try:
             return json.loads(_unfenced(content))
         except ValueError as error:
-            raise ChatError(f"{self.host}: the answer is no JSON: {content[:80]!r}") from error
+            raise AnswerError(f"the answer is no JSON: {content[:80]!r}") from error
 
     def _posted(self, question: str, max_tokens: int) -> bytes:
         body = {
@@ -86,7 +105,7 @@ class Chat:
             method="POST",
         )
         try:
-            with build_opener(_NoRedirects).open(request, timeout=self.timeout) as response:
+            with self._opener().open(request, timeout=self.timeout) as response:
                 return response.read(LARGEST)
         except HTTPError as error:
             raise ChatError(f"{self.host}: HTTP {error.code} ({error.reason})") from error
@@ -96,10 +115,13 @@ class Chat:
                 reason = f"no reply within {self.timeout:g} s"
             raise ChatError(f"{self.host}: {reason}") from error
 
+    def _opener(self) -> OpenerDirector:
+        return build_opener(_NoRedirects, *([ProxyHandler({})] if self._is_home else []))
+
     def _headers(self) -> Mapping[str, str]:
         headers = {"Content-Type": "application/json"}
-        if self.key_variable:
-            headers["Authorization"] = f"Bearer {os.environ[self.key_variable]}"
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
         return headers
 
     def _content(self, data: bytes) -> str:
@@ -110,6 +132,20 @@ class Chat:
         if not isinstance(content, str):
             raise ChatError(f"{self.host}: the reply has no text")
         return content
+
+
+def key_of(variable: str) -> str:
+    """The key that an environment variable holds.
+
+    Raises:
+        ConfigError: there is none, or it is no line of printable ASCII; the key is not said.
+    """
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise ConfigError(f"key_variable = {variable!r}: the environment has no such variable")
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(f"key_variable = {variable!r}: its value is no key, a line of ASCII")
+    return key
 
 
 def _unfenced(text: str) -> str:

@@ -7,6 +7,8 @@ import json
 
 from saelib.sae import Autoencoder
 
+SHORT = 12  # digits of a checksum in names and sentences
+
 
 def sae_checksum(sae: Autoencoder) -> str:
     """sha256 over the SAE's configuration and all its tensors, normaliser included."""

@@ -24,7 +24,7 @@ from saelib.files import read_json
 from saelib.measure.features.codes import LatentCodes, load_codes, load_latent
 from saelib.measure.features.columns import TOKEN_IDS, read_latents
 from saelib.measure.features.contexts import KINDS, WIDTH, ContextWindow, window
-from saelib.measure.features.identity import sae_checksum
+from saelib.measure.features.identity import SHORT, sae_checksum
 from saelib.measure.features.options import IndexOptions
 from saelib.measure.features.sources import TokenTable
 from saelib.measure.features.statistics import EDGES
@@ -33,6 +33,10 @@ from saelib.sae import Autoencoder
 VERSION = 1
 FEATURES = "features"  # folder of an index, beside the SAE's weights
 INDEX, LATENTS = "index.json", "latents.csv"
+MANIFEST = {  # what `index.json` has at least
+    *("version", "sae", "site", "model_id", "corpus_id", "source"),
+    *("n_latents", "n_ordinary", "n_contexts", "options", "titles", "texts"),
+}
 CODES, TOKENS, DETAILS = "codes.safetensors", "tokens.safetensors", "details.safetensors"
 
 
@@ -98,11 +102,13 @@ class FeatureIndex:
         if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
             version = manifest.get("version") if isinstance(manifest, dict) else None
             raise ValueError(f"{path}: version {version!r}, expected {VERSION}; build it anew")
+        if missing := sorted(MANIFEST - set(manifest)):
+            raise ValueError(f"{path}: damaged ({', '.join(missing)} missing); build it anew")
         checksum = sae_checksum(sae)
         if manifest["sae"] != checksum:
             raise ValueError(
-                f"{path} is an index of SAE {manifest['sae'][:12]}, not of this one, "
-                f"{checksum[:12]}; build it anew"
+                f"{path} is an index of SAE {manifest['sae'][:SHORT]}, not of this one, "
+                f"{checksum[:SHORT]}; build it anew"
             )
         return cls(Path(folder), manifest, sae)
 
@@ -129,7 +135,11 @@ class FeatureIndex:
 
     @cached_property
     def _details(self) -> dict[str, np.ndarray]:
-        return safetensors.numpy.load_file(self.folder / DETAILS)
+        path = self.folder / DETAILS
+        try:
+            return safetensors.numpy.load_file(path)
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{path}: damaged ({error}); build the index anew") from error
 
     @cached_property
     def _starts(self) -> Int64[np.ndarray, " latents_plus_1"]:

@@ -1,4 +1,4 @@
-"""Tokens as they stand in their text, and a context as a line of text with its peak marked."""
+"""Tokens as they stand in their text, and a context as text with its peak marked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def token_pieces(tokenizer: Any, ids: list[int]) -> list[str]:
 
 
 def marked_text(tokenizer: Any, window: ContextWindow) -> str:
-    """A context in one line, the token of its peak «like this», spaces outside the marks."""
+    """A context's text, the token of its peak «like this», spaces outside the marks."""
     pieces = token_pieces(tokenizer, window.token_ids.tolist())
     return "".join(
         marked(piece) if place == window.peak else piece for place, piece in enumerate(pieces)

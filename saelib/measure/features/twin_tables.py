@@ -9,10 +9,11 @@ from typing import NamedTuple
 import pandas as pd
 
 from saelib.measure.features.bound_table import read_bound, write_bound
+from saelib.measure.features.identity import SHORT
 from saelib.measure.features.index import FeatureIndex
 from saelib.measure.features.twins import matches
 
-SHORT = 12  # digits of a checksum in a file's name
+VERSION = 1  # raised where `matches` computes another number
 BEST = "twin"
 BEST_LABEL = "decoder cosine with its nearest twin in another SAE"
 
@@ -27,7 +28,7 @@ class Pair(NamedTuple):
 
     def path(self, folder: Path) -> Path:
         """The pair's file in a folder of such tables."""
-        return folder / f"{self.a[:SHORT]}-{self.b[:SHORT]}.csv"
+        return folder / f"{self.a[:SHORT]}-{self.b[:SHORT]}-v{VERSION}.csv"
 
 
 def read_matches(pair: Pair, folder: Path) -> pd.DataFrame | None:

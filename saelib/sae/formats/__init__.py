@@ -67,10 +67,11 @@ def export(
         FormatError: the format is unknown or cannot be written, has not that architecture, or the
             folder holds something.
     """
-    layout = _layout(format)
-    if layout.write is None:
-        accepted = ", ".join(name for name, other in FORMATS.items() if other.write)
-        raise FormatError(f"format = {format!r} can be read, not written; expected {accepted}")
+    written_ones = {name: other for name, other in FORMATS.items() if other.write}
+    if format not in written_ones:
+        why = " can be read, not written" if format in FORMATS else ""
+        raise FormatError(f"format = {format!r}{why}: expected one of {', '.join(written_ones)}")
+    layout = written_ones[format]
     written = _as_arch(sae.folded(), arch)
     if written.config.arch not in layout.archs:
         raise FormatError(

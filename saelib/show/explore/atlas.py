@@ -136,7 +136,7 @@ def _data(
         if twins:
             entry["twins"] = _twins(twins, latent)
     return {
-        "about": about(index, name, facts),
+        "about": about(index, name, facts) | {"relatives": len(twins)},
         "edges": [plain(float(edge)) for edge in EDGES],
         "table": _table(index, chosen, best_twin(twins)),
         "stream": _stream(index, tokenizer),
@@ -166,7 +166,7 @@ def _table(index: FeatureIndex, chosen: Sequence[int], more: pd.DataFrame | None
     content = table_view(index, more).content
     table = index.table if more is None else index.table.join(more)
     numbers = [
-        column | {"values": [plain(float(value)) for value in table[column["name"]].iloc[chosen]]}
+        column | {"values": [plain(value) for value in table[column["name"]].iloc[chosen]]}
         for column in content["numbers"]
     ]
     tokens = [

@@ -163,6 +163,16 @@ class Browser {
     else await this.openLatent(first, true);
   }
 
+  /** Take the SAE's table anew: something was measured that has a column. */
+  async reload() {
+    const opened = await this.ask("open", () => this.host.open(this.state.subject));
+    if (!opened) return;
+    this.about = opened.about;
+    this.data = new LatentData(opened.table, opened.about);
+    this.table.open(this.data);
+    this.table.mark(this.state.latent);
+  }
+
   drawStrip() {
     const { subjects } = this.host;
     const shown = this.about;
@@ -273,27 +283,32 @@ export function decoded(content, buffers) {
   return { n: content.n, columns, labels, flags, tokens, texts: content.texts };
 }
 
-/** Questions to the kernel, each answered once. */
+/** Questions to the kernel, each answered once; several views may ask one kernel. */
 function kernelQuestions(model) {
   const waiting = new Map();
+  const view = `${Date.now()} ${Math.random()}`;
   let last = 0;
-  model.on("msg:custom", (answer, buffers) => {
+  const receive = (answer, buffers) => {
     const question = waiting.get(answer.id);
     if (!question) return;
     waiting.delete(answer.id);
     if (answer.error) question.reject(new Error(answer.error));
     else question.resolve({ reply: answer.reply, buffers });
-  });
-  return (kind, values) =>
+  };
+  model.on("msg:custom", receive);
+  const ask = (kind, values) =>
     new Promise((resolve, reject) => {
       last += 1;
-      waiting.set(last, { resolve, reject });
-      model.send({ id: last, kind, ...values });
+      const id = `${view} ${last}`;
+      waiting.set(id, { resolve, reject });
+      model.send({ id, kind, ...values });
     });
+  return { ask, stop: () => model.off("msg:custom", receive) };
 }
 
 function kernelHost(model) {
-  const ask = kernelQuestions(model);
+  const { ask, stop } = kernelQuestions(model);
+  const followers = [];
   const reply = async (kind, values) => (await ask(kind, values)).reply;
   const opened = new Map();
   const open = async (subject) => {
@@ -311,7 +326,11 @@ function kernelHost(model) {
     latent: (subject, latent) => reply("latent", { subject, latent }),
     text: (subject, text, latent) => reply("text", { subject, text, latent }),
     steer: (subject, settings) => reply("steer", { subject, ...settings }),
-    twins: (subject, latent) => reply("twins", { subject, latent }),
+    async twins(subject, latent) {
+      const twins = await reply("twins", { subject, latent });
+      opened.delete(subject); // its table has a column for them now
+      return twins;
+    },
     ablate: (subject, latent) => reply("ablate", { subject, latent }),
     saveNote: (subject, latent, note) => reply("note", { subject, latent, ...note }),
     export: (subject, latents, format) => reply("export", { subject, latents, format }),
@@ -319,13 +338,23 @@ function kernelHost(model) {
       model.set("state", state);
       model.save_changes();
     },
-    listen: (follow) => model.on("change:state", () => follow(model.get("state"))),
+    listen(follow) {
+      followers.push(() => follow(model.get("state")));
+      model.on("change:state", followers.at(-1));
+    },
+    /** Hear no more of the kernel: the view is closed. */
+    close() {
+      stop();
+      for (const follower of followers) model.off("change:state", follower);
+    },
   };
 }
 
-/** What anywidget calls for each view of the widget. */
+/** What anywidget calls for each view of the widget; it calls what is returned at the end. */
 function render({ model, el: element }) {
-  mount(element, kernelHost(model));
+  const host = kernelHost(model);
+  mount(element, host);
+  return () => host.close();
 }
 
 export default { render };

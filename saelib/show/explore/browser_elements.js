@@ -90,7 +90,7 @@ function plainDigits(value) {
   const size = Math.abs(value);
   if (Number.isInteger(value)) return value.toLocaleString("en");
   if (size < 1e-3 || size >= 1e6) return value.toExponential(1);
-  return size >= 1000 ? Math.round(value).toLocaleString("en") : value.toPrecision(3);
+  return size >= 999.5 ? Math.round(value).toLocaleString("en") : value.toPrecision(3);
 }
 
 /** A number without zeros at its end. */

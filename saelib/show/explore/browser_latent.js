@@ -15,6 +15,12 @@ const TWINS_NOTE =
   "fire, of those on which either does. SAEs of one seed begin with the same weights: a match in " +
   "another seed says more.";
 
+/** Why a latent has no twin among so many other SAEs. */
+function noTwins(relatives) {
+  if (!relatives) return "There is no other SAE to compare it with.";
+  return `None of ${counted(relatives, "other SAE")} has a latent like it.`;
+}
+
 /** What a latent's numbers say, in words. */
 function inWords({ facts }, about) {
   const tokens = `${digits(about.n_tokens)} ordinary tokens`;
@@ -225,7 +231,7 @@ class LatentPage {
   twins(view) {
     const title = "Is this feature real? Its best matches in other SAEs";
     if (view.twins?.length) return part(title, this.twinTable(view.twins), faint(TWINS_NOTE));
-    if (view.twins) return part(title, faint("There is no other SAE to compare it with."));
+    if (view.twins) return part(title, faint(noTwins(this.browser.about.relatives)));
     if (!this.browser.host.live) return null;
     const find = button("find them", () => this.findTwins(view), { "data-action": "twins" });
     return part(title, find);
@@ -234,7 +240,7 @@ class LatentPage {
   twinTable(twins) {
     const rows = twins.map((twin) => [
       twin.name,
-      twin.latent < 0 ? "–" : String(twin.latent),
+      String(twin.latent),
       digits(twin.cosine),
       digits(twin.jaccard),
       twin.mutual ? "yes" : "no",
@@ -245,7 +251,6 @@ class LatentPage {
   }
 
   twinAction(twin) {
-    if (twin.latent < 0) return null;
     if (twin.href) return el("a", { href: `${twin.href}#latent=${twin.latent}` }, "open");
     if (isMissing(twin.subject)) return null;
     const compare = () => this.browser.compareWith(twin.subject, twin.latent);
@@ -260,6 +265,7 @@ class LatentPage {
     if (!twins) return;
     view.twins = twins;
     this.redraw(view);
+    if (!("twin" in browser.data.columns)) await browser.reload();
   }
 
   // -- without it

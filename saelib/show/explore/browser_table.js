@@ -165,9 +165,13 @@ class LatentTable {
     return this.browser.state;
   }
 
+  /** Number columns that are drawn: the reader's choice, as far as this SAE has them. */
+  get columns() {
+    return (this.state.columns ?? SHOWN).filter((name) => name in this.data.columns);
+  }
+
   open(data) {
     this.data = data;
-    this.state.columns ??= SHOWN.filter((name) => name in data.columns);
     if (!(this.state.sort in data.columns)) this.state.sort = "max";
     this.drawControls();
     this.refilter();
@@ -253,10 +257,10 @@ class LatentTable {
   columnBoxes() {
     return this.data.numbers.map((name) => {
       const toggle = (event) => {
-        const others = this.state.columns.filter((other) => other !== name);
+        const others = (this.state.columns ?? SHOWN).filter((other) => other !== name);
         this.choose({ columns: event.target.checked ? [...others, name] : others });
       };
-      const checked = this.state.columns.includes(name);
+      const checked = this.columns.includes(name);
       const box = el("input", { type: "checkbox", checked, onchange: toggle });
       return el("label", {}, box, ` ${this.data.labelOf(name)}`);
     });
@@ -303,7 +307,7 @@ class LatentTable {
   // -- rows
 
   drawHead() {
-    const numbers = this.state.columns.map((name) =>
+    const numbers = this.columns.map((name) =>
       this.sortHead(name, HEADS[name] ?? name, this.data.labelOf(name)),
     );
     const words = Object.values(WORDS).map(([text, title]) =>
@@ -376,7 +380,7 @@ class LatentTable {
       const shown = this.data.columns[name][row];
       return number(SHARES.has(name) ? percent(shown) : digits(shown));
     };
-    const numbers = this.state.columns.map(value);
+    const numbers = this.columns.map(value);
     return [number(String(latent)), ...Object.keys(WORDS).map(token), ...numbers];
   }
 

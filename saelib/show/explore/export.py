@@ -11,6 +11,7 @@ from saelib.config import ConfigError
 from saelib.env import data_dir
 from saelib.files import replaced_file, write_json
 from saelib.measure.features import FeatureIndex
+from saelib.measure.features.identity import SHORT
 from saelib.show.explore.records import latent_view
 
 EXPORT = "export"  # folder of a profile
@@ -60,7 +61,7 @@ def _page(index: FeatureIndex, latent: int, folder: Path) -> Path:
 
 def _short(index: FeatureIndex) -> str:
     """The beginning of the SAE's checksum: what a file is of, whatever the folder is called."""
-    return index.manifest["sae"][:12]
+    return index.manifest["sae"][:SHORT]
 
 
 def _selection(index: FeatureIndex, latents: Sequence[int]) -> str:

@@ -53,7 +53,7 @@ def kept_of(lens: Lens, notes: Notes) -> Kept:
     def read(name: str, reader: Callable[[], Any], empty: Any) -> Any:
         try:
             return reader()
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             sentence = " ".join(str(error).split())
             log.warning(f"{name} are not shown: {sentence}")
             warnings.append(sentence)

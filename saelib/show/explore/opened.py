@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from IPython.display import HTML
 
 from saelib import env
 from saelib.config import ConfigError
+from saelib.measure.indexed import whole_number
 from saelib.measure.lens import Lens, Subject
 from saelib.show.explore.static import static_html
 from saelib.show.explore.widget import FeatureBrowser
@@ -51,10 +52,12 @@ def nearest_l0(
     Raises:
         ConfigError: no SAE there says its L0.
     """
+    if not l0 > 0:
+        raise ConfigError(f"l0 = {l0!r}: expected above 0")
     distances = {
         number: abs(math.log(subject.facts["l0"] / l0))
         for number, subject in enumerate(subjects)
-        if subject.facts.get("l0", 0) > 0 and site in (None, subject.facts["site"])
+        if (subject.facts.get("l0") or 0) > 0 and site in (None, subject.facts["site"])
     }
     if not distances:
         place = "" if site is None else f" at site {site}"
@@ -70,7 +73,7 @@ def as_subjects(saes: Subjects) -> list[Subject]:
     """
     if isinstance(saes, Lens):
         return [_as_subject(saes), *saes.relatives]
-    listed = [saes] if isinstance(saes, Subject) else list(saes)
+    listed = list(saes) if isinstance(saes, Iterable) else [saes]
     if not listed:
         raise ConfigError("explore: no SAE is given; expected at least one subject or lens")
     return [_as_subject(each) for each in listed]
@@ -96,12 +99,19 @@ def checked_state(subjects: Sequence[Subject], state: Mapping[str, Any]) -> dict
     subject = state.get("subject", 0)
     names = [each.name for each in subjects]
     if isinstance(subject, str):
+        if names.count(subject) > 1:
+            raise ConfigError(
+                f"state: subject = {subject!r}: several are called so; give a number"
+            )
         if subject not in names:
             raise ConfigError(f"state: subject = {subject!r}: expected one of {names}")
         subject = names.index(subject)
-    if not isinstance(subject, int) or not 0 <= subject < len(names):
-        raise ConfigError(f"state: subject = {subject!r}: expected 0 to {len(names) - 1}")
-    latent = state.get("latent")
-    if latent is not None and (not isinstance(latent, int) or latent < 0):
-        raise ConfigError(f"state: latent = {latent!r}: expected a whole number from 0 on")
-    return {**state, "subject": subject}
+    subject = whole_number(subject, "state: subject")
+    if not 0 <= subject < len(names):
+        raise ConfigError(f"state: subject = {subject}: expected 0 to {len(names) - 1}")
+    opening = {**state, "subject": subject}
+    if state.get("latent") is not None:
+        opening["latent"] = whole_number(state["latent"], "state: latent")
+        if opening["latent"] < 0:
+            raise ConfigError(f"state: latent = {opening['latent']}: expected 0 or more")
+    return opening

@@ -18,7 +18,7 @@ import pandas as pd
 from saelib.config import ConfigError
 from saelib.measure.features import FeatureIndex
 from saelib.measure.features.pieces import token_pieces
-from saelib.measure.lens import Lens, Subject
+from saelib.measure.lens import Lens, Subject, rarity
 from saelib.show.explore import export
 from saelib.show.explore.kept import Kept, kept_of
 from saelib.show.explore.notes import NOTES, Notes, note_from, profile_folder
@@ -59,6 +59,8 @@ class Session:
         number = question.get("id")
         try:
             reply, buffers = self._answered(question)
+        except KeyboardInterrupt:
+            return {"id": number, "error": "interrupted"}, []
         except EXPECTED as error:
             return {"id": number, "error": _sentence(error)}, []
         except Exception as error:
@@ -96,7 +98,7 @@ class Session:
         return number, lens, lens.index
 
     def _notes(self, lens: Lens) -> Notes:
-        return Notes(profile_folder(_features(lens)) / NOTES)
+        return Notes(profile_folder(lens.index.folder) / NOTES)
 
     def _kept(self, lens: Lens) -> Kept:
         return kept_of(lens, self._notes(lens))
@@ -113,12 +115,13 @@ class Session:
             str(latent): text for latent, text in kept.descriptions["description"].items()
         }
         described["warnings"] = list(kept.warnings)
+        described["relatives"] = len(lens.relatives)
         table = table_view(index, kept.columns())
         return {"about": described, "table": table.content}, table.buffers
 
     def _latent(self, question: Mapping[str, Any]) -> Reply:
         _, lens, index = self._opened(question)
-        latent = _latent_of(question, index)
+        latent = _latent_of(question, lens)
         view = latent_view(index, latent, lens.lm.tokenizer)
         kept = self._kept(lens)
         if latent in kept.notes:
@@ -126,22 +129,24 @@ class Session:
         if latent in kept.descriptions.index:
             line = kept.descriptions.loc[latent]
             view["description"] = {"text": line["description"], "score": plain(line["score"])}
-        if lens.relatives and len(kept.matches) == len(lens.relatives):
-            view["twins"] = twin_rows(kept.matches, latent, self._numbers)
+        if len(kept.matches) == len(lens.relatives):
+            view["twins"] = twin_rows(kept.matches, latent, self._numbers(lens))
         if latent in kept.ablations.index:
             view["ablation"] = _ablation(kept.ablations.loc[latent])
         return view, []
 
-    @property
-    def _numbers(self) -> dict[str, int]:
-        return {subject.name: number for number, subject in enumerate(self.subjects)}
+    def _numbers(self, lens: Lens) -> dict[str, int]:
+        """Of relatives that can be opened here, by name."""
+        numbers = {_identity(subject): n for n, subject in enumerate(self.subjects)}
+        keys = {other.name: _identity(other) for other in lens.relatives}
+        return {name: numbers[key] for name, key in keys.items() if key in numbers}
 
     def _text(self, question: Mapping[str, Any]) -> Reply:
         _, lens, index = self._opened(question)
         seen = lens.see(_string(question, "text"))
         ordinary = [name == "ordinary" for name in seen.classes]
         codes = seen.codes.cpu().numpy()
-        weights = commonness(index)
+        weights = rarity(index)
         reply = {
             "tokens": token_pieces(lens.lm.tokenizer, seen.token_ids),
             "classes": seen.classes,
@@ -152,7 +157,7 @@ class Session:
             ],
         }
         if question.get("latent") is not None:
-            code = codes[:, _latent_of(question, index)].tolist()
+            code = codes[:, _latent_of(question, lens)].tolist()
             reply["codes"] = [
                 plain(value) if counts else None
                 for value, counts in zip(code, ordinary, strict=True)
@@ -160,12 +165,12 @@ class Session:
         return reply, []
 
     def _steer(self, question: Mapping[str, Any]) -> Reply:
-        _, lens, index = self._opened(question)
+        _, lens, _ = self._opened(question)
         n_tokens = _whole(question, "n_tokens")
         if not 1 <= n_tokens <= MOST_TOKENS:
             raise ConfigError(f"n_tokens = {n_tokens}: expected 1 to {MOST_TOKENS}")
         steered = lens.steer(
-            _latent_of(question, index),
+            _latent_of(question, lens),
             _number(question, "strength"),
             _string(question, "prompt"),
             mode=_string(question, "mode"),
@@ -183,13 +188,13 @@ class Session:
     # -- measuring
 
     def _twins(self, question: Mapping[str, Any]) -> Reply:
-        _, lens, index = self._opened(question)
-        latent = _latent_of(question, index)
-        return twin_rows(lens.matches(), latent, self._numbers), []
+        _, lens, _ = self._opened(question)
+        latent = _latent_of(question, lens)
+        return twin_rows(lens.matches(), latent, self._numbers(lens)), []
 
     def _ablate(self, question: Mapping[str, Any]) -> Reply:
-        _, lens, index = self._opened(question)
-        latent = _latent_of(question, index)
+        _, lens, _ = self._opened(question)
+        latent = _latent_of(question, lens)
         lens.ablation(latent)
         return _ablation(lens.ablations().loc[latent]), []
 
@@ -197,7 +202,7 @@ class Session:
 
     def _note(self, question: Mapping[str, Any]) -> Reply:
         number, lens, index = self._opened(question)
-        latent = _latent_of(question, index)
+        latent = _latent_of(question, lens)
         note = note_from(question.get("text"), question.get("lists"))
         name = self.subjects[number].name
         self._notes(lens).save(index.manifest["sae"], name, latent, note)
@@ -210,7 +215,7 @@ class Session:
             raise ConfigError(f"latents = {latents!r}: expected a list of numbers")
         chosen = [_whole({"latent": latent}, "latent") for latent in latents]
         export.check_latents(index, chosen)
-        features = _features(lens)
+        features = index.folder
         folder = profile_folder(features) / export.EXPORT
         subject = self.subjects[number]
         match question.get("format"):
@@ -225,20 +230,16 @@ class Session:
         raise ConfigError(f"format = {question.get('format')!r}: expected one of {accepted}")
 
 
+def _identity(subject: Subject) -> str:
+    """What tells an SAE from others: two may have one name."""
+    return str(subject.facts.get("run_id", subject.name))
+
+
 def _ablation(line: pd.Series) -> dict[str, Any]:
     return {name: plain(line[name]) for name in ("delta_ce", "n_contexts")}
 
 
 # Own text
-
-
-def commonness(index: FeatureIndex) -> np.ndarray:
-    """ln(1 / density) by latent: what a code's size is multiplied by to rank the rare higher.
-
-    A latent that never fires on the index's tokens counts as firing on one of them.
-    """
-    least = 1 / index.manifest["n_ordinary"]
-    return -np.log(index.table["density"].clip(lower=least).to_numpy())
 
 
 def ranked(codes: np.ndarray, weights: np.ndarray) -> list[dict[str, Any]]:
@@ -288,15 +289,5 @@ def _string(question: Mapping[str, Any], name: str) -> str:
     return value
 
 
-def _latent_of(question: Mapping[str, Any], index: FeatureIndex) -> int:
-    latent = _whole(question, "latent")
-    if not 0 <= latent < index.n_latents:
-        raise ConfigError(f"latent {latent}: this SAE has the latents 0 to {index.n_latents - 1:,}")
-    return latent
-
-
-def _features(lens: Lens) -> Any:
-    """The folder of a lens's index, which `lens.index` needs too."""
-    if lens.features is None:
-        raise ConfigError("this SAE has no folder of features: nothing can be kept for it")
-    return lens.features
+def _latent_of(question: Mapping[str, Any], lens: Lens) -> int:
+    return lens.latent_number(_whole(question, "latent"))

@@ -17,8 +17,8 @@ from saelib.show.explore.session import Session
 class FeatureBrowser(anywidget.AnyWidget):
     """A browser over SAEs, which are loaded as they are chosen.
 
-    subjects: name and facts of each; state: what is shown, {subject, latent, …}, kept up to date by
-    the page and by Python alike.
+    subjects: name and facts of each; state: what is shown, {subject, latent, query, …}, kept up to
+    date by the page. Set from Python, its subject and latent are opened.
     """
 
     _esm = frontend.script()

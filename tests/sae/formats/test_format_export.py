@@ -120,8 +120,16 @@ def test_what_lies_in_a_folder_is_not_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("arch", "arguments", "message"),
     [
-        ("sae", {"format": "sae_vis"}, "format = 'sae_vis': expected one of saelib, saelens"),
-        ("sae", {"format": "gemma_scope"}, "'gemma_scope' can be read, not written; expected sae"),
+        (
+            "sae",
+            {"format": "sae_vis"},
+            "format = 'sae_vis': expected one of saelens, dictionary_learning",
+        ),
+        (
+            "sae",
+            {"format": "gemma_scope"},
+            "'gemma_scope' can be read, not written: expected one of sae",
+        ),
         ("sae", {"format": "saelens", "arch": "jumprelu"}, "only 'gated' can be written as 'jump"),
     ],
 )
