@@ -46,13 +46,15 @@ def run_blocks(page, replaced, given):
 def test_readme_runs_in_order(names, monkeypatch):
     home, folder, x = names
     monkeypatch.setenv("SAELIB_HOME", str(home))
+    latent = describable(saelib.open("tiny", site=2).index)
     replaced = {  # the names of the workbook's own run, which a test does not have
         '"data/default/saes/<run_id>"': repr(folder),
         'saelib.open("default", site=15': 'saelib.open("tiny", site=2',
-        "steer(1671": "steer(3",
+        "1671": str(latent),
         'Workspace("default")': 'Workspace("tiny")',
         '"The war ended in May 1945."': '"w1 w2 w3"',
         '"My favourite food is"': '"w1 w2"',
+        '"She left in 1945.", "By 1969 two men"': '"w1 w2", "w2 w3"',
         "l0=32, arch": "l0=4, tokens=5_000, arch",
     }
     given = {"x": x}
@@ -78,8 +80,10 @@ def test_the_page_on_features_runs_in_order(names, monkeypatch, tmp_path):
         "707": str(latent),
         '"The war ended in May 1945."': '"w1 w2 w3"',
         '"My favourite place is"': '"w1 w2"',
+        '"She left in 1945.", "By 1969 two men"': '"w1 w2", "w2 w3"',
+        '"exported"': repr(str(tmp_path / "theirs")),
     }
-    given = {"folder": tmp_path / "theirs"}
+    given = {}
     with chat_server() as server:
         replaced["http://localhost:8000/v1"] = server.url
         assert run_blocks("docs/features.md", replaced, given) == 7

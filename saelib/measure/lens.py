@@ -178,8 +178,6 @@ class Lens(IndexedSAE):
         return codes.max(0, initial=0.0)
 
     def _ids(self, text: str) -> Int64[Tensor, "1 tokens"]:
-        if not isinstance(text, str):
-            raise ConfigError(f"text = {text!r}: expected a text")
         ids = self._tokenized(text)
         if not ids.numel():
             raise ConfigError(f"text = {text!r}: no tokens")

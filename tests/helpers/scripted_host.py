@@ -42,7 +42,8 @@ const tableOf = (subject) =>
   twinned.has(subject) ? { ...table, columns: { ...columns, twin } } : table;
 const about = (subject) => ({
   name: `SAE ${subject}`, n_latents: N, n_dead: N / 10, n_tokens: 1000, source: "test",
-  reference: 2, relatives: 2, facts: { l0: 3 }, titles: { l0: "L0" }, warnings: subject ? ["a warning"] : [],
+  reference: 2, relatives: 2, facts: { l0: 3 }, titles: { l0: "L0" },
+  warnings: subject ? ["a warning"] : [],
 });
 const context = {
   title: "a page", position: 1, peak: 1, tokens: ["In", " May", " 1945"], activations: [null, 3, 1],

@@ -8,7 +8,7 @@ from saelib.measure.features.build import build_index
 from saelib.measure.features.index import FeatureIndex
 from saelib.measure.features.options import IndexOptions
 from saelib.measure.features.sources import OwnText
-from saelib.measure.features.twins import matches, support, twins
+from saelib.measure.features.twins import matches, twins
 
 __all__ = [
     "FeatureIndex",
@@ -17,6 +17,5 @@ __all__ = [
     "ablation_losses",
     "build_index",
     "matches",
-    "support",
     "twins",
 ]

@@ -134,4 +134,7 @@ def shuffled(codes: LatentCodes, tokens: TokenTable, seed: int) -> LatentCodes:
     ordinary = tokens.ordinary
     target = np.arange(len(tokens))
     target[ordinary] = np.random.default_rng(seed).permutation(ordinary)
-    return sorted_codes(target[codes.rows], codes.latents, codes.values, codes.n_latents)
+    rows = target[codes.rows]
+    rising = np.argsort(rows, kind="stable")
+    latents = codes.latents[rising]
+    return sorted_codes(rows[rising], latents, codes.values[rising], codes.n_latents)

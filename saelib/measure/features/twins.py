@@ -7,16 +7,12 @@ one model are compared by what they fire on: the Jaccard of the tokens, on the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
 from saelib.measure.features.index import FeatureIndex
 from saelib.measure.features.neighbours import Nearest, nearest_by_cosine, nearest_by_firing
 from saelib.measure.features.sources import ORDINARY
-
-TWIN_COSINE = 0.7  # a latent of another seed is a twin from here on, unless asked otherwise
 
 
 def twins(a: FeatureIndex, b: FeatureIndex) -> pd.DataFrame:
@@ -76,29 +72,6 @@ def _jaccard(a: FeatureIndex, latent: int, b: FeatureIndex, twin: int) -> float:
     others, _ = b.codes.of(twin)
     both = len(np.intersect1d(rows, others, assume_unique=True))
     return both / max(len(rows) + len(others) - both, 1)
-
-
-def support(
-    index: FeatureIndex, others: Sequence[FeatureIndex], cosine: float = TWIN_COSINE
-) -> pd.Series:
-    """By latent, the share of other SAEs of its site that have a latent of at least that cosine.
-
-    Over seeds of one recipe: how often training finds the feature again. Latents that are dead in
-    the index have nan.
-
-    Raises:
-        ValueError: no others, or one of another model or site.
-    """
-    if not others:
-        raise ValueError("support: no other index; expected at least one")
-    count = np.zeros(index.n_latents)
-    for other in others:
-        for name in ("model_id", "site"):
-            _require_equal(index, other, name)
-        near, _ = _cosine_matches(index, other)
-        count += near.value[:, 0] >= cosine
-    share = pd.Series(count / len(others), name="support").rename_axis("latent")
-    return share.mask(index.table["dead"])
 
 
 def _check_same_tokens(a: FeatureIndex, b: FeatureIndex) -> None:

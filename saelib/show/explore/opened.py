@@ -100,9 +100,7 @@ def checked_state(subjects: Sequence[Subject], state: Mapping[str, Any]) -> dict
     names = [each.name for each in subjects]
     if isinstance(subject, str):
         if names.count(subject) > 1:
-            raise ConfigError(
-                f"state: subject = {subject!r}: several are called so; give a number"
-            )
+            raise ConfigError(f"state: subject = {subject!r}: several are called so; give a number")
         if subject not in names:
             raise ConfigError(f"state: subject = {subject!r}: expected one of {names}")
         subject = names.index(subject)

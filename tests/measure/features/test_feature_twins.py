@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers.features import DEAD, N_LATENTS, Naive, make_sae
 
-from saelib.measure.features import IndexOptions, build_index, support, twins
+from saelib.measure.features import IndexOptions, build_index, twins
 
 SMALL = IndexOptions(contexts=2, batch=64)
 
@@ -71,27 +71,12 @@ def test_the_same_latents_in_another_order_are_each_other_s_twins(base, shuffled
     assert not table.loc[DEAD, "firing_mutual"]
 
 
-def test_support_is_the_share_of_others_with_a_twin(base, shuffled):
-    other, order = shuffled
-    share = support(base, [other, base])
-    moved = order[-10:]
-    expected = np.ones(N_LATENTS)
-    expected[moved] = 0.5
-    expected[base.table["dead"]] = np.nan
-    np.testing.assert_array_equal(share, expected)
-    assert (support(base, [other], cosine=-1.0).dropna() == 1).all()
-
-
 def test_another_site_has_twins_by_firing_alone(store, base, folder):
     deeper = build_index(make_sae(store, site=4), store, None, folder / "deeper", options=SMALL)
     table = twins(base, deeper)
     assert (table["twin"] == -1).all()
     assert table["cosine"].isna().all()
     assert (table["jaccard"] > 0).any()
-    with pytest.raises(ValueError, match="site is 2 in the one and 4 in the other"):
-        support(base, [deeper])
-    with pytest.raises(ValueError, match="no other index"):
-        support(base, [])
 
 
 def test_another_text_is_refused(store, base, folder):

@@ -1,5 +1,7 @@
 """A lens opens the SAE that was meant, tells tokens apart, and steers by multiples of a maximum."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ import saelib
 from saelib.config import ConfigError
 from saelib.measure.lens import Lens
 from saelib.run.opening import nearest_run, open_lens
+from saelib.sae.formats import FormatError
 
 PROMPT = "w1 w2 w3 w1"
 
@@ -137,3 +140,111 @@ def test_an_sae_of_another_model_is_refused(lens):
     other = saelib.fit(torch.randn(300, 8), l0=2, arch="topk", tokens=1024).sae
     with pytest.raises(ConfigError, match=r"width d_in = 8 does not fit model .* of width 32"):
         Lens(lens.lm, other)
+
+
+def test_one_latent_on_a_text_has_no_code_on_first_tokens(lens):
+    latent = int(lens.index.table["n_fired"].argmax())
+    table = lens.codes(latent, PROMPT)
+    assert table["position"].tolist() == [0, 1, 2, 3]
+    assert table["token"].tolist() == PROMPT.split()
+    assert np.isnan(table["code"][0])
+    expected = lens.see(PROMPT).codes[1:, latent].tolist()
+    assert table["code"][1:].tolist() == pytest.approx(expected)
+
+
+def test_latents_that_texts_have_in_common_are_found_rare_ones_first(lens):
+    texts = [PROMPT, "w5 w6"]
+    table = lens.find(texts, k=64)
+    largest = np.stack([lens.see(text).codes[1:].max(0).values.numpy() for text in texts])
+    density = lens.index.table["density"].to_numpy()
+    least = 1 / lens.index.manifest["n_ordinary"]
+    scores = largest.mean(0) * -np.log(np.maximum(density, least))
+    assert table["score"].tolist() == pytest.approx(sorted(scores[largest.any(0)], reverse=True))
+    for row in table.itertuples():
+        assert row.score == pytest.approx(scores[row.latent], rel=1e-5)
+        assert row.n_texts == (largest[:, row.latent] > 0).sum()
+        assert row.on == lens.index.table["top_token"][row.latent]
+    assert len(lens.find(PROMPT, k=3)) == 3
+    with pytest.raises(ConfigError, match="texts: expected at least one"):
+        lens.find([])
+
+
+def test_own_text_begins_as_the_contexts_of_training_do(lens, monkeypatch):
+    monkeypatch.setitem(lens.store.manifest, "bos", True)
+    tokenizer = copy.deepcopy(lens.lm.tokenizer)
+    tokenizer.bos_token = "w7"
+    monkeypatch.setattr(lens.lm, "tokenizer", tokenizer)
+    seen = lens.see(PROMPT)
+    assert seen.tokens[0] == "w7"
+    assert len(seen.tokens) == 5
+    assert seen.classes == ["first", *["ordinary"] * 4]
+    monkeypatch.setitem(lens.store.manifest, "bos", False)
+    assert len(lens.see(PROMPT).tokens) == 4
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda lens: lens.top(PROMPT, k=0), "k = 0: expected at least 1 latent"),
+        (lambda lens: lens.steer(True, 1, PROMPT), "latent = True: expected a whole number"),
+        (lambda lens: lens.steer(3, float("nan"), PROMPT), "strength = nan: expected a number"),
+        (lambda lens: lens.steer(3, 1, "w1", mode="scale"), "prompt = 'w1': one token, and the"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(lens, call, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        call(lens)
+
+
+def test_a_latent_that_never_fires_cannot_be_raised_by_its_largest_code(lens):
+    index = lens.index
+    index.table.loc[5, "max"] = 0.0
+    with pytest.raises(ConfigError, match="latent 5 never fires on test pages"):
+        lens.steer(5, 1, PROMPT)
+
+
+def test_a_warning_names_few_of_many_tokens(lens, monkeypatch, caplog):
+    monkeypatch.setattr(type(lens.store), "median_norm", lambda *_: 1e-9)
+    lens.top("w1 " * 30)
+    assert "and 25 more" in caplog.text
+    assert caplog.text.count("(sink)") == 4
+
+
+def test_an_l0_that_no_sae_has_is_said(profile, monkeypatch, caplog):
+    monkeypatch.setenv("SAELIB_HOME", str(profile[0]))
+    opened = saelib.open("tiny", site=2, l0=10_000)
+    assert f"no SAE there has an L0 near 10000; opened {opened.name}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("source", "settings", "error", "sentence"),
+    [
+        ("tiny", {"model": "gpt2"}, ConfigError, "tiny is a profile; model and profile are for"),
+        ("..", {}, ConfigError, "name either the SAE's language model"),
+        ("", {}, ConfigError, "name either the SAE's language model"),
+        ("nosuch", {}, FileNotFoundError, "nosuch: neither an SAE's folder nor .* has tiny"),
+    ],
+)
+def test_arguments_that_do_not_apply_are_refused(
+    profile, monkeypatch, source, settings, error, sentence
+):
+    monkeypatch.setenv("SAELIB_HOME", str(profile[0]))
+    with pytest.raises(error, match=sentence):
+        saelib.open(source, **settings)
+
+
+def test_a_pickle_is_refused_by_name(profile, monkeypatch, tmp_path):
+    monkeypatch.setenv("SAELIB_HOME", str(profile[0]))
+    (tmp_path / "ae.pt").write_bytes(b"\x80\x04N.")
+    with pytest.raises(FormatError, match=r"ae.pt is a pickle"):
+        saelib.open(tmp_path, profile="tiny", site=2)
+
+
+def test_a_run_s_folder_opens_with_its_relatives(profile, monkeypatch):
+    home, results = profile
+    monkeypatch.setenv("SAELIB_HOME", str(home))
+    run = results[(results["arm"] == "plain") & (results["normalize"] != "none")].iloc[0]
+    opened = saelib.open(home / "data" / "tiny" / "saes" / run["run_id"], profile="tiny")
+    assert opened.facts["run_id"] == run["run_id"]
+    assert opened.relatives
+    assert opened.twins(3)["run_id"].isin(results["run_id"]).all()
