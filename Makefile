@@ -26,7 +26,7 @@ SPREAD := -n auto --maxprocesses 4 --dist loadfile
 ifeq ($(MAKELEVEL),0)
 .NOTPARALLEL:
 endif
-.PHONY: help workbook test quick lint unit slow browser interop nbval lab report record refresh assets venv clean clean-data
+.PHONY: help workbook test quick lint unit slow browser peers interop nbval lab report record refresh assets venv clean clean-data
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | while IFS='	' read -r t d; do printf 'make %-11s %s\n' "$$t" "$$d"; done
@@ -64,11 +64,13 @@ browser: venv assets ## the browser of features driven in a real JupyterLab and 
 	@$(BIN)/python -m pip install --quiet -r tests/requirements-browser.txt || echo "make browser: Playwright could not be installed"
 	$(BIN)/python -m pytest -q -rsP tests/browser || [ $$? -eq 5 ]  # 5: nothing to run, and the reason is printed
 
-interop: ## round trips with the real SAELens, dictionary_learning and sparsify, in an environment of their own, .venv-peers
+interop: peers ## round trips with the real SAELens, dictionary_learning and sparsify, in that environment
+	$(PATIENT) .venv-peers/bin/python -m pytest -q -s tests/interop
+
+peers: ## SAELens, dictionary_learning and sparsify in an environment of their own, .venv-peers
 	@[ -x .venv-peers/bin/python ] || $(PYTHON) -m venv .venv-peers
 	@.venv-peers/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
 		-r requirements.txt -r benchmarks/requirements.txt && .venv-peers/bin/python -m pip uninstall --quiet -y torchvision
-	$(PATIENT) .venv-peers/bin/python -m pytest -q -s tests/interop
 
 nbval: venv assets ## the notebooks alone, one process each, in order, from an empty data folder
 	@$(FRESH); failed=""; for nb in notebooks/*.ipynb; do echo "== $$nb"; \
