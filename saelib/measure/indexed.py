@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -28,6 +28,7 @@ from saelib.measure.features.vocabulary import LogitLens
 from saelib.sae import Autoencoder
 
 ABLATED_CONTEXTS = 8  # in which a latent's ablation is measured
+Split = Literal["train", "val", "test"]
 WORDS = 10  # tokens that a latent promotes most, and suppresses most
 COMPARED = 0.4  # time of comparing two SAEs, as a share of that of an index
 TWINS, ABLATION = "twins", "ablation"  # folders beside that of the index
@@ -51,7 +52,8 @@ class IndexedSAE:
 
     features: the folder of the SAE's index, written at first use; beside it lie tables of matches
     in other SAEs, and of ablations. relatives: SAEs that its latents are compared with (`twins`).
-    name, facts: what a list says of it, see `Subject`; by default what its configuration says.
+    split: the pages that it is of, where that is said to be test pages below. name, facts: what a
+    list says of it, see `Subject`; by default what its configuration says.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class IndexedSAE:
         relatives: Sequence[Subject] = (),
         name: str = "",
         facts: Mapping[str, Any] | None = None,
+        split: Split = "test",
     ) -> None:
         if lm.tokenizer is None:
             raise ConfigError(f"model {lm.name!r} has no tokenizer: a lens reads text")
@@ -77,7 +80,10 @@ class IndexedSAE:
         self.lm = lm
         self.sae = sae.to(lm.device)
         self.store = store
+        self.options = IndexOptions(split=split)
         self.features = features
+        if features is not None and split != "test":
+            self.features = features.with_name(f"{features.name}_{split}")
         self.relatives = tuple(relatives)
         config = sae.config
         self.name = name or f"site {config.site} · {config.arch} · {config.n_latents:,} latents"
@@ -102,7 +108,9 @@ class IndexedSAE:
         if not self.is_indexed:
             with locked(self.beside(".features.lock")):
                 if not self.is_indexed:  # another kernel may have built it meanwhile
-                    return build_index(self.sae, self.store, self.lm, self.features)
+                    return build_index(
+                        self.sae, self.store, self.lm, self.features, options=self.options
+                    )
         index = FeatureIndex.open(self.features, self.sae)
         expected = {"model_id": self.store.model_id, "corpus_id": self.store.corpus_id}
         for name, value in expected.items():
@@ -274,7 +282,8 @@ class IndexedSAE:
         latent = self.latent_number(latent)
         kept = self.ablations(n_contexts)
         if latent not in kept.index:
-            line = ablation_losses(self.sae, self.lm, self.store, [latent], n_contexts)
+            split = self.options.split
+            line = ablation_losses(self.sae, self.lm, self.store, [latent], n_contexts, split=split)
             kept = kept_losses(_measured(self, n_contexts), self.beside(ABLATION), line)
         return float(kept.loc[latent, "delta_ce"])
 
@@ -321,8 +330,7 @@ def _words(one: IndexedSAE, latent: int, k: int) -> tuple[list[Scored], list[Sco
 
 def _pair(one: IndexedSAE, other: str) -> Pair:
     """This SAE and another, by its checksum, on the text of the index."""
-    corpus_id, split = one.index.manifest["corpus_id"], one.index.options.split
-    return Pair(one.checksum, other, corpus_id, split)
+    return Pair(one.checksum, other, one.index.manifest["corpus_id"], one.options.split)
 
 
 def _compared(one: IndexedSAE, other: IndexedSAE) -> pd.DataFrame:
@@ -332,11 +340,11 @@ def _compared(one: IndexedSAE, other: IndexedSAE) -> pd.DataFrame:
 
 def _comparing(one: IndexedSAE, missing: Sequence[Subject]) -> str:
     """How long comparing takes, with the indices of relatives that are not there yet."""
-    index = forecast(one.sae, one.store, one.lm, IndexOptions()) if one.store else 0.0
+    index = forecast(one.sae, one.store, one.lm, one.options) if one.store else 0.0
     to_build = sum(not other.load().is_indexed for other in missing)
     seconds = index * (COMPARED * len(missing) + to_build)
     return f"twins: comparing with {len(missing)} SAEs, about {seconds:.0f} s"
 
 
 def _measured(one: IndexedSAE, n_contexts: int) -> Measured:
-    return Measured(one.checksum, one.index.manifest["corpus_id"], n_contexts)
+    return Measured(one.checksum, one.index.manifest["corpus_id"], one.options.split, n_contexts)

@@ -16,6 +16,7 @@ from saelib.config import ConfigError
 from saelib.env import data_dir
 from saelib.measure.features.identity import SHORT, sae_checksum
 from saelib.measure.features.index import FEATURES
+from saelib.measure.indexed import Split
 from saelib.measure.lens import Lens, Subject
 from saelib.run.workspace import Workspace
 from saelib.sae import load_sae
@@ -38,13 +39,15 @@ def open_lens(
     arch: str | None = None,
     model: str | None = None,
     profile: str | None = None,
+    split: Split = "test",
 ) -> Lens:
     """A lens on an SAE: of a profile the best near `l0` at a site, or the one in a folder.
 
     source: a profile; or an SAE's folder, of this package or of a known format, or one of the hub's
     ("hf://owner/name/folder"). Of a profile: site, or any without it; arch, an architecture or arm,
     any without it. A folder needs `model` (a hub id, a folder or a .gguf file), or `profile`, whose
-    model and test pages it is seen by. A warning says where no SAE has that L0.
+    model and test pages it is seen by. split: other pages in the place of test pages. A warning
+    says where no SAE has that L0.
 
     Raises:
         ConfigError, FileNotFoundError, FormatError: there is no such SAE, profile or model, or an
@@ -53,11 +56,11 @@ def open_lens(
     if _is_profile(source):
         if model is not None or profile is not None:
             raise ConfigError(f"{source} is a profile; model and profile are for an SAE's folder")
-        return _open_profile(str(source), site, l0, arch)
+        return _open_profile(str(source), site, l0, arch, split)
     if str(source).startswith(SCHEME) or Path(source).exists():
         if arch is not None:
             raise ConfigError(f"arch = {arch!r} chooses among a profile's SAEs; {source} is one")
-        return _open_folder(source, site, model, profile)
+        return _open_folder(source, site, model, profile, split)
     raise FileNotFoundError(
         f"{source}: neither an SAE's folder nor a finished profile; {_profiles()}"
     )
@@ -78,17 +81,23 @@ def _profiles() -> str:
     return f"{data_dir('')} has {', '.join(names)}"
 
 
-def _open_profile(name: str, site: int | str | None, l0: float | int, arch: str | None) -> Lens:
+def _open_profile(
+    name: str, site: int | str | None, l0: float | int, arch: str | None, split: Split
+) -> Lens:
     ws = Workspace(name)
     run = nearest_run(ws.results(), None if site is None else ws.site(site), l0, arch)
-    lens = _open_run(ws, run.to_dict())
+    lens = _open_run(ws, split, run.to_dict())
     if abs(np.log(run["l0_val"] / l0)) > np.log1p(CLOSE):
         log.warning(f"no SAE there has an L0 near {l0:g}; opened {lens.name}")
     return lens
 
 
 def _open_folder(
-    source: str | Path, site: int | str | None, model: str | None, profile: str | None
+    source: str | Path,
+    site: int | str | None,
+    model: str | None,
+    profile: str | None,
+    split: Split,
 ) -> Lens:
     """An SAE that a profile trained, or one of another make."""
     if (model is None) == (profile is None):
@@ -102,24 +111,29 @@ def _open_folder(
     rows = ws.results()
     mine = [ws.run_folder(run).resolve() == Path(source).resolve() for run in rows["run_id"]]
     if any(mine) and site in (None, rows[mine].iloc[0]["site"]):
-        return _open_run(ws, rows[mine].iloc[0].to_dict())
+        return _open_run(ws, split, rows[mine].iloc[0].to_dict())
     sae = load(source, site=None if site is None else ws.site(site))
     sae.check_store(ws.store.d_model, tuple(ws.store.sites))
-    return Lens(ws.lm, sae, ws.store, ws.folder / FEATURES / sae_checksum(sae)[:SHORT])
+    folder = ws.folder / FEATURES / sae_checksum(sae)[:SHORT]
+    return Lens(ws.lm, sae, ws.store, folder, split=split)
 
 
-def subjects(ws: Workspace, rows: pd.DataFrame) -> list[Subject]:
-    """The SAEs of rows of results, to be looked at; those whose folders are gone are left out."""
+def subjects(ws: Workspace, rows: pd.DataFrame, split: Split = "test") -> list[Subject]:
+    """The SAEs of rows of results, to be looked at on a split's pages.
+
+    Those whose folders are gone are left out.
+    """
     there = [(ws.run_folder(run) / "config.json").exists() for run in rows["run_id"]]
     facts = rows[there].to_dict("records")
-    return [Subject(subject_name(row), row, partial(_open_run, ws, row)) for row in facts]
+    return [Subject(subject_name(row), row, partial(_open_run, ws, split, row)) for row in facts]
 
 
-def _open_run(ws: Workspace, row: Mapping[str, Any]) -> Lens:
+def _open_run(ws: Workspace, split: Split, row: Mapping[str, Any]) -> Lens:
     folder = ws.run_folder(str(row["run_id"]))
-    others = subjects(ws, relatives(ws.results(), row))
+    others = subjects(ws, relatives(ws.results(), row), split)
     name = subject_name(row)
-    return Lens(ws.lm, load_sae(folder), ws.store, folder / FEATURES, others, name, row)
+    sae = load_sae(folder)
+    return Lens(ws.lm, sae, ws.store, folder / FEATURES, others, name, row, split)
 
 
 RECIPE = (

@@ -292,6 +292,19 @@ def test_the_table_gets_a_column_once_twins_are_found(opened):
     page.get_by_role("button", name="compare", exact=True).wait_for()
 
 
+def test_a_latent_is_compared_with_its_twin_unless_another_is_named(opened):
+    page = opened(latent=3)
+    compared = page.locator("[data-compared]")
+    page.locator("button[data-view=compare]").click()
+    compared.nth(1).wait_for()
+    assert compared.nth(1).get_attribute("data-compared") == "1"  # the nearest direction
+    page.locator("button[data-view=latent]").click()
+    page.locator("button[data-action=twins]").click()
+    page.get_by_role("button", name="compare", exact=True).wait_for()
+    page.locator("button[data-view=compare]").click()
+    page.locator("[data-compared='4']").wait_for()
+
+
 def test_a_latent_without_a_twin_is_said_to_have_none(opened):
     page = opened(latent=5)
     page.locator("button[data-action=twins]").click()

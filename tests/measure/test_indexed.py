@@ -165,3 +165,17 @@ def test_a_kept_table_is_bound_to_what_it_is_of(tmp_path):
         with pytest.raises(ValueError, match=r"table.csv: damaged \(first line\)"):
             read_bound(path, {"sae": "a"})
     assert read_bound(tmp_path / "none.csv", {}) is None
+
+
+def test_another_split_has_an_index_of_its_own_beside_that_of_test_pages(lens):
+    latent = busiest(lens)
+    other = saelib.open("tiny", site=2, l0=8, split="val")
+    assert other.index.manifest["source"] == "val"
+    assert lens.index.manifest["source"] == "test"
+    assert other.index.folder.parent == lens.index.folder.parent
+    n_rows = int(lens.store.mask("ordinary", "val").sum())
+    assert other.index.manifest["n_ordinary"] == n_rows
+    expected = ablation_losses(lens.sae, lens.lm, lens.store, [latent], 3, split="val")
+    assert other.ablation(latent, 3) == expected.loc[latent, "delta_ce"]
+    assert other.ablation(latent, 3) != lens.ablation(latent, 3)
+    assert set(other.twins(latent)["sae"]) == set(lens.twins(latent)["sae"])

@@ -19,15 +19,16 @@ VERSION = 1  # raised where `ablation_losses` computes another number
 
 
 class Measured(NamedTuple):
-    """What a table is of: an SAE by its checksum, a text, and n contexts a latent at most."""
+    """What a table is of: an SAE by its checksum, pages, and n contexts a latent at most."""
 
     sae: str
     corpus_id: str
+    split: str
     n: int
 
     def path(self, folder: Path) -> Path:
         """Its file in a folder of such tables."""
-        return folder / f"{self.sae[:SHORT]}-{self.n}-v{VERSION}.csv"
+        return folder / f"{self.sae[:SHORT]}-{self.split}-{self.n}-v{VERSION}.csv"
 
 
 def read_losses(measured: Measured, folder: Path) -> pd.DataFrame:

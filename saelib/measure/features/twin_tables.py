@@ -28,7 +28,7 @@ class Pair(NamedTuple):
 
     def path(self, folder: Path) -> Path:
         """The pair's file in a folder of such tables."""
-        return folder / f"{self.a[:SHORT]}-{self.b[:SHORT]}-v{VERSION}.csv"
+        return folder / f"{self.a[:SHORT]}-{self.b[:SHORT]}-{self.split}-v{VERSION}.csv"
 
 
 def read_matches(pair: Pair, folder: Path) -> pd.DataFrame | None:

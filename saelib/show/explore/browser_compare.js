@@ -5,9 +5,11 @@ class ComparePage {
     this.browser = browser;
   }
 
-  /** The latent beside the open one: the one asked for, else its nearest direction. */
+  /** The latent beside the open one: the one asked for, else its best twin, else a neighbour. */
   get other() {
     const { state, record } = this.browser;
+    const twin = record?.twins?.find(({ subject }) => !isMissing(subject));
+    if (!state.compare && twin) return { subject: twin.subject, latent: twin.latent };
     const nearest = record?.nearest[0]?.latent ?? state.latent;
     return state.compare ?? { subject: state.subject, latent: nearest };
   }
