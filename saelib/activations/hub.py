@@ -88,5 +88,12 @@ def explain(name: str, error: Exception) -> str:
             f"model {name!r} is no local folder, the hub cannot be reached "
             f"and its cache lacks it: connect, {way}"
         )
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    return f"model {name!r} cannot be loaded: {reason}"
+    if "trust_remote_code" in str(error):
+        return (
+            f"model {name!r} needs code that it brings along (auto_map in its config.json or "
+            "tokenizer_config.json), which is never run here: "
+            "expected a model and tokenizer of classes that transformers has"
+        )
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    kind = "" if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "
+    return f"model {name!r} cannot be loaded: {kind}{reason}"

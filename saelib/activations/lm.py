@@ -14,6 +14,7 @@ stream on. Both therefore equal the model bit for bit.
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import cached_property, partial
@@ -21,15 +22,15 @@ from numbers import Integral
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from saelib.activations.hub import ModelLoadError, explain, locate, short_name
+from saelib.activations.hub import ModelLoadError, short_name
+from saelib.activations.loading import load_pretrained
 from saelib.hardware import choose_device, choose_dtype
 
 HASH_SAMPLE = 1024  # values per tensor that enter the content hash
+STATES = ("cache_params", "state")  # what a forward calls the state of a recurrent model
 # A whole number or "middle". `LM.site` checks it, and answers a wrong one with the valid range.
 SiteName = Any
 
@@ -41,13 +42,14 @@ class _Stop(Exception):
 class LM:
     """A causal language model in evaluation mode, without gradients or cache, on unpadded contexts.
 
-    Needs a decoder whose blocks pass one stream [batch, time, d_model] on, as Llama, Mistral,
-    Qwen2, Gemma, GPT-2 and GPT-NeoX do; others raise `ValueError` here. One block sees one token
-    now, to learn what it hands back. The model itself is frozen in place. Not for use by two
-    threads at once.
+    Needs a decoder with attention whose blocks pass one stream [batch, time, d_model] on, as Llama,
+    Mistral, Qwen2, Gemma, GPT-2, GPT-J and GPT-NeoX do; others raise `ValueError` here. One block
+    sees one token now, to learn what it hands back. The model itself is frozen in place. Not for
+    use by two threads at once.
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any = None, name: str = "") -> None:
+        refuse_recurrent(model)
         config = model.config.get_text_config()
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -62,29 +64,16 @@ class LM:
     def load(cls, name: str, dtype: str = "auto", device: str = "auto", gguf_file: str = "") -> LM:
         """Load a hub id, a local folder or a `.gguf` file, or a `gguf_file` of the former.
 
-        A folder is read without network. `device` "auto" is CUDA where there is one; `dtype`
-        "auto" is bfloat16 on CUDA and on CPUs that compute it natively, else float32. Raises
-        `ModelLoadError`, which says what is missing.
+        A folder is read without network, and its code is never run. `device` "auto" is CUDA where
+        there is one; `dtype` "auto" is bfloat16 on CUDA and on CPUs that compute it natively, else
+        float32. Raises `ModelLoadError`, which says what is missing, damaged or not possible.
         """
         target = choose_device(device)
-        chosen_dtype = choose_dtype(dtype, target)
-        source, options, hub_error = locate(name, gguf_file)
+        model, tokenizer = load_pretrained(name, choose_dtype(dtype, target), gguf_file)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source, **options)
-            model, report = AutoModelForCausalLM.from_pretrained(
-                source,
-                dtype=chosen_dtype,
-                attn_implementation="sdpa",
-                output_loading_info=True,
-                **options,
-            )
-        except (OSError, ValueError, SafetensorError) as error:
-            cause = hub_error if hub_error and isinstance(error, OSError) else error
-            raise ModelLoadError(explain(name, cause)) from cause
-        if report["missing_keys"]:  # transformers would go on with random values in their place
-            first = ", ".join(sorted(report["missing_keys"])[:3])
-            raise ModelLoadError(f"model {name!r} lacks the weights {first}")
-        return cls(model.to(target), tokenizer, short_name(name, gguf_file))
+            return cls(model.to(target), tokenizer, short_name(name, gguf_file))
+        except ValueError as error:
+            raise ModelLoadError(f"model {name!r} cannot be used: {error}") from error
 
     @property
     def device(self) -> torch.device:
@@ -210,12 +199,20 @@ class LM:
             raise _Stop
 
         with self.blocks[0].register_forward_hook(see), suppress(_Stop):
-            self._forward(torch.zeros(1, 1, dtype=torch.long, device=self.device))
+            try:
+                self._forward(torch.zeros(1, 1, dtype=torch.long, device=self.device))
+            except (torch.OutOfMemoryError, _Stop):
+                raise
+            except Exception as error:  # of any kind: it is the model's own code
+                raise ValueError(
+                    f"{type(self.model).__name__} fails on a single token ({error!r}): "
+                    "do the sizes in its config fit each other?"
+                ) from error
         if not seen or tuple(getattr(_stream_of(seen[0]), "shape", ())) != (1, 1, self.d_model):
             raise ValueError(
                 f"{self.name}: its blocks do not hand on one stream [batch, time, {self.d_model}]"
             )
-        return isinstance(seen[0], tuple)
+        return isinstance(seen[0], tuple | list)
 
 
 class _StandIn(nn.Module):
@@ -246,7 +243,7 @@ def _feeding(block: nn.Module, stream: Tensor) -> RemovableHandle:
 
 
 def _stream_of(out: Any) -> Any:
-    return out[0] if isinstance(out, tuple) else out
+    return out[0] if isinstance(out, tuple | list) and out else out
 
 
 def resolve_site(name: SiteName, n_layers: int) -> int:
@@ -261,6 +258,22 @@ def resolve_site(name: SiteName, n_layers: int) -> int:
         valid = f"0 to {n_layers}, -1 to {-(n_layers + 1)} counted from the end, or 'middle'"
         raise ValueError(f"site {name!r}: expected {valid} (the model has {n_layers} blocks)")
     return int(name) if name >= 0 else n_layers + 1 + int(name)
+
+
+def refuse_recurrent(model: nn.Module) -> None:
+    """Raise `ValueError` for a model without attention, as Mamba, RWKV and xLSTM.
+
+    Such a model keeps a state between tokens, which its forward takes in the place of keys and
+    values. One that has attention beside it, as Jamba and Qwen3-Next, is no such model.
+    """
+    taken = inspect.signature(model.forward).parameters
+    if "past_key_values" not in taken and not taken.keys().isdisjoint(STATES):
+        raise ValueError(
+            f"{type(model).__name__} (model_type {model.config.model_type!r}) is a state-space or "
+            "recurrent model: a state carries the text from token to token and nothing attends, so "
+            "that sinks and first tokens are not what they are here; "
+            "expected a decoder with attention"
+        )
 
 
 def find_blocks(model: nn.Module, n_layers: int) -> nn.ModuleList:

@@ -14,6 +14,8 @@ from saelib.activations.rows import rows_of
 from saelib.activations.store import Store
 
 BATCH = 4096  # rows taken at once
+# A power this small beside E‖x‖² is the rounding of float32: an FVU has no value there either.
+NEGLIGIBLE = 1e-12
 
 
 class Moments(NamedTuple):
@@ -23,16 +25,26 @@ class Moments(NamedTuple):
     mean_sq_dev: float  # E||x - mean||^2
     mean_sq: float  # E||x||^2
 
-    def normalizer(self, mode: str) -> tuple[Float32[Tensor, " d_model"], float]:
+    def normalizer(
+        self, mode: str, rows: str = "rows"
+    ) -> tuple[Float32[Tensor, " d_model"], float]:
         """(mean, scale) with E‖scale · (x − mean)‖² = d_model, each where the mode names it.
 
-        mode: "center_scale", "center", "scale" or "none".
+        mode: "center_scale", "center", "scale" or "none"; `rows` says in an error whose they are.
+        Raises `ValueError` where there is nothing to scale: rows that are all equal, or all zero.
         """
         centred = "center" in mode
         mean = self.mean.float() if centred else torch.zeros(len(self.mean))
+        if "scale" not in mode:
+            return mean, 1.0
         power = self.mean_sq_dev if centred else self.mean_sq
-        scale = (len(self.mean) / power) ** 0.5 if "scale" in mode else 1.0
-        return mean, scale
+        if not power > NEGLIGIBLE * self.mean_sq:
+            kind = "equal up to rounding" if self.mean_sq else "zero"
+            raise ValueError(
+                f"{rows}: all activations are {kind}, so normalize = {mode!r} has nothing to "
+                "scale; expected activations that differ"
+            )
+        return mean, (len(self.mean) / power) ** 0.5
 
 
 def row_moments(

@@ -191,12 +191,14 @@ class Collected:
 
     def normalizer(self, site: int, mode: str, tokens: str) -> tuple[torch.Tensor, float]:
         """(mean [d_model], scale) of a site: E‖scale·(x − mean)‖² = d_model over the chosen
-        training tokens.
+        training tokens. Raises ValueError, naming the site, where these are all equal.
         """
         key = (site, mode, tokens)
         if key not in self._normalizers:
             index = np.flatnonzero(self.store.mask(tokens, "train"))
-            self._normalizers[key] = row_moments(self.store, site, index).normalizer(mode)
+            rows = f"site {site} ({tokens} training tokens)"
+            moments = row_moments(self.store, site, index)
+            self._normalizers[key] = moments.normalizer(mode, rows)
         return self._normalizers[key]
 
     def stream(self, spec: Spec) -> ShuffledRows | LiveRows:

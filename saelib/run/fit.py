@@ -245,7 +245,7 @@ class TensorTrainer:
 
     def _fresh(self, spec: Spec) -> Autoencoder:
         sae = build_sae(spec.sae, torch.Generator().manual_seed(spec.train.seed))
-        sae.set_normalizer_(*self.moments.normalizer(spec.sae.normalize))
+        sae.set_normalizer_(*self.moments.normalizer(spec.sae.normalize, "x without sinks"))
         return sae.to(self.x.device)
 
     def _row(self, spec: Spec) -> dict[str, Any]:

@@ -121,6 +121,14 @@ class Autoencoder(NormalizedModule, ABC):
         """
         return replace(config, options=cls.Options.from_dict(config.options).to_dict())
 
+    @classmethod
+    def check_training(cls, config: SAEConfig) -> None:
+        """Refuse what can be opened and measured, but not trained.
+
+        Raises:
+            ConfigError: training such an SAE does not do what its settings say.
+        """
+
     # -- what an architecture gives
 
     @classmethod

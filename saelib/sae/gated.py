@@ -7,6 +7,10 @@ L = ‖x − x̂(f)‖² + λ ‖ReLU(π)‖₁ + ‖x − x̂_frozen(ReLU(π))�
 
 The loss "two_term" leaves out the last term, which the paper calls incorrect: then only the
 sparsity term reaches b_gate, and it can only close gates.
+
+It is trained with decoder rows of unit norm alone. Weighted by free decoder norms the L1 term takes
+π ‖W_dec,i‖, which falls with the rows while r_mag makes up for them in f W_dec, so that nothing
+holds the codes sparse. SAEs of other libraries that were trained so can be opened and measured.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from saelib.config import ConfigError, SAEConfig
 from saelib.sae import sparse
 from saelib.sae.base import Autoencoder, How
 from saelib.sae.dense import (
@@ -87,6 +92,15 @@ class GatedSAE(Autoencoder):
     has_gate = True
     can_be_sharded = True
     UNITLESS = ("r_mag",)
+
+    @classmethod
+    def check_training(cls, config: SAEConfig) -> None:
+        if config.l1_mode != "unit_norm":
+            raise ConfigError(
+                f"SAEConfig.l1_mode = {config.l1_mode!r}: expected 'unit_norm' to train arch "
+                "'gated', whose decoder rows would shrink until the penalty vanishes while r_mag "
+                "makes up for them, so that no λ gives an L0"
+            )
 
     @classmethod
     def bias_names(cls) -> tuple[str, ...]:

@@ -50,8 +50,8 @@ def make_spec(arm: str, site: int, d_in: int, **settings: Any) -> Spec:
     """A spec from mixed fields of `SAEConfig`, `TrainConfig` and the architecture's options.
 
     Raises:
-        ConfigError: an unknown arm or field, a value out of range, `lam` where the architecture
-            has no L1 penalty, or `arch` or `loss`, which the arm says.
+        ConfigError: an unknown arm or field, a value out of range or that cannot be trained, `lam`
+            where the architecture has no L1 penalty, or `arch` or `loss`, which the arm says.
     """
     if arm not in ARMS:
         raise ConfigError(f"arm = {arm!r}: expected one of {', '.join(ARMS)}")
@@ -76,6 +76,7 @@ def make_spec(arm: str, site: int, d_in: int, **settings: Any) -> Spec:
     }
     options = {**chosen[SAEConfig].pop("options", {}), **chosen[sae_class.Options]}
     sae = SAEConfig.from_dict({**chosen[SAEConfig], "options": options})
+    sae_class.check_training(sae)
     return Spec(sae_class.checked(sae), TrainConfig.from_dict(chosen[TrainConfig]))
 
 
@@ -85,7 +86,7 @@ def run_id(sae: SAEConfig, train: TrainConfig, store_id: str) -> str:
     Fields and options at their default are left out, so that one added later changes no name.
 
     Raises:
-        ConfigError: the architecture is unknown, or does not take that loss.
+        ConfigError: the architecture is unknown, does not take that loss, or cannot be trained so.
     """
     sae_class = architecture(sae)
     if not sae_class.LOSSES:
@@ -95,6 +96,7 @@ def run_id(sae: SAEConfig, train: TrainConfig, store_id: str) -> str:
             f"loss {train.loss!r} does not fit arch {sae.arch!r}, which takes "
             f"{' or '.join(map(repr, sae_class.LOSSES))}"
         )
+    sae_class.check_training(sae)
     values = sae.to_dict(omit_defaults=True)
     options = sae_class.Options.from_dict(sae.options).to_dict(omit_defaults=True)
     if options:

@@ -32,7 +32,8 @@ class Trainer:
     `probe` are normalised rows for gate snapshots; `sharding` says how ranks share the work.
 
     Raises:
-        ConfigError: the architecture does not take the loss, or the step does not take the weights.
+        ConfigError: the architecture does not take the loss or the way its L1 term is weighted, or
+            the step does not take the weights.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Trainer:
                 f"TrainConfig.loss = {cfg.loss!r} does not fit a {type(sae).__name__}: "
                 f"expected one of {', '.join(map(repr, sae.LOSSES))}"
             )
+        sae.check_training(sae.config)
         self.sae = sae.requires_grad_(True)
         self.cfg = cfg
         self.probe = probe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,8 @@ import pandas as pd
 
 from saelib.activations.store import Store
 from saelib.text.pages import SPLITS
+
+log = logging.getLogger(__name__)
 
 # source -> what it is, its licence
 SOURCES = {
@@ -79,5 +82,16 @@ def examples(contexts: Any, tokenizer: Any, n: int) -> Iterator[str]:
 
 
 def bos_id(tokenizer: Any) -> int:
-    """The tokenizer's BOS, or its end-of-text token where it has none."""
-    return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    """The token to put in front of a text: the tokenizer's BOS, or its end-of-text token.
+
+    Where it has neither, another special token or the first of its vocabulary, with a warning.
+    """
+    for token in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+        if token is not None:
+            return token
+    token = next(iter(tokenizer.all_special_ids), 0)
+    log.warning(
+        "the tokenizer has neither BOS nor EOS: what asks for a BOS gets "
+        f"{tokenizer.convert_ids_to_tokens(token)!r} in its place"
+    )
+    return token

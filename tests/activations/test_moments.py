@@ -33,3 +33,30 @@ def test_moments_survive_a_mean_far_from_zero(tmp_path):
         float((exact - exact.mean(0)).square().sum(1).mean()), rel=1e-9
     )
     assert mean_sq == pytest.approx(float(exact.square().sum(1).mean()), rel=1e-13)
+
+
+@pytest.mark.parametrize(
+    ("value", "mode", "kind"),
+    [
+        (0.0, "center_scale", "zero"),
+        (0.0, "scale", "zero"),
+        (0.1, "center_scale", "equal up to rounding"),
+    ],
+)
+def test_activations_that_are_all_equal_cannot_be_scaled_and_the_error_names_them(
+    value, mode, kind, tmp_path
+):
+    store = make_store(tmp_path / "s", {site: torch.full((36, D), value) for site in SITES})
+    moments = row_moments(store, 3, np.arange(36), batch=7)
+    with pytest.raises(ValueError, match=rf"site 3: all activations are {kind}, so normalize = "):
+        moments.normalizer(mode, "site 3")
+    mean, scale = moments.normalizer("center")
+    assert_close(mean, torch.full((D,), value))
+    assert scale == 1.0
+
+
+def test_rows_that_differ_by_a_thousandth_are_not_equal(tmp_path):
+    x = {site: 1 + rows / 1000 for site, rows in make_x().items()}
+    index = np.arange(36)
+    mean, scale = row_moments(make_store(tmp_path / "s", x), 1, index).normalizer("center_scale")
+    assert (scale * (x[1] - mean)).square().sum(1).mean() == pytest.approx(D, rel=1e-3)

@@ -49,9 +49,8 @@ def trained(cfg, sharding: Sharding = UNSHARDED, dtype=torch.float32, checkpoint
     Some latents are silent where it resamples.
     """
     arch = "sae" if cfg.loss == "plain" else "gated"
-    config = SAEConfig(
-        arch, d_in=D, n_latents=N, l1_mode="norm_weighted" if cfg.grad_clip == 0.5 else "unit_norm"
-    )
+    l1_mode = "norm_weighted" if cfg.loss == "plain" and cfg.grad_clip else "unit_norm"
+    config = SAEConfig(arch, d_in=D, n_latents=N, l1_mode=l1_mode)
     whole = torch.zeros(N)
     whole[:: N // SILENT] = -1e3 if cfg.resample_at else 0.0
     sae = build_sae(config, torch.Generator().manual_seed(cfg.seed), sharding.shard).to(dtype)

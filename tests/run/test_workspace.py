@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 from helpers.folders import all_bytes
-from helpers.workspaces import RECIPE, corpus_of, open_workspace, write_inputs
+from helpers.models import llama
+from helpers.workspaces import RECIPE, WORDS, corpus_of, open_workspace, write_inputs
 
 from saelib.activations.rows import ShuffledRows
 from saelib.config import CollectConfig, ConfigError, CorpusConfig, EvalConfig
@@ -131,6 +132,21 @@ def test_normaliser_gives_ordinary_training_rows_zero_mean_and_d_squared_norm(ws
     assert torch.equal(centre, mean)
     assert one == 1.0
     assert ws.normalizer(2, "none", "all") == (pytest.approx(torch.zeros(32)), 1.0)
+
+
+@pytest.mark.parametrize(("embedding", "kind"), [(0.0, "zero"), (0.5, "equal")])
+def test_a_model_whose_activations_are_all_equal_is_refused_by_site(
+    embedding, kind, tmp_path, monkeypatch
+):
+    write_inputs(tmp_path)
+    model = llama(vocabulary=WORDS + 1)
+    torch.nn.init.constant_(model.model.embed_tokens.weight, embedding)
+    model.save_pretrained(tmp_path / "model")
+    monkeypatch.setenv("SAELIB_HOME", str(tmp_path))
+    workspace = open_workspace(tmp_path)
+    site = rf"site 1 \(ordinary training tokens\): all activations are {kind}"
+    with pytest.raises(ValueError, match=site):
+        workspace.train([workspace.spec("plain", 1, lam=0.5, **RECIPE)], "02_train_sae")
 
 
 @pytest.mark.parametrize("tokens", ["ordinary", "all"])

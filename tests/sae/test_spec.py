@@ -3,8 +3,9 @@
 import pytest
 
 from saelib.config import ConfigError, SAEConfig, TrainConfig
-from saelib.sae import ARCHITECTURES
+from saelib.sae import ARCHITECTURES, build_sae, load_sae
 from saelib.sae.spec import ARMS, COMPARED, make_spec, run_id
+from saelib.sae.trainer import Trainer
 
 
 def test_every_objective_of_every_architecture_is_an_arm_of_its_own():
@@ -69,3 +70,22 @@ def test_a_run_keeps_the_name_that_it_had_before_architectures_had_options():
     assert run_id(SAEConfig(), TrainConfig(), "store") == "46f270365383"
     gated = make_spec("full", 2, 24, n_latents=96, lam=2.0)
     assert run_id(gated.sae, gated.train, "store") == "cebd4d2500aa"
+
+
+@pytest.mark.parametrize("arm", ["two_term", "full"])
+def test_a_gated_sae_is_not_trained_with_an_l1_weighted_by_free_decoder_norms(arm):
+    reason = r"l1_mode = 'norm_weighted': expected 'unit_norm' to train arch 'gated'.* r_mag"
+    sae = SAEConfig("gated", 24, 96, l1_mode="norm_weighted")
+    train = TrainConfig(loss=arm)
+    with pytest.raises(ConfigError, match=reason):
+        make_spec(arm, 2, 24, n_latents=96, l1_mode="norm_weighted")
+    with pytest.raises(ConfigError, match=reason):
+        run_id(sae, train, "store")
+    with pytest.raises(ConfigError, match=reason):
+        Trainer(build_sae(sae), train)
+
+
+def test_a_plain_sae_is_trained_so_and_a_gated_one_can_be_opened(tmp_path):
+    assert make_spec("plain", 2, 24, l1_mode="norm_weighted").sae.l1_mode == "norm_weighted"
+    build_sae(SAEConfig("gated", 24, 96, l1_mode="norm_weighted")).save(tmp_path / "sae")
+    assert load_sae(tmp_path / "sae").config.l1_mode == "norm_weighted"
