@@ -107,7 +107,7 @@ clean: ## remove the environment and caches; data/ and figures/ stay
 
 clean-data: ## remove data/PROFILE and what goes with it: only with PROFILE given on the command line
 ifeq ($(origin PROFILE),command line)
-	@case "$$PROFILE" in ""|recorded|assets|kernels|*/*|*.*) \
+	@case "$$PROFILE" in ""|recorded|assets|*/*|*.*) \
 		echo "error: PROFILE='$$PROFILE': expected a profile's name, not a folder that every profile shares"; exit 1;; esac
 	rm -rf "data/$$PROFILE" "data/$$PROFILE-sites" "data/$$PROFILE-recipe"
 else
