@@ -26,12 +26,12 @@ SPREAD := -n auto --maxprocesses 4 --dist loadfile
 ifeq ($(MAKELEVEL),0)
 .NOTPARALLEL:
 endif
-.PHONY: help workbook test quick lint unit slow browser peers interop nbval lab report record refresh assets venv clean clean-data
+.PHONY: help workbook test quick lint unit slow browser peers interop nbval lab report record refresh assets venv lock clean clean-data
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | while IFS='	' read -r t d; do printf 'make %-11s %s\n' "$$t" "$$d"; done
 	@printf '\nPROFILE=smoke|default|full|enwik8|llama2-7b (now %s), NOTEBOOKS="02 03", ARGS="--set lr=3e-4 --force"\n' '$(PROFILE)'
-	@printf 'TORCH_INDEX=<url>  extra package index for a CPU or CUDA build of torch, used when the environment is made\n'
+	@printf 'TORCH_INDEX=<url>  package index that torch alone comes from (a CPU or CUDA build), used when the environment is made\n'
 
 workbook: venv ## run the notebooks of PROFILE, write data/PROFILE/{notebooks,results.csv,report}; finished work is skipped
 	$(BIN)/python -m saelib run --profile $(PROFILE) $(NOTEBOOKS) $(ARGS)
@@ -69,8 +69,9 @@ interop: peers ## round trips with the real SAELens, dictionary_learning and spa
 
 peers: ## SAELens, dictionary_learning and sparsify in an environment of their own, .venv-peers
 	@[ -x .venv-peers/bin/python ] || $(PYTHON) -m venv .venv-peers
-	@.venv-peers/bin/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
-		-r requirements.txt -r benchmarks/requirements.txt && .venv-peers/bin/python -m pip uninstall --quiet -y torchvision
+	@.venv-peers/bin/python tools/install.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX)) \
+		&& .venv-peers/bin/python -m pip install --quiet -c requirements.in -r benchmarks/requirements.txt \
+		&& .venv-peers/bin/python -m pip uninstall --quiet -y torchvision
 
 nbval: venv assets ## the notebooks alone, one process each, in order, from an empty data folder
 	@$(FRESH); failed=""; for nb in notebooks/*.ipynb; do echo "== $$nb"; \
@@ -88,16 +89,19 @@ lab: venv ## JupyterLab on a working copy of the notebooks in lab/ (delete a fil
 assets: venv ## fetch and convert the embedded model and text (about 100 MB, once)
 	@$(BIN)/python -m saelib assets
 
-venv: $(STAMP) ## the environment in .venv, exactly as requirements.txt pins it
+venv: $(STAMP) ## the environment in .venv, exactly as requirements*.txt pin it, every file checked by its hash
 	@if [ -n "$(TORCH_INDEX)" ] && [ "$$(cat $(STAMP))" != "torch index: $(TORCH_INDEX)" ]; then \
 		echo "error: .venv was made with '$$(cat $(STAMP))'; run 'make clean' before TORCH_INDEX=$(TORCH_INDEX)"; exit 1; fi
 
-$(STAMP): requirements.txt
+lock: ## write requirements*.txt, with hashes, from the versions in requirements.in (needs uv)
+	$(PYTHON) tools/lock.py
+
+$(STAMP): requirements.txt requirements-torch.txt requirements-cuda.txt
 	@if [ -z "$(PYTHON)" ] || ! $(PYTHON) -c '$(IS_SUPPORTED)'; then \
 		echo "error: the pinned requirements are for Python 3.11 to 3.13; found $(or $(PYTHON),none of them)." \
 		"Install one, or say where it is: make PYTHON=/path/to/python3.12"; exit 1; fi
 	@start=$$(date +%s); [ -x $(BIN)/python ] || $(PYTHON) -m venv .venv; \
-	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements.txt || exit 1; \
+	$(BIN)/python tools/install.py $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX)) || exit 1; \
 	echo "torch index: $(or $(TORCH_INDEX),default)" > $(STAMP); \
 	echo "environment installed in $$(( $$(date +%s) - start )) s (counted apart from the work)"
 
@@ -107,7 +111,7 @@ clean: ## remove the environment and caches; data/ and figures/ stay
 
 clean-data: ## remove data/PROFILE and what goes with it: only with PROFILE given on the command line
 ifeq ($(origin PROFILE),command line)
-	@case "$$PROFILE" in ""|recorded|assets|kernels|*/*|*.*) \
+	@case "$$PROFILE" in ""|recorded|assets|*/*|*.*) \
 		echo "error: PROFILE='$$PROFILE': expected a profile's name, not a folder that every profile shares"; exit 1;; esac
 	rm -rf "data/$$PROFILE" "data/$$PROFILE-sites" "data/$$PROFILE-recipe"
 else

@@ -17,7 +17,7 @@ import re
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +50,13 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def remove_leftovers_of_the_dead(folder: Path) -> None:
-    """Delete what writers on this host left that no longer run; for folders without a lock."""
+    """Delete what writers on this host left that no longer run; for folders without a lock.
+
+    In a folder that this process cannot write nothing is deleted.
+    """
     for path in sorted(folder.rglob(".*.tmp")):
         writer = re.fullmatch(rf"\..*\.{_host()}\.(\d+)\.tmp", path.name)
-        if writer and not _is_running(int(writer[1])):
+        if writer and not _is_running(int(writer[1])) and os.access(path.parent, os.W_OK):
             _remove(path)
 
 
@@ -68,10 +71,12 @@ def _is_running(pid: int) -> bool:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    """Delete a file or folder; another process may be deleting it too."""
+    with suppress(FileNotFoundError):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 @contextmanager
@@ -129,7 +134,22 @@ def write_json(path: Path, value: Any) -> None:
 
     Raises `ValueError` for NaN or infinity.
     """
-    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    write_text(path, _json_text(value))
+
+
+def _json_text(value: Any) -> str:
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def update_text(path: Path, text: str) -> None:
+    """`write_text`, unless the file holds just that: then a folder may be read-only."""
+    if not path.is_file() or path.read_bytes() != text.encode("utf-8"):
+        write_text(path, text)
+
+
+def update_json(path: Path, value: Any) -> None:
+    """`write_json`, unless the file holds just that: then a folder may be read-only."""
+    update_text(path, _json_text(value))
 
 
 def read_json(path: Path) -> Any:

@@ -29,7 +29,7 @@ from saelib.activations.rows import ShuffledRows
 from saelib.activations.store import Store
 from saelib.config import CollectConfig, ConfigError, CorpusConfig, EvalConfig, StreamConfig
 from saelib.env import data_dir, headless
-from saelib.files import write_json
+from saelib.files import remove_leftovers_of_the_dead, update_json
 from saelib.hardware import choose_device
 from saelib.measure.reference import SiteReference, site_reference
 from saelib.ranks import SINGLE_PROCESS, Ranks
@@ -52,6 +52,8 @@ class Collected:
         self.ranks = ranks
         self.folder = data_dir(profile)
         self._normalizers: dict[tuple[int, str, str], tuple[torch.Tensor, float]] = {}
+        if not ranks.rank:
+            remove_leftovers_of_the_dead(self.folder)
 
     def collect(
         self,
@@ -99,7 +101,7 @@ class Collected:
         folder = self.folder / "store"
         first_rank = not self.ranks.rank
         if first_rank:  # model, text and sites are there
-            write_json(self.folder / IDENTITY_FILE, self.identity)
+            update_json(self.folder / IDENTITY_FILE, self.identity)
         finished = (folder / "manifest.json").exists()
         resumed = folder.exists()
         self.store = collect(self.lm, contexts, sites, folder, cfg, not headless(), self.ranks)

@@ -27,6 +27,7 @@ from saelib.run.jobs import (
     jobs_of,
     write_record,
 )
+from saelib.run.kernel import OwnKernel
 from saelib.run.parameters import filled
 from saelib.run.results import log_time
 from saelib.run.source_notebooks import INJECTED, PARAMETERS_TAG, code_cells, tags
@@ -59,6 +60,7 @@ def execute(source: Path, output: Path, values: Mapping[str, Any], grid: str = "
                 output,
                 parameters=dict(values),
                 kernel_name="python3",
+                kernel_manager_class=OwnKernel,  # this name alone may find another Python
                 language="python",
                 cwd=source.parent,
                 progress_bar=False,

@@ -19,7 +19,7 @@ from saelib.run.source_notebooks import notebooks_dir, parameters, sources
 
 RESERVED = "profile"  # set by the profile's file name, in every notebook that has it
 # Folders of data/ that belong to no profile; `make clean-data` keeps them too.
-KEPT = ("recorded", "assets", "kernels")
+KEPT = ("recorded", "assets")
 
 Values = dict[str, Any]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from saelib.files import write_text
+from saelib.files import update_text
 from saelib.measure.columns import COLUMNS, NUMBERS, read_table
 
 TIMINGS = ("run_id", "stage", "seconds", "tokens_per_second", "resumed")
@@ -50,7 +50,7 @@ def write_results(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(path, buffer.getvalue())
+    update_text(path, buffer.getvalue())
 
 
 def log_time(

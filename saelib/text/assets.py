@@ -94,6 +94,8 @@ def made_once(path: Path, make: Callable[[Path], Path], message: str = "") -> Pa
 
     `make(folder)` makes it in a temporary folder and returns where; `message` is printed before.
     """
+    if path.exists():  # it appeared whole, so that no lock is needed, nor a folder to write to
+        return path
     with locked(assets_dir() / ".lock"):
         if not path.exists():
             if message:

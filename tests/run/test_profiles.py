@@ -57,18 +57,18 @@ def test_an_unknown_profile_or_notebook_is_refused_with_what_there_is(home):
         jobs_of("smoke", ["07"])
 
 
-@pytest.mark.parametrize("name", ["", "recorded", "assets", "kernels", "../smoke", "a.b", "."])
+@pytest.mark.parametrize("name", ["", "recorded", "assets", "../smoke", "a.b", "."])
 def test_a_name_that_is_no_folder_of_a_profile_s_own_is_refused(home, name):
     write_notebook(home, "01_a")
-    for each in ("smoke", "recorded", "assets", "kernels", "a.b"):
+    for each in ("smoke", "recorded", "assets", "a.b"):
         write_profile(home, "", each)
     with pytest.raises(ConfigError, match=re.escape(f"profile {name!r}: accepted: smoke (")):
         load_profile(name)
 
 
-@pytest.mark.parametrize("name", ["", "recorded", "assets", "kernels", "..", "a/b", "smoke/."])
+@pytest.mark.parametrize("name", ["", "recorded", "assets", "..", "a/b", "smoke/."])
 def test_clean_data_removes_a_profile_s_folder_and_no_other(tmp_path, name):
-    for folder in ("recorded", "assets", "kernels", "smoke", "a/b"):
+    for folder in ("recorded", "assets", "smoke", "a/b"):
         (tmp_path / "data" / folder).mkdir(parents=True)
     make = [
         "make",
@@ -82,7 +82,7 @@ def test_clean_data_removes_a_profile_s_folder_and_no_other(tmp_path, name):
     refused = subprocess.run([*make, f"PROFILE={name}"], capture_output=True, text=True)
     assert refused.returncode != 0
     assert f"error: PROFILE='{name}'" in refused.stdout
-    assert len(list((tmp_path / "data").iterdir())) == 5
+    assert len(list((tmp_path / "data").iterdir())) == 4
     assert (
         subprocess.run(make, capture_output=True).returncode != 0
     )  # the default is not meant by saying nothing
@@ -90,7 +90,6 @@ def test_clean_data_removes_a_profile_s_folder_and_no_other(tmp_path, name):
     assert sorted(p.name for p in (tmp_path / "data").iterdir()) == [
         "a",
         "assets",
-        "kernels",
         "recorded",
     ]
 

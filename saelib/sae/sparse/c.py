@@ -1,27 +1,20 @@
 """The three sparse operations on the CPU in C (definition: `plain`), and the bfloat16 screen.
 
-A small file is compiled once with the system's compiler and kept under `data/kernels/`. Without a
-compiler `available()` is False, and the sparse step runs in plain PyTorch.
+A small file is compiled once with the system's compiler and kept in the user's cache (`library`).
+Without a compiler `available()` is False, and the sparse step runs in plain PyTorch.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import hashlib
-import os
-import shlex
-import shutil
-import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from saelib.env import root
 from saelib.sae.dense import SUM_ERROR, SparseCodes, encoder_product
+from saelib.sae.sparse.library import compiler_command, load_library
 
 SOURCE = Path(__file__).with_name("sparse_step.c")
 ROUNDING = 2.0**-7  # of storing a product as bfloat16, relative: twice the worst case
@@ -39,54 +32,15 @@ FLAGS = (
 
 @cache
 def _library() -> ctypes.CDLL | None:
-    """The compiled C file; None without a compiler. A damaged library is compiled anew."""
-    compiler, *options = shlex.split(os.environ.get("CC", "cc")) or [""]
-    program = shutil.which(compiler)
-    if program is None:
-        return None
-    command = [program, *options, *FLAGS, str(SOURCE), "-o"]
-    key = hashlib.sha256(
-        SOURCE.read_bytes() + " ".join(command).encode() + _processor().encode()
-    ).hexdigest()[:16]
-    path = root() / "data" / "kernels" / f"sparse_step_{key}.so"
-    if path.exists():
-        with contextlib.suppress(OSError):
-            return ctypes.CDLL(str(path))
-    _compile(command, path)
-    return ctypes.CDLL(str(path))
-
-
-def _compile(command: list[str], path: Path) -> None:
-    """Run the compiler; `path` appears whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            built = Path(folder) / "out.so"
-            done = subprocess.run([*command, str(built)], capture_output=True, text=True)
-            if done.returncode == 0 and built.exists():
-                os.replace(built, path)
-                return
-            reason = done.stderr.strip() or f"no file written, exit status {done.returncode}"
-    except OSError as error:
-        reason = str(error)
-    raise RuntimeError(
-        f"{command[0]} could not compile {SOURCE} into {path} "
-        f"(CC=none in the environment trains without it): {reason}"
-    )
-
-
-def _processor() -> str:
-    """What -march=native depends on."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    return (
-        "".join(line for line in lines if line.startswith(("model name", "flags")))
-        or os.uname().machine
-    )
+    """The compiled C file; None without a compiler."""
+    command = compiler_command(SOURCE, FLAGS)
+    return None if command is None else load_library(SOURCE, command)
 
 
 def available() -> bool:
-    """Whether there is a C compiler; `RuntimeError` where there is one that fails."""
+    """Whether there is a C compiler; RuntimeError where there is one that fails or its output
+    cannot be kept (see `load_library`).
+    """
     return _library() is not None
 
 
