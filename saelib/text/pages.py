@@ -21,6 +21,7 @@ from itertools import islice
 from typing import Any
 
 from saelib.config import CorpusConfig
+from saelib.text.lines import PAGE_CHARS
 from saelib.text.rows import CorpusError, Row
 from saelib.text.sources import SOURCES
 
@@ -57,8 +58,8 @@ def read_pages(cfg: CorpusConfig, report: dict[str, Any] | None = None) -> Itera
 
     Counts go into `report`: `pages_blank`, `bad_lines` with the first few, for a dump also
     `pages_redirect` and `pages_other_namespace`. Raises `CorpusError` naming file and line where a
-    row is malformed, wrongly encoded or lacks its text (`on_bad_line="skip"` counts these instead),
-    or where the source is missing.
+    row is malformed, wrongly encoded, longer than `text.lines` reads or lacks its text
+    (`on_bad_line="skip"` counts these instead), or where the source is missing.
     """
     report = {} if report is None else report
     return draw_pages(cfg, report) if cfg.n_docs else _all_pages(cfg, report)
@@ -142,8 +143,11 @@ def _fault(fields: dict[str, Any], text_column: str, id_column: str) -> str:
             return f"no field {column!r}; it has {', '.join(map(repr, fields)) or 'none'}"
         if fields[column] is None:
             return f"field {column!r} is null"
-    if not isinstance(fields[text_column], str):
-        return f"field {text_column!r} is {type(fields[text_column]).__name__}, expected text"
+    text = fields[text_column]
+    if not isinstance(text, str):
+        return f"field {text_column!r} is {type(text).__name__}, expected text"
+    if len(text) > PAGE_CHARS:
+        return f"a page of {len(text):,} characters, of which at most {PAGE_CHARS:,} are read"
     for column in filter(None, (text_column, id_column, "title")):
         fault = _lone_surrogate(str(fields.get(column)))
         if fault:
