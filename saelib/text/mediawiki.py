@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import json
 import xml.etree.ElementTree as ET
 import zlib
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,12 @@ from tqdm.auto import tqdm
 from saelib.config import CorpusConfig, stable_hash
 from saelib.env import headless
 from saelib.text.assets import embedded_wiki, enwik8, made_once
-from saelib.text.rows import CorpusError, Row, matching_files
+from saelib.text.lines import LINE_BYTES
+from saelib.text.rows import OPENERS, CorpusError, Row, matching_files
 from saelib.text.wikitext import clean_markup
 
-OPENERS = {".bz2": bz2.open, ".gz": gzip.open}
+# What the parser raises on what is no dump: among others of encodings that it does not know.
+NO_DUMP = (ET.ParseError, EOFError, OSError, zlib.error, ValueError, LookupError)
 CLEANING_VERSION = 1  # raise it where `articles` or `clean_markup` give another text
 
 
@@ -59,24 +60,53 @@ def _namespace(page: ET.Element, title: str, prefixes: dict[str, str]) -> str:
     return page.findtext("{*}ns") or prefixes.get(title.partition(":")[0], "0")
 
 
+class _Metered:
+    """A stream of which at most `LINE_BYTES` and a piece may be read between two pages' ends."""
+
+    def __init__(self, stream: BufferedIOBase) -> None:
+        self._stream = stream
+        self.since_page = 0
+
+    def read(self, size: int) -> bytes:
+        """The next bytes; `ValueError` where the page goes on for too long."""
+        if self.since_page > LINE_BYTES:
+            raise ValueError(f"a page of more than {LINE_BYTES:,} bytes")
+        data = self._stream.read(size)
+        self.since_page += len(data)
+        return data
+
+
 def _xml_pages(path: Path, cut: bool) -> Iterator[tuple[Path, ET.Element, dict[str, str]]]:
     """(path, `<page>` element, namespaces by prefix), one page at a time, each freed after use."""
     prefixes: dict[str, str] = {}
+    top: ET.Element | None = None
+    last: ET.Element | None = None  # the page that is being read
     try:
         with OPENERS.get(path.suffix, open)(path, "rb") as stream:
-            events = ET.iterparse(stream, events=("start", "end"))
-            _, top = next(events)
+            metered = _Metered(stream)
+            events = ET.iterparse(metered, events=("start", "end"))
             for event, element in events:
-                tag = element.tag.rpartition("}")[2] if event == "end" else ""
-                if tag == "namespace":
+                top = element if top is None else top
+                tag = element.tag.rpartition("}")[2]
+                if event == "start":
+                    last = element if tag == "page" else last
+                elif tag == "namespace":
                     prefixes[element.text or ""] = element.get("key", "0")
                 elif tag == "page":
                     yield path, element, prefixes
                     top.clear()
-    except (ET.ParseError, EOFError, OSError, zlib.error) as error:
+                    metered.since_page = 0
+                    last = None
+    except NO_DUMP as error:
         if cut and isinstance(error, ET.ParseError):
             return
-        raise CorpusError(f"{path}: not a whole MediaWiki dump ({error})") from error
+        raise CorpusError(f"{path}: not a whole MediaWiki dump ({error}{_within(last)})") from error
+
+
+def _within(page: ET.Element | None) -> str:
+    """The title of the page that the parser is in, for a message."""
+    title = None if page is None else page.findtext("{*}title")
+    return f", in page {title!r}" if title else ""
 
 
 # ---- the bundled dumps, cleaned once

@@ -181,7 +181,7 @@ def test_damage_anywhere_in_an_archive_is_an_error_that_names_it(tmp_path, metho
         except CorpusError as error:
             messages.append(str(error))
     assert len(messages) > len(whole) / 6
-    assert all(message.startswith(str(path)) for message in messages)
+    assert all(str(path) in message for message in messages)
 
 
 def test_an_archive_that_unpacks_to_one_line_of_200_mb_is_a_bad_line_in_little_memory(tmp_path):

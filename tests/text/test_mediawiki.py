@@ -4,6 +4,7 @@ import bz2
 import gzip
 import hashlib
 import json
+import re
 import tracemalloc
 from dataclasses import replace
 from itertools import islice
@@ -13,7 +14,8 @@ import pytest
 from helpers.wikitext import ARTICLE, PLAIN
 
 from saelib.config import CorpusConfig
-from saelib.text import sources
+from saelib.text import apart
+from saelib.text import pages as pages_module
 from saelib.text.assets import embedded_wiki
 from saelib.text.mediawiki import CLEANING_VERSION, articles, write_cleaned
 from saelib.text.pages import Page, read_pages
@@ -167,11 +169,75 @@ def test_a_draw_of_a_dump_passes_over_pages_that_are_blank_without_their_markup(
     )[:10]
     cleaned = []
     monkeypatch.setattr(
-        sources, "clean_markup", lambda text: cleaned.append(text) or clean_markup(text)
+        pages_module.Cleaner, "__call__", lambda _, text: cleaned.append(text) or clean_markup(text)
     )
     drawn = list(read_pages(replace(everything, n_docs=10)))
     assert {p.id for p in drawn} == {p.id for p in first}
     assert len(cleaned) < 250, "markup is removed only where a page may be drawn"
+
+
+# ---- bounds and damage
+
+
+def test_a_page_whose_markup_takes_too_long_is_a_bad_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(apart, "SECONDS", 0.2)
+    endless = "{{a|" * 8000
+    path = dump(
+        tmp_path / "d.xml",
+        [("Abel", "0", "1", "One."), ("Endless", "0", "2", endless), ("Cain", "0", "3", "Two.")],
+    )
+    cause = (
+        "its markup takes more than 0.8 s of processor time, the most that 32,000 characters may"
+    )
+    message = f"{path}, page 'Endless': {cause}"
+    with pytest.raises(CorpusError, match=re.escape(message)):
+        list(read_pages(config(path)))
+    report: dict = {}
+    pages = list(read_pages(config(path, on_bad_line="skip"), report))
+    assert [page.text for page in pages] == ["One.", "Two."]
+    assert report["bad_line_examples"] == [message]
+
+
+def test_a_page_of_too_many_bytes_names_the_dump_and_the_page_in_little_memory(tmp_path):
+    path = tmp_path / "d.xml.gz"
+    with gzip.open(path, "wb", compresslevel=1) as stream:
+        stream.write(b"<mediawiki><page><title>Abel</title><id>1</id><revision><text>One.</text>")
+        stream.write(b"</revision></page><page><title>Huge</title><id>2</id><revision><text>")
+        for _ in range(200):
+            stream.write(b"0" * 1_000_000)
+    tracemalloc.start()
+    pages = read_pages(config(path))
+    assert next(pages).title == "Abel"
+    with pytest.raises(
+        CorpusError, match=r"d\.xml\.gz: .*more than 16,000,000 bytes, in page 'Huge'"
+    ):
+        list(pages)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "plain",
+        "<mediawiki/>x",
+        '<?xml version="1.0" encoding="no-such"?><mediawiki/>',
+        '<?xml version="1.0" encoding="utf-7"?><mediawiki/>',
+        '<?xml version="1.0" encoding="shift_jis"?><mediawiki/>',
+        '<!DOCTYPE m [<!ENTITY a "aaaaaaaaaa">'
+        + "".join(
+            f'<!ENTITY {b} "{f"&{a};" * 10}">' for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+        )
+        + "]><m>&i;</m>",
+        "<mediawiki><page><title>\ud800</title></page></mediawiki>",
+    ],
+)
+def test_what_is_no_dump_is_an_error_that_names_the_file(tmp_path, text):
+    (tmp_path / "d.xml").write_text(text, errors="surrogatepass")
+    with pytest.raises(CorpusError, match=r"d\.xml: not a whole MediaWiki dump"):
+        list(read_pages(config(tmp_path / "d.xml")))
 
 
 # ---- the embedded excerpt
