@@ -22,6 +22,7 @@ from saelib.text import buffers
 from saelib.text.buffers import Strings, TokenFile, release
 from saelib.text.pages import SPLITS, Page, draw_digest, read_pages, split_of
 from saelib.text.rows import CorpusError
+from saelib.text.spelling import token_ids
 
 # Characters tokenised at once: the tokenizer takes about 100 bytes of memory for each.
 BATCH_CHARS = 250_000
@@ -165,10 +166,7 @@ def _cut(
 
 def _tokenised(pages: Iterable[Page], tokenizer: Any) -> Iterator[tuple[Page, list[int]]]:
     for batch in _batches(pages):
-        texts = [page.text for page in batch]
-        # verbose=False: a page longer than the model's window is no mistake here, it is cut
-        encoded = tokenizer(texts, add_special_tokens=False, verbose=False)
-        yield from zip(batch, encoded["input_ids"], strict=True)
+        yield from zip(batch, token_ids([page.text for page in batch], tokenizer), strict=True)
 
 
 def _batches(pages: Iterable[Page]) -> Iterator[list[Page]]:

@@ -81,7 +81,7 @@ SOURCES = {
     ),
     "dataset": Source(
         dataset_rows,
-        path="a hub id or local folder, as name[:config[:split]]",
+        path="a hub id or local folder, as name[:config[:split]]; a split may be train[:30]",
         licence="the data set's",
         hub=True,
     ),
