@@ -85,11 +85,14 @@ SOURCES = {
         licence="the data set's",
         hub=True,
     ),
-    "jsonl": Source(jsonl_rows, path="a file, or a folder of *.jsonl", licence=USERS_OWN),
+    "jsonl": Source(
+        jsonl_rows, path="a file, or a folder of *.jsonl; .gz or plain", licence=USERS_OWN
+    ),
     "parquet": Source(parquet_rows, path="a file, or a folder of *.parquet", licence=USERS_OWN),
     "text": Source(
         text_rows,
-        path="a folder whose .txt files are pages, or a file whose blocks of lines are",
+        path="a folder whose .txt files are pages, or a file whose blocks of lines are; "
+        "path:<|endoftext|> where documents end in that token; .gz or plain",
         licence=USERS_OWN,
         id_column="id",  # path within the folder, or number of the block's first line
     ),
