@@ -14,7 +14,7 @@ import pytest
 from helpers.wikitext import ARTICLE, PLAIN
 
 from saelib.config import CorpusConfig
-from saelib.text import apart
+from saelib.text import apart, mediawiki
 from saelib.text import pages as pages_module
 from saelib.text.assets import embedded_wiki
 from saelib.text.mediawiki import CLEANING_VERSION, articles, write_cleaned
@@ -150,11 +150,53 @@ def test_the_cleaned_dump_is_its_articles_and_then_the_counts(tmp_path):
         ("Blank", "0", "16", "{{only a template}}"),
     ]
     path = write_cleaned(dump(tmp_path / "d.xml", pages), tmp_path / "c.jsonl")
-    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+    lines = path.read_bytes().splitlines(keepends=True)
+    counts = {"pages_redirect": 1, "pages_other_namespace": 0}
+    sealed = lines[0] + lines[1] + json.dumps(counts).encode()
+    sha256 = hashlib.sha256(sealed).hexdigest()
+    assert [json.loads(line) for line in lines] == [
         {"id": "12", "title": "Abel", "text": PLAIN},
         {"id": "16", "title": "Blank", "text": ""},
-        {"pages_redirect": 1, "pages_other_namespace": 0},
+        counts | {"sha256": sha256},
     ]
+
+
+@pytest.fixture
+def bundled(tmp_path, home, monkeypatch):
+    """A small dump in the embedded excerpt's place, and the path of its clean text."""
+    pages = [("Abel", "0", "12", ARTICLE), ("Cain", "0", "13", "Two."), ("Old", "0", "14", "#R")]
+    path = dump(tmp_path / "enwiki.xml", pages)
+    monkeypatch.setattr(mediawiki, "embedded_wiki", lambda: path)
+    assert [page.title for page in read_pages(CorpusConfig())] == ["Abel", "Cain"]
+    (cleaned,) = tmp_path.glob("enwiki-cleaned-*.jsonl")
+    return cleaned
+
+
+def test_a_change_anywhere_in_the_cleaned_text_is_an_error_that_names_it(bundled):
+    whole = bundled.read_bytes()
+    for place in range(0, len(whole) - 1, 7):
+        bundled.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(CorpusError, match=rf"{bundled.name}.*: damaged.*; delete it and run"):
+            list(read_pages(CorpusConfig()))
+
+
+def test_cleaned_text_that_is_cut_off_is_an_error_that_names_it(bundled):
+    lines = bundled.read_bytes().splitlines(keepends=True)
+    for kept in (0, 1, 2):
+        bundled.write_bytes(b"".join(lines[:kept]))
+        with pytest.raises(CorpusError, match=rf"{bundled.name}: damaged; delete it"):
+            list(read_pages(CorpusConfig()))
+
+
+def test_cleaned_text_older_than_its_checksum_is_read(bundled):
+    *pages, last = bundled.read_bytes().splitlines(keepends=True)
+    counts = json.loads(last)
+    counts.pop("sha256")
+    bundled.write_bytes(b"".join(pages) + json.dumps(counts).encode())
+    report: dict = {}
+    assert len(list(read_pages(CorpusConfig(), report))) == 2
+    assert report["pages_redirect"] == 1
+    assert "sha256" not in report
 
 
 def test_a_draw_of_a_dump_passes_over_pages_that_are_blank_without_their_markup(
@@ -261,7 +303,11 @@ CLEANED_SHA256 = "97f875b7cbe86c8d1739a117ad551874c319582f4db833a1116cead3809676
 
 @pytest.mark.slow
 def test_the_clean_text_changes_only_with_its_declared_version(tmp_path):
-    text = write_cleaned(embedded_wiki(), tmp_path / "cleaned.jsonl").read_bytes()
+    path = write_cleaned(embedded_wiki(), tmp_path / "cleaned.jsonl")
+    *pages, last = path.read_bytes().splitlines(keepends=True)
+    counts = json.loads(last)
+    counts.pop("sha256")  # of the rest, which is pinned as it was written without it
+    text = b"".join(pages) + json.dumps(counts).encode() + b"\n"
     assert CLEANING_VERSION == 1
     assert hashlib.sha256(text).hexdigest() == CLEANED_SHA256, (
         "raise mediawiki.CLEANING_VERSION and pin the new hash here"
