@@ -128,7 +128,8 @@ class CorpusConfig(Checked):
     source: Literal[
         "embedded", "enwik8", "mediawiki", "fever", "dataset", "jsonl", "parquet", "text"
     ] = "embedded"
-    path: str = ""  # file, folder, zip or hub id; unused by "embedded" and "enwik8"
+    # File, folder, zip or hub id; of "text" also path:separator. Unused by "embedded" and "enwik8".
+    path: str = ""
     text_column: str = "text"
     id_column: str = ""  # column with the page id; the row's number where empty
     n_docs: int = 0  # so many documents, drawn by `seed` and page id (`text.pages`); 0 takes all
@@ -137,6 +138,7 @@ class CorpusConfig(Checked):
     min_ctx_len: int = 0  # shortest context kept, from a page's tail; 0 keeps whole contexts only
     contexts_per_page: int = 20  # 0 takes all
     bos: Literal["auto", "always", "never"] = "auto"  # "auto" does what the model's tokenizer does
+    # What a malformed row does, and a page or line beyond the bounds of `text.lines`, `text.apart`.
     on_bad_line: Literal["raise", "skip"] = "raise"
     seed: int = 0  # which pages (`n_docs`) and which contexts of a long page are taken
 

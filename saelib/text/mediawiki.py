@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
+import hashlib
 import json
 import xml.etree.ElementTree as ET
 import zlib
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,16 @@ from tqdm.auto import tqdm
 from saelib.config import CorpusConfig, stable_hash
 from saelib.env import headless
 from saelib.text.assets import embedded_wiki, enwik8, made_once
-from saelib.text.rows import CorpusError, Row, matching_files
+from saelib.text.lines import LINE_BYTES
+from saelib.text.rows import OPENERS, CorpusError, Row, matching_files, opened
 from saelib.text.wikitext import clean_markup
 
-OPENERS = {".bz2": bz2.open, ".gz": gzip.open}
+# What the parser raises on what is no dump: among others of encodings that it does not know.
+NO_DUMP = (ET.ParseError, EOFError, OSError, zlib.error, ValueError, LookupError)
+PAGE = {"id", "title", "text"}  # of a line of cleaned text, and of its last:
+COUNTS = {"pages_redirect", "pages_other_namespace"}
+SEAL = "sha256"  # beside the counts: of the pages' lines and of the counts
+MAKE_AGAIN = "delete it and run again"
 CLEANING_VERSION = 1  # raise it where `articles` or `clean_markup` give another text
 
 
@@ -59,24 +65,53 @@ def _namespace(page: ET.Element, title: str, prefixes: dict[str, str]) -> str:
     return page.findtext("{*}ns") or prefixes.get(title.partition(":")[0], "0")
 
 
+class _Metered:
+    """A stream of which at most `LINE_BYTES` and a piece may be read between two pages' ends."""
+
+    def __init__(self, stream: BufferedIOBase) -> None:
+        self._stream = stream
+        self.since_page = 0
+
+    def read(self, size: int) -> bytes:
+        """The next bytes; `ValueError` where the page goes on for too long."""
+        if self.since_page > LINE_BYTES:
+            raise ValueError(f"a page of more than {LINE_BYTES:,} bytes")
+        data = self._stream.read(size)
+        self.since_page += len(data)
+        return data
+
+
 def _xml_pages(path: Path, cut: bool) -> Iterator[tuple[Path, ET.Element, dict[str, str]]]:
     """(path, `<page>` element, namespaces by prefix), one page at a time, each freed after use."""
     prefixes: dict[str, str] = {}
+    top: ET.Element | None = None
+    last: ET.Element | None = None  # the page that is being read
     try:
         with OPENERS.get(path.suffix, open)(path, "rb") as stream:
-            events = ET.iterparse(stream, events=("start", "end"))
-            _, top = next(events)
+            metered = _Metered(stream)
+            events = ET.iterparse(metered, events=("start", "end"))
             for event, element in events:
-                tag = element.tag.rpartition("}")[2] if event == "end" else ""
-                if tag == "namespace":
+                top = element if top is None else top
+                tag = element.tag.rpartition("}")[2]
+                if event == "start":
+                    last = element if tag == "page" else last
+                elif tag == "namespace":
                     prefixes[element.text or ""] = element.get("key", "0")
                 elif tag == "page":
                     yield path, element, prefixes
                     top.clear()
-    except (ET.ParseError, EOFError, OSError, zlib.error) as error:
+                    metered.since_page = 0
+                    last = None
+    except NO_DUMP as error:
         if cut and isinstance(error, ET.ParseError):
             return
-        raise CorpusError(f"{path}: not a whole MediaWiki dump ({error})") from error
+        raise CorpusError(f"{path}: not a whole MediaWiki dump ({error}{_within(last)})") from error
+
+
+def _within(page: ET.Element | None) -> str:
+    """The title of the page that the parser is in, for a message."""
+    title = None if page is None else page.findtext("{*}title")
+    return f", in page {title!r}" if title else ""
 
 
 # ---- the bundled dumps, cleaned once
@@ -99,23 +134,51 @@ def _cleaned_rows(
     name = stable_hash(CLEANING_VERSION, version("mwparserfromhell"))
     path = dump.with_name(f"{dump.name[:6]}-cleaned-{name}.jsonl")
     made_once(path, lambda folder: write_cleaned(dump, folder / path.name, cut))
-    with path.open(encoding="utf-8") as stream:
-        for line in stream:
-            row = json.loads(line)
-            if "title" in row:
+    digest = hashlib.sha256()
+    counts: dict[str, Any] = {}
+    with opened(path) as stream:
+        for number, line in enumerate(stream, 1):
+            row = _cleaned_row(line, f"{path}:{number}")
+            if "text" in row:
+                digest.update(line)
                 yield f"{dump}, page {row['title']!r}", {cfg.text_column: row.pop("text"), **row}
             else:
-                report.update(row)
+                counts = row
+    # Files of `CLEANING_VERSION` 1 may be older than their checksum.
+    seal = counts.pop(SEAL, None)
+    digest.update(json.dumps(counts).encode())
+    if not counts or seal not in (None, digest.hexdigest()):
+        raise CorpusError(f"{path}: damaged; {MAKE_AGAIN}")
+    report.update(counts)
+
+
+def _cleaned_row(line: bytes, where: str) -> dict[str, Any]:
+    """A page, or the counts of the last line; `CorpusError` naming the place for anything else."""
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise CorpusError(f"{where}: damaged ({error}); {MAKE_AGAIN}") from error
+    if isinstance(row, dict) and (row.keys() in (PAGE, COUNTS, COUNTS | {SEAL})):
+        return row
+    raise CorpusError(f"{where}: damaged (neither a page nor the counts); {MAKE_AGAIN}")
 
 
 def write_cleaned(dump: Path, cleaned: Path, cut: bool = False) -> Path:
-    """Write a dump's articles as JSONL of id, title and text; the last line holds the counts."""
+    """Write a dump's articles as JSONL of id, title and text.
+
+    The last line holds the counts, and a checksum of all.
+    """
     counts: dict[str, Any] = {}
+    digest = hashlib.sha256()
     pages = articles([dump], counts, cut)
-    with cleaned.open("w", encoding="utf-8") as file:
+    with cleaned.open("wb") as file:
         bar = tqdm(pages, desc=f"cleaning {dump.name}", unit="article", disable=headless())
         for _, page in bar:
             page["text"] = clean_markup(page.pop("wikitext"))
-            file.write(json.dumps(page) + "\n")
-        file.write(json.dumps(counts) + "\n")
+            line = json.dumps(page).encode() + b"\n"
+            digest.update(line)
+            file.write(line)
+        digest.update(json.dumps(counts).encode())
+        last = json.dumps(counts | {SEAL: digest.hexdigest()})
+        file.write(last.encode() + b"\n")
     return cleaned

@@ -21,6 +21,8 @@ from itertools import islice
 from typing import Any
 
 from saelib.config import CorpusConfig
+from saelib.text.apart import Cleaner, MarkupError
+from saelib.text.lines import PAGE_CHARS
 from saelib.text.rows import CorpusError, Row
 from saelib.text.sources import SOURCES
 
@@ -57,8 +59,9 @@ def read_pages(cfg: CorpusConfig, report: dict[str, Any] | None = None) -> Itera
 
     Counts go into `report`: `pages_blank`, `bad_lines` with the first few, for a dump also
     `pages_redirect` and `pages_other_namespace`. Raises `CorpusError` naming file and line where a
-    row is malformed, wrongly encoded or lacks its text (`on_bad_line="skip"` counts these instead),
-    or where the source is missing.
+    row is malformed, wrongly encoded, longer than `text.lines` reads or lacks its text, or takes
+    longer than `text.apart` gives it (`on_bad_line="skip"` counts these instead), or where the
+    source is missing.
     """
     report = {} if report is None else report
     return draw_pages(cfg, report) if cfg.n_docs else _all_pages(cfg, report)
@@ -105,18 +108,29 @@ def _all_pages(
     """One pass over the corpus. Only the wanted pages become text: removing markup is slow."""
     source = SOURCES[cfg.source]
     report.update(source=cfg.source, pages_blank=0, bad_lines=0, bad_line_examples=[])
-    for number, row in enumerate(source.rows(cfg, report), 1):
-        page = _page(row, cfg, number)
-        if isinstance(page, str):
-            _report_bad_line(f"{row[0]}: {page}", cfg, report)
-            continue
-        if page.text.strip() and not wanted(page.id):
-            continue
-        title, text = source.as_text(page.title, page.text, cfg)
-        if text.strip():
-            yield Page(page.id, title, text)
-        else:
-            report["pages_blank"] += 1
+    with Cleaner() as cleaner:
+        for number, row in enumerate(source.rows(cfg, report), 1):
+            page = _page(row, cfg, number)
+            if isinstance(page, Page) and (not page.text.strip() or wanted(page.id)):
+                page = _as_text(page, cfg, cleaner)
+            elif isinstance(page, Page):
+                continue
+            if isinstance(page, str):
+                _report_bad_line(f"{row[0]}: {page}", cfg, report)
+            elif page.text.strip():
+                yield page
+            else:
+                report["pages_blank"] += 1
+
+
+def _as_text(page: Page, cfg: CorpusConfig, cleaner: Cleaner) -> Page | str:
+    """The page as text, or the sentence saying why its markup cannot be removed."""
+    source = SOURCES[cfg.source]
+    title, text = source.as_text(page.title, page.text, cfg)
+    try:
+        return Page(page.id, title, cleaner(text) if source.markup else text)
+    except MarkupError as error:
+        return str(error)
 
 
 def _page(row: Row, cfg: CorpusConfig, number: int) -> Page | str:
@@ -142,8 +156,11 @@ def _fault(fields: dict[str, Any], text_column: str, id_column: str) -> str:
             return f"no field {column!r}; it has {', '.join(map(repr, fields)) or 'none'}"
         if fields[column] is None:
             return f"field {column!r} is null"
-    if not isinstance(fields[text_column], str):
-        return f"field {text_column!r} is {type(fields[text_column]).__name__}, expected text"
+    text = fields[text_column]
+    if not isinstance(text, str):
+        return f"field {text_column!r} is {type(text).__name__}, expected text"
+    if len(text) > PAGE_CHARS:
+        return f"a page of {len(text):,} characters, of which at most {PAGE_CHARS:,} are read"
     for column in filter(None, (text_column, id_column, "title")):
         fault = _lone_surrogate(str(fields.get(column)))
         if fault:

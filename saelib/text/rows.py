@@ -7,14 +7,29 @@ wrong.
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
-from collections.abc import Iterable, Iterator
-from itertools import groupby
+import lzma
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
 from saelib.config import CorpusConfig
+from saelib.text.lines import LINE_BYTES, TOO_LONG, bounded_lines, separated, text_blocks
 
+OPENERS = {".bz2": bz2.open, ".gz": gzip.open}
+# What `zipfile` raises where an archive is damaged, encrypted (a RuntimeError), or packed in a way
+# that it does not know (another).
+DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError),
+    *(struct.error, UnicodeDecodeError, OverflowError),
+)
 Row = tuple[str, dict[str, Any] | str | None]
 
 
@@ -22,8 +37,22 @@ class CorpusError(ValueError):
     """The corpus cannot be read or holds too little; the message names file and line, or counts."""
 
 
-def matching_files(path: str, source: str, pattern: str) -> list[Path]:
-    """The file itself, or the folder's files that match, in name order.
+@contextmanager
+def opened(path: Path) -> Iterator[BufferedIOBase]:
+    """A file's bytes, unpacked where its name ends in .gz or .bz2.
+
+    Raises `CorpusError` naming it where it cannot be read, or is not whole.
+    """
+    try:
+        with OPENERS.get(path.suffix.lower(), open)(path, "rb") as stream:
+            yield stream
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise CorpusError(f"{path}: cannot be read ({reason})") from error
+
+
+def matching_files(path: str, source: str, *patterns: str) -> list[Path]:
+    """The file itself, or the folder's files that match a pattern, in name order.
 
     Raises `CorpusError` where the path does not exist or the folder holds no such file.
     """
@@ -34,11 +63,10 @@ def matching_files(path: str, source: str, pattern: str) -> list[Path]:
         )
     if given.is_file():
         return [given]
-    files = sorted(file for file in given.rglob(pattern) if file.is_file())
+    files = sorted({file for p in patterns for file in given.rglob(p) if file.is_file()})
     if not files:
-        raise CorpusError(
-            f"corpus folder {path!r} holds no {pattern}, which source {source!r} reads"
-        )
+        names = " or ".join(patterns)
+        raise CorpusError(f"corpus folder {path!r} holds no {names}, which source {source!r} reads")
     return files
 
 
@@ -57,16 +85,16 @@ def decoded(raw: bytes, line: int = 1) -> tuple[str, int]:
 def jsonl_rows(
     cfg: CorpusConfig, report: dict[str, Any], pattern: str = "*.jsonl"
 ) -> Iterator[Row]:
-    """Rows of a JSONL file or of a folder of them."""
-    for path in matching_files(cfg.path, cfg.source, pattern):
-        with path.open("rb") as stream:
+    """Rows of a JSONL file or of a folder of them, plain or .gz."""
+    for path in matching_files(cfg.path, cfg.source, pattern, f"{pattern}.gz"):
+        with opened(path) as stream:
             yield from json_lines(str(path), stream)
 
 
-def json_lines(name: str, stream: Iterable[bytes]) -> Iterator[Row]:
+def json_lines(name: str, stream: BufferedIOBase) -> Iterator[Row]:
     """Rows of one JSONL stream; an empty line is an empty page."""
-    for number, raw in enumerate(stream, 1):
-        text, bad_line = decoded(raw)
+    for number, raw in enumerate(bounded_lines(stream), 1):
+        text, bad_line = (f"a line of {TOO_LONG}", number) if raw is None else decoded(raw)
         yield f"{name}:{number}", text if bad_line else _json_object(text)
 
 
@@ -84,31 +112,64 @@ def _json_object(text: str) -> dict[str, Any] | str | None:
 
 # ---- plain text
 
+# A token that separates the documents of many corpora.
+END_OF_TEXT = "<|endoftext|>"
+
 
 def text_rows(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
-    """Rows of a folder, one for each .txt, or of a file, one for each block of lines."""
-    path = Path(cfg.path)
-    if path.is_dir():
-        for file in matching_files(cfg.path, cfg.source, "*.txt"):
-            fields = {"id": str(file.relative_to(path)), "title": file.stem}
-            yield _text_row(file, file.read_bytes(), 1, cfg, fields)
-        return
-    (file,) = matching_files(cfg.path, cfg.source, "*.txt")
-    with file.open("rb") as stream:
+    """Rows of a folder, one for each .txt, or of a file, one for each block of lines.
+
+    With a separator in the path, one for each document between two of it.
+    """
+    path, separator = separated_path(cfg.path)
+    files = matching_files(str(path), cfg.source, "*.txt", "*.txt.gz")
+    if separator:
+        return _separated_rows(path, files, separator.encode(), cfg)
+    return _file_rows(path, files, cfg) if path.is_dir() else _block_rows(path, cfg)
+
+
+def separated_path(path: str) -> tuple[Path, str]:
+    """(path, "") or, of path:separator where the path before a colon exists, both."""
+    colons = [n for n, character in enumerate(path) if character == ":"]
+    ends = [n for n in colons if n and path[n + 1 :] and Path(path[:n]).exists()]
+    if ends and not Path(path).exists():
+        return Path(path[: ends[0]]), path[ends[0] + 1 :]
+    return Path(path), ""
+
+
+def _file_rows(folder: Path, files: list[Path], cfg: CorpusConfig) -> Iterator[Row]:
+    for file in files:
+        with opened(file) as stream:
+            raw = stream.read(LINE_BYTES + 1)
+        title = file.name.removesuffix(".gz").removesuffix(".txt")
+        fields = {"id": str(file.relative_to(folder)), "title": title}
+        yield _text_row(file, raw if len(raw) <= LINE_BYTES else None, 1, cfg, fields)
+
+
+def _block_rows(file: Path, cfg: CorpusConfig) -> Iterator[Row]:
+    with opened(file) as stream:
         for line, block in text_blocks(stream):
-            yield _text_row(path, block, line, cfg, {"id": str(line)})
+            if block is not None and block.strip() == END_OF_TEXT.encode():
+                advice = f"give the path as {str(file) + ':' + END_OF_TEXT!r}"
+                yield f"{file}:{line}", f"{END_OF_TEXT} alone: where it ends documents, {advice}"
+            else:
+                yield _text_row(file, block, line, cfg, {"id": str(line)})
 
 
-def text_blocks(stream: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """(first line, bytes) of each run of lines that are not blank."""
-    for filled, lines in groupby(enumerate(stream, 1), lambda line: bool(line[1].strip())):
-        if filled:
-            number, first = next(lines)
-            yield number, first + b"".join(raw for _, raw in lines)
+def _separated_rows(
+    path: Path, files: list[Path], separator: bytes, cfg: CorpusConfig
+) -> Iterator[Row]:
+    for file in files:
+        before = f"{file.relative_to(path)}:" if path.is_dir() else ""
+        with opened(file) as stream:
+            for number, (line, document) in enumerate(separated(stream, separator), 1):
+                yield _text_row(file, document, line, cfg, {"id": f"{before}{number}"})
 
 
-def _text_row(path: Path, raw: bytes, line: int, cfg: CorpusConfig, fields: dict[str, str]) -> Row:
-    text, bad_line = decoded(raw, line)
+def _text_row(
+    path: Path, raw: bytes | None, line: int, cfg: CorpusConfig, fields: dict[str, str]
+) -> Row:
+    text, bad_line = (f"a page of {TOO_LONG}", line) if raw is None else decoded(raw, line)
     if bad_line:
         return f"{path}:{bad_line}", text
     return f"{path}:{line}", {cfg.text_column: text, **fields}

@@ -13,17 +13,11 @@ from saelib.text.mediawiki import dump_rows, embedded_rows, enwik8_rows
 from saelib.text.rows import Row, jsonl_rows, text_rows
 from saelib.text.tables import dataset_rows, parquet_rows
 from saelib.text.treebank import detokenize, fever_title
-from saelib.text.wikitext import clean_markup
 
 
 def as_it_stands(title: str, text: str, cfg: CorpusConfig) -> tuple[str, str]:
     """Title and text unchanged."""
     return title, text
-
-
-def without_markup(title: str, text: str, cfg: CorpusConfig) -> tuple[str, str]:
-    """The title, and the text without MediaWiki's markup."""
-    return title, clean_markup(text)
 
 
 def without_treebank_tokens(title: str, text: str, cfg: CorpusConfig) -> tuple[str, str]:
@@ -38,8 +32,8 @@ class Source:
     """Where documents come from.
 
     `rows(cfg, report)` streams rows in a fixed order (files in name order) and may put counts into
-    the report. `as_text(title, text, cfg)` runs on the pages that are wanted alone, since it may be
-    slow.
+    the report. `as_text(title, text, cfg)`, and the removal of MediaWiki's `markup`, run on the
+    pages that are wanted alone, since they may be slow.
     """
 
     rows: Callable[[CorpusConfig, dict[str, Any]], Iterator[Row]]
@@ -48,6 +42,7 @@ class Source:
     # Column with the page id, unless the configuration names one; "": row number.
     id_column: str = ""
     as_text: Callable[[str, str, CorpusConfig], tuple[str, str]] = as_it_stands
+    markup: bool = False  # removed in a process with bounds, `apart.Cleaner`
     hub: bool = False  # a path that does not exist is a hub id
 
     def on_hub(self, cfg: CorpusConfig) -> bool:
@@ -74,7 +69,7 @@ SOURCES = {
         path="a dump (.xml, .xml.bz2, .xml.gz) or a folder of its parts; articles only",
         licence="the dump's: CC BY-SA for Wikipedia",
         id_column="id",
-        as_text=without_markup,
+        markup=True,
     ),
     "fever": Source(
         fever_rows,
@@ -86,15 +81,18 @@ SOURCES = {
     ),
     "dataset": Source(
         dataset_rows,
-        path="a hub id or local folder, as name[:config[:split]]",
+        path="a hub id or local folder, as name[:config[:split]]; a split may be train[:30]",
         licence="the data set's",
         hub=True,
     ),
-    "jsonl": Source(jsonl_rows, path="a file, or a folder of *.jsonl", licence=USERS_OWN),
+    "jsonl": Source(
+        jsonl_rows, path="a file, or a folder of *.jsonl; .gz or plain", licence=USERS_OWN
+    ),
     "parquet": Source(parquet_rows, path="a file, or a folder of *.parquet", licence=USERS_OWN),
     "text": Source(
         text_rows,
-        path="a folder whose .txt files are pages, or a file whose blocks of lines are",
+        path="a folder whose .txt files are pages, or a file whose blocks of lines are; "
+        "path:<|endoftext|> where documents end in that token; .gz or plain",
         licence=USERS_OWN,
         id_column="id",  # path within the folder, or number of the block's first line
     ),

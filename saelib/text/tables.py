@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from saelib.config import CorpusConfig
 from saelib.text.rows import CorpusError, Row, matching_files
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")  # "name" or "owner/name"
-FILE_SUFFIXES = (".zip", ".jsonl", ".parquet")
+SLICE = re.compile(r"([^\[\]:+]+)\[([0-9]{0,18}):([0-9]{0,18})\]", re.ASCII)
+FILE_SUFFIXES = (".zip", ".jsonl", ".parquet", ".gz", ".txt")
 SAVED = ("state.json", "dataset_dict.json")  # files that `save_to_disk` leaves
 
 
@@ -23,13 +25,33 @@ def parquet_rows(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
 
 
 def dataset_rows(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
-    """Rows of a data set that `datasets` reads or saved; the path is name[:config[:split]]."""
-    name, config, split = (*cfg.path.split(":"), "", "")[:3]
-    split = split or "train"
+    """Rows of a data set that `datasets` reads or saved; the path is name[:config[:split]].
+
+    A split may be a slice of one, such as train[:30] or train[100:200], of its rows by number.
+    """
+    name, config, asked = (*cfg.path.split(":", 2), "", "")[:3]
+    split, first, last = sliced(asked or "train", cfg.path)
     if any((Path(name) / file).exists() for file in SAVED):
-        return _saved_rows(name, split)
+        return islice(_saved_rows(name, split), first, last)
     path = name if Path(name).exists() else hub_id(name, cfg.source)
-    return loaded_rows(path, name, name=config or None, split=split)
+    return islice(loaded_rows(path, name, name=config or None, split=split), first, last)
+
+
+def sliced(asked: str, path: str) -> tuple[str, int, int | None]:
+    """A split's name, its first row and the one after its last (None: all).
+
+    Raises `CorpusError` for a slice that is not of row numbers.
+    """
+    if "[" not in asked:
+        return asked, 0, None
+    parts = SLICE.fullmatch(asked)
+    first, last = (int(n) if n else None for n in parts.groups()[1:]) if parts else (0, 0)
+    if not parts or (last is not None and last <= (first or 0)):
+        raise CorpusError(
+            f"corpus path {path!r}: split {asked!r}: expected a split's name, or name[first:last] "
+            "with row numbers, such as train[:30] or train[100:200]"
+        )
+    return parts[1], first or 0, last
 
 
 def hub_id(path: str, source: str) -> str:

@@ -14,13 +14,14 @@ BRACKETS = {
     "-RCB-": "}",
     "-COLON-": ":",
 }
+SPACES = r"(?<!\s)\s++"  # a whole run: looked at once, not from each of its spaces
 SPACING = [  # applied in this order, after the brackets are back
     (re.compile(r"``\s?"), '"'),
     (re.compile(r"\s?''"), '"'),
     (re.compile(r"(?<!\S)`\s?(?=\S)"), "'"),
-    (re.compile(r"\s+(?=[,.;:?!%)\]}](?:[\s\"')\]},.;:?!]|$))"), ""),
+    (re.compile(rf"{SPACES}(?=[,.;:?!%)\]}}](?:[\s\"')\]}},.;:?!]|$))"), ""),
     (re.compile(r"(?<=[(\[{])\s+"), ""),
-    (re.compile(r"\s+(?=(?:n't|N'T|'(?i:s|re|ve|ll|d|m))\b)"), ""),
+    (re.compile(rf"{SPACES}(?=(?:n't|N'T|'(?i:s|re|ve|ll|d|m))\b)"), ""),
     (re.compile(r"(?<=\w) '(?=\s(?!\d)|$)"), "'"),
     (re.compile(r"(?<!\S)([$£€])\s(?=\d)"), r"\1"),
 ]

@@ -31,11 +31,14 @@ HIDDEN_TAGS = frozenset(
 # Links whose text is no part of the page; two or three small letters link to another language.
 HIDDEN_LINKS = re.compile(r"\s*((?i:file|image|media|category)|[a-z]{2,3}(-[a-z]+)*)\s*:")
 # What the parser leaves where markup is unbalanced: tables, references, tags, files, quotes.
-LEFTOVERS = re.compile(
-    r"(?ms)^\s*\{\|.*?^\s*\|\}|<ref\b[^<>]*>.*?</ref>"
+# A table or reference goes with what it holds, to its end; a reference without one loses its tag.
+LEFTOVER = re.compile(
+    r"(?m)(?P<table>^[^\S\n]*\{\|)|(?P<reference><ref\b[^<>]*>)"
     r"|</?(?:ref|blockquote|div|span|small|su[bp]|[bip])\b[^<>\n]*>"
     r"|\[\[(?:File|Image):[^\[\]]*\]\]|'{2,}|__[A-Z]+__"
 )
+TABLE_END = re.compile(r"(?m)^[^\S\n]*\|\}")
+REFERENCE_END = re.compile("</ref>")
 HEADING = "\x00"  # begins a heading's line until empty sections are gone
 
 
@@ -47,13 +50,57 @@ def clean_markup(wikitext: str) -> str:
     """
     import mwparserfromhell
 
-    text = _plain(mwparserfromhell.parse(wikitext))
-    text = LEFTOVERS.sub("", text)
+    text = _plain(mwparserfromhell.parse(wikitext.replace(HEADING, "")))
+    text = without_leftovers(text)
     text = re.sub(r"[^\S\n]+", " ", text)
     text = re.sub(r" ?\([\s,;:]*\)", "", text)  # what a removed template leaves: "( ; )"
     text = re.sub(r"\([,;:\s]+(?![,;:\s\x00])", "(", text)
     lines = _without_empty_sections(text.split("\n"))
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+
+
+def without_leftovers(text: str) -> str:
+    """Text without what the parser leaves of unbalanced markup, in time linear in its length.
+
+    Blank lines before a table go with it.
+    """
+    kept: list[str] = []
+    done = 0  # what lies before is kept or removed
+    place = 0  # where to look on
+    ended = {"table": True, "reference": True}  # False: no end of it lies ahead
+    while match := LEFTOVER.search(text, place):
+        first = match.start()
+        last = match.end()
+        kind = match.lastgroup
+        if kind:
+            last = _end_of(kind, text, last, ended)
+        if last < 0:
+            place = match.end() if kind == "table" else first + 1
+            continue
+        if kind == "table":
+            first = _blank_lines_before(text, done, first)
+        kept.append(text[done:first])
+        done = place = last
+    return "".join((*kept, text[done:]))
+
+
+def _end_of(kind: str, text: str, place: int, ended: dict[str, bool]) -> int:
+    """Where a table or reference ends whose opening ends at `place`; -1 where nothing goes."""
+    pattern = TABLE_END if kind == "table" else REFERENCE_END
+    end = pattern.search(text, place) if ended[kind] else None
+    if end:
+        return end.end()
+    ended[kind] = False
+    on_one_line = kind == "reference" and "\n" not in text[text.rindex("<", 0, place) : place]
+    return place if on_one_line else -1
+
+
+def _blank_lines_before(text: str, done: int, line: int) -> int:
+    """Begin of the first of the blank lines that end at `line`, none of them before `done`."""
+    blank = done + len(text[done:line].rstrip())
+    if blank in (0, line) or text[blank - 1] == "\n":
+        return blank
+    return text.index("\n", blank) + 1
 
 
 def _plain(code: Any) -> str:

@@ -35,6 +35,9 @@ def test_a_profile_gives_each_notebook_the_common_keys_it_has_and_then_its_own(h
         ("common: [1]", "expected a mapping"),
         ("common: {profile: x}", "'profile' is the name of the file"),
         ("common: {a", "not YAML"),
+        ("common: {n: 2001-99-99}", "not YAML: a value that cannot be read (month must be"),
+        ("common: {n: !!bool x}", "not YAML: a value that cannot be read ('x')"),
+        ("[" * 5000, "not YAML: maximum recursion depth"),
     ],
 )
 def test_a_wrong_profile_is_refused_even_when_the_wrong_part_is_another_notebook_s(
@@ -126,3 +129,13 @@ def test_a_wrong_grid_is_refused(home, text):
     (home / "grid.yaml").write_text(text)
     with pytest.raises(ConfigError):
         jobs_of("smoke", grid=home / "grid.yaml")
+
+
+def test_a_profile_that_is_not_utf8_is_named_with_line_and_byte(home):
+    write_notebook(home, "01_a")
+    write_profile(home, "")
+    path = home / "notebooks" / "profiles" / "smoke.yaml"
+    path.write_bytes("common:\n  model: café\n".encode("latin-1"))
+    message = f"{path}: not UTF-8 (invalid continuation byte, byte 0xe9 in line 2)"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_profile("smoke")

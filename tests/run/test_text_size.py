@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pytest
 
@@ -77,3 +78,12 @@ def test_streaming_keeps_at_most_so_many_held_out_tokens():
     text = TextSize(100.0, 50.0, 20.0, 0.0, "")
     assert text.streamed(0) == text
     assert (text.streamed(30).val, text.streamed(30).test) == (30, 20)
+
+
+def test_what_follows_the_colon_of_a_local_path_does_not_make_it_a_text_elsewhere(tmp_path):
+    (tmp_path / "a.txt").write_text("<|endoftext|>".join(["word " * 420] * 30))
+    datasets.Dataset.from_dict({"text": ["word " * 420] * 50}).save_to_disk(tmp_path / "saved")
+    paths = {"text": f"{tmp_path}/a.txt:<|endoftext|>", "dataset": f"{tmp_path}/saved::train[:30]"}
+    for source, path in paths.items():
+        size = estimated(CorpusConfig(source=source, path=path, contexts_per_page=2), 0)
+        assert size.known.startswith("30 pages of 500 tokens, as the first 30 have")

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from saelib.config import CorpusConfig, stable_hash
+from saelib.study.text_card import data_card
 from saelib.text import buffers
 from saelib.text import contexts as contexts_module
 from saelib.text.contexts import load_contexts, pack
@@ -326,7 +327,48 @@ def test_a_draw_that_is_packed_reports_the_whole_corpus_and_the_drawn_pages(tmp_
     assert {k: contexts.report[k] for k in expected} == expected
 
 
+def test_pages_of_one_text_are_counted_and_those_across_train_and_test(tmp_path):
+    pages = pages_of_every_split(8)
+    by_split = {name: [p for p in pages if split_of(p.id) == name] for name in SPLITS}
+    train, test = by_split["train"], by_split["test"]
+    twice = [
+        Page(test[0].id, "", train[0].text),
+        Page(test[1].id, "", train[0].text),
+        Page(train[1].id, "", by_split["val"][0].text),
+    ]
+    ids = {page.id for page in twice}
+    pages = [*(page for page in pages if page.id not in ids), *twice]
+    contexts = pack(pages, word_tokenizer(), config("text", "-", ctx_len=4), {"bad_lines": 0})
+    counts = contexts.report
+    assert (counts["pages_same_text"], counts["pages_test_as_train"]) == (3, 2)
+    assert data_card(contexts, "m", "text", "")["same text"] == (
+        "3 pages repeat another's text, 2 test pages that of a training page"
+    )
+
+
+def test_no_word_is_said_of_same_texts_where_there_are_none():
+    cfg = config("text", "-", ctx_len=4)
+    contexts = pack(pages_of_every_split(8), word_tokenizer(), cfg, {"bad_lines": 0})
+    assert contexts.report["pages_same_text"] == contexts.report["pages_test_as_train"] == 0
+    assert "same text" not in data_card(contexts, "m", "text", "")
+
+
 # ---- the embedded excerpt
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("per_page", "corpus_id"), [(2, "8e86b3762e95"), (12, "7e5c3d5e5e00"), (20, "1564bcc199ad")]
+)
+def test_the_embedded_corpus_is_the_one_that_was_recorded(per_page, corpus_id):
+    from transformers import AutoTokenizer
+
+    from saelib.text.assets import embedded_model
+
+    tokenizer = AutoTokenizer.from_pretrained(embedded_model())
+    contexts = load_contexts(CorpusConfig(contexts_per_page=per_page), tokenizer)
+    assert contexts.corpus_id == corpus_id
+    assert contexts.report["pages_same_text"] == 0
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """FEVER: folder, archive and Parquet form give the same pages; damage is named."""
 
 import json
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -160,3 +161,40 @@ def test_a_damaged_member_of_the_archive_is_named(tmp_path):
         match=r"w\.zip/wiki-pages/wiki-002\.jsonl: archive cannot be read \(.*invalid block type",
     ):
         next(pages)
+
+
+METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_damage_anywhere_in_an_archive_is_an_error_that_names_it(tmp_path, method):
+    path = tmp_path / "w.zip"
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name in ("wiki-001.jsonl", "wiki-002.jsonl"):
+            archive.writestr(name, '{"id": "a", "text": "one"}\n' * 4)
+    whole = path.read_bytes()
+    messages = []
+    for place in range(0, len(whole), 2):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            list(read_pages(config("fever", path)))
+        except CorpusError as error:
+            messages.append(str(error))
+    assert len(messages) > len(whole) / 6
+    assert all(str(path) in message for message in messages)
+
+
+def test_an_archive_that_unpacks_to_one_line_of_200_mb_is_a_bad_line_in_little_memory(tmp_path):
+    path = tmp_path / "w.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        with archive.open("wiki-001.jsonl", "w") as stream:
+            for _ in range(200):
+                stream.write(b"0" * 1_000_000)
+        archive.writestr("wiki-002.jsonl", '{"id": "a", "text": "one"}\n')
+    tracemalloc.start()
+    with pytest.raises(CorpusError, match=r"w\.zip/wiki-001\.jsonl:1: a line of more than 16,000"):
+        list(read_pages(config("fever", path)))
+    assert len(list(read_pages(config("fever", path, on_bad_line="skip")))) == 1
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import hashlib
 import json
+import re
 import tracemalloc
 from dataclasses import replace
 from itertools import islice
@@ -13,7 +14,8 @@ import pytest
 from helpers.wikitext import ARTICLE, PLAIN
 
 from saelib.config import CorpusConfig
-from saelib.text import sources
+from saelib.text import apart, mediawiki
+from saelib.text import pages as pages_module
 from saelib.text.assets import embedded_wiki
 from saelib.text.mediawiki import CLEANING_VERSION, articles, write_cleaned
 from saelib.text.pages import Page, read_pages
@@ -148,11 +150,53 @@ def test_the_cleaned_dump_is_its_articles_and_then_the_counts(tmp_path):
         ("Blank", "0", "16", "{{only a template}}"),
     ]
     path = write_cleaned(dump(tmp_path / "d.xml", pages), tmp_path / "c.jsonl")
-    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+    lines = path.read_bytes().splitlines(keepends=True)
+    counts = {"pages_redirect": 1, "pages_other_namespace": 0}
+    sealed = lines[0] + lines[1] + json.dumps(counts).encode()
+    sha256 = hashlib.sha256(sealed).hexdigest()
+    assert [json.loads(line) for line in lines] == [
         {"id": "12", "title": "Abel", "text": PLAIN},
         {"id": "16", "title": "Blank", "text": ""},
-        {"pages_redirect": 1, "pages_other_namespace": 0},
+        counts | {"sha256": sha256},
     ]
+
+
+@pytest.fixture
+def bundled(tmp_path, home, monkeypatch):
+    """A small dump in the embedded excerpt's place, and the path of its clean text."""
+    pages = [("Abel", "0", "12", ARTICLE), ("Cain", "0", "13", "Two."), ("Old", "0", "14", "#R")]
+    path = dump(tmp_path / "enwiki.xml", pages)
+    monkeypatch.setattr(mediawiki, "embedded_wiki", lambda: path)
+    assert [page.title for page in read_pages(CorpusConfig())] == ["Abel", "Cain"]
+    (cleaned,) = tmp_path.glob("enwiki-cleaned-*.jsonl")
+    return cleaned
+
+
+def test_a_change_anywhere_in_the_cleaned_text_is_an_error_that_names_it(bundled):
+    whole = bundled.read_bytes()
+    for place in range(0, len(whole) - 1, 7):
+        bundled.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(CorpusError, match=rf"{bundled.name}.*: damaged.*; delete it and run"):
+            list(read_pages(CorpusConfig()))
+
+
+def test_cleaned_text_that_is_cut_off_is_an_error_that_names_it(bundled):
+    lines = bundled.read_bytes().splitlines(keepends=True)
+    for kept in (0, 1, 2):
+        bundled.write_bytes(b"".join(lines[:kept]))
+        with pytest.raises(CorpusError, match=rf"{bundled.name}: damaged; delete it"):
+            list(read_pages(CorpusConfig()))
+
+
+def test_cleaned_text_older_than_its_checksum_is_read(bundled):
+    *pages, last = bundled.read_bytes().splitlines(keepends=True)
+    counts = json.loads(last)
+    counts.pop("sha256")
+    bundled.write_bytes(b"".join(pages) + json.dumps(counts).encode())
+    report: dict = {}
+    assert len(list(read_pages(CorpusConfig(), report))) == 2
+    assert report["pages_redirect"] == 1
+    assert "sha256" not in report
 
 
 def test_a_draw_of_a_dump_passes_over_pages_that_are_blank_without_their_markup(
@@ -167,11 +211,75 @@ def test_a_draw_of_a_dump_passes_over_pages_that_are_blank_without_their_markup(
     )[:10]
     cleaned = []
     monkeypatch.setattr(
-        sources, "clean_markup", lambda text: cleaned.append(text) or clean_markup(text)
+        pages_module.Cleaner, "__call__", lambda _, text: cleaned.append(text) or clean_markup(text)
     )
     drawn = list(read_pages(replace(everything, n_docs=10)))
     assert {p.id for p in drawn} == {p.id for p in first}
     assert len(cleaned) < 250, "markup is removed only where a page may be drawn"
+
+
+# ---- bounds and damage
+
+
+def test_a_page_whose_markup_takes_too_long_is_a_bad_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(apart, "SECONDS", 0.2)
+    endless = "{{a|" * 8000
+    path = dump(
+        tmp_path / "d.xml",
+        [("Abel", "0", "1", "One."), ("Endless", "0", "2", endless), ("Cain", "0", "3", "Two.")],
+    )
+    cause = (
+        "its markup takes more than 0.8 s of processor time, the most that 32,000 characters may"
+    )
+    message = f"{path}, page 'Endless': {cause}"
+    with pytest.raises(CorpusError, match=re.escape(message)):
+        list(read_pages(config(path)))
+    report: dict = {}
+    pages = list(read_pages(config(path, on_bad_line="skip"), report))
+    assert [page.text for page in pages] == ["One.", "Two."]
+    assert report["bad_line_examples"] == [message]
+
+
+def test_a_page_of_too_many_bytes_names_the_dump_and_the_page_in_little_memory(tmp_path):
+    path = tmp_path / "d.xml.gz"
+    with gzip.open(path, "wb", compresslevel=1) as stream:
+        stream.write(b"<mediawiki><page><title>Abel</title><id>1</id><revision><text>One.</text>")
+        stream.write(b"</revision></page><page><title>Huge</title><id>2</id><revision><text>")
+        for _ in range(200):
+            stream.write(b"0" * 1_000_000)
+    tracemalloc.start()
+    pages = read_pages(config(path))
+    assert next(pages).title == "Abel"
+    with pytest.raises(
+        CorpusError, match=r"d\.xml\.gz: .*more than 16,000,000 bytes, in page 'Huge'"
+    ):
+        list(pages)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "plain",
+        "<mediawiki/>x",
+        '<?xml version="1.0" encoding="no-such"?><mediawiki/>',
+        '<?xml version="1.0" encoding="utf-7"?><mediawiki/>',
+        '<?xml version="1.0" encoding="shift_jis"?><mediawiki/>',
+        '<!DOCTYPE m [<!ENTITY a "aaaaaaaaaa">'
+        + "".join(
+            f'<!ENTITY {b} "{f"&{a};" * 10}">' for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+        )
+        + "]><m>&i;</m>",
+        "<mediawiki><page><title>\ud800</title></page></mediawiki>",
+    ],
+)
+def test_what_is_no_dump_is_an_error_that_names_the_file(tmp_path, text):
+    (tmp_path / "d.xml").write_text(text, errors="surrogatepass")
+    with pytest.raises(CorpusError, match=r"d\.xml: not a whole MediaWiki dump"):
+        list(read_pages(config(tmp_path / "d.xml")))
 
 
 # ---- the embedded excerpt
@@ -195,7 +303,11 @@ CLEANED_SHA256 = "97f875b7cbe86c8d1739a117ad551874c319582f4db833a1116cead3809676
 
 @pytest.mark.slow
 def test_the_clean_text_changes_only_with_its_declared_version(tmp_path):
-    text = write_cleaned(embedded_wiki(), tmp_path / "cleaned.jsonl").read_bytes()
+    path = write_cleaned(embedded_wiki(), tmp_path / "cleaned.jsonl")
+    *pages, last = path.read_bytes().splitlines(keepends=True)
+    counts = json.loads(last)
+    counts.pop("sha256")  # of the rest, which is pinned as it was written without it
+    text = b"".join(pages) + json.dumps(counts).encode() + b"\n"
     assert CLEANING_VERSION == 1
     assert hashlib.sha256(text).hexdigest() == CLEANED_SHA256, (
         "raise mediawiki.CLEANING_VERSION and pin the new hash here"

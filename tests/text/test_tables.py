@@ -63,6 +63,24 @@ def test_a_saved_data_set_and_a_folder_of_data_files_are_read_as_data_sets(tmp_p
         list(read_pages(config("dataset", tmp_path / "dict")))
 
 
+def test_a_slice_of_a_split_is_its_rows_by_number(tmp_path):
+    table = datasets.Dataset.from_dict({"text": [f"text {i}" for i in range(50)]})
+    datasets.DatasetDict({"train": table}).save_to_disk(tmp_path / "saved")
+    (tmp_path / "files").mkdir()
+    jsonl(tmp_path / "files" / "train.jsonl", table.to_list())
+    slices = {"[:30]": (0, 30), "[20:]": (20, 50), "[5:7]": (5, 7), "[:]": (0, 50), "": (0, 50)}
+    for folder in ("saved", "files"):
+        for end, (first, last) in slices.items():
+            pages = read_pages(config("dataset", f"{tmp_path / folder}::train{end}"))
+            assert [page.text for page in pages] == [f"text {i}" for i in range(first, last)]
+
+
+@pytest.mark.parametrize("split", ["train[:10%]", "train[-5:]", "train[5:5]", "train[3]", "[:3]"])
+def test_a_slice_that_cannot_be_read_is_refused_with_what_is_accepted(tmp_path, split):
+    with pytest.raises(CorpusError, match=r"expected a split's name, or name\[first:last\]"):
+        list(read_pages(config("dataset", f"{tmp_path}::{split}")))
+
+
 @pytest.mark.parametrize("source", ["dataset", "fever"])
 def test_an_unreachable_hub_is_an_error_with_the_local_way(source):
     code = (

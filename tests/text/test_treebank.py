@@ -1,8 +1,13 @@
 """Treebank tokens become text."""
 
-import pytest
+import re
+import time
 
-from saelib.text.treebank import detokenize, fever_title
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from saelib.text.treebank import SPACES, SPACING, detokenize, fever_title
 
 
 @pytest.mark.parametrize(
@@ -41,3 +46,24 @@ def test_treebank_tokens_become_text(tokens, text):
 def test_fever_ids_become_titles():
     assert fever_title("Alien-COLON-_Isolation_-LRB-2014-RRB-") == "Alien: Isolation (2014)"
     assert fever_title("Schindler's_List") == "Schindler's List"
+
+
+@pytest.mark.parametrize("piece", [" ", "\n", " \t", "( ", " '", " `", "`` ", " n", " .x", "$ "])
+def test_a_long_run_takes_time_in_proportion_to_its_length(piece):
+    start = time.process_time()
+    detokenize("a" + piece * 60_000 + "b")
+    assert time.process_time() - start < 1.5  # a run of spaces took 80 s
+
+
+PLAIN_SPACES = [
+    (re.compile(pattern.pattern.replace(SPACES, r"\s+"), pattern.flags), replacement)
+    for pattern, replacement in SPACING
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from([*" \n\t.,;:?!%)]}([{'`$£5aA", "n't", "'s", "''"]), max_size=40))
+def test_whole_runs_of_spaces_are_what_the_plain_patterns_remove(pieces):
+    text = "".join(pieces)
+    for (whole, replacement), (plain, _) in zip(SPACING, PLAIN_SPACES, strict=True):
+        assert whole.sub(replacement, text) == plain.sub(replacement, text)

@@ -1,8 +1,14 @@
 """Wikitext becomes plain text."""
 
-from helpers.wikitext import ARTICLE, PLAIN
+import re
+import time
 
-from saelib.text.wikitext import clean_markup
+import pytest
+from helpers.wikitext import ARTICLE, PLAIN
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from saelib.text.wikitext import clean_markup, without_leftovers
 
 
 def test_markup_is_removed_and_paragraphs_are_kept():
@@ -25,3 +31,39 @@ def test_an_open_bracket_before_a_heading_does_not_take_its_line():
         clean_markup("A sad face is :-(\n\n==Use==\nSeen ( , often).")
         == "A sad face is :-(\n\nUse\nSeen (often)."
     )
+
+
+# ---- what unbalanced markup leaves
+
+# As one pattern: what goes is the same, but time is quadratic in what is left open.
+LEFTOVERS = re.compile(
+    r"(?ms)^\s*\{\|.*?^\s*\|\}|<ref\b[^<>]*>.*?</ref>"
+    r"|</?(?:ref|blockquote|div|span|small|su[bp]|[bip])\b[^<>\n]*>"
+    r"|\[\[(?:File|Image):[^\[\]]*\]\]|'{2,}|__[A-Z]+__"
+)
+PIECES = [
+    *("{|", "|}", "\n", "\n\n", " ", "\n ", "\r", "a", "<ref>", "<ref", "</ref>", "<ref name=x/>"),
+    *("<ref \n>", "<b", ">", "<", "[[File:", "]]", "''", "'", "__", "TOC", "|", "}", "{", "\x0b"),
+]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=30))
+def test_leftovers_go_as_one_pattern_would_remove_them(pieces):
+    text = "".join(pieces)
+    assert without_leftovers(text) == LEFTOVERS.sub("", text)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["{|\n", "<ref>", "<ref \n>", "\n ", "\n", "{|\n|a\n", "<b ", "(", " (", "''a", "[[File:"],
+)
+def test_leftovers_take_time_in_proportion_to_their_length(piece):
+    text = "a" + piece * (400_000 // len(piece))
+    start = time.process_time()
+    without_leftovers(text)
+    assert time.process_time() - start < 1.5  # unclosed tables took 0.9 s for 24 kB
+
+
+def test_a_character_that_marks_headings_is_no_heading_where_a_page_holds_it():
+    assert clean_markup("\x00x\n\x00\nend") == "x\n\nend"
