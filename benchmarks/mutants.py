@@ -1,0 +1,489 @@
+"""Do the tests see a wrong line? One-line breaks of the modules that compute, one at a time.
+
+python benchmarks/mutants.py --n 60 --json benchmarks/results/mutants.json
+python benchmarks/mutants.py --only saelib/measure/pursuit.py --n 1000 --list
+
+The package is copied to a temporary folder and broken there: a comparison swapped, a constant
+changed, + for -, * for /, a `not` dropped, `and` for `or`, min for max, a statement that changes
+something in place left out, two arguments swapped. The tests of the same room that import the
+module run until one fails. Breaks stand in an order that the seed and their own text decide:
+`--n 120` repeats `--n 60` and goes on. Each runs in a process forked from one that has the large
+libraries imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("sae", "measure", "study")
+# Not broken: what needs a GPU or the network, and what writes figures, tables' labels and texts.
+LEFT_OUT = (
+    "sae/sparse/triton.py",
+    "sae/formats/card.py",
+    "sae/formats/download.py",
+    "sae/formats/hub.py",
+    "measure/columns.py",
+    "measure/features/columns.py",
+    "study/notebooks.py",
+    "study/text_card.py",
+)
+# Constants that decide how much is held at once, or name a version: no result depends on them.
+SIZES = {"ROWS", "CHUNK", "CODED_AT_ONCE", "LOGIT_ROWS", "ROW_BATCH", "AT_ONCE", "BLOCK"}
+# Functions whose numbers and conditions choose words.
+WORDS = ("sentence", "caption", "title", "note", "summary", "label", "words", "__repr__", "__str__")
+SYMMETRIC = {
+    *("isinstance", "issubclass", "zip", "min", "max", "maximum", "minimum", "equal", "allclose"),
+    *("isclose", "array_equal", "logical_and", "logical_or", "union1d", "getattr", "print", "set"),
+    *("dot", "vecdot", "add", "mul", "hypot", "gcd", "__init__"),
+}
+COMPARISONS = {
+    ast.Lt: (ast.GtE, ast.LtE),
+    ast.LtE: (ast.Gt, ast.Lt),
+    ast.Gt: (ast.LtE, ast.GtE),
+    ast.GtE: (ast.Lt, ast.Gt),
+    ast.Eq: (ast.NotEq,),
+    ast.NotEq: (ast.Eq,),
+    ast.Is: (ast.IsNot,),
+    ast.IsNot: (ast.Is,),
+    ast.In: (ast.NotIn,),
+    ast.NotIn: (ast.In,),
+}
+SUMS = {ast.Add: ast.Sub, ast.Sub: ast.Add}
+PRODUCTS = {ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Pow: ast.Mult}
+PAIRS = ("min", "max"), ("amin", "amax"), ("minimum", "maximum"), ("argmin", "argmax")
+PAIRS += ("clamp_min", "clamp_max"), ("idxmin", "idxmax"), ("nanmin", "nanmax"), ("floor", "ceil")
+EXTREMES = {a: b for pair in PAIRS for a, b in (pair, pair[::-1])}
+NO_TESTS, NOT_THE_COPY = 5, 97  # exit statuses of a test process
+COLUMNS = ("room", "kind", "breaks", "killed", "timed_out", "survived", "score")
+
+
+@dataclass(frozen=True)
+class Break:
+    """One change of one module: bytes [start, stop) of its source become `after`."""
+
+    module: str  # path from the repository's root
+    line: int
+    kind: str
+    before: str
+    after: str
+    start: int
+    stop: int
+    key: str  # decides the place in the order
+
+    def applied(self, source: bytes) -> bytes:
+        return source[: self.start] + self.after.encode() + source[self.stop :]
+
+    def __str__(self) -> str:
+        before, after = (" ".join(text.split()) for text in (self.before, self.after))
+        return f"{self.module}:{self.line}: {before} -> {after}"
+
+
+# -- breaks
+
+
+def modules() -> list[Path]:
+    """The modules that compute, in order."""
+    found = (path for room in ROOMS for path in sorted((ROOT / "saelib" / room).rglob("*.py")))
+    return [
+        path
+        for path in found
+        if not path.name.endswith("_figures.py")
+        and str(path.relative_to(ROOT / "saelib")) not in LEFT_OUT
+    ]
+
+
+def breaks_of(path: Path, seed: int) -> list[Break]:
+    """Every break of a module."""
+    source = path.read_bytes()
+    starts = list(itertools.accumulate(map(len, source.splitlines(keepends=True)), initial=0))
+    module = str(path.relative_to(ROOT))
+    seen: dict[str, int] = {}
+    out = []
+    for node, kind, new in changes(ast.parse(source)):
+        start = starts[node.lineno - 1] + node.col_offset
+        stop = starts[node.end_lineno - 1] + node.end_col_offset
+        before = source[start:stop].decode()
+        text = f"{seed} {module} {kind} {before} {new}"
+        number = seen[text] = seen.get(text, 0) + 1
+        key = hashlib.sha256(f"{text} {number}".encode()).hexdigest()
+        out.append(Break(module, node.lineno, kind, before, new, start, stop, key))
+    return out
+
+
+def ordered(breaks: list[Break]) -> list[Break]:
+    """By key, the kinds in turn."""
+    kinds: dict[str, list[Break]] = {}
+    for one in sorted(breaks, key=lambda b: b.key):
+        kinds.setdefault(one.kind, []).append(one)
+    turns = itertools.zip_longest(*(kinds[kind] for kind in sorted(kinds)))
+    return [one for turn in turns for one in turn if one is not None]
+
+
+def changes(tree: ast.AST) -> Iterator[tuple[ast.AST, str, str]]:
+    """(node, kind, text to stand in its place) of each break below a node."""
+    for node in counted(tree):
+        if isinstance(node, ast.Compare) and len(node.ops) == 1:
+            for op in COMPARISONS[type(node.ops[0])]:
+                yield node, "comparison", with_field(node, ops=[op()])
+        elif isinstance(node, ast.Constant) and type(node.value) in (int, float):
+            yield node, "constant", changed_constant(node.value)
+        elif isinstance(node, ast.BinOp | ast.AugAssign):
+            yield from changed_arithmetic(node)
+            if isinstance(node, ast.AugAssign):
+                yield node, "statement", "pass"
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.Invert):
+            yield node, "not", f"({ast.unparse(node.operand)})"
+        elif isinstance(node, ast.BoolOp):
+            other = ast.Or if isinstance(node.op, ast.And) else ast.And
+            yield node, "and, or", with_field(node, op=other())
+        elif isinstance(node, ast.Call):
+            yield from changed_call(node)
+        elif in_place(node):
+            yield node, "statement", "pass"
+
+
+def changed_constant(value: int | float) -> str:
+    if isinstance(value, int):
+        return repr(value + 1)
+    return repr(value * 2 if value else 1.0)
+
+
+def changed_arithmetic(node: ast.BinOp | ast.AugAssign) -> Iterator[tuple[ast.AST, str, str]]:
+    sides = (node.left, node.right) if isinstance(node, ast.BinOp) else (node.value,)
+    if any(is_text_or_list(side) for side in sides):
+        return
+    for kind, table in (("+, -", SUMS), ("*, /", PRODUCTS)):
+        if type(node.op) in table:
+            yield node, kind, with_field(node, op=table[type(node.op)]())
+
+
+def is_text_or_list(node: ast.AST) -> bool:
+    if isinstance(node, ast.Constant):
+        return isinstance(node.value, str)
+    return isinstance(node, ast.JoinedStr | ast.List | ast.Tuple | ast.ListComp)
+
+
+def changed_call(node: ast.Call) -> Iterator[tuple[ast.AST, str, str]]:
+    name = called(node)
+    if name in EXTREMES:
+        other = EXTREMES[name]
+        if isinstance(node.func, ast.Name):
+            yield node.func, "min, max", other
+        else:
+            func = with_field(node.func, attr=other)[1:-1]
+            yield node.func, "min, max", func
+    first = node.args[:2]
+    plain = len(first) == 2 and not any(isinstance(a, ast.Starred) for a in first)
+    if plain and name not in SYMMETRIC and ast.dump(first[0]) != ast.dump(first[1]):
+        swapped = [first[1], first[0], *node.args[2:]]
+        yield node, "arguments", with_field(node, args=swapped)[1:-1]
+
+
+def called(node: ast.Call) -> str:
+    func = node.func
+    return getattr(func, "id", getattr(func, "attr", ""))
+
+
+def in_place(node: ast.AST) -> bool:
+    """`a[i] = …`, `a.b = …` and `a.add_(…)`, standing as statements."""
+    if isinstance(node, ast.Assign):
+        return all(isinstance(target, ast.Subscript | ast.Attribute) for target in node.targets)
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        name = called(node.value)
+        return name.endswith("_") and not name.startswith("_")
+    return False
+
+
+def with_field(node: ast.AST, **fields: object) -> str:
+    """The node's text with other fields; in parentheses where it is an expression."""
+    new = deepcopy(node)
+    for name, value in fields.items():
+        setattr(new, name, value)
+    text = ast.unparse(new)
+    return f"({text})" if isinstance(node, ast.expr) else text
+
+
+def counted(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes below one, without those whose change is no break: see `is_no_code`."""
+    for name, value in ast.iter_fields(node):
+        if name in ("annotation", "returns", "decorator_list", "bases", "op", "ops", "ctx"):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST) and not is_no_code(child):
+                yield child
+                yield from counted(child)
+
+
+def is_no_code(node: ast.AST) -> bool:
+    """Texts and messages, versions and sizes of blocks, figures; types are of no account either."""
+    if isinstance(node, ast.Raise | ast.Assert | ast.JoinedStr | ast.Import | ast.ImportFrom):
+        return True
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return True
+    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+        name = node.targets[0].id
+        return name in SIZES or name.endswith("_VERSION") or name.startswith("__")
+    if isinstance(node, ast.Call):
+        return called(node) in ("warn", "print", "warning", "info", "progress_bar", "Column")
+    if isinstance(node, ast.FunctionDef):
+        arguments = [ast.unparse(a.annotation) for a in node.args.args if a.annotation]
+        types = [*arguments, ast.unparse(node.returns) if node.returns else ""]
+        draws = any(word in text for text in types for word in ("Figure", "Axes"))
+        return draws or any(word in node.name for word in WORDS)
+    return False
+
+
+# -- tests
+
+
+def imported(path: Path, names: set[str]) -> set[str]:
+    """Modules of `names` that a file imports, as dotted names."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found & names
+
+
+def dotted(path: Path, root: Path) -> str:
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+class Choice:
+    """Which test files belong to a module."""
+
+    def __init__(self) -> None:
+        package = sorted((ROOT / "saelib").rglob("*.py"))
+        helpers = sorted((ROOT / "tests" / "helpers").glob("*.py"))
+        names = {dotted(path, ROOT) for path in package}
+        names |= {dotted(path, ROOT / "tests") for path in helpers}
+        files = {dotted(path, ROOT): path for path in package}
+        files |= {dotted(path, ROOT / "tests"): path for path in helpers}
+        self.imports = {name: imported(path, names) for name, path in files.items()}
+        tests = sorted((ROOT / "tests").rglob("test_*.py"))
+        self.of_test = {path: imported(path, names) for path in tests}
+
+    def tests(self, module: str) -> list[str]:
+        """Test files of the module's room, nearest first: by name, by their imports, by helpers'.
+
+        Where fewer than two import it, also those that import a module which does.
+        """
+        name, room = dotted(ROOT / module, ROOT), Path(module).parts[1]
+        rank: dict[Path, tuple[int, str]] = {}
+        for path, own in self.of_test.items():
+            if path.relative_to(ROOT / "tests").parts[0] != room:
+                continue
+            helped = set().union(*(self.imports[h] for h in own if h.startswith("helpers")))
+            if path.stem.endswith("test_" + Path(module).stem):
+                rank[path] = (0, str(path))
+            elif name in own:
+                rank[path] = (1, str(path))
+            elif name in helped:
+                rank[path] = (2, str(path))
+            elif any(name in self.imports[one] for one in own):
+                rank[path] = (3, str(path))
+        near = [path for path in rank if rank[path][0] < 3]
+        chosen = near if len(near) > 1 else list(rank)
+        return [str(p.relative_to(ROOT)) for p in sorted(chosen, key=lambda p: rank[p])]
+
+
+# -- runs
+
+
+class Copy:
+    """The repository's package and tests in a temporary folder, and test runs in it."""
+
+    def __init__(self, folder: Path, limit: float) -> None:
+        self.folder, self.limit = folder, limit
+        self.sound: dict[str, bool] = {}
+        self.stamp = int(time.time())
+        ignored = shutil.ignore_patterns("__pycache__")
+        for name in ("saelib", "tests"):
+            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+        shutil.copy(ROOT / "pyproject.toml", folder)
+        (folder / "data").mkdir()
+        others = [p for p in ROOT.iterdir() if p.name not in ("saelib", "tests", "data")]
+        for path in [*others, *(p for p in (ROOT / "data").iterdir() if p.name != "kernels")]:
+            target = folder / path.relative_to(ROOT)
+            if not path.name.startswith(".git") and not target.exists():
+                target.symlink_to(path)
+
+    def write(self, module: str, source: bytes) -> None:
+        """Put a source in place, with a time of its own: no cached bytecode fits another."""
+        path = self.folder / module
+        path.write_bytes(source)
+        self.stamp += 2
+        os.utime(path, (self.stamp, self.stamp))
+
+    def tried(self, one: Break, tests: list[str]) -> tuple[str, str]:
+        """What became of a break, and by which test file: killed, timed out or survived."""
+        source = (self.folder / one.module).read_bytes()
+        self.write(one.module, one.applied(source))
+        failed = {}
+        try:
+            for test in tests:
+                status = self.run(test)
+                if status not in (0, NO_TESTS):
+                    failed[test] = status
+                    if self.sound.get(test, True):
+                        break
+        finally:
+            self.write(one.module, source)
+        for test, status in failed.items():
+            if test not in self.sound:
+                self.sound[test] = self.run(test) in (0, NO_TESTS)
+            if self.sound[test]:
+                return ("timed out" if status is None else "killed"), test
+            print(f"{test} fails on unbroken code here: not counted", flush=True)
+        rest = tests[tests.index(test) + 1 :] if failed else []
+        return self.tried(one, rest) if rest else ("survived", "")
+
+    def run(self, test: str) -> int | None:
+        """Exit status of pytest on one file; None where it took longer than the limit."""
+        child = os.fork()
+        if child == 0:
+            os._exit(self._in_child(test))
+        end = time.monotonic() + self.limit
+        while time.monotonic() < end:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.05)
+        os.killpg(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return None
+
+    def _in_child(self, test: str) -> int:
+        import pytest
+
+        os.setsid()
+        os.chdir(self.folder)
+        with open(self.folder / "last_run.txt", "w", encoding="utf-8") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        here = [p for p in sys.path if p and not Path(p).resolve().is_relative_to(ROOT)]
+        packages = [p for p in sys.path if "site-packages" in p]
+        sys.path[:] = [str(self.folder), *here, *(p for p in packages if p not in here)]
+        os.environ["PYTHONPATH"] = str(self.folder)
+        os.environ.pop("SAELIB_HOME", None)
+        status = int(pytest.main(["-q", "-x", "--no-header", "-p", "no:randomly", test]))
+        package = sys.modules.get("saelib")
+        mine = package is None or Path(package.__file__ or "").is_relative_to(self.folder)
+        return status if mine else NOT_THE_COPY
+
+
+def import_libraries() -> None:
+    """What every test process needs, imported once, before the forks."""
+    import beartype
+    import jaxtyping
+    import matplotlib.pyplot
+    import numpy
+    import pandas
+    import pytest
+    import safetensors.torch
+    import torch
+    import transformers
+
+    libraries = (beartype, jaxtyping, matplotlib, numpy, pandas, pytest, safetensors, transformers)
+    assert all(libraries)
+    torch.set_num_threads(1)
+
+
+# -- the whole
+
+
+def scores(rows: list[dict]) -> list[dict]:
+    """Counts by room and kind, and of all."""
+
+    def counts(room: str, kind: str, keep: Callable[[dict], bool]) -> dict:
+        chosen = [row["result"] for row in rows if keep(row)]
+        lived = chosen.count("survived")
+        return {
+            "room": room,
+            "kind": kind,
+            "breaks": len(chosen),
+            "killed": chosen.count("killed"),
+            "timed_out": chosen.count("timed out"),
+            "survived": lived,
+            "score": 1 - lived / len(chosen),
+        }
+
+    pairs = sorted({(Path(row["module"]).parts[1], row["kind"]) for row in rows})
+    table = [
+        counts(*pair, lambda r, pair=pair: (Path(r["module"]).parts[1], r["kind"]) == pair)
+        for pair in pairs
+    ]
+    return [*table, counts("all", "all", lambda _: True)]
+
+
+def chosen_breaks(args: argparse.Namespace) -> list[Break]:
+    """The breaks asked for. Raises `SystemExit` where `--only` names no module that is broken."""
+    paths = modules()
+    if args.only:
+        paths = [p for p in paths if any(one in str(p.relative_to(ROOT)) for one in args.only)]
+        if not paths:
+            raise SystemExit(f"--only {' '.join(args.only)}: no module of {', '.join(ROOMS)}")
+    every = ordered([one for path in paths for one in breaks_of(path, args.seed)])
+    return every[args.start : args.start + args.n]
+
+
+def write_rows(path: Path, rows: list[dict]) -> None:
+    """The rows as JSON; the file appears whole."""
+    text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--n", type=int, default=150, help="how many breaks")
+    parser.add_argument("--start", type=int, default=0, help="the first break's place in the order")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="+", metavar="MODULE", help="part of a module's path")
+    parser.add_argument("--limit", type=float, default=240.0, help="seconds a test file may take")
+    parser.add_argument("--list", action="store_true", help="print the breaks and run nothing")
+    parser.add_argument("--json", type=Path, help="write a row a break there, after each")
+    args = parser.parse_args()
+    breaks = chosen_breaks(args)
+    if args.list:
+        print("\n".join(f"{one.kind:10}  {one}" for one in breaks))
+        return
+    os.environ["OMP_NUM_THREADS"] = "1"
+    import_libraries()
+    choice, rows = Choice(), []
+    with tempfile.TemporaryDirectory(prefix="mutants") as folder:
+        copy = Copy(Path(folder), args.limit)
+        for one in breaks:
+            start = time.monotonic()
+            result, test = copy.tried(one, choice.tests(one.module))
+            seconds = time.monotonic() - start
+            print(f"{result:9}  {seconds:4.0f} s  {one.kind:10}  {one}  {test}", flush=True)
+            kept = {k: v for k, v in asdict(one).items() if k not in ("start", "stop", "key")}
+            rows.append(kept | {"result": result, "test": test})
+            if args.json:
+                write_rows(args.json, rows)
+    for row in scores(rows):
+        print("  ".join(f"{row[c]:.3g}" if c == "score" else str(row[c]) for c in COLUMNS))
+
+
+if __name__ == "__main__":
+    main()
