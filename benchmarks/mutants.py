@@ -7,8 +7,7 @@ The package is copied to a temporary folder and broken there: a comparison swapp
 changed, + for -, * for /, a `not` dropped, `and` for `or`, min for max, a statement that changes
 something in place left out, two arguments swapped. The tests of the same room that import the
 module run until one fails. Breaks stand in an order that the seed and their own text decide:
-`--n 120` repeats `--n 60` and goes on. Each runs in a process forked from one that has the large
-libraries imported.
+`--n 120` repeats `--n 60` and goes on.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from __future__ import annotations
 import argparse
 import ast
 import hashlib
+import importlib
 import itertools
 import json
 import os
@@ -24,7 +24,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,6 +69,7 @@ PAIRS = ("min", "max"), ("amin", "amax"), ("minimum", "maximum"), ("argmin", "ar
 PAIRS += ("clamp_min", "clamp_max"), ("idxmin", "idxmax"), ("nanmin", "nanmax"), ("floor", "ceil")
 EXTREMES = {a: b for pair in PAIRS for a, b in (pair, pair[::-1])}
 NO_TESTS, NOT_THE_COPY = 5, 97  # exit statuses of a test process
+SAME = ("module", "line", "kind", "before", "after")  # one break is told from another by these
 COLUMNS = ("room", "kind", "breaks", "killed", "timed_out", "survived", "score")
 
 
@@ -281,6 +282,19 @@ class Choice:
         tests = sorted((ROOT / "tests").rglob("test_*.py"))
         self.of_test = {path: imported(path, names) for path in tests}
 
+    def dependents(self, name: str) -> list[str]:
+        """A module and all that import it, or lie in a package that does."""
+        found = {name}
+        while True:
+            more = {
+                other
+                for other, needs in self.imports.items()
+                if needs & found or other.rpartition(".")[0] in found
+            }
+            if more <= found:
+                return sorted(found)
+            found |= more
+
     def tests(self, module: str) -> list[str]:
         """Test files of the module's room, nearest first: by name, by their imports, by helpers'.
 
@@ -309,11 +323,15 @@ class Choice:
 
 
 class Copy:
-    """The repository's package and tests in a temporary folder, and test runs in it."""
+    """The repository's package and tests in a temporary folder, and test runs in it.
 
-    def __init__(self, folder: Path, limit: float) -> None:
-        self.folder, self.limit = folder, limit
-        self.sound: dict[str, bool] = {}
+    The whole package is imported once. A test run is a fork that forgets the broken module and
+    all that import it, and reads them anew.
+    """
+
+    def __init__(self, folder: Path, choice: Choice, limit: float) -> None:
+        self.folder, self.choice, self.limit = folder, choice, limit
+        self.sound: dict[str, bool] = {}  # tests that were run on unbroken code: whether they pass
         self.stamp = int(time.time())
         ignored = shutil.ignore_patterns("__pycache__")
         for name in ("saelib", "tests"):
@@ -326,6 +344,21 @@ class Copy:
             if not path.name.startswith(".git") and not target.exists():
                 target.symlink_to(path)
 
+    def import_package(self) -> None:
+        """Import the modules that compute from the copy, their types checked as in the tests."""
+        import tomllib
+
+        from jaxtyping import install_import_hook
+
+        sys.path[:] = [str(self.folder), *(p for p in sys.path if not belongs_here(p))]
+        settings = tomllib.loads((self.folder / "pyproject.toml").read_text(encoding="utf-8"))
+        options = settings["tool"]["pytest"]["ini_options"]["addopts"].split()
+        (checked,) = (o for o in options if o.startswith("--jaxtyping-packages="))
+        *packages, checker = checked.partition("=")[2].split(",")
+        install_import_hook(packages, checker)
+        for path in modules():
+            importlib.import_module(dotted(path, ROOT))
+
     def write(self, module: str, source: bytes) -> None:
         """Put a source in place, with a time of its own: no cached bytecode fits another."""
         path = self.folder / module
@@ -334,60 +367,73 @@ class Copy:
         os.utime(path, (self.stamp, self.stamp))
 
     def tried(self, one: Break, tests: list[str]) -> tuple[str, str]:
-        """What became of a break, and by which test file: killed, timed out or survived."""
+        """What became of a break, and by which test: killed, timed out or survived."""
         source = (self.folder / one.module).read_bytes()
-        self.write(one.module, one.applied(source))
-        failed = {}
-        try:
-            for test in tests:
-                status = self.run(test)
-                if status not in (0, NO_TESTS):
-                    failed[test] = status
-                    if self.sound.get(test, True):
-                        break
-        finally:
-            self.write(one.module, source)
-        for test, status in failed.items():
-            if test not in self.sound:
-                self.sound[test] = self.run(test) in (0, NO_TESTS)
-            if self.sound[test]:
-                return ("timed out" if status is None else "killed"), test
-            print(f"{test} fails on unbroken code here: not counted", flush=True)
-        rest = tests[tests.index(test) + 1 :] if failed else []
-        return self.tried(one, rest) if rest else ("survived", "")
+        stale = self.choice.dependents(dotted(ROOT / one.module, ROOT))
+        for test in tests:
+            self.write(one.module, one.applied(source))
+            try:
+                status, failed = self.run(test, stale)
+            finally:
+                self.write(one.module, source)
+            if status in (0, NO_TESTS):
+                continue
+            if failed not in self.sound:
+                options = () if "::" in failed or status is None else ("--collect-only",)
+                self.sound[failed] = self.run(failed, (), *options)[0] in (0, NO_TESTS)
+            if self.sound[failed]:
+                return ("timed out" if status is None else "killed"), failed
+            print(f"{failed} fails on unbroken code here: not counted", flush=True)
+        return "survived", ""
 
-    def run(self, test: str) -> int | None:
-        """Exit status of pytest on one file; None where it took longer than the limit."""
+    def run(self, test: str, stale: Iterable[str], *options: str) -> tuple[int | None, str]:
+        """Pytest's exit status, None where it took longer than the limit; the test that failed."""
+        note = self.folder / "failed.txt"
+        note.write_text(test, encoding="utf-8")
         child = os.fork()
         if child == 0:
-            os._exit(self._in_child(test))
+            os._exit(self._in_child(test, stale, note, options))
         end = time.monotonic() + self.limit
         while time.monotonic() < end:
             done, status = os.waitpid(child, os.WNOHANG)
             if done:
-                return os.waitstatus_to_exitcode(status)
+                return os.waitstatus_to_exitcode(status), note.read_text(encoding="utf-8")
             time.sleep(0.05)
         os.killpg(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        return None
+        return None, test
 
-    def _in_child(self, test: str) -> int:
+    def _in_child(
+        self, test: str, stale: Iterable[str], note: Path, options: tuple[str, ...]
+    ) -> int:
         import pytest
+
+        class Recorder:
+            def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+                if report.failed:
+                    note.write_text(report.nodeid, encoding="utf-8")
 
         os.setsid()
         os.chdir(self.folder)
         with open(self.folder / "last_run.txt", "w", encoding="utf-8") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
-        here = [p for p in sys.path if p and not Path(p).resolve().is_relative_to(ROOT)]
-        packages = [p for p in sys.path if "site-packages" in p]
-        sys.path[:] = [str(self.folder), *here, *(p for p in packages if p not in here)]
         os.environ["PYTHONPATH"] = str(self.folder)
         os.environ.pop("SAELIB_HOME", None)
-        status = int(pytest.main(["-q", "-x", "--no-header", "-p", "no:randomly", test]))
+        for name in stale:
+            sys.modules.pop(name, None)
+            parent, _, last = name.rpartition(".")
+            vars(sys.modules.get(parent, ast)).pop(last, None)
+        quiet = ("-q", "-x", "--no-header", "-o", "addopts=", "-p", "no:cacheprovider")
+        status = int(pytest.main([*quiet, *options, test], plugins=[Recorder()]))
         package = sys.modules.get("saelib")
         mine = package is None or Path(package.__file__ or "").is_relative_to(self.folder)
         return status if mine else NOT_THE_COPY
+
+
+def belongs_here(path: str) -> bool:
+    """Whether an entry of `sys.path` leads to the repository's own modules."""
+    return not path or (Path(path).resolve().is_relative_to(ROOT) and "site-packages" not in path)
 
 
 def import_libraries() -> None:
@@ -453,6 +499,11 @@ def write_rows(path: Path, rows: list[dict]) -> None:
     os.replace(temporary, path)
 
 
+def earlier_rows(path: Path | None) -> list[dict]:
+    """The rows of a run that was broken off: its breaks are not tried again."""
+    return json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else []
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n", type=int, default=150, help="how many breaks")
@@ -461,18 +512,26 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", metavar="MODULE", help="part of a module's path")
     parser.add_argument("--limit", type=float, default=240.0, help="seconds a test file may take")
     parser.add_argument("--list", action="store_true", help="print the breaks and run nothing")
-    parser.add_argument("--json", type=Path, help="write a row a break there, after each")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        help="write a row a break there; what stands there already is not tried again",
+    )
     args = parser.parse_args()
     breaks = chosen_breaks(args)
     if args.list:
         print("\n".join(f"{one.kind:10}  {one}" for one in breaks))
         return
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"}
     import_libraries()
-    choice, rows = Choice(), []
+    choice, rows = Choice(), earlier_rows(args.json)
+    done = {tuple(row[name] for name in SAME) for row in rows}
     with tempfile.TemporaryDirectory(prefix="mutants") as folder:
-        copy = Copy(Path(folder), args.limit)
+        copy = Copy(Path(folder), choice, args.limit)
+        copy.import_package()
         for one in breaks:
+            if tuple(getattr(one, name) for name in SAME) in done:
+                continue
             start = time.monotonic()
             result, test = copy.tried(one, choice.tests(one.module))
             seconds = time.monotonic() - start
