@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import ast
 import hashlib
-import importlib
 import itertools
 import json
 import os
@@ -24,7 +23,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -68,6 +67,8 @@ PRODUCTS = {ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Po
 PAIRS = ("min", "max"), ("amin", "amax"), ("minimum", "maximum"), ("argmin", "argmax")
 PAIRS += ("clamp_min", "clamp_max"), ("idxmin", "idxmax"), ("nanmin", "nanmax"), ("floor", "ceil")
 EXTREMES = {a: b for pair in PAIRS for a, b in (pair, pair[::-1])}
+FAR = 4  # a test with so many modules between itself and a broken one is not asked
+NO_HELP = {"test_cuda"}  # tests that need a GPU
 NO_TESTS, NOT_THE_COPY = 5, 97  # exit statuses of a test process
 SAME = ("module", "line", "kind", "before", "after")  # one break is told from another by these
 COLUMNS = ("room", "kind", "breaks", "killed", "timed_out", "survived", "score")
@@ -282,41 +283,30 @@ class Choice:
         tests = sorted((ROOT / "tests").rglob("test_*.py"))
         self.of_test = {path: imported(path, names) for path in tests}
 
-    def dependents(self, name: str) -> list[str]:
-        """A module and all that import it, or lie in a package that does."""
-        found = {name}
-        while True:
-            more = {
-                other
-                for other, needs in self.imports.items()
-                if needs & found or other.rpartition(".")[0] in found
-            }
-            if more <= found:
-                return sorted(found)
-            found |= more
-
     def tests(self, module: str) -> list[str]:
-        """Test files of the module's room, nearest first: by name, by their imports, by helpers'.
+        """Test files of the module's room that import it, however indirectly, nearest first.
 
-        Where fewer than two import it, also those that import a module which does.
+        By name, by their own imports, by as few modules between as there are.
         """
-        name, room = dotted(ROOT / module, ROOT), Path(module).parts[1]
-        rank: dict[Path, tuple[int, str]] = {}
+        room = Path(module).parts[1]
+        steps = self._steps(dotted(ROOT / module, ROOT))
+        near = {}
         for path, own in self.of_test.items():
-            if path.relative_to(ROOT / "tests").parts[0] != room:
-                continue
-            helped = set().union(*(self.imports[h] for h in own if h.startswith("helpers")))
-            if path.stem.endswith("test_" + Path(module).stem):
-                rank[path] = (0, str(path))
-            elif name in own:
-                rank[path] = (1, str(path))
-            elif name in helped:
-                rank[path] = (2, str(path))
-            elif any(name in self.imports[one] for one in own):
-                rank[path] = (3, str(path))
-        near = [path for path in rank if rank[path][0] < 3]
-        chosen = near if len(near) > 1 else list(rank)
-        return [str(p.relative_to(ROOT)) for p in sorted(chosen, key=lambda p: rank[p])]
+            if path.relative_to(ROOT / "tests").parts[0] == room and path.stem not in NO_HELP:
+                named = path.stem.endswith("test_" + Path(module).stem)
+                near[path] = (
+                    -1 if named else min((steps.get(name, FAR) for name in own), default=FAR)
+                )
+        chosen = sorted((n, str(path.relative_to(ROOT))) for path, n in near.items() if n < FAR)
+        return [path for _, path in chosen]
+
+    def _steps(self, name: str) -> dict[str, int]:
+        """How many imports lead from each module to one; a module that cannot reach it is out."""
+        steps, last = {name: 0}, {name}
+        while last:
+            last = {m for m, needs in self.imports.items() if needs & last and m not in steps}
+            steps |= dict.fromkeys(last, max(steps.values()) + 1)
+        return steps
 
 
 # -- runs
@@ -325,12 +315,12 @@ class Choice:
 class Copy:
     """The repository's package and tests in a temporary folder, and test runs in it.
 
-    The whole package is imported once. A test run is a fork that forgets the broken module and
-    all that import it, and reads them anew.
+    A run is a fork of this process, which has the large libraries imported and nothing of the
+    package.
     """
 
-    def __init__(self, folder: Path, choice: Choice, limit: float) -> None:
-        self.folder, self.choice, self.limit = folder, choice, limit
+    def __init__(self, folder: Path, limit: float) -> None:
+        self.folder, self.limit = folder, limit
         self.sound: dict[str, bool] = {}  # tests that were run on unbroken code: whether they pass
         self.stamp = int(time.time())
         ignored = shutil.ignore_patterns("__pycache__")
@@ -339,25 +329,10 @@ class Copy:
         shutil.copy(ROOT / "pyproject.toml", folder)
         (folder / "data").mkdir()
         others = [p for p in ROOT.iterdir() if p.name not in ("saelib", "tests", "data")]
-        for path in [*others, *(p for p in (ROOT / "data").iterdir() if p.name != "kernels")]:
+        for path in [*others, *(p for p in ROOT.glob("data/*") if p.name != "kernels")]:
             target = folder / path.relative_to(ROOT)
             if not path.name.startswith(".git") and not target.exists():
                 target.symlink_to(path)
-
-    def import_package(self) -> None:
-        """Import the modules that compute from the copy, their types checked as in the tests."""
-        import tomllib
-
-        from jaxtyping import install_import_hook
-
-        sys.path[:] = [str(self.folder), *(p for p in sys.path if not belongs_here(p))]
-        settings = tomllib.loads((self.folder / "pyproject.toml").read_text(encoding="utf-8"))
-        options = settings["tool"]["pytest"]["ini_options"]["addopts"].split()
-        (checked,) = (o for o in options if o.startswith("--jaxtyping-packages="))
-        *packages, checker = checked.partition("=")[2].split(",")
-        install_import_hook(packages, checker)
-        for path in modules():
-            importlib.import_module(dotted(path, ROOT))
 
     def write(self, module: str, source: bytes) -> None:
         """Put a source in place, with a time of its own: no cached bytecode fits another."""
@@ -369,43 +344,47 @@ class Copy:
     def tried(self, one: Break, tests: list[str]) -> tuple[str, str]:
         """What became of a break, and by which test: killed, timed out or survived."""
         source = (self.folder / one.module).read_bytes()
-        stale = self.choice.dependents(dotted(ROOT / one.module, ROOT))
         for test in tests:
             self.write(one.module, one.applied(source))
             try:
-                status, failed = self.run(test, stale)
+                status, failed = self.run(test)
             finally:
                 self.write(one.module, source)
             if status in (0, NO_TESTS):
                 continue
             if failed not in self.sound:
                 options = () if "::" in failed or status is None else ("--collect-only",)
-                self.sound[failed] = self.run(failed, (), *options)[0] in (0, NO_TESTS)
+                self.sound[failed] = self.run(failed, *options)[0] in (0, NO_TESTS)
             if self.sound[failed]:
                 return ("timed out" if status is None else "killed"), failed
             print(f"{failed} fails on unbroken code here: not counted", flush=True)
         return "survived", ""
 
-    def run(self, test: str, stale: Iterable[str], *options: str) -> tuple[int | None, str]:
+    def run(self, test: str, *options: str) -> tuple[int | None, str]:
         """Pytest's exit status, None where it took longer than the limit; the test that failed."""
         note = self.folder / "failed.txt"
         note.write_text(test, encoding="utf-8")
         child = os.fork()
         if child == 0:
-            os._exit(self._in_child(test, stale, note, options))
+            try:
+                os._exit(self._in_child(test, note, options))
+            finally:  # never back into the parent's code
+                os._exit(1)
         end = time.monotonic() + self.limit
-        while time.monotonic() < end:
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
-                return os.waitstatus_to_exitcode(status), note.read_text(encoding="utf-8")
-            time.sleep(0.05)
-        os.killpg(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        return None, test
+        done = False
+        try:
+            while time.monotonic() < end:
+                done, status = os.waitpid(child, os.WNOHANG)
+                if done:
+                    return os.waitstatus_to_exitcode(status), note.read_text(encoding="utf-8")
+                time.sleep(0.05)
+            return None, test
+        finally:
+            if not done:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
 
-    def _in_child(
-        self, test: str, stale: Iterable[str], note: Path, options: tuple[str, ...]
-    ) -> int:
+    def _in_child(self, test: str, note: Path, options: tuple[str, ...]) -> int:
         import pytest
 
         class Recorder:
@@ -413,18 +392,15 @@ class Copy:
                 if report.failed:
                     note.write_text(report.nodeid, encoding="utf-8")
 
-        os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.chdir(self.folder)
         with open(self.folder / "last_run.txt", "w", encoding="utf-8") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         os.environ["PYTHONPATH"] = str(self.folder)
         os.environ.pop("SAELIB_HOME", None)
-        for name in stale:
-            sys.modules.pop(name, None)
-            parent, _, last = name.rpartition(".")
-            vars(sys.modules.get(parent, ast)).pop(last, None)
-        quiet = ("-q", "-x", "--no-header", "-o", "addopts=", "-p", "no:cacheprovider")
+        sys.path[:] = [str(self.folder), *(p for p in sys.path if not belongs_here(p))]
+        quiet = ("-q", "-x", "--no-header")
         status = int(pytest.main([*quiet, *options, test], plugins=[Recorder()]))
         package = sys.modules.get("saelib")
         mine = package is None or Path(package.__file__ or "").is_relative_to(self.folder)
@@ -523,12 +499,12 @@ def main() -> None:
         print("\n".join(f"{one.kind:10}  {one}" for one in breaks))
         return
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that no test is left running
     import_libraries()
     choice, rows = Choice(), earlier_rows(args.json)
     done = {tuple(row[name] for name in SAME) for row in rows}
     with tempfile.TemporaryDirectory(prefix="mutants") as folder:
-        copy = Copy(Path(folder), choice, args.limit)
-        copy.import_package()
+        copy = Copy(Path(folder), args.limit)
         for one in breaks:
             if tuple(getattr(one, name) for name in SAME) in done:
                 continue
