@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -351,3 +352,118 @@ def test_memory_of_an_index_is_measured_at_a_tiny_size(tmp_path):
     assert [row["n_latents"] for row in rows] == [64, 64]
     assert rows[0]["n_rows"] < rows[1]["n_rows"]
     assert all(row["seconds_told"] > 0 and row["mib_peak"] > row["mib_before"] for row in rows)
+
+
+SOURCE = '''
+"""Two of 3."""
+
+SIZE = 3
+
+
+def least(a: int, b: float = 0.5) -> float:
+    """At least 1."""
+    if not a > 0 and b:
+        raise ValueError(f"a = {a + 1}: expected above 0")
+    out = [a - b]
+    out[0] += min(a, 2)
+    return pow(out[0], b) * 2.0
+
+
+def sentence(n: int) -> str:
+    return f"{n} rows" if n > 1 else "a row"
+'''
+BREAKS = {
+    "and, or": ["not a > 0 and b -> (not a > 0 or b)"],
+    "not": ["not a > 0 -> (a > 0)"],
+    "comparison": ["a > 0 -> (a <= 0)", "a > 0 -> (a >= 0)"],
+    "constant": [*["0 -> 1"] * 3, "0.5 -> 1.0", "2 -> 3", "2.0 -> 4.0", "3 -> 4"],
+    "+, -": ["a - b -> (a + b)", "out[0] += min(a, 2) -> out[0] -= min(a, 2)"],
+    "*, /": ["pow(out[0], b) * 2.0 -> (pow(out[0], b) / 2.0)"],
+    "min, max": ["min -> max"],
+    "arguments": ["out[0], b"],
+    "statement": ["out[0] += min(a, 2) -> pass"],
+}  # fmt: skip
+
+
+@pytest.fixture
+def mutants(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import mutants
+
+    return mutants
+
+
+def test_breaks_are_of_code_and_not_of_words(mutants, tmp_path, monkeypatch):
+    monkeypatch.setattr(mutants, "ROOT", tmp_path)
+    (tmp_path / "m.py").write_text(SOURCE)
+    made = mutants.breaks_of(tmp_path / "m.py", seed=0)
+    found = {}
+    for one in made:
+        assert str(one).startswith(f"m.py:{one.line}: ")
+        found.setdefault(one.kind, []).append(str(one).partition(": ")[2])
+    found["arguments"] = ["out[0], b" for text in found["arguments"] if "pow(b, out[0])" in text]
+    assert {kind: sorted(texts) for kind, texts in found.items()} == BREAKS
+    for one in made:
+        broken = one.applied(SOURCE.encode()).decode()
+        assert broken != SOURCE
+        compile(broken, "m.py", "exec")
+
+
+def test_more_breaks_go_on_where_fewer_ended_and_kinds_take_turns(mutants):
+    args = argparse.Namespace(only=["measure/pursuit.py"], seed=0, start=0, n=30)
+    more = mutants.chosen_breaks(args)
+    args.n = 12
+    assert mutants.chosen_breaks(args) == more[:12]
+    assert len({one.kind for one in more[:8]}) == 8
+    args.seed = 1
+    assert mutants.chosen_breaks(args) != more[:12]
+    args.only = ["no_such"]
+    with pytest.raises(SystemExit, match="--only no_such: no module of sae, measure, study"):
+        mutants.chosen_breaks(args)
+
+
+def test_a_module_s_tests_are_those_of_its_room_that_import_it(mutants):
+    choice = mutants.Choice()
+    pursuit = choice.tests("saelib/measure/pursuit.py")
+    assert pursuit[0] == "tests/measure/test_pursuit.py"
+    assert all(test.startswith("tests/measure/") for test in pursuit)
+    assert "tests/sae/test_dense.py" in choice.tests("saelib/sae/sparse/plain.py")
+
+
+TINY = {
+    "pyproject.toml": "[tool.pytest.ini_options]\n"
+    'addopts = "--jaxtyping-packages=saelib.sae,beartype.beartype"\n',
+    "saelib/__init__.py": "",
+    "saelib/sae/__init__.py": "",
+    "saelib/sae/twice.py": "def twice(n: int) -> int:\n    return min(n, 100) * 2\n",
+    "tests/sae/test_twice.py": "from saelib.sae.twice import twice\n\n\n"
+    "def test_twice():\n    assert twice(3) == 6\n",
+}
+
+
+@pytest.mark.slow
+def test_breaks_are_killed_or_survive(tmp_path):
+    for name, text in TINY.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    for room in ("measure", "study"):
+        (tmp_path / "saelib" / room).mkdir()
+    (tmp_path / "benchmarks").mkdir()
+    script = tmp_path / "benchmarks" / "mutants.py"
+    script.write_bytes((BENCHMARKS / "mutants.py").read_bytes())
+    out = tmp_path / "rows.json"
+    command = [sys.executable, str(script), "--json", str(out)]
+    environment = os.environ | {"PYTHONPATH": ""}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    rows = {row["after"]: (row["result"], row["test"]) for row in json.loads(out.read_text())}
+    killed = ("killed", "tests/sae/test_twice.py::test_twice")
+    assert rows == {
+        "(min(n, 100) / 2)": killed,
+        "max": killed,
+        "3": killed,
+        "101": ("survived", ""),
+    }
+    assert done.stdout.splitlines()[-1] == "all  all  4  3  0  1  0.75"
+    assert (tmp_path / "saelib" / "sae" / "twice.py").read_text() == TINY["saelib/sae/twice.py"]

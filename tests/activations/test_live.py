@@ -133,6 +133,15 @@ def test_a_pass_hands_out_every_wanted_training_row_once_as_a_store_has_it(tmp_p
             torch.testing.assert_close(x, whole.rows(site, rows), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("site", SITES)
+def test_a_live_row_is_a_sink_above_five_medians_as_a_stored_one_is(sampled, site):
+    medians = torch.tensor([0.5, 2.6, 4.99, 5.01, 9.9, 10.1])
+    x = torch.zeros(len(medians), D)
+    x[:, 3] = medians * sampled.median_norm(site)
+    kept = live(sampled)._no_sink(site, x, np.arange(len(medians)))
+    assert kept.tolist() == [True, True, True, False, False, False]
+
+
 def test_no_row_of_a_held_out_page_is_handed_out_or_even_computed(sampled):
     lm, contexts, seen = model(), text(), []
     lm.model.register_forward_pre_hook(

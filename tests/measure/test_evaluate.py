@@ -334,6 +334,17 @@ def test_fvu_sink_needs_fifty_rows(saes, store, lm, ref, monkeypatch):
     assert f"fvu_sink: {naive_rows(store)['sink'].sum()} first and sink rows" in row["note"]
 
 
+@pytest.mark.parametrize("rows", [1, 49, 50])
+def test_fvu_sink_is_reported_from_fifty_rows_on(saes, store, rows):
+    chosen = evaluate._TestRows.at_site(store, SITE)
+    chosen = chosen._replace(sets=chosen.sets | {"sink": chosen.sets["sink"][:rows]})
+    tallies = chosen.tally({"a": saes["plain"]}, store, SITE)
+    values, note = evaluate._reconstruction_columns("a", tallies)
+    assert math.isfinite(values["fvu_sink"]) == (rows >= 50)
+    said = {"fvu_sink": f"fvu_sink: {rows} first and sink rows, fewer than 50"}
+    assert note == ({} if rows >= 50 else said)
+
+
 def test_loss_recovered_is_undefined_where_ablation_costs_nothing(
     saes, store, lm, ref, monkeypatch
 ):

@@ -167,6 +167,15 @@ def test_fista_of_one_atom_is_the_soft_threshold():
     torch.testing.assert_close(f, torch.tensor([[4.5], [0.0], [0.0]]))  # max(0, x·d - λ / 2)
 
 
+def test_one_step_of_fista_is_as_long_as_the_curvature_allows():
+    """Orthogonal atoms: the curvature is 2 in each direction, and one step of 1 / 2 is exact."""
+    x, atoms = torch.tensor([[3.0, 4.0], [0.0, 0.1]]), torch.eye(2)
+    want = torch.tensor([[2.5, 3.5], [0.0, 0.0]])
+    torch.testing.assert_close(fista(x, atoms, 1.0, steps=1), want)
+    longer = 2 * atoms  # curvature 8: 1 / 8 of the gradient, 2 · 2x − λ, which is exact again
+    torch.testing.assert_close(fista(x, longer, 1.0, steps=1), (4 * x - 1).relu() / 8)
+
+
 def test_fista_at_l1_has_the_codes_norm_and_no_larger_error():
     x, atoms = (
         torch.randn(300, 12, generator=torch.Generator().manual_seed(2)),

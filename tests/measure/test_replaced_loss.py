@@ -59,6 +59,16 @@ def test_cross_entropy_less_its_own_is_kl():
     torch.testing.assert_close(kl, naive, rtol=1e-6, atol=0)
 
 
+def test_probabilities_sum_to_one_where_the_processors_softmax_does_not(monkeypatch):
+    softmax = torch.softmax
+    monkeypatch.setattr(torch, "softmax", lambda *a, **k: softmax(*a, **k) * (1 + 3e-6))
+    logits = torch.randn(2, 4, 1000, generator=torch.Generator().manual_seed(0))
+    p = replaced_loss.next_token_probs(logits)
+    assert p.shape == (2, 3, 1000)
+    torch.testing.assert_close(p, logits[:, :-1].softmax(-1), rtol=1e-6, atol=0)
+    assert (p.double().sum(-1) - 1).abs().max() < 5e-7
+
+
 def test_loss_recovered_ends_are_exact_and_a_small_denominator_has_no_value():
     id_, zero = 3.3333333, 11.7777777
     assert replaced_loss.loss_recovered(id_, id_, zero) == 1

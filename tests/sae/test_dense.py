@@ -91,6 +91,19 @@ def test_step_counts_what_fired_and_what_was_open(arch, loss, how):
 
 
 @pytest.mark.parametrize("how", STEPS, ids=NAMES)
+@pytest.mark.parametrize("loss", ["two_term", "full"])
+def test_an_open_gate_whose_code_is_zero_is_counted_as_a_gate_alone(loss, how):
+    sae, x = _problem("gated", "unit_norm", dtype=torch.float32)
+    with torch.no_grad():
+        sae.b_mag[:10] = -100.0  # gates that open in vain
+    stats, _ = _step(sae, x, 0.3, loss, **how)
+    f = sae.encode(x)
+    assert stats.l0 == (f > 0).sum() < stats.n_open == sae.gate_open(x).sum()
+    assert not stats.fired[:10].any()
+    assert stats.opened[:10].any()
+
+
+@pytest.mark.parametrize("how", STEPS, ids=NAMES)
 def test_encoder_gradient_has_the_encoders_strides(how):
     sae, x = _problem("sae", "unit_norm", dtype=torch.float32)
     assert _step(sae, x, 0.3, "plain", **how)[1]["W_enc"].stride() == sae.W_enc.stride()

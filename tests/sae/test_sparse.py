@@ -174,6 +174,37 @@ def test_the_screen_loses_nothing_that_bfloat16_would_round_away(size):
 
 
 @needs_compiler
+def test_the_screen_allows_for_a_product_stored_as_bfloat16():
+    """1 + 2⁻⁹ is 1 in bfloat16, with x and w exact there; the latent is open by 2⁻¹⁰."""
+    x_c, W = torch.ones(1, 2), torch.tensor([[1.0, 2.0**-9], [1.0, 2.0**-11]])
+    at = sparse_c.open_entries(x_c, W.T, torch.full((2,), -1 - 2.0**-10), "screen")
+    assert at.col.tolist() == [0]
+    assert at.value.tolist() == [1 + 2.0**-9]
+
+
+@needs_compiler
+def test_the_screen_allows_for_what_is_lost_in_adding_up(monkeypatch):
+    """Terms of ±2²⁴ that cancel, with small ones between them, each row in an order of its own.
+
+    All numbers are exact in bfloat16. Held to a screen that has every latent looked at again.
+    """
+    g = torch.Generator().manual_seed(0)
+    terms = torch.cat([torch.ones(44) * 2.0**12, -torch.ones(44) * 2.0**12, torch.ones(8)])
+    x_c = torch.stack([terms[torch.randperm(96, generator=g)] for _ in range(64)])
+    W = torch.where(x_c.abs() > 1, 2.0**12, 1.0)  # latent i has the large terms of row i
+    bias = torch.full((64,), -0.5)
+
+    def columns_found():
+        return sparse_c.open_entries(x_c, W.T, bias, "screen").col.tolist()
+
+    found = columns_found()
+    monkeypatch.setattr(sparse_c, "SUM_ERROR", 1e9)
+    assert found == columns_found()
+    monkeypatch.setattr(sparse_c, "SUM_ERROR", 0.0)
+    assert len(columns_found()) < len(found)  # so that the bound is needed
+
+
+@needs_compiler
 @pytest.mark.parametrize("size", [1e-25, 1e-10, 1e10, 1e19, 1e30], ids=str)
 def test_the_screen_holds_at_any_size_that_float32_has(size):
     x_c, W, bias, _ = entries(sparse_c, 64, 100, 200)

@@ -31,6 +31,12 @@ def runs(p):
     return f2_gated.train(PowerLaws(), p)
 
 
+def test_the_fewest_test_pages_count(runs):
+    assert runs.n_pages == 22
+    next(iter(runs.curves.values())).rows["n_test_pages"] = 14
+    assert runs.n_pages == 14
+
+
 def test_every_arm_begins_at_its_own_lambdas_with_three_digits():
     p = params("03_train_gated", lambdas=[1.23456], lambdas_two_term=[0.0123456], lam_full=1.6)
     expected = {"plain": [1.23], "two_term": [0.0123], "full": [1.98]}

@@ -24,6 +24,13 @@ def test_every_combination_of_setting_arm_and_resampling_is_trained(p, runs):
     assert runs.n_saes == sum(len(curve.rows) for curve in runs.curves.values())
 
 
+def test_the_fewest_test_pages_count(runs):
+    first = next(iter(runs.curves.values()))
+    first.rows["n_test_pages"] = [14, *[22] * (len(first.rows) - 1)]
+    assert len(first.rows) > 1
+    assert runs.n_pages == 14
+
+
 def test_lambdas_of_an_arm_are_multiples_with_three_digits():
     p = params("04_resampling", normal_lambdas=[1.23456], lam_two_term=0.25, lam_full=1.6)
     starts = f2_resampling.arm_starts(p)
