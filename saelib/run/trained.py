@@ -18,7 +18,7 @@ from saelib.ranks import SINGLE_PROCESS, Ranks
 from saelib.run.collected import Collected
 from saelib.run.results import read_results, write_results
 from saelib.run.run_folder import RunFolder
-from saelib.sae import Autoencoder, load_sae
+from saelib.sae import Autoencoder
 from saelib.sae.history import Snapshot
 from saelib.sae.spec import Spec, make_spec, run_id
 
@@ -77,7 +77,7 @@ class Trained(Collected):
 
     def load(self, spec: Spec) -> Autoencoder:
         """A trained SAE."""
-        return load_sae(self.run_folder(spec))
+        return self.run(spec).load()
 
     def history(self, spec: Spec) -> pd.DataFrame:
         """Training history: one row every `log_every` steps."""
