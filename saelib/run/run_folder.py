@@ -212,21 +212,10 @@ class RunFolder:
         write_text(self.path / HISTORY, pd.DataFrame(history.table).to_csv(index=False))
         write_json(self.path / EVENTS, [asdict(event) for event in history.events])
         if history.snapshots:
-            self._write_snapshots(history.snapshots)
+            write_bytes(self.path / SNAPSHOTS, save(_snapshot_tensors(history.snapshots)))
             beside.append(SNAPSHOTS)
         trained.sae.save(self.path, state=state, run_id=self.run_id, beside=beside)
         self.drop_checkpoints()
-
-    def _write_snapshots(self, snapshots: list[Snapshot]) -> None:
-        tensors = {
-            name: torch.stack([getattr(snapshot, name) for snapshot in snapshots])
-            for name in SNAPSHOT_TENSORS
-        }
-        tensors |= {
-            name: torch.tensor([getattr(snapshot, name) for snapshot in snapshots])
-            for name in SNAPSHOT_NUMBERS
-        }
-        write_bytes(self.path / SNAPSHOTS, save(tensors))
 
     def write_metrics(
         self, evaluation: EvalConfig, row: Mapping[str, Any], pages: list[dict[str, Any]]
@@ -254,3 +243,15 @@ class RunFolder:
         """Remove the state that an interrupted training would go on from."""
         for file in self.path.glob(CHECKPOINT.replace(".", "*.")):
             file.unlink()
+
+
+def _snapshot_tensors(snapshots: list[Snapshot]) -> dict[str, torch.Tensor]:
+    """Snapshots as the tensors of their file, one entry a snapshot."""
+    tensors = {
+        name: torch.stack([getattr(snapshot, name) for snapshot in snapshots])
+        for name in SNAPSHOT_TENSORS
+    }
+    return tensors | {
+        name: torch.tensor([getattr(snapshot, name) for snapshot in snapshots])
+        for name in SNAPSHOT_NUMBERS
+    }
