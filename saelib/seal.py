@@ -93,9 +93,9 @@ def _parsed(path: Path) -> Seal:
     try:
         values = read_json(path)
     except ValueError as error:
-        raise SealError(f"{error}; {_remedy(path)}") from error
+        raise SealError(f"{error}; {remedy(path)}") from error
     if not isinstance(values, dict) or values.pop("hash", None) != stable_hash(values):
-        raise SealError(f"{path}: damaged, its content is not what its hash says; {_remedy(path)}")
+        raise SealError(f"{path}: damaged, its content is not what its hash says; {remedy(path)}")
     if values["format"] != FORMAT:
         raise SealError(f"{path}: format = {values['format']!r}: expected {FORMAT}")
     return Seal(values["run_id"], values["files"])
@@ -143,10 +143,13 @@ def checked(path: Path) -> Path:
         seal = read_seal(path.parent)
         if seal == before:  # else a writer replaced file and seal meanwhile
             break
-    raise SealError(f"{path}: {fault}; {_remedy(path)}")
+    raise SealError(f"{path}: {fault}; {remedy(path)}")
 
 
-def _remedy(path: Path) -> str:
+def remedy(path: Path) -> str:
+    """What heals a damaged file of a sealed folder."""
+    if not path.exists():
+        return "run `make workbook` again, where a profile lacks it"
     if path.name == "metrics.json":
         return "delete it, and a run is measured again"
     return f"delete the folder {path.parent} and make it anew (a profile's by `make workbook`)"

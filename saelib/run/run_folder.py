@@ -109,10 +109,10 @@ class RunFolder:
 
     def load(self) -> Autoencoder:
         """The SAE; see `load_sae` for what it raises."""
-        self._seal()
+        self.seal()
         return load_sae(self.path)
 
-    def _seal(self) -> Seal | None:
+    def seal(self) -> Seal | None:
         """The folder's seal; None before training, and in folders older than seals."""
         seal = read_seal(self.path)
         if seal and seal.run_id != self.run_id:
@@ -124,7 +124,7 @@ class RunFolder:
 
     def _has(self, name: str) -> bool:
         """Whether a file was written to its end."""
-        seal = self._seal()
+        seal = self.seal()
         return name in seal.files if seal else (self.path / name).exists()
 
     def _json(self, name: str) -> dict[str, Any]:
@@ -159,13 +159,13 @@ class RunFolder:
     @property
     def history(self) -> pd.DataFrame:
         """One row every `log_every` steps."""
-        self._seal()
+        self.seal()
         return pd.read_csv(checked(self.path / HISTORY))
 
     @property
     def events(self) -> list[dict[str, Any]]:
         """What each resampling did, and how many of the revived latents are alive at the end."""
-        self._seal()
+        self.seal()
         return read_json(checked(self.path / EVENTS))
 
     @property
@@ -234,7 +234,7 @@ class RunFolder:
             "row": {column: row.get(column) for column in COLUMNS},
             "pages": pages,
         }
-        older = [] if self._seal() else [name for name in ALL_FILES if (self.path / name).exists()]
+        older = [] if self.seal() else [name for name in ALL_FILES if (self.path / name).exists()]
         unseal_files(self.path, [METRICS])
         write_json(self.path / METRICS, measured)
         seal_files(self.path, [*older, METRICS], self.run_id)

@@ -69,11 +69,15 @@ class Trained(Collected):
 
     def write_results(self) -> Path:
         """Rebuild `results.csv` from the `metrics.json` of this store's runs, sorted by run_id."""
+        path = self.folder / "results.csv"
+        write_results(path, self.measured_rows())
+        return path
+
+    def measured_rows(self) -> list[dict[str, Any]]:
+        """The rows of this store's measured runs, by this code's version, sorted by run_id."""
         runs = sorted(folder.name for folder in (self.folder / "saes").glob("*"))
         rows = [self.run(run).row for run in runs if self.run(run).is_current(self.rows_id)]
-        path = self.folder / "results.csv"
-        write_results(path, [row for row in rows if row])
-        return path
+        return [row for row in rows if row]
 
     def load(self, spec: Spec) -> Autoencoder:
         """A trained SAE."""

@@ -112,7 +112,7 @@ def load_checkpoint(trainer: Trainer, path: Path) -> None:
     except torch.cuda.OutOfMemoryError:  # a RuntimeError that says nothing of the file
         raise
     except (KeyError, RuntimeError) as error:  # a part is missing, or has another shape
-        raise ValueError(_damaged(path, error)) from error
+        raise ValueError(_damaged(path, repr(error))) from error
     trainer.sharding.ranks.agree(f"step in {path.name}", trainer.step)
 
 
@@ -152,9 +152,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             text = bytes(tensors.pop(STATE).numpy())
         state = json.loads(text)
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(_damaged(path, error)) from error
+        raise ValueError(_damaged(path, repr(error))) from error
     if not isinstance(state, dict):
-        raise ValueError(_damaged(path, TypeError("its state is no mapping")))
+        raise ValueError(_damaged(path, "its state is no mapping"))
     return state, tensors
 
 
@@ -170,12 +170,12 @@ def check_checkpoint(path: Path) -> None:
 def _require_checksum(path: Path, tensors: Mapping[str, Tensor], stated: str) -> None:
     actual = _checksum(tensors)
     if actual != stated:
-        difference = ValueError(f"sha256 {actual[:12]} where {stated[:12]} is recorded")
+        difference = f"sha256 {actual[:12]} where {stated[:12]} is recorded"
         raise ValueError(_damaged(path, difference))
 
 
-def _damaged(path: Path, error: Exception) -> str:
-    return f"{path}: damaged ({error!r}); without it the run starts anew"
+def _damaged(path: Path, reason: str) -> str:
+    return f"{path}: damaged ({reason}); delete it: without it the run starts anew"
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
