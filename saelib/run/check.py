@@ -1,9 +1,9 @@
 """Reading everything that a profile has on disk, to tell what is damaged and what heals it.
 
 Each file is read as its own reader reads it: the store by its manifest, run folders by their seals,
-reference losses and checkpoints by the checksum in them, `results.csv` by the runs it was built
-from. `features/`, `twins/`, `ablation/` and `descriptions/` beside an SAE are bound to it by their
-own files, and are looked at when they are opened.
+reference losses, counts of live rows and checkpoints by the checksum in them, `results.csv` by the
+runs it was built from. `features/`, `twins/`, `ablation/` and `descriptions/` beside an SAE are
+bound to it by their own files, and are looked at when they are opened.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from saelib.activations.live import StreamError, read_counts
 from saelib.activations.shards import PROGRESS, StoreError, check_hash, check_size, read_manifest
 from saelib.env import data_dir
 from saelib.files import read_json
@@ -49,7 +50,7 @@ class Inspection:
         self.n_files += 1
         try:
             return reader()
-        except (OSError, ValueError, KeyError, StoreError) as error:
+        except (OSError, ValueError, KeyError, StoreError, StreamError) as error:
             sentence = " ".join(str(error).split())
             where = "" if str(path) in sentence else f"{path}: damaged: "
             self.damaged.append(f"{where}{sentence}" + (f"; {heals}" if heals else ""))
@@ -79,6 +80,8 @@ def check_profile(profile: str) -> Inspection:
     _check_runs(folder / "saes", seen)
     for path in sorted((folder / "eval").glob("*.json")):
         seen.read(path, lambda path=path: read_reference(path))
+    for path in sorted((folder / "stream").glob("*.jsonl")):
+        seen.read(path, lambda path=path: read_counts(path))
     _check_tables(folder, seen)
     if not seen.damaged:
         _check_results(profile, folder / RESULTS, seen)

@@ -1,14 +1,17 @@
 """Whatever is damaged in a profile's folder is refused by its reader and told by `check`."""
 
 import json
+import os
 import shutil
 
 import pytest
 import torch
+from helpers.folders import all_bytes
 from helpers.sealing import flip, resealed
 from helpers.workspaces import RECIPE, open_workspace, write_inputs
 from safetensors.torch import load_file, save_file
 
+from saelib import files
 from saelib.__main__ import main
 from saelib.config import EvalConfig
 from saelib.run.check import check_profile
@@ -179,6 +182,38 @@ def test_a_run_begun_and_killed_before_its_seal_lists_the_sae_is_trained_again(w
     (folder / "metrics.json").unlink()
     ws.train([spec], "02_train_sae")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+
+
+def test_a_kill_at_any_file_leaves_nothing_damaged_and_a_rerun_the_same_bytes(ws, monkeypatch):
+    spec = ws.spec("full", 2, lam=0.7, snapshots=2, **(RECIPE | {"tokens": 1024}))
+    ws.checkpoint_every = 8
+    folder = ws.run_folder(spec)
+    replaced = []
+    whole = os.replace
+
+    def replace(source, target):
+        if len(replaced) == last:
+            raise KeyboardInterrupt
+        replaced.append(target)
+        whole(source, target)
+
+    monkeypatch.setattr(files.os, "replace", replace)
+    last = -1
+    ws.train([spec], "02_train_sae")
+    n_files = len(replaced)
+    finished = all_bytes(folder)
+    table = (ws.folder / "results.csv").read_bytes()
+    assert n_files > 12
+    for last in range(n_files):
+        shutil.rmtree(folder)
+        replaced.clear()
+        with pytest.raises(KeyboardInterrupt):
+            ws.train([spec], "02_train_sae")
+        last = -1
+        assert [line for line in check_profile("tiny").damaged if "results.csv" not in line] == []
+        ws.train([spec], "02_train_sae")
+        assert all_bytes(folder) == finished
+        assert (ws.folder / "results.csv").read_bytes() == table
 
 
 @pytest.mark.parametrize("name", ["ce_id", "ce_zero", "ce_mean", "n"])
