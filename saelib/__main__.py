@@ -1,4 +1,4 @@
-"""Command line: `python -m saelib {plan,run,collect,train,report,assets}`; each has `--help`.
+"""Command line: `python -m saelib COMMAND`; `--help` lists them, and each has its own.
 
 `collect` and `train` also run as many processes:
 `torchrun --nproc-per-node 8 -m saelib train --profile full`.
@@ -128,6 +128,8 @@ def parser() -> argparse.ArgumentParser:
     curves.add_argument(
         "--to", type=Path, metavar="FOLDER", help="instead of data/<profile>/tensorboard"
     )
+    check = command("check", "read all of a profile: what is damaged, and what would heal it")
+    check.add_argument("--profile", help="a folder of data/; without it every profile there")
     command("assets", "fetch and convert the embedded model and text")
     return top
 
@@ -257,6 +259,24 @@ def command_tensorboard(args: argparse.Namespace) -> None:
     log.info("%d SAEs' curves written; see them with: tensorboard --logdir %s", n_written, folder)
 
 
+def command_check(args: argparse.Namespace) -> int:
+    """Tell what is damaged, a line each; 1 if anything is."""
+    from saelib.run import check
+
+    names = [args.profile] if args.profile else check.profiles()
+    is_damaged = False
+    for name in names:
+        seen = check.check_profile(name)
+        for line in (*seen.notices, *seen.damaged):
+            log.info(line)
+        state = f"{len(seen.damaged)} damaged" if seen.damaged else "none damaged"
+        log.info("profile %s: %d files read, %s", name, seen.n_files, state)
+        is_damaged = is_damaged or bool(seen.damaged)
+    if not names:
+        log.info("no profile has anything to check")
+    return int(is_damaged)
+
+
 def command_collect(args: argparse.Namespace) -> None:
     """Collect, by one process or all of torchrun's."""
     settings = dict(args.settings)
@@ -282,6 +302,7 @@ COMMANDS = {
     "train": command_train,
     "report": command_report,
     "tensorboard": command_tensorboard,
+    "check": command_check,
     "assets": lambda args: fetch_assets(),
 }
 
@@ -308,7 +329,9 @@ def set_up_logging() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 all well, 1 a notebook or the report failed, 2 the request was not met."""
+    """Exit status: 0 all well; 1 a notebook or the report failed, or a file is damaged; 2 the
+    request was not met.
+    """
     args = parser().parse_args(argv)
     set_up_logging()
     try:
@@ -318,7 +341,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         log.error("error: %s", one_line(error))
         return 2
-    return status if args.command == "run" else 0
+    return status if args.command in ("run", "check") else 0
 
 
 if __name__ == "__main__":

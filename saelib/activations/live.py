@@ -20,6 +20,7 @@ computed again. Without the file the blocks before are run through once more to 
 from __future__ import annotations
 
 import json
+import logging
 import math
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -35,12 +36,15 @@ from torch import Tensor
 from saelib.activations.collect import captured
 from saelib.activations.lm import LM
 from saelib.activations.store import Store
-from saelib.config import SINK_FACTOR, ConfigError, StreamConfig
+from saelib.config import SINK_FACTOR, ConfigError, StreamConfig, stable_hash
 from saelib.text.contexts import Contexts
 from saelib.text.pages import SPLITS
 
 HELD = 2  # blocks in memory
 AHEAD = 8  # readers side by side read at most buffer / 8 ahead, so two blocks suffice
+
+
+log = logging.getLogger(__name__)
 
 
 class StreamError(RuntimeError):
@@ -103,7 +107,7 @@ class LiveBlocks:
         self.n_blocks = -(-self.n_tokens // (cfg.buffer_tokens - longest + 1))  # of a pass
         free = torch.cuda.mem_get_info(lm.device)[0] if lm.device.type == "cuda" else math.inf
         self.device = lm.device if 2 * self.nbytes <= free else torch.device("cpu")
-        self.counts = _read_counts(journal)  # ordinary rows of each block
+        self.counts = read_counts(journal)  # ordinary rows of each block
         self._starts: dict[str, list[int]] = {"ordinary": [0], "all": [0]}  # rows before each block
         self._held: dict[int, Block] = {}
         self._lock = RLock()
@@ -215,7 +219,7 @@ class LiveBlocks:
             self.journal.parent.mkdir(parents=True, exist_ok=True)
             # One short write: whole, whoever else appends.
             with self.journal.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([number, count]) + "\n")
+                file.write(json.dumps([number, count, stable_hash(number, count)]) + "\n")
 
     def _count(self, number: int, tokens: str) -> int:
         if tokens == "all":
@@ -290,11 +294,24 @@ def require_buffer(cfg: StreamConfig, tokens: int, what: str) -> None:
         )
 
 
-def _read_counts(journal: Path | None) -> dict[int, int]:
-    """Counts by block; `StreamError` where a line is no pair of numbers."""
+def read_counts(journal: Path | None) -> dict[int, int]:
+    """Rows by block, from a file of lines [block, rows, hash of both]; empty without a file.
+
+    Raises:
+        StreamError: a line is none such, or two differ on a block; names the file.
+    """
     lines = journal.read_text(encoding="utf-8").splitlines() if journal and journal.exists() else []
+    counts: dict[int, int] = {}
     try:
-        return dict(map(json.loads, lines))
+        entries = [json.loads(line) for line in lines]
+        for number, count, *stated in entries:
+            if stated not in ([], [stable_hash(number, count)]):
+                raise ValueError(f"block {number}: not what its hash says")
+            if counts.setdefault(number, count) != count:
+                raise ValueError(f"block {number} has two counts")
+        if any(len(entry) == 2 for entry in entries):
+            log.warning(f"{journal}: of an earlier version, has no hashes; read unchecked")
+        return counts
     except (ValueError, TypeError) as error:
         raise StreamError(
             f"{journal}: damaged ({error}); delete it: the blocks are counted again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -15,9 +16,13 @@ import torch
 from saelib.activations.lm import LM
 from saelib.activations.moments import row_moments
 from saelib.activations.store import Store
-from saelib.config import EvalConfig
+from saelib.config import EvalConfig, stable_hash
 from saelib.files import write_json
 from saelib.measure.replaced_loss import context_length, replaced_losses
+
+SEALED = "hash"  # of the other fields of the file
+
+log = logging.getLogger(__name__)
 
 # Nats by which CE_id may differ from the reference's, by the dtype the model computes in. Other
 # hardware and thread counts change it in float32 by about 1e-7, in bfloat16 by up to 3e-3.
@@ -130,12 +135,12 @@ def site_reference(
 
     `cache` is a JSON file, written atomically, that names the store, model, dtype, site and
     configuration it belongs to: with others it is computed anew and overwritten. Raises
-    `ValueError` for a file that is no reference, or a store of another model.
+    `ValueError` for a file that is no reference or is damaged, or a store of another model.
     """
     check_model(lm, store)
     key = _key(lm, store, site, cfg)
     if cache is not None and cache.exists():
-        cached = _read_reference(cache)
+        cached = read_reference(cache)
         if all(getattr(cached, name) == value for name, value in key.items()):
             return cached
     reference = SiteReference(**key, **_reference_losses(lm, store, site, cfg), file=cache)
@@ -143,7 +148,7 @@ def site_reference(
         cache.parent.mkdir(parents=True, exist_ok=True)
         content = asdict(reference)
         del content["file"]
-        write_json(cache, content)
+        write_json(cache, content | {SEALED: stable_hash(content)})
     return reference
 
 
@@ -158,9 +163,20 @@ def _key(lm: LM, store: Store, site: int, cfg: EvalConfig) -> dict[str, Any]:
     }
 
 
-def _read_reference(cache: Path) -> SiteReference:
+def read_reference(cache: Path) -> SiteReference:
+    """The reference in a file; one of an earlier version, without a hash, opens with a notice.
+
+    Raises:
+        ValueError: it is no reference, or its content is not what its hash says; names the file.
+    """
     try:
-        reference = SiteReference(**json.loads(cache.read_text(encoding="utf-8")))
+        content = json.loads(cache.read_text(encoding="utf-8"))
+        stated = content.pop(SEALED, None) if isinstance(content, dict) else None
+        reference = SiteReference(**content)
+        if stated is None:
+            log.warning(f"{cache}: of an earlier version, has no hash; opened unchecked")
+        elif stated != stable_hash(content):
+            raise ValueError(f"damaged, its content is not what its {SEALED} says")
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"{cache} is not a site reference ({error}): remove it to have it computed anew"

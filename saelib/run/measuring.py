@@ -9,12 +9,10 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from saelib.env import headless
-from saelib.files import read_json
 from saelib.measure.evaluate import evaluate
 from saelib.run.results import log_time
 from saelib.run.schedule import grouped, parts
 from saelib.run.trained import Trained
-from saelib.sae import load_sae
 from saelib.sae.spec import Spec
 
 AT_ONCE = 16  # SAEs measured in one pass over the rows
@@ -57,7 +55,7 @@ def _measure_part(ws: Trained, specs: Mapping[str, Spec]) -> None:
     """Evaluate a few runs of one site together."""
     start = time.monotonic()
     site = next(iter(specs.values())).sae.site
-    saes = {run: load_sae(ws.run_folder(run)).to(ws.device) for run in specs}
+    saes = {run: ws.run(run).load().to(ws.device) for run in specs}
     reference = ws.reference(site, ws.evaluation) if ws.evaluation.ce_tokens else None
     measured = evaluate(saes, ws.store, site, ws.lm, reference, ws.evaluation)
     for run, metrics in measured.items():
@@ -73,7 +71,7 @@ def _measure_part(ws: Trained, specs: Mapping[str, Spec]) -> None:
 def describe(ws: Trained, run: str, spec: Spec) -> dict[str, Any]:
     """What a run is: its columns that are not measured, among all fields of its configurations."""
     cfg = spec.train
-    origin = read_json(ws.run_folder(run) / "train.json")
+    origin = ws.run(run).origin
     shares = " ".join(f"{share:g}" for share in cfg.resample_at)
     return {
         **spec.sae.to_dict(),

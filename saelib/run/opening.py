@@ -19,7 +19,6 @@ from saelib.measure.features.index import FEATURES
 from saelib.measure.indexed import Split
 from saelib.measure.lens import Lens, Subject
 from saelib.run.workspace import Workspace
-from saelib.sae import load_sae
 from saelib.sae.formats import load
 from saelib.sae.formats.download import SCHEME
 from saelib.show.explore.names import subject_name
@@ -123,7 +122,7 @@ def subjects(ws: Workspace, rows: pd.DataFrame, split: Split = "test") -> list[S
 
     Those whose folders are gone are left out.
     """
-    there = [(ws.run_folder(run) / "config.json").exists() for run in rows["run_id"]]
+    there = [ws.run(run).is_trained for run in rows["run_id"]]
     facts = rows[there].to_dict("records")
     return [Subject(subject_name(row), row, partial(_open_run, ws, split, row)) for row in facts]
 
@@ -132,7 +131,7 @@ def _open_run(ws: Workspace, split: Split, row: Mapping[str, Any]) -> Lens:
     folder = ws.run_folder(str(row["run_id"]))
     others = subjects(ws, relatives(ws.results(), row), split)
     name = subject_name(row)
-    sae = load_sae(folder)
+    sae = ws.run(str(row["run_id"])).load()
     return Lens(ws.lm, sae, ws.store, folder / FEATURES, others, name, row, split)
 
 

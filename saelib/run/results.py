@@ -46,11 +46,16 @@ def read_results(path: Path) -> pd.DataFrame:
 
 def write_results(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write `results.csv` whole or not at all; floats in repr, so equal rows give equal bytes."""
+    update_text(path, results_text(rows))
+
+
+def results_text(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The content of `results.csv`."""
     buffer = io.StringIO(newline="")
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    update_text(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
 def log_time(

@@ -7,6 +7,8 @@ history.csv           one row every `log_every` steps
 events.json           what each resampling did
 snapshots.safetensors states of the gates over training, where asked for
 metrics.json          the row of results.csv, sums by test page, and where the SAE comes from
+seal.json             the run id, and size and checksum of these files but checkpoints, which have
+                      their own; a file that it does not list is not there yet
 """
 
 from __future__ import annotations
@@ -21,22 +23,41 @@ import torch
 from safetensors.torch import load_file, save
 
 from saelib.config import EvalConfig
-from saelib.files import read_json, remove_leftovers_of_the_dead, write_bytes, write_json
+from saelib.files import (
+    read_json,
+    remove_leftovers_of_the_dead,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from saelib.measure.columns import COLUMNS
 from saelib.run.identity import code_version, measurement
+from saelib.sae import Autoencoder, load_sae
+from saelib.sae.base import FILES
 from saelib.sae.group import Run
 from saelib.sae.history import History, Snapshot
 from saelib.sae.origin import digest
 from saelib.sae.spec import Spec, options_text
+from saelib.seal import Seal, SealError, checked, read_seal, seal_files, unseal_files
 
 CHECKPOINT = "checkpoint.safetensors"
+TRAIN = "train.json"
+HISTORY = "history.csv"
+EVENTS = "events.json"
+SNAPSHOTS = "snapshots.safetensors"
+METRICS = "metrics.json"
+ALL_FILES = (TRAIN, HISTORY, EVENTS, SNAPSHOTS, *FILES)
 SNAPSHOT_TENSORS = ("fire_rate", "open", "b_gate")
 SNAPSHOT_NUMBERS = ("step", "tokens")
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One run's files."""
+    """One run's files; what is read is checked against the folder's seal.
+
+    Raises, wherever it reads:
+        SealError: a file is damaged, or it is another run's; names it and what to do.
+    """
 
     path: Path
 
@@ -51,13 +72,13 @@ class RunFolder:
     @property
     def is_trained(self) -> bool:
         """Whether the SAE lies there, whole."""
-        return (self.path / "config.json").exists()
+        return (self.path / "config.json").exists() and self._has("config.json")
 
     def is_measured(self, evaluation: EvalConfig) -> bool:
         """Whether the SAE is measured as `evaluation` asks; one measured with the loss is measured
         without it too.
         """
-        recorded = self._json("metrics.json").get("evaluation")
+        recorded = self._metrics.get("evaluation")
         if recorded and not evaluation.ce_tokens:
             recorded = recorded | {"ce_tokens": 0}
         return recorded == measurement(evaluation)
@@ -66,8 +87,13 @@ class RunFolder:
         """Whether it was trained on these rows (of another store, other rows are ordinary) and by
         this code.
         """
-        train = self._json("train.json")
+        train = self.origin
         return train.get("store") == rows and train.get("code_version") == code_version()
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What was trained here, on which rows, by which notebook and code; empty before."""
+        return self._json(TRAIN)
 
     @property
     def row(self) -> dict[str, Any] | None:
@@ -75,36 +101,79 @@ class RunFolder:
 
         A row written before the table had options takes them from what was trained.
         """
-        row = self._json("metrics.json").get("row")
+        row = self._metrics.get("row")
         if row is None or row.get("options") is not None:
             return row
-        trained = self._json("train.json").get("sae", {})
+        trained = self.origin.get("sae", {})
         return row | {"options": options_text(trained.get("options", {}))}
+
+    def load(self) -> Autoencoder:
+        """The SAE; see `load_sae` for what it raises."""
+        self.seal()
+        return load_sae(self.path)
+
+    def seal(self) -> Seal | None:
+        """The folder's seal; None before training, and in folders older than seals."""
+        seal = read_seal(self.path)
+        if seal and seal.run_id != self.run_id:
+            raise SealError(
+                f"{self.path}: sealed as run {seal.run_id or '(none)'}: another folder's files; "
+                f"delete the folder {self.path} and make it anew"
+            )
+        return seal
+
+    def _has(self, name: str) -> bool:
+        """Whether a file was written to its end."""
+        seal = self.seal()
+        return name in seal.files if seal else (self.path / name).exists()
 
     def _json(self, name: str) -> dict[str, Any]:
         """A JSON file of the run; empty where there is none."""
-        file = self.path / name
-        return read_json(file) if file.exists() else {}
+        if not self._has(name):
+            return {}
+        file = checked(self.path / name)
+        values = read_json(file)
+        if not isinstance(values, dict):
+            raise ValueError(f"{file}: expected a mapping of fields, found {values!r:.80}")
+        return values
+
+    @property
+    def _metrics(self) -> dict[str, Any]:
+        """What was measured; empty where nothing was. Whoever deletes the file has it measured
+        again.
+        """
+        file = self.path / METRICS
+        if not file.exists():
+            return {}
+        metrics = self._json(METRICS)
+        row = metrics.get("row") or {}
+        if row.get("run_id", self.run_id) != self.run_id:
+            raise SealError(
+                f"{file}: of run {row['run_id']}, not of {self.run_id}; delete it, and the run is "
+                "measured again"
+            )
+        return metrics
 
     # -- what training left ------------------------------------------------------------------------
 
     @property
     def history(self) -> pd.DataFrame:
         """One row every `log_every` steps."""
-        return pd.read_csv(self.path / "history.csv")
+        self.seal()
+        return pd.read_csv(checked(self.path / HISTORY))
 
     @property
     def events(self) -> list[dict[str, Any]]:
         """What each resampling did, and how many of the revived latents are alive at the end."""
-        return read_json(self.path / "events.json")
+        self.seal()
+        return read_json(checked(self.path / EVENTS))
 
     @property
     def snapshots(self) -> list[Snapshot]:
         """Gate snapshots over training; empty where none were asked for."""
-        file = self.path / "snapshots.safetensors"
-        if not file.exists():
+        if not self._has(SNAPSHOTS):
             return []
-        tensors = load_file(file)
+        tensors = load_file(checked(self.path / SNAPSHOTS))
         steps = zip(tensors["step"], tensors["tokens"], strict=True)
         return [
             Snapshot(int(step), int(tokens), *(tensors[name][i] for name in SNAPSHOT_TENSORS))
@@ -114,7 +183,10 @@ class RunFolder:
     @property
     def pages(self) -> pd.DataFrame:
         """Sums by test page: page_id, n, sse, sst, l0, ce_n, ce_id, ce_sae, ce_zero, ce_mean."""
-        return pd.DataFrame(read_json(self.path / "metrics.json")["pages"])
+        metrics = self._metrics
+        if "pages" not in metrics:
+            raise FileNotFoundError(f"{self.path / METRICS}: the run is not measured yet")
+        return pd.DataFrame(metrics["pages"])
 
     # -- writing -----------------------------------------------------------------------------------
 
@@ -124,32 +196,26 @@ class RunFolder:
         What such an attempt had half written when it was killed goes.
         """
         remove_leftovers_of_the_dead(self.path)
-        file = self.path / "train.json"
-        if file.exists():
+        file = self.path / TRAIN
+        if self._has(TRAIN):
+            checked(file)
             return
         config = {"train": spec.train.to_dict(), "sae": spec.sae.to_dict()}
         origin = {"notebook": notebook, "store": rows, "code_version": code_version()}
         write_json(file, config | origin)
+        seal_files(self.path, [TRAIN], self.run_id)
 
     def save(self, trained: Run, history: History, state: dict[str, torch.Tensor]) -> None:
-        """Write a finished training; config.json comes last, and then the checkpoint goes."""
-        pd.DataFrame(history.table).to_csv(self.path / "history.csv", index=False)
-        write_json(self.path / "events.json", [asdict(event) for event in history.events])
+        """Write a finished training; the seal comes last, and then the checkpoint goes."""
+        beside = [TRAIN, HISTORY, EVENTS]
+        unseal_files(self.path, set(ALL_FILES) - {TRAIN})
+        write_text(self.path / HISTORY, pd.DataFrame(history.table).to_csv(index=False))
+        write_json(self.path / EVENTS, [asdict(event) for event in history.events])
         if history.snapshots:
-            self._write_snapshots(history.snapshots)
-        trained.sae.save(self.path, state=state)
+            write_bytes(self.path / SNAPSHOTS, save(_snapshot_tensors(history.snapshots)))
+            beside.append(SNAPSHOTS)
+        trained.sae.save(self.path, state=state, run_id=self.run_id, beside=beside)
         self.drop_checkpoints()
-
-    def _write_snapshots(self, snapshots: list[Snapshot]) -> None:
-        tensors = {
-            name: torch.stack([getattr(snapshot, name) for snapshot in snapshots])
-            for name in SNAPSHOT_TENSORS
-        }
-        tensors |= {
-            name: torch.tensor([getattr(snapshot, name) for snapshot in snapshots])
-            for name in SNAPSHOT_NUMBERS
-        }
-        write_bytes(self.path / "snapshots.safetensors", save(tensors))
 
     def write_metrics(
         self, evaluation: EvalConfig, row: Mapping[str, Any], pages: list[dict[str, Any]]
@@ -168,9 +234,24 @@ class RunFolder:
             "row": {column: row.get(column) for column in COLUMNS},
             "pages": pages,
         }
-        write_json(self.path / "metrics.json", measured)
+        older = [] if self.seal() else [name for name in ALL_FILES if (self.path / name).exists()]
+        unseal_files(self.path, [METRICS])
+        write_json(self.path / METRICS, measured)
+        seal_files(self.path, [*older, METRICS], self.run_id)
 
     def drop_checkpoints(self) -> None:
         """Remove the state that an interrupted training would go on from."""
         for file in self.path.glob(CHECKPOINT.replace(".", "*.")):
             file.unlink()
+
+
+def _snapshot_tensors(snapshots: list[Snapshot]) -> dict[str, torch.Tensor]:
+    """Snapshots as the tensors of their file, one entry a snapshot."""
+    tensors = {
+        name: torch.stack([getattr(snapshot, name) for snapshot in snapshots])
+        for name in SNAPSHOT_TENSORS
+    }
+    return tensors | {
+        name: torch.tensor([getattr(snapshot, name) for snapshot in snapshots])
+        for name in SNAPSHOT_NUMBERS
+    }

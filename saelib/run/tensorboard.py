@@ -14,6 +14,7 @@ from tensorboardX import SummaryWriter
 
 from saelib.env import data_dir
 from saelib.files import replaced_folder
+from saelib.seal import checked
 
 HISTORY = "history.csv"
 AXES = ("step", "tokens")  # of a row; all other columns are curves
@@ -42,7 +43,7 @@ def _write(history: Path, folder: Path) -> bool:
     """Write one SAE's events, unless they are there already."""
     if folder.exists() and folder.stat().st_mtime >= history.stat().st_mtime:
         return False
-    table = _read(history)
+    table = _read(checked(history))
     curves = [name for name in table.columns if name not in AXES]
     with (
         replaced_folder(folder) as temporary,

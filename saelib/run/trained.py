@@ -18,7 +18,7 @@ from saelib.ranks import SINGLE_PROCESS, Ranks
 from saelib.run.collected import Collected
 from saelib.run.results import read_results, write_results
 from saelib.run.run_folder import RunFolder
-from saelib.sae import Autoencoder, load_sae
+from saelib.sae import Autoencoder
 from saelib.sae.history import Snapshot
 from saelib.sae.spec import Spec, make_spec, run_id
 
@@ -69,15 +69,19 @@ class Trained(Collected):
 
     def write_results(self) -> Path:
         """Rebuild `results.csv` from the `metrics.json` of this store's runs, sorted by run_id."""
+        path = self.folder / "results.csv"
+        write_results(path, self.measured_rows())
+        return path
+
+    def measured_rows(self) -> list[dict[str, Any]]:
+        """The rows of this store's measured runs, by this code's version, sorted by run_id."""
         runs = sorted(folder.name for folder in (self.folder / "saes").glob("*"))
         rows = [self.run(run).row for run in runs if self.run(run).is_current(self.rows_id)]
-        path = self.folder / "results.csv"
-        write_results(path, [row for row in rows if row])
-        return path
+        return [row for row in rows if row]
 
     def load(self, spec: Spec) -> Autoencoder:
         """A trained SAE."""
-        return load_sae(self.run_folder(spec))
+        return self.run(spec).load()
 
     def history(self, spec: Spec) -> pd.DataFrame:
         """Training history: one row every `log_every` steps."""

@@ -15,6 +15,7 @@ from saelib.sae.gated import GatedSAE
 from saelib.sae.jumprelu import JumpReLUSAE
 from saelib.sae.relu import ReluSAE
 from saelib.sae.topk import TopKSAE
+from saelib.seal import checked, is_listed
 
 # `SAEConfig.arch` -> class. Adding an architecture takes its file and a line here.
 ARCHITECTURES: dict[str, type[Autoencoder]] = {
@@ -53,15 +54,15 @@ def load_sae(folder: Path | str) -> Autoencoder:
 
     Raises:
         FileNotFoundError: the folder holds no (finished) SAE.
-        ValueError: a file is damaged, a weight is not finite, or the files do not fit each other;
-            names the file.
+        ValueError: a file is damaged or not the one that was sealed, a weight is not finite or not
+            float32, or the files do not fit each other; names the file.
         ConfigError: `config.json` describes no SAE; names the file and the field.
     """
     path = Path(folder) / "config.json"
-    if not path.exists():
+    if not (path.exists() and is_listed(path)):
         raise FileNotFoundError(f"{path} is missing: not a (finished) SAE folder")
-    sae = _described(path)
-    weights = path.with_name("weights.safetensors")
+    sae = _described(checked(path))
+    weights = checked(path.with_name("weights.safetensors"))
     try:
         tensors = load_file(weights)
         sae.load_state_dict(tensors)
@@ -70,17 +71,22 @@ def load_sae(folder: Path | str) -> Autoencoder:
     except RuntimeError as error:
         raise ValueError(f"{weights} does not fit {path}: {error}") from error
     for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
+        if tensor.dtype != sae.W_dec.dtype:
+            raise ValueError(f"{weights}: {name} is {tensor.dtype}; expected {sae.W_dec.dtype}")
+        # a sum tells it ten times faster, unless finite values sum to infinity
+        if not (tensor.sum().isfinite() or tensor.isfinite().all()):
             raise ValueError(f"{weights}: damaged ({name} holds values that are not finite)")
     return sae.requires_grad_(False)
 
 
 def _described(path: Path) -> Autoencoder:
-    """A fresh SAE of the configuration that a file holds."""
+    """An SAE of the configuration that a file holds, its tensors yet to be filled."""
     values = read_json(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of fields, found {values!r:.80}")
     try:
-        return build_sae(SAEConfig.from_dict(values))
+        with torch.device("meta"):  # draws nothing
+            sae = build_sae(SAEConfig.from_dict(values))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+    return sae.to_empty(device="cpu")  # in the strides that it was built with

@@ -7,12 +7,13 @@ its sparse encoder (`encode_sparse`), which by default come from autograd and fr
 All architectures decode by x̂ = f W_dec + b_dec and work in *normalised* units, scale · (x − mean);
 the normaliser of the site travels with the SAE, and `encode_raw`, `decode_raw` and `reconstruct`
 take and give the model's own units. On disk an SAE is a folder of `config.json`,
-`weights.safetensors` and `metrics.json`.
+`weights.safetensors` and `metrics.json`, and `seal.json`, which says what they are.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -27,12 +28,14 @@ from saelib.files import replaced_file, write_json
 from saelib.sae import losses
 from saelib.sae.dense import Gradients, SparseCodes, StepStats, codes_at_places
 from saelib.sae.normalizer import NormalizedModule
+from saelib.seal import seal_files, unseal_files
 
 # Norm of each encoder column at the start; its direction is tied to its decoder row's.
 ENCODER_INIT_NORM = 0.2
 # Rows drawn at once for a shard of a dictionary; a multiple of 16 (see `random_rows`).
 DRAWN_ROWS = 4096
 ALL_LATENTS = slice(None)
+FILES = ("weights.safetensors", "metrics.json", "config.json")  # of a folder
 
 
 class How(NamedTuple):
@@ -264,16 +267,27 @@ class Autoencoder(NormalizedModule, ABC):
         folder: Path,
         metrics: dict[str, Any] | None = None,
         state: dict[str, Tensor] | None = None,
+        run_id: str = "",
+        beside: Sequence[str] = (),
     ) -> None:
-        """Write the folder; a folder with `config.json`, which comes last, is complete.
+        """Write the folder; a folder whose seal, which comes last, lists its files is complete.
 
-        `state` is written in place of the SAE's own tensors, if it is given.
+        `state` is written in place of the SAE's own tensors, if it is given. `run_id` and further
+        files of the folder (`beside`) are sealed with the SAE's.
+
+        Raises:
+            ValueError: a tensor is not float32; nothing is written.
         """
         tensors = {
             name: tensor.detach().cpu().contiguous()
             for name, tensor in (state or self.state_dict()).items()
         }
+        for name, tensor in tensors.items():
+            if tensor.dtype != torch.float32:
+                raise ValueError(f"{name} is {tensor.dtype}; an SAE's folder holds torch.float32")
+        unseal_files(folder, FILES)
         with replaced_file(folder / "weights.safetensors") as temporary:
             save_file(tensors, temporary)
         write_json(folder / "metrics.json", metrics or {})
         write_json(folder / "config.json", self.config.to_dict())
+        seal_files(folder, (*beside, *FILES), run_id)

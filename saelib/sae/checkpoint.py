@@ -1,11 +1,16 @@
 """Checkpoints: everything a `Trainer` is in one safetensors file, for runs that are killed.
 
-A run continued from a checkpoint ends bit-identical to one that was never interrupted.
+A run continued from a checkpoint ends bit-identical to one that was never interrupted. The file
+carries a checksum of all that is in it; checkpoints of earlier versions have none and are continued
+with a notice.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +27,10 @@ from saelib.sae.resample import ResampleEvent
 from saelib.sae.trainer import Trainer
 
 SNAPSHOT_TENSORS = ("fire_rate", "open", "b_gate")
+STATE = "state"  # the tensor that holds, as JSON, what is no tensor: a file's header has a limit
+CHECKSUM = "sha256"
+
+log = logging.getLogger(__name__)
 
 
 def save_checkpoint(trainer: Trainer, path: Path) -> None:
@@ -40,8 +49,19 @@ def save_checkpoint(trainer: Trainer, path: Path) -> None:
 
 def _write(trainer: Trainer, path: Path) -> None:
     tensors = {k: v.detach().cpu().contiguous() for k, v in _tensors(trainer).items()}
+    state = bytearray(json.dumps(_state(trainer)).encode())
+    tensors[STATE] = torch.frombuffer(state, dtype=torch.uint8)
     with replaced_file(path) as temporary:
-        save_file(tensors, temporary, metadata={"state": json.dumps(_state(trainer))})
+        save_file(tensors, temporary, metadata={CHECKSUM: _checksum(tensors)})
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and contents."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _tensors(trainer: Trainer) -> dict[str, Tensor]:
@@ -92,7 +112,7 @@ def load_checkpoint(trainer: Trainer, path: Path) -> None:
     except torch.cuda.OutOfMemoryError:  # a RuntimeError that says nothing of the file
         raise
     except (KeyError, RuntimeError) as error:  # a part is missing, or has another shape
-        raise ValueError(_damaged(path, error)) from error
+        raise ValueError(_damaged(path, repr(error))) from error
     trainer.sharding.ranks.agree(f"step in {path.name}", trainer.step)
 
 
@@ -115,19 +135,47 @@ def _restore(trainer: Trainer, state: dict[str, Any], tensors: dict[str, Tensor]
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A checkpoint's state and tensors, checked.
+
+    Raises:
+        ValueError: the file is damaged; names it.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            state = json.loads((file.metadata() or {})["state"])
+            metadata = file.metadata() or {}
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 (not a dict)
+        if STATE in metadata:
+            log.warning(f"{path}: of an earlier version, has no checksum; continued unchecked")
+            text = metadata[STATE]
+        else:
+            _require_checksum(path, tensors, metadata[CHECKSUM])
+            text = bytes(tensors.pop(STATE).numpy())
+        state = json.loads(text)
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(_damaged(path, error)) from error
+        raise ValueError(_damaged(path, repr(error))) from error
     if not isinstance(state, dict):
-        raise ValueError(_damaged(path, TypeError("its state is no mapping")))
+        raise ValueError(_damaged(path, "its state is no mapping"))
     return state, tensors
 
 
-def _damaged(path: Path, error: Exception) -> str:
-    return f"{path}: damaged ({error!r}); without it the run starts anew"
+def check_checkpoint(path: Path) -> None:
+    """Read a checkpoint as it would be continued.
+
+    Raises:
+        ValueError: it is damaged; names it.
+    """
+    _read(path)
+
+
+def _require_checksum(path: Path, tensors: Mapping[str, Tensor], stated: str) -> None:
+    actual = _checksum(tensors)
+    if actual != stated:
+        difference = f"sha256 {actual[:12]} where {stated[:12]} is recorded"
+        raise ValueError(_damaged(path, difference))
+
+
+def _damaged(path: Path, reason: str) -> str:
+    return f"{path}: damaged ({reason}); delete it: without it the run starts anew"
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -6,11 +6,11 @@ model and the text in their row alone, and no checksum.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from saelib.files import read_json
+from saelib.seal import checked, is_listed, sha256_of
 
 
 class Origin(NamedTuple):
@@ -24,8 +24,7 @@ class Origin(NamedTuple):
 
 def digest(folder: Path) -> str:
     """SHA-256 of weights.safetensors, in hex."""
-    with (folder / "weights.safetensors").open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(folder / "weights.safetensors")
 
 
 def origin(folder: Path) -> Origin:
@@ -36,7 +35,8 @@ def origin(folder: Path) -> Origin:
         FileNotFoundError: it holds no (finished) SAE.
     """
     config = _mapping(folder / "config.json")
-    metrics = _mapping(folder / "metrics.json") if (folder / "metrics.json").exists() else {}
+    measured = folder / "metrics.json"
+    metrics = _mapping(measured) if measured.exists() and is_listed(measured) else {}
     stated = metrics.get("origin") or {}
     row = metrics.get("row") or {}
     return Origin(
@@ -48,7 +48,7 @@ def origin(folder: Path) -> Origin:
 
 
 def _mapping(file: Path) -> dict[str, Any]:
-    values = read_json(file)
+    values = read_json(checked(file))
     if not isinstance(values, dict):
         raise ValueError(f"{file}: expected a mapping of fields, found {values!r:.80}")
     return values

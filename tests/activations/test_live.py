@@ -27,6 +27,7 @@ from saelib.config import (
     SAEConfig,
     StreamConfig,
     TrainConfig,
+    stable_hash,
 )
 from saelib.run.training import schedule
 from saelib.run.workspace import Workspace
@@ -237,6 +238,33 @@ def test_a_damaged_or_foreign_file_of_counts_is_named(sampled, tmp_path):
         match=r"counts\.jsonl: block 0 gave 5 rows, now \d+: the model computes otherwise",
     ):
         next(LiveRows(live(sampled, journal=path), 1, "ordinary", BATCH))
+
+
+@pytest.mark.parametrize("edit", ["digit", "number", "lost hash", "twice"])
+def test_an_edited_file_of_counts_is_refused_before_a_row_is_read(sampled, tmp_path, edit):
+    """A count moves the row at which a killed run goes on; blocks passed are not counted again."""
+    path = tmp_path / "counts.jsonl"
+    walked(LiveRows(live(sampled, journal=path), 2, "ordinary", BATCH), 31)
+    first, *rest = path.read_text().splitlines()
+    number, count, _ = values = json.loads(first)
+    edited = {
+        "digit": [[number, count + 1, values[2]]],
+        "number": [[number + 70, count, values[2]]],
+        "lost hash": [[number, count, ""]],
+        "twice": [values, [number, count + 1, stable_hash(number, count + 1)]],
+    }
+    path.write_text("\n".join([*map(json.dumps, edited[edit]), *rest]))
+    with pytest.raises(StreamError, match=rf"{path}: damaged \(.*block.*; delete it: the blocks"):
+        live(sampled, journal=path)
+
+
+def test_counts_of_an_earlier_version_are_read_with_a_notice(sampled, tmp_path, caplog):
+    path = tmp_path / "counts.jsonl"
+    walked(LiveRows(live(sampled, journal=path), 2, "ordinary", BATCH), 31)
+    counts = [json.loads(line)[:2] for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in counts))
+    assert live(sampled, journal=path).counts == dict(counts)
+    assert f"{path}: of an earlier version, has no hashes; read unchecked" in caplog.messages
 
 
 # -- refusals

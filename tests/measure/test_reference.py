@@ -1,5 +1,6 @@
 """The reference of a site: which contexts, computed once, checked whenever it is used."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,3 +80,26 @@ def test_a_clean_loss_may_drift_as_far_as_its_dtype_rounds(ref, dtype, allowed):
 def test_a_reference_without_a_file_asks_for_a_new_one(ref):
     with pytest.raises(ValueError, match="make a new one"):
         ref.check_drift(ref.ce_id + 1)
+
+
+@pytest.mark.parametrize("name", ["ce_id", "ce_zero", "n", "page_id", "n_replaced", "contexts"])
+def test_one_edited_value_of_a_cached_reference_is_refused(name, store, lm, ref, tmp_path):
+    cache = tmp_path / "site_02.json"
+    site_reference(lm, store, SITE, CFG, cache)
+    content = json.loads(cache.read_text())
+    holder = content if name in content else content["pages"][0]
+    value = holder[name]
+    holder[name] = [*value, 0] if isinstance(value, list) else value * 2
+    cache.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"{cache} is not a site reference \(damaged, .*: remove"):
+        site_reference(lm, store, SITE, CFG, cache)
+
+
+def test_a_reference_of_an_earlier_version_opens_with_a_notice(store, lm, ref, tmp_path, caplog):
+    cache = tmp_path / "site_02.json"
+    site_reference(lm, store, SITE, CFG, cache)
+    content = json.loads(cache.read_text())
+    del content["hash"]
+    cache.write_text(json.dumps(content))
+    assert site_reference(lm, store, SITE, CFG, cache) == ref
+    assert f"{cache}: of an earlier version, has no hash; opened unchecked" in caplog.messages

@@ -14,6 +14,7 @@ import pytest
 import torch
 from helpers.folders import all_bytes
 from helpers.models import llama
+from helpers.sealing import resealed
 from helpers.workspaces import RECIPE, WORDS, corpus_of, open_workspace, write_inputs
 
 from saelib.activations.rows import ShuffledRows
@@ -29,6 +30,7 @@ from saelib.sae import spec as spec_module
 from saelib.sae.history import TrainingDiverged
 from saelib.sae.origin import digest, origin
 from saelib.sae.spec import make_spec
+from saelib.seal import seal_files
 from saelib.study.curve import Curve, curves_over_seeds, reach_l0
 
 
@@ -218,7 +220,7 @@ def test_kill_9_in_mid_training_then_rerun_gives_the_same_bytes(ws, collected, t
 def test_measuring_that_was_interrupted_is_done_on_the_next_call(ws):
     spec = _specs(ws)[0]
     before = ws.train([spec], "02_train_sae")
-    (ws.run_folder(spec) / "metrics.json").write_text("{}\n")
+    (ws.run_folder(spec) / "metrics.json").unlink()
     after = ws.train([spec], "02_train_sae")
     assert after.loc[0, "fvu"] == before.loc[0, "fvu"]
 
@@ -303,6 +305,7 @@ def test_a_collapsed_curve_brackets_nothing_until_its_l0_is_above_zero(ws):
     path.write_text(
         json.dumps(stored | {"row": stored["row"] | {"l0_val": 0.0}})
     )  # as of one whose latents all died
+    resealed(path.parent)
     curve = reach_l0(ws, "02_train_sae", make, {(): [0.45, 90.0]}, 0.7 * float(l0[0]))[()]
     assert len(curve.rows) > 2
     path.unlink()
@@ -344,6 +347,10 @@ def test_runs_of_another_store_stay_out_of_the_table(ws):
     shutil.copytree(ws.run_folder(_specs(ws)[0]), other)
     made = json.loads((other / "train.json").read_text()) | {"store": "another"}
     (other / "train.json").write_text(json.dumps(made))
+    measured = json.loads((other / "metrics.json").read_text())
+    measured["row"]["run_id"] = other.name
+    (other / "metrics.json").write_text(json.dumps(measured))
+    seal_files(other, ["train.json", "metrics.json"], other.name)
     try:
         ws.write_results()
         assert (ws.folder / "results.csv").read_bytes() == before
@@ -354,7 +361,7 @@ def test_runs_of_another_store_stay_out_of_the_table(ws):
 def test_a_checkpoint_left_by_a_kill_after_the_last_file_goes_when_the_run_is_measured(ws):
     spec = _specs(ws)[0]
     ws.train([spec], "02_train_sae")
-    (ws.run_folder(spec) / "metrics.json").write_text("{}\n")
+    (ws.run_folder(spec) / "metrics.json").unlink()
     (ws.run_folder(spec) / "checkpoint.safetensors").write_bytes(b"whole, but no longer needed")
     ws.train([spec], "02_train_sae")
     assert not (ws.run_folder(spec) / "checkpoint.safetensors").exists()
@@ -485,6 +492,7 @@ def test_another_measuring_version_measures_again_and_trains_nothing(ws, monkeyp
     (folder / "metrics.json").write_text(
         (folder / "metrics.json").read_text().replace('"version": 1', '"version": 0')
     )
+    resealed(folder)
     ws.train([spec], "02_train_sae")
     assert '"version": 1' in (folder / "metrics.json").read_text()
     assert (folder / "weights.safetensors").stat().st_mtime_ns == weights
@@ -514,6 +522,7 @@ def test_topk_is_trained_measured_and_loaded_like_any_other_arm(ws):
     measured = json.loads(path.read_text())
     del measured["row"]["options"]
     path.write_text(json.dumps(measured))
+    resealed(path.parent)
     assert ws.train([spec], "02_train_sae")["options"].tolist() == ["aux_k=256 k=6"]
     ws.write_results()
     assert "aux_k=256 k=6" in ws.results()["options"].tolist()

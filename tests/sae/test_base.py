@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from helpers.sealing import resealed
 
 from saelib.config import ConfigError, SAEConfig
 from saelib.sae import build_sae, load_sae
@@ -112,6 +113,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
     _sae("sae").save(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text()) | {"arch": "gated"}
     (tmp_path / "config.json").write_text(json.dumps(config))
+    resealed(tmp_path)
     with pytest.raises(ValueError, match=r"weights\.safetensors does not fit"):
         load_sae(tmp_path)
 
@@ -129,6 +131,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
 def test_a_configuration_that_describes_no_sae_is_refused_by_file(text, message, tmp_path):
     _sae("sae").save(tmp_path)
     (tmp_path / "config.json").write_text(text)
+    resealed(tmp_path)
     with pytest.raises(ConfigError, match=rf"{tmp_path}/config\.json: {message}"):
         load_sae(tmp_path)
 

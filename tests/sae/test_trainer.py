@@ -6,10 +6,10 @@ import pytest
 import torch
 from helpers.streams import MemoryStream, train_one
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from saelib.config import ConfigError, SAEConfig, TrainConfig
-from saelib.sae import build_sae
+from saelib.sae import build_sae, checkpoint
 from saelib.sae.checkpoint import load_checkpoint, save_checkpoint
 from saelib.sae.dense import StepStats
 from saelib.sae.group import Run, geometric_median, train_together
@@ -266,6 +266,51 @@ def test_a_damaged_checkpoint_is_refused_by_name(table, tmp_path):
         _run(table, _cfg(), path)
 
 
+def _flipped_bits(content):
+    """A file's content with one bit flipped, at forty places from its start to its end."""
+    for place in torch.linspace(0, len(content) - 1, 40).long().tolist():
+        damaged = bytearray(content)
+        damaged[place] ^= 4
+        yield bytes(damaged)
+
+
+def test_a_flipped_bit_of_a_checkpoint_is_refused_by_name(table, tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    _run(table, _cfg(tokens=1600), path, checkpoint_every=20)
+    trainer = Trainer(build_sae(SAEConfig(d_in=D, n_latents=N)), _cfg(tokens=1600))
+    for damaged in _flipped_bits(path.read_bytes()):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=rf"{path}: damaged .* the run starts anew"):
+            load_checkpoint(trainer, path)
+    assert trainer.step == 0
+
+
+def test_a_checkpoint_of_an_earlier_version_is_continued_with_a_notice(table, tmp_path, caplog):
+    path = tmp_path / "checkpoint.safetensors"
+    whole, _ = _run(table, _cfg(), path, checkpoint_every=50)
+    tensors = load_file(path)
+    state = bytes(tensors.pop("state").numpy()).decode()
+    save_file(tensors, path, metadata={"state": state})
+    again, history = _run(table, _cfg(), path)
+    assert history.resumed_at == 150
+    assert torch.equal(again.W_dec, whole.W_dec)
+    (notice,) = [message for message in caplog.messages if str(path) in message]
+    assert "has no checksum" in notice
+
+
+def test_a_long_history_does_not_swell_the_header_of_a_checkpoint(tmp_path):
+    """safetensors reads no header over 100 MB."""
+    path = tmp_path / "c.safetensors"
+    trainer = Trainer(build_sae(SAEConfig(d_in=D, n_latents=N)), _cfg())
+    trainer.step_(torch.randn(64, D))
+    trainer.history.table = [{"step": float(i), "fvu": 1 / (i + 1)} for i in range(10_000)]
+    save_checkpoint(trainer, path)
+    assert int.from_bytes(path.read_bytes()[:8], "little") < 10_000
+    again = Trainer(build_sae(SAEConfig(d_in=D, n_latents=N)), _cfg())
+    load_checkpoint(again, path)
+    assert again.history.table == trainer.history.table
+
+
 @pytest.mark.parametrize("metadata", [None, {"other": "1"}, {"state": "{"}], ids=str)
 def test_a_checkpoint_whose_state_cannot_be_read_is_refused_by_name(tmp_path, metadata):
     path = tmp_path / "c.safetensors"
@@ -505,8 +550,7 @@ def test_a_checkpoint_that_lacks_a_tensor_is_refused_by_name(lost, tmp_path):
     with safe_open(path, framework="pt") as file:
         names = [name for name in file.keys() if name != lost]  # noqa: SIM118 (not a dict)
         rest = {name: file.get_tensor(name) for name in names}
-        state = file.metadata()
-    save_file(rest, path, metadata=state)
+    save_file(rest, path, metadata={"sha256": checkpoint._checksum(rest)})
     with pytest.raises(ValueError, match=r"c\.safetensors: damaged .* the run starts anew"):
         load_checkpoint(Trainer(build_sae(SAEConfig(d_in=D, n_latents=N)), _cfg()), path)
 

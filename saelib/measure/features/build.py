@@ -36,6 +36,7 @@ from saelib.measure.features.sources import ORDINARY, OwnText, Source, open_sour
 from saelib.measure.features.statistics import Firing, TokenTypes, histograms
 from saelib.measure.features.vocabulary import LogitLens
 from saelib.sae import Autoencoder, sparse
+from saelib.seal import checked, is_listed
 
 Arrays = dict[str, np.ndarray]
 # What the rest of a build takes, in units of its matrix products and per code; benchmarks/features.
@@ -105,9 +106,9 @@ def _checked_source(
 
 def _revived_beside(folder: Path) -> set[int]:
     events = folder.parent / "events.json"
-    if not events.exists():
+    if not (events.exists() and is_listed(events)):
         return set()
-    return set(chain.from_iterable(event["revived"] for event in read_json(events)))
+    return set(chain.from_iterable(event["revived"] for event in read_json(checked(events))))
 
 
 # Over the tokens

@@ -23,6 +23,7 @@ from saelib.sae.formats import dictionary_learning, gemma_scope, openmoss, saele
 from saelib.sae.formats.download import SCHEME, fetched
 from saelib.sae.formats.parts import FormatError, Parts, assemble
 from saelib.sae.jumprelu import jumprelu_of
+from saelib.seal import SEAL
 
 __all__ = ["FORMATS", "FormatError", "export", "load", "recognised"]
 
@@ -119,7 +120,7 @@ def load(
             of another width or site than asked, or computes what no architecture here does.
     """
     names = sorted({name for layout in FORMATS.values() for name in layout.files})
-    names += [*openmoss.WEIGHTS, "metrics.json"]
+    names += [*openmoss.WEIGHTS, "metrics.json", SEAL]
     path = fetched(source, names) if str(source).startswith(SCHEME) else Path(source).expanduser()
     layout = _layout(format or recognised(path))
     folder = path.parent if path.is_file() else path

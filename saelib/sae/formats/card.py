@@ -7,6 +7,7 @@ from typing import Any
 
 from saelib.files import read_json
 from saelib.sae.origin import digest, origin
+from saelib.seal import checked, is_listed
 
 # Columns of an SAE's row, in words: over ordinary tokens, then by token class.
 METRICS = {
@@ -39,7 +40,7 @@ def card(folder: Path, repo_id: str, licence: str) -> str:
         ValueError: a file of the folder is damaged; names it.
         FileNotFoundError: it holds no (finished) SAE.
     """
-    config = read_json(folder / "config.json")
+    config = read_json(checked(folder / "config.json"))
     metrics = _optional(folder / "metrics.json")
     train = _optional(folder / "train.json").get("train", {})
     source = origin(folder)
@@ -68,7 +69,7 @@ def card(folder: Path, repo_id: str, licence: str) -> str:
 
 
 def _optional(file: Path) -> dict[str, Any]:
-    return read_json(file) if file.exists() else {}
+    return read_json(checked(file)) if file.exists() and is_listed(file) else {}
 
 
 def _head(licence: str) -> str:

@@ -14,8 +14,9 @@ from saelib.sae.formats.card import card
 from saelib.sae.formats.download import SCHEME, fetched
 from saelib.sae.formats.parts import FormatError
 from saelib.sae.origin import check_weights
+from saelib.seal import SEAL
 
-SENT = ("config.json", "weights.safetensors", "metrics.json", "train.json")
+SENT = ("config.json", "weights.safetensors", "metrics.json", "train.json", SEAL)
 LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 

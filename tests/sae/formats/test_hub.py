@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers.hub_server import serve
 from helpers.published import random_sae, rows, weights, write_gemma_scope
+from helpers.sealing import resealed
 
 from saelib.sae import load_sae
 from saelib.sae.formats import FormatError
@@ -36,7 +37,7 @@ def folder(tmp_path):
     (path / "metrics.json").write_text(json.dumps({"row": ROW, "origin": stated}))
     (path / "train.json").write_text(json.dumps({"train": {"lam": 3.5, "lr": 0.01}}))
     (path / "history.csv").write_text("step\n")
-    return path
+    return resealed(path, "train.json", "history.csv")
 
 
 @pytest.fixture
@@ -83,7 +84,14 @@ def test_there_and_back(folder, hub, tmp_path):
     assert sent.stdout.strip().endswith("/someone/toy-sae"), sent.stderr
     repository = kept / "someone" / "toy-sae"
     names = {path.name for path in repository.iterdir()}
-    files = {"config.json", "weights.safetensors", "metrics.json", "train.json", "README.md"}
+    files = {
+        "config.json",
+        "weights.safetensors",
+        "metrics.json",
+        "train.json",
+        "seal.json",
+        "README.md",
+    }
     assert names == files
     card = (repository / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: saelib\n")
@@ -154,6 +162,7 @@ def test_nothing_that_is_damaged_is_sent(folder):
     metrics = (folder / "metrics.json").read_text()
     other.save(folder)
     (folder / "metrics.json").write_text(metrics)
+    resealed(folder)
     with pytest.raises(ValueError, match=r"SHA-256 .* metrics.json says .* not the weights that"):
         push_to_hub(folder, "a/b")
     (folder / "config.json").unlink()
@@ -165,6 +174,7 @@ def test_a_folder_says_where_it_comes_from(folder):
     assert origin(folder) == ("toy-model@12ab", "7e5c", 6, digest(folder))
     check_weights(folder)
     (folder / "metrics.json").write_text(json.dumps({"row": ROW}))  # as before there was an origin
+    resealed(folder)
     assert origin(folder) == ("toy-model@12ab", "7e5c", 6, "")
     check_weights(folder)
 

@@ -1,0 +1,197 @@
+"""Seals: what a folder's files are, by size and SHA-256, written last and checked by each reader.
+
+    seal.json   {"format": 1, "run_id", "files": {name: {"bytes", "sha256"}}, "hash": of all this}
+
+A file that the seal does not list is not there yet: its writer was killed. A file is hashed once a
+process, and again where its size or its times have changed. Folders written before there were seals
+are opened unchecked, with a notice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from saelib.config import stable_hash
+from saelib.files import read_json, write_json
+
+SEAL = "seal.json"
+FORMAT = 1
+SETTLED = 2_000_000_000  # ns; a file changed later than this before its hash may change unnoticed
+ATTEMPTS = 3  # readings of a folder whose writer is at work
+
+log = logging.getLogger(__name__)
+
+Stamp = tuple[int, int, int, int]  # size, inode, times of the last change of content and of state
+_hashes: dict[str, tuple[Stamp, str]] = {}
+_seals: dict[str, tuple[Stamp, "Seal"]] = {}
+_noticed: set[Path] = set()
+
+
+class SealError(ValueError):
+    """A file is not what its folder's seal says; names the file and what to do."""
+
+
+class Seal(NamedTuple):
+    """What a folder says of its files."""
+
+    run_id: str  # empty where the folder is no run's
+    files: dict[str, dict[str, Any]]
+
+
+def _stamp(path: Path) -> Stamp:
+    stat = path.stat()
+    return stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns
+
+
+def _is_settled(stamp: Stamp) -> bool:
+    """Whether a further change of the file would change its times too."""
+    return time.time_ns() - max(stamp[2:]) > SETTLED
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hex; computed once a process unless the file changes."""
+    stamp = _stamp(path)
+    kept = _hashes.get(str(path))
+    if kept and kept[0] == stamp:
+        return kept[1]
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if _is_settled(stamp):
+        _hashes[str(path)] = (stamp, digest)
+    return digest
+
+
+# -- reading
+
+
+def read_seal(folder: Path) -> Seal | None:
+    """A folder's seal; None where it has none.
+
+    Raises:
+        SealError: the seal is damaged, or of a later version.
+    """
+    path = folder / SEAL
+    try:
+        stamp = _stamp(path)
+    except FileNotFoundError:
+        return None
+    kept = _seals.get(str(path))
+    if kept and kept[0] == stamp:
+        return kept[1]
+    seal = _parsed(path)
+    if _is_settled(stamp):
+        _seals[str(path)] = (stamp, seal)
+    return seal
+
+
+def _parsed(path: Path) -> Seal:
+    try:
+        values = read_json(path)
+    except ValueError as error:
+        raise SealError(f"{error}; {remedy(path)}") from error
+    if not isinstance(values, dict) or values.pop("hash", None) != stable_hash(values):
+        raise SealError(f"{path}: damaged, its content is not what its hash says; {remedy(path)}")
+    if values["format"] != FORMAT:
+        raise SealError(f"{path}: format = {values['format']!r}: expected {FORMAT}")
+    return Seal(values["run_id"], values["files"])
+
+
+def is_listed(path: Path) -> bool:
+    """Whether a file was written to its end: the seal lists it, or without a seal it exists."""
+    seal = read_seal(path.parent)
+    return path.exists() if seal is None else path.name in seal.files
+
+
+def fault_of(path: Path, seal: Seal) -> str:
+    """How a file differs from what the seal of its folder says; empty where it does not."""
+    entry = seal.files.get(path.name)
+    if entry is None:
+        return f"is not in {SEAL}"
+    if not path.is_file():
+        return f"missing, {SEAL} lists it"
+    size = path.stat().st_size
+    if size != entry["bytes"]:
+        return f"damaged, {size} bytes where {entry['bytes']} are sealed"
+    digest = sha256_of(path)
+    if digest != entry["sha256"]:
+        return f"damaged, sha256 {digest[:12]} where {entry['sha256'][:12]} is sealed"
+    return ""
+
+
+def checked(path: Path) -> Path:
+    """The path itself, once the file is what its folder's seal says.
+
+    Of a folder without a seal nothing is known: a notice says so, once for all folders beside it.
+
+    Raises:
+        SealError: the file is missing, damaged or not sealed; names it and what to do.
+    """
+    seal = read_seal(path.parent)
+    for _ in range(ATTEMPTS):
+        if seal is None:
+            _notice(path.parent)
+            return path
+        fault = fault_of(path, seal)
+        if not fault:
+            return path
+        before = seal
+        seal = read_seal(path.parent)
+        if seal == before:  # else a writer replaced file and seal meanwhile
+            break
+    raise SealError(f"{path}: {fault}; {remedy(path)}")
+
+
+def remedy(path: Path) -> str:
+    """What heals a damaged file of a sealed folder."""
+    if not path.exists():
+        return "run `make workbook` again, where a profile lacks it"
+    if path.name == "metrics.json":
+        return "delete it, and a run is measured again"
+    return f"delete the folder {path.parent} and make it anew (a profile's by `make workbook`)"
+
+
+def _notice(folder: Path) -> None:
+    if folder.parent not in _noticed:
+        _noticed.add(folder.parent)
+        log.warning(
+            f"{folder}: no {SEAL}, so written by an earlier version; its files, and those of such "
+            f"folders beside it, are opened unchecked"
+        )
+
+
+# -- writing
+
+
+def seal_files(folder: Path, names: Iterable[str], run_id: str | None = None) -> None:
+    """List files of a folder in its seal, as they are now; what it lists already stays.
+
+    run_id: whose folder it is; None leaves that as it is.
+    """
+    before = read_seal(folder) or Seal("", {})
+    files = {name: _entry(folder / name) for name in names}
+    _write(folder, before.run_id if run_id is None else run_id, before.files | files)
+
+
+def unseal_files(folder: Path, names: Iterable[str]) -> None:
+    """Take files out of a folder's seal before they are written anew.
+
+    So a kill leaves files that are not there yet, never such as do not fit their seal.
+    """
+    seal = read_seal(folder)
+    gone = set(names)
+    if seal and gone & set(seal.files):
+        _write(folder, seal.run_id, {k: v for k, v in seal.files.items() if k not in gone})
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def _write(folder: Path, run_id: str, files: dict[str, dict[str, Any]]) -> None:
+    values = {"format": FORMAT, "run_id": run_id, "files": files}
+    write_json(folder / SEAL, values | {"hash": stable_hash(values)})

@@ -1,0 +1,28 @@
+"""Folders whose files a test writes anew, and files that it damages."""
+
+import os
+import time
+
+from saelib.seal import read_seal, seal_files
+
+
+def resealed(folder, *names):
+    """The folder, sealed with what its files hold now, and with further files."""
+    seal_files(folder, [*read_seal(folder).files, *names])
+    return folder
+
+
+def age(folder):
+    """Set the times of a folder's files back, so that their hashes are kept."""
+    past = time.time() - 60
+    for path in folder.iterdir():
+        os.utime(path, (past, past))
+
+
+def flip(path, byte=-1, bit=0):
+    """Flip one bit of a file; returns its content before."""
+    before = path.read_bytes()
+    damaged = bytearray(before)
+    damaged[byte] ^= 1 << bit
+    path.write_bytes(damaged)
+    return before

@@ -1,0 +1,264 @@
+"""Whatever is damaged in a profile's folder is refused by its reader and told by `check`."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from helpers.folders import all_bytes
+from helpers.sealing import flip, resealed
+from helpers.workspaces import RECIPE, open_workspace, write_inputs
+from safetensors.torch import load_file, save_file
+
+from saelib import files
+from saelib.__main__ import main
+from saelib.config import EvalConfig
+from saelib.run.check import check_profile
+from saelib.run.workspace import Workspace
+from saelib.sae.trainer import Trainer
+
+MORE = {"snapshots": 2, "resample_at": (0.25,)} | RECIPE | {"dead_window": 256}
+RUN = {  # file -> reading it by the workspace
+    "train.json": lambda ws, spec: ws.train([spec], "02_train_sae"),
+    "metrics.json": lambda ws, spec: ws.train([spec], "02_train_sae"),
+    "config.json": lambda ws, spec: ws.load(spec),
+    "weights.safetensors": lambda ws, spec: ws.load(spec),
+    "history.csv": lambda ws, spec: ws.history(spec),
+    "events.json": lambda ws, spec: ws.events(spec),
+    "snapshots.safetensors": lambda ws, spec: ws.snapshots(spec),
+    "seal.json": lambda ws, spec: ws.load(spec),
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A workbook folder with a profile of two trained SAEs."""
+    home = tmp_path_factory.mktemp("home")
+    write_inputs(home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAELIB_HOME", str(home))
+        ws = open_workspace(home)
+        ws.train(_specs(ws), "02_train_sae")
+    return home
+
+
+@pytest.fixture
+def home(trained, tmp_path, monkeypatch):
+    """A copy of it to damage."""
+    shutil.copytree(trained, tmp_path / "home")
+    monkeypatch.setenv("SAELIB_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def ws(home):
+    """Its workspace, as another process opens it."""
+    return Workspace("tiny", "cpu", EvalConfig(ce_tokens=256))
+
+
+def _specs(ws):
+    return [ws.spec("full", 2, lam=lam, **MORE) for lam in (0.5, 0.8)]
+
+
+def _only_line(path):
+    """The one thing that `check` tells of the profile, which must name the file."""
+    (line,) = check_profile("tiny").damaged
+    assert str(path) in line
+    assert "delete" in line or "remove" in line or "make workbook" in line
+    return line
+
+
+def test_a_whole_profile_has_nothing_damaged(ws, caplog):
+    seen = check_profile("tiny")
+    assert (seen.damaged, seen.notices) == ([], [])
+    assert seen.n_files > 30
+    assert main(["check", "--profile", "tiny"]) == main(["check"]) == 0
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_a_flipped_bit_of_a_run_s_file_is_refused_and_told(ws, name):
+    spec = _specs(ws)[0]
+    path = ws.run_folder(spec) / name
+    flip(path, byte=path.stat().st_size // 2)
+    with pytest.raises(ValueError, match=rf"{path}: damaged, .*; delete"):
+        RUN[name](ws, spec)
+    assert "damaged" in _only_line(path)
+    assert main(["check", "--profile", "tiny"]) == 1
+
+
+@pytest.mark.parametrize("name", sorted(set(RUN) - {"metrics.json", "seal.json", "config.json"}))
+def test_a_missing_file_of_a_run_is_told(ws, name):
+    spec = _specs(ws)[0]
+    path = ws.run_folder(spec) / name
+    path.unlink()
+    with pytest.raises(ValueError, match=rf"{path}: missing, seal.json lists it"):
+        RUN[name](ws, spec)
+    _only_line(path)
+
+
+def test_a_digit_of_train_json_does_not_take_a_run_out_of_the_table(ws):
+    path = ws.run_folder(_specs(ws)[0]) / "train.json"
+    store = json.loads(path.read_text())["store"]
+    path.write_text(path.read_text().replace(store, store[:-1] + "x"))
+    with pytest.raises(ValueError, match=rf"{path}: damaged, sha256"):
+        ws.write_results()
+
+
+@pytest.mark.parametrize("has_seal", [True, False])
+def test_metrics_of_another_run_are_refused(ws, has_seal):
+    mine, other = (ws.run_folder(spec) for spec in _specs(ws))
+    shutil.copy(other / "metrics.json", mine / "metrics.json")
+    if not has_seal:
+        (mine / "seal.json").unlink()
+    message = "damaged" if has_seal else rf"of run {other.name}, not of {mine.name}; delete it"
+    with pytest.raises(ValueError, match=rf"{mine}/metrics\.json: {message}"):
+        ws.write_results()
+    _only_line(mine / "metrics.json")
+
+
+def test_another_run_s_folder_under_a_run_s_name_is_refused(ws):
+    mine, other = (ws.run_folder(spec) for spec in _specs(ws))
+    shutil.rmtree(mine)
+    shutil.copytree(other, mine)
+    for read in (RUN["train.json"], RUN["weights.safetensors"], RUN["history.csv"]):
+        with pytest.raises(ValueError, match=rf"{mine}: sealed as run {other.name}"):
+            read(ws, _specs(ws)[0])
+    _only_line(mine)
+
+
+def test_a_deleted_measurement_is_measured_again(ws):
+    spec = _specs(ws)[0]
+    table = (ws.folder / "results.csv").read_bytes()
+    (ws.run_folder(spec) / "metrics.json").unlink()
+    ws.train([spec], "02_train_sae")
+    assert (ws.folder / "results.csv").read_bytes() == table
+    assert check_profile("tiny").damaged == []
+
+
+def test_weights_of_nan_are_told(ws):
+    folder = ws.run_folder(_specs(ws)[0])
+    path = folder / "weights.safetensors"
+    save_file(load_file(path) | {"scale": torch.tensor(torch.nan)}, path)
+    resealed(folder)
+    with pytest.raises(ValueError, match=r"damaged \(scale holds values that are not finite\)"):
+        ws.load(_specs(ws)[0])
+    _only_line(path)
+
+
+def test_a_flipped_bit_of_a_checkpoint_after_a_kill_is_refused_and_told(ws, monkeypatch):
+    spec = ws.spec("full", 2, lam=0.6, **MORE)
+    ws.checkpoint_every = 8
+    whole = Trainer.step_
+
+    def step_(trainer, x):
+        if trainer.step == 20:
+            raise KeyboardInterrupt
+        whole(trainer, x)
+
+    monkeypatch.setattr(Trainer, "step_", step_)
+    with pytest.raises(KeyboardInterrupt):
+        ws.train([spec], "02_train_sae")
+    monkeypatch.setattr(Trainer, "step_", whole)
+    path = ws.run_folder(spec) / "checkpoint.safetensors"
+    assert check_profile("tiny").damaged == []
+    before = flip(path, byte=path.stat().st_size // 2)
+    with pytest.raises(ValueError, match=rf"{path}: damaged .* the run starts anew"):
+        ws.train([spec], "02_train_sae")
+    _only_line(path)
+    path.write_bytes(before)
+    ws.train([spec], "02_train_sae")
+    assert check_profile("tiny").damaged == []
+
+
+def test_a_run_begun_and_killed_before_its_seal_lists_the_sae_is_trained_again(ws):
+    spec = _specs(ws)[0]
+    folder = ws.run_folder(spec)
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    seal = json.loads(whole["seal.json"])
+    assert set(seal["files"]) == set(whole) - {"seal.json"}
+    (folder / "seal.json").unlink()
+    (folder / "config.json").unlink()  # as in a folder of an earlier version, killed in training
+    (folder / "metrics.json").unlink()
+    ws.train([spec], "02_train_sae")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+
+
+def test_a_kill_at_any_file_leaves_nothing_damaged_and_a_rerun_the_same_bytes(ws, monkeypatch):
+    spec = ws.spec("full", 2, lam=0.7, snapshots=2, **(RECIPE | {"tokens": 1024}))
+    ws.checkpoint_every = 8
+    folder = ws.run_folder(spec)
+    replaced = []
+    whole = os.replace
+
+    def replace(source, target):
+        if len(replaced) == last:
+            raise KeyboardInterrupt
+        replaced.append(target)
+        whole(source, target)
+
+    monkeypatch.setattr(files.os, "replace", replace)
+    last = -1
+    ws.train([spec], "02_train_sae")
+    n_files = len(replaced)
+    finished = all_bytes(folder)
+    table = (ws.folder / "results.csv").read_bytes()
+    assert n_files > 12
+    for last in range(n_files):
+        shutil.rmtree(folder)
+        replaced.clear()
+        with pytest.raises(KeyboardInterrupt):
+            ws.train([spec], "02_train_sae")
+        last = -1
+        assert [line for line in check_profile("tiny").damaged if "results.csv" not in line] == []
+        ws.train([spec], "02_train_sae")
+        assert all_bytes(folder) == finished
+        assert (ws.folder / "results.csv").read_bytes() == table
+
+
+@pytest.mark.parametrize("name", ["ce_id", "ce_zero", "ce_mean", "n"])
+def test_a_digit_of_the_reference_losses_is_refused_and_told(ws, name):
+    path = ws.folder / "eval" / "site_02.json"
+    content = json.loads(path.read_text())
+    content["pages"][0][name] += 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"{path} is not a site reference \(damaged"):
+        ws.reference(2, ws.evaluation)
+    _only_line(path)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "site_02/shard_00000.safetensors"])
+def test_a_flipped_bit_of_the_store_is_told(ws, name):
+    path = ws.folder / "store" / name
+    flip(path, byte=path.stat().st_size // 2)
+    _only_line(path)
+
+
+def test_a_digit_of_the_results_table_is_told_with_its_run(ws):
+    path = ws.folder / "results.csv"
+    head, row, *rest = path.read_text().splitlines()
+    edited = row.replace(",0.0", ",0.1", 1)
+    assert edited != row
+    path.write_text("\n".join([head, edited, *rest, ""]))
+    assert row.partition(",")[0] in _only_line(path)
+
+
+def test_a_table_or_a_record_that_cannot_be_read_is_told(ws):
+    (ws.folder / "verdicts").mkdir()
+    path = ws.folder / "verdicts" / "02_train_sae.json"
+    path.write_text("[{")
+    assert "not JSON" in _only_line(path)
+
+
+def test_folders_of_an_earlier_version_are_a_notice_and_no_damage(ws):
+    (ws.run_folder(_specs(ws)[0]) / "seal.json").unlink()
+    seen = check_profile("tiny")
+    assert seen.damaged == []
+    (notice,) = seen.notices
+    assert "1 of 2 run folders have no seal" in notice
+
+
+def test_a_profile_that_is_not_there_is_named(home, capsys):
+    assert main(["check", "--profile", "tyny"]) == 2
+    with pytest.raises(FileNotFoundError, match=r"tyny/workspace\.json is missing; .*: tiny"):
+        check_profile("tyny")

@@ -1,0 +1,179 @@
+"""Seals: every file of a folder is the one that was written, or the reader refuses it by name."""
+
+import json
+import logging
+
+import pytest
+import torch
+from helpers.sealing import age, flip, resealed
+from safetensors.torch import load_file, save_file
+
+from saelib import seal
+from saelib.config import SAEConfig
+from saelib.files import write_text
+from saelib.sae import build_sae, load_sae
+from saelib.seal import SealError, checked, is_listed, seal_files, sha256_of, unseal_files
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A sealed folder of two files."""
+    for name in "ab":
+        write_text(tmp_path / "it" / name, f"content of {name}\n")
+    seal_files(tmp_path / "it", "ab", "run")
+    return tmp_path / "it"
+
+
+@pytest.fixture
+def sae_folder(tmp_path):
+    """An SAE's folder."""
+    config = SAEConfig(d_in=6, n_latents=15, site=2)
+    build_sae(config, torch.Generator().manual_seed(0)).save(tmp_path / "sae")
+    return tmp_path / "sae"
+
+
+def test_what_is_whole_is_given_back(folder):
+    assert checked(folder / "a") == folder / "a"
+    assert json.loads((folder / "seal.json").read_text())["run_id"] == "run"
+
+
+def test_a_flipped_bit_another_size_and_a_missing_file_are_refused_by_name(folder):
+    flip(folder / "a")
+    with pytest.raises(SealError, match=rf"{folder}/a: damaged, sha256 \w{{12}} where \w{{12}} is"):
+        checked(folder / "a")
+    (folder / "a").write_text("")
+    with pytest.raises(SealError, match=rf"{folder}/a: damaged, 0 bytes where 13 are sealed; del"):
+        checked(folder / "a")
+    (folder / "b").unlink()
+    with pytest.raises(SealError, match=rf"{folder}/b: missing, seal.json lists it; delete the"):
+        checked(folder / "b")
+
+
+def test_what_the_seal_does_not_list_is_not_there_yet(folder):
+    (folder / "c").write_text("half")
+    assert not is_listed(folder / "c")
+    with pytest.raises(SealError, match=rf"{folder}/c: is not in seal.json"):
+        checked(folder / "c")
+    unseal_files(folder, ["a"])
+    assert not is_listed(folder / "a")
+    assert is_listed(folder / "b")
+
+
+@pytest.mark.parametrize("byte", range(0, 220, 7))
+def test_a_bit_of_the_seal_itself_is_refused(folder, byte):
+    before = json.loads(flip(folder / "seal.json", byte))
+    try:
+        after = json.loads((folder / "seal.json").read_text())
+    except ValueError:
+        after = None
+    if after != before:  # else white space
+        with pytest.raises(SealError, match=r"seal.json: damaged.*; delete the folder"):
+            checked(folder / "a")
+
+
+def test_a_seal_of_a_later_version_is_refused(folder, monkeypatch):
+    (folder / "seal.json").unlink()
+    monkeypatch.setattr(seal, "FORMAT", 2)
+    seal_files(folder, "ab")
+    monkeypatch.undo()
+    with pytest.raises(SealError, match=r"seal.json: format = 2: expected 1"):
+        checked(folder / "a")
+
+
+def test_a_file_is_hashed_once_a_process_and_again_after_a_change(folder, monkeypatch):
+    hashed = []
+    whole = seal.hashlib.file_digest
+
+    def file_digest(file, name):
+        hashed.append(file.name)
+        return whole(file, name)
+
+    age(folder)
+    monkeypatch.setattr(seal, "_is_settled", lambda stamp: True)
+    monkeypatch.setattr(seal.hashlib, "file_digest", file_digest)
+    for _ in range(3):
+        checked(folder / "a")
+    assert len(hashed) <= 1
+    flip(folder / "a")
+    with pytest.raises(SealError, match="damaged"):
+        checked(folder / "a")
+
+
+def test_a_file_just_written_is_not_taken_as_known(folder):
+    before = sha256_of(folder / "a")
+    flip(folder / "a")  # within the resolution of the file system's clock, as it may be
+    assert sha256_of(folder / "a") != before
+
+
+def test_a_folder_without_a_seal_opens_with_one_notice(sae_folder, caplog):
+    (sae_folder / "seal.json").unlink()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert load_sae(sae_folder).config.site == 2
+    (notice,) = caplog.messages
+    assert notice.startswith(f"{sae_folder}: no seal.json, so written by an earlier version")
+
+
+def test_one_flipped_bit_of_the_weights_is_refused(sae_folder):
+    load_sae(sae_folder)
+    flip(sae_folder / "weights.safetensors")
+    with pytest.raises(SealError, match=r"weights\.safetensors: damaged, sha256"):
+        load_sae(sae_folder)
+
+
+def test_an_edited_configuration_is_refused(sae_folder):
+    path = sae_folder / "config.json"
+    path.write_text(path.read_text().replace('"site": 2', '"site": 3'))
+    with pytest.raises(SealError, match=r"config\.json: damaged, sha256"):
+        load_sae(sae_folder)
+
+
+def test_an_sae_whose_writer_was_killed_before_its_seal_is_not_finished(sae_folder):
+    unseal_files(sae_folder, ["config.json"])
+    with pytest.raises(FileNotFoundError, match=r"not a \(finished\) SAE folder"):
+        load_sae(sae_folder)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64, torch.int32])
+def test_weights_of_another_dtype_are_refused_by_name(sae_folder, kind):
+    path = sae_folder / "weights.safetensors"
+    save_file(load_file(path) | {"b_dec": torch.zeros(6, dtype=kind)}, path)
+    resealed(sae_folder)
+    with pytest.raises(ValueError, match=rf"weights.safetensors: b_dec is {kind}; expected torch"):
+        load_sae(sae_folder)
+
+
+def test_an_sae_of_another_dtype_is_not_written(tmp_path):
+    sae = build_sae(SAEConfig(d_in=6, n_latents=15, site=2)).double()
+    with pytest.raises(ValueError, match=r"is torch\.float64; an SAE's folder holds torch"):
+        sae.save(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("has_seal", [True, False])
+def test_weights_that_are_no_numbers_are_refused(sae_folder, value, has_seal):
+    path = sae_folder / "weights.safetensors"
+    tensors = load_file(path)
+    tensors["W_dec"][3, 2] = value
+    save_file(tensors, path)
+    resealed(sae_folder)
+    if not has_seal:
+        (sae_folder / "seal.json").unlink()
+    with pytest.raises(ValueError, match=r"damaged \(W_dec holds values that are not finite\)"):
+        load_sae(sae_folder)
+
+
+def test_finite_weights_whose_sum_is_not_are_opened(sae_folder):
+    path = sae_folder / "weights.safetensors"
+    save_file(load_file(path) | {"b_dec": torch.full((6,), 3e38)}, path)
+    assert load_sae(resealed(sae_folder)).b_dec[0] == torch.tensor(3e38)
+
+
+def test_loading_draws_no_random_numbers_and_keeps_the_layout(sae_folder):
+    before = torch.get_rng_state()
+    loaded = load_sae(sae_folder)
+    assert torch.equal(torch.get_rng_state(), before)
+    fresh = build_sae(loaded.config)
+    for name, tensor in fresh.state_dict().items():
+        assert loaded.state_dict()[name].stride() == tensor.stride()
