@@ -9,6 +9,7 @@ to one written at once. Ranks that write beside the lock's holder record their s
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -40,11 +41,13 @@ from saelib.activations.shards import (
 )
 from saelib.activations.store import Store, training_median_norm
 from saelib.config import CollectConfig, stable_hash
-from saelib.files import LockedError, locked, remove_leftovers, write_json, write_text
+from saelib.files import locked, remove_leftovers, write_json, write_text
 from saelib.text.contexts import Contexts
 
 TOKEN_FIELDS = ("ids", "offsets", "page", "start", "split")  # of `Contexts`, in the token table
 TOKEN_BYTES = 4  # on disk, in the token table
+
+log = logging.getLogger("saelib")
 
 
 def shard_plan(contexts: Contexts, shard_tokens: int) -> list[tuple[int, int]]:
@@ -66,8 +69,10 @@ def shard_plan(contexts: Contexts, shard_tokens: int) -> list[tuple[int, int]]:
 class StoreWriter:
     """Writes a store shard by shard, or what is missing of one; a context manager with a lock.
 
-    Entering raises `StoreError` where another writer holds the folder, where what lies there is of
-    another model, corpus or config (naming the field), or where a recorded shard is damaged.
+    Where another writer holds the folder, entering says so and waits; a store that is finished by
+    then is taken up again, or left as it is where `keep_finished`. Entering raises `StoreError`
+    where what lies there is of another model, corpus or config (naming the field), or where a
+    recorded shard is damaged.
     """
 
     def __init__(
@@ -82,6 +87,7 @@ class StoreWriter:
         contexts: Contexts,
         config: CollectConfig,
         compute_dtype: str | torch.dtype | None = None,
+        keep_finished: bool = False,
     ) -> None:
         self.path = Path(path)
         self.contexts = contexts
@@ -108,6 +114,7 @@ class StoreWriter:
         }
         self._written: dict[int, dict[str, Any]] = {}  # manifest entries by shard
         self._progress = self.path / PROGRESS
+        self._keep_finished = keep_finished
 
     def finished(self) -> bool:
         """Whether this very store lies there complete; needs no lock.
@@ -126,13 +133,14 @@ class StoreWriter:
     def __enter__(self) -> StoreWriter:
         self.path.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            try:
-                stack.enter_context(locked(self.path / ".lock", wait=False))
-            except LockedError as error:
-                raise StoreError(f"{self.path} is being written by {error.holder}") from None
-            self._resume()
+            stack.enter_context(locked(self.path / ".lock", on_wait=self._say_who_writes))
+            if not (self._keep_finished and self.finished()):  # by another writer, just now
+                self._resume()
             self._stack = stack.pop_all()
         return self
+
+    def _say_who_writes(self, holder: str) -> None:
+        log.warning("%s is being written by %s: waiting for it", self.path, holder)
 
     def __exit__(self, *exception: object) -> None:
         self._stack.close()

@@ -18,6 +18,7 @@ from saelib.ranks import SINGLE_PROCESS, Ranks
 from saelib.run.collected import Collected
 from saelib.run.results import read_results, write_results
 from saelib.run.run_folder import RunFolder
+from saelib.run.turns import turn
 from saelib.sae import Autoencoder, load_sae
 from saelib.sae.history import Snapshot
 from saelib.sae.spec import Spec, make_spec, run_id
@@ -69,10 +70,11 @@ class Trained(Collected):
 
     def write_results(self) -> Path:
         """Rebuild `results.csv` from the `metrics.json` of this store's runs, sorted by run_id."""
-        runs = sorted(folder.name for folder in (self.folder / "saes").glob("*"))
-        rows = [self.run(run).row for run in runs if self.run(run).is_current(self.rows_id)]
         path = self.folder / "results.csv"
-        write_results(path, [row for row in rows if row])
+        with turn(self.folder, path.name):  # or an older list of runs could be written last
+            runs = sorted(folder.name for folder in (self.folder / "saes").glob("*"))
+            rows = [self.run(run).row for run in runs if self.run(run).is_current(self.rows_id)]
+            write_results(path, [row for row in rows if row])
         return path
 
     def load(self, spec: Spec) -> Autoencoder:
