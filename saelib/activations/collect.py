@@ -65,7 +65,7 @@ def collect(
         compute_dtype=lm.dtype,
         contexts=contexts,
         config=cfg,
-        keep_finished=True,
+        wait=True,
     )
     ranks.agree("model, text, sites or settings", writer.identity)
     if not ranks.first(int(writer.finished())):

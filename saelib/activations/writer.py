@@ -41,7 +41,7 @@ from saelib.activations.shards import (
 )
 from saelib.activations.store import Store, training_median_norm
 from saelib.config import CollectConfig, stable_hash
-from saelib.files import locked, remove_leftovers, write_json, write_text
+from saelib.files import LockedError, locked, remove_leftovers, write_json, write_text
 from saelib.text.contexts import Contexts
 
 TOKEN_FIELDS = ("ids", "offsets", "page", "start", "split")  # of `Contexts`, in the token table
@@ -69,10 +69,9 @@ def shard_plan(contexts: Contexts, shard_tokens: int) -> list[tuple[int, int]]:
 class StoreWriter:
     """Writes a store shard by shard, or what is missing of one; a context manager with a lock.
 
-    Where another writer holds the folder, entering says so and waits; a store that is finished by
-    then is taken up again, or left as it is where `keep_finished`. Entering raises `StoreError`
-    where what lies there is of another model, corpus or config (naming the field), or where a
-    recorded shard is damaged.
+    Entering raises `StoreError` where another writer holds the folder, where what lies there is of
+    another model, corpus or config (naming the field), or where a recorded shard is damaged. With
+    `wait` it says who holds the folder and waits, and leaves a finished store as it is.
     """
 
     def __init__(
@@ -87,7 +86,7 @@ class StoreWriter:
         contexts: Contexts,
         config: CollectConfig,
         compute_dtype: str | torch.dtype | None = None,
-        keep_finished: bool = False,
+        wait: bool = False,
     ) -> None:
         self.path = Path(path)
         self.contexts = contexts
@@ -114,7 +113,7 @@ class StoreWriter:
         }
         self._written: dict[int, dict[str, Any]] = {}  # manifest entries by shard
         self._progress = self.path / PROGRESS
-        self._keep_finished = keep_finished
+        self._wait = wait
 
     def finished(self) -> bool:
         """Whether this very store lies there complete; needs no lock.
@@ -133,8 +132,11 @@ class StoreWriter:
     def __enter__(self) -> StoreWriter:
         self.path.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            stack.enter_context(locked(self.path / ".lock", on_wait=self._say_who_writes))
-            if not (self._keep_finished and self.finished()):  # by another writer, just now
+            try:
+                stack.enter_context(locked(self.path / ".lock", self._wait, self._say_who_writes))
+            except LockedError as error:
+                raise StoreError(f"{self.path} is being written by {error.holder}") from None
+            if not (self._wait and self.finished()):  # by another writer, just now
                 self._resume()
             self._stack = stack.pop_all()
         return self
