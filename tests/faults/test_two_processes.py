@@ -11,7 +11,7 @@ from helpers.folders import all_bytes
 from helpers.pairs import collect_and_train, run_pair, train_with_resampling
 from helpers.workspaces import write_inputs
 
-ROUNDS = int(os.environ.get("SAELIB_PAIR_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("SAELIB_PAIR_ROUNDS", "2"))
 
 
 @pytest.fixture(scope="module")
