@@ -317,13 +317,21 @@ def is_expected(error: Exception) -> bool:
     return isinstance(error, OSError | ValueError) or type(error).__module__.startswith("saelib.")
 
 
+def for_the_terminal(record: logging.LogRecord) -> bool:
+    """Let a message of papermill's through without control sequences, unless it is noise."""
+    from saelib.run.plain import without_controls
+
+    message = record.getMessage()
+    record.msg = without_controls(message)
+    record.args = ()
+    return not message.startswith(PAPERMILL_NOISE)
+
+
 def set_up_logging() -> None:
     """Messages alone, on standard output; of many processes the first one speaks."""
     level = logging.ERROR if os.environ.get("RANK", "0") != "0" else logging.INFO
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout)
-    logging.getLogger("papermill").addFilter(
-        lambda record: not record.getMessage().startswith(PAPERMILL_NOISE)
-    )
+    logging.getLogger("papermill").addFilter(for_the_terminal)
     # nbconvert's remarks on missing alternative texts
     logging.getLogger("traitlets").setLevel(logging.ERROR)
 

@@ -9,17 +9,31 @@ damaged.
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import filecmp
 import hashlib
 import json
 import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+NO_LOCKS = "SAELIB_NO_LOCKS"  # set: this is the one process at work here, and nothing is locked
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # of flock
+
+
+class DiskFullError(OSError):
+    """A file could not be written for want of space; names it and says what to do."""
+
+
+class NoLocksError(OSError):
+    """The file system cannot lock files; names the lock and says what to do."""
 
 
 class LockedError(RuntimeError):
@@ -86,15 +100,16 @@ def replaced_file(path: Path) -> Iterator[Path]:
     If the block raises, `path` stays as it was. The file gets the permissions that `open` gives
     (the umask's), also where a library creates it for its owner alone.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
-    temporary.unlink(missing_ok=True)  # of a killed process that had the same number
-    temporary.touch()
-    mode = temporary.stat().st_mode & 0o777
     try:
-        yield temporary
-        temporary.chmod(mode)
-        os.replace(temporary, path)
+        with full_disk_named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.unlink(missing_ok=True)  # of a killed process that had the same number
+            temporary.touch()
+            mode = temporary.stat().st_mode & 0o777
+            yield temporary
+            temporary.chmod(mode)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -103,19 +118,57 @@ def replaced_file(path: Path) -> Iterator[Path]:
 def replaced_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder to fill; afterwards it takes the place of `folder`.
 
-    If the block raises, `folder` stays as it was. A folder cannot be replaced in one step: a
-    process killed between the two steps leaves none.
+    Where that holds the same bytes already it is left as it is. If the block raises, `folder` stays
+    as it was. A folder cannot be replaced in one step: a process killed between the two steps
+    leaves none.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(folder)
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
     try:
-        yield temporary
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
+        with full_disk_named(folder):
+            temporary.mkdir()
+            yield temporary
+            if not _equal_folders(temporary, folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _equal_folders(one: Path, two: Path) -> bool:
+    """Whether two folders hold files of the same names and bytes."""
+    names = [
+        sorted(p.relative_to(folder) for p in folder.rglob("*")) if folder.is_dir() else None
+        for folder in (one, two)
+    ]
+    files = [str(name) for name in names[0] or () if (one / name).is_file()]
+    return names[0] == names[1] and filecmp.cmpfiles(one, two, files, shallow=False)[0] == files
+
+
+@contextmanager
+def full_disk_named(path: Path) -> Iterator[None]:
+    """`DiskFullError` naming `path` where the block finds no space to write it, by whatever
+    library: safetensors has an error of its own.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = _lack_of_space(error)
+        if reason is None:
+            raise
+        raise DiskFullError(
+            f"{path}: not written ({reason}): free some space on its disk and run again; "
+            "what was finished is kept"
+        ) from error
+
+
+def _lack_of_space(error: Exception) -> str | None:
+    """The system's word for it, where a disk, a quota or a limit was full; else None."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (match := re.search(r"\(os error (\d+)\)", str(error))):
+        number = int(match[1])
+    return os.strerror(number) if number in FULL else None
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -161,15 +214,24 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def locked(path: Path, wait: bool = True) -> Iterator[None]:
+def locked(
+    path: Path, wait: bool = True, on_wait: Callable[[str], object] | None = None
+) -> Iterator[None]:
     """Hold an advisory lock on the file `path`, which is made where it is missing and stays there.
 
     The kernel drops the lock with the process, however that ends. While it is held the file names
-    its holder. Where another holds it, this waits, or without `wait` raises `LockedError`.
+    its holder. Where another holds it, this waits, having called `on_wait` with that holder, or
+    without `wait` raises `LockedError`.
+
+    Raises NoLocksError on a file system without locks; where `SAELIB_NO_LOCKS` is set nothing is
+    locked.
     """
+    if os.environ.get(NO_LOCKS):
+        yield
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
-        _acquire(file, path, wait)
+        _acquire(file, path, wait, on_wait)
         file.truncate(0)
         file.write(f"pid {os.getpid()} on host {socket.gethostname()}")
         file.flush()
@@ -179,9 +241,36 @@ def locked(path: Path, wait: bool = True) -> Iterator[None]:
             file.truncate(0)
 
 
-def _acquire(file: Any, path: Path, wait: bool) -> None:
+def _acquire(
+    file: Any, path: Path, wait: bool, on_wait: Callable[[str], object] | None = None
+) -> None:
+    try:
+        lock_file(file, path, wait=False)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read() or "another process"
+        if not wait:
+            raise LockedError(path, holder) from None
+        if on_wait:
+            on_wait(holder)
+        lock_file(file, path)
+
+
+def lock_file(file: Any, path: Path, wait: bool = True) -> None:
+    """`flock` an open file until it is closed; NoLocksError where its file system has none.
+
+    Without `wait`, BlockingIOError where another process holds it.
+    """
+    if os.environ.get(NO_LOCKS):
+        return
     try:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.seek(0)
-        raise LockedError(path, file.read() or "another process") from None
+        raise
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        raise NoLocksError(
+            f"{path}: its file system cannot lock files ({error.strerror}): put the data folder "
+            f"on one that can, or set {NO_LOCKS}=1 and start one process at a time"
+        ) from error

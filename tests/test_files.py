@@ -1,10 +1,14 @@
 """Files appear whole or not at all, with ordinary permissions; locks exclude others."""
 
+import errno
+import fcntl
 import multiprocessing
 import os
+import resource
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -169,3 +173,74 @@ def test_processes_wait_for_each_other(tmp_path):
     for process in processes:
         process.join()
     assert sorted((tmp_path / "text").read_text().split()) == list("01234567")
+
+
+def test_who_waits_for_a_lock_is_told_for_whom(tmp_path):
+    waiting = multiprocessing.get_context("fork").Event()
+    process = multiprocessing.get_context("fork").Process(
+        target=_hold, args=(tmp_path / "lock", waiting)
+    )
+    process.start()
+    waiting.wait()
+    holders = []
+    with locked(tmp_path / "lock", on_wait=holders.append):
+        pass
+    process.join()
+    assert holders == [f"pid {process.pid} on host {socket.gethostname()}"]
+
+
+def _hold(path: Path, held) -> None:
+    with locked(path):
+        held.set()
+        time.sleep(0.3)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_named_with_a_way_out(tmp_path, monkeypatch, number):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    for wait in (True, False):
+        refused = pytest.raises(OSError, match=r"lock: its file system .*SAELIB_NO_LOCKS=1")
+        with refused as caught, locked(tmp_path / "lock", wait=wait):
+            pass
+        assert "\n" not in str(caught.value)
+    monkeypatch.setenv("SAELIB_NO_LOCKS", "1")
+    with locked(tmp_path / "lock"), locked(tmp_path / "lock", wait=False):
+        pass
+
+
+def _save(file: Path) -> None:
+    with replaced_file(file) as temporary:
+        save_file({"x": torch.zeros(1000)}, temporary)
+
+
+WRITERS = [lambda file: write_bytes(file, bytes(4000)), _save]
+
+
+@pytest.mark.parametrize("write", WRITERS, ids=["bytes", "safetensors"])
+def test_a_full_disk_is_one_sentence_with_the_file_and_nothing_is_left(tmp_path, write):
+    write_text(tmp_path / "a", "old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"a: not written \(.*\): free some space") as caught:
+            write(tmp_path / "a")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "a").read_text() == "old"
+    assert names(tmp_path) == ["a"]
+
+
+def test_a_folder_that_comes_out_the_same_is_left_alone(tmp_path):
+    folder = tmp_path / "report"
+    for text, is_same in (("a", False), ("a", True), ("b", False)):
+        stamp = folder.stat().st_ino if folder.exists() else 0
+        with replaced_folder(folder) as new:
+            (new / "figures").mkdir()
+            write_text(new / "figures" / "page", text)
+        assert (folder.stat().st_ino == stamp) == is_same
+        assert (folder / "figures" / "page").read_text() == text
+    assert names(tmp_path) == ["report"]

@@ -45,8 +45,9 @@ def collect(
 
     Returns the open store. A finished store of the same model, corpus, sites and config is returned
     at once, an unfinished one is resumed at its first missing shard. Raises `ValueError` for a site
-    the model does not have; `StoreError` for another store in that folder, another collector at
-    work there, too small a disk (before any forward), or an activation not finite.
+    the model does not have; `StoreError` for another store in that folder, too small a disk (before
+    any forward), or an activation not finite. Where another collector is at work there, this one
+    says so and waits.
 
     Ranks share the missing shards; rank 0 holds the folder's lock and finishes the store, whose
     content does not depend on their number. What a lost rank had recorded stays.
@@ -64,22 +65,37 @@ def collect(
         compute_dtype=lm.dtype,
         contexts=contexts,
         config=cfg,
+        wait=True,
     )
     ranks.agree("model, text, sites or settings", writer.identity)
     if not ranks.first(int(writer.finished())):
         with nullcontext() if ranks.rank else writer:
-            if not ranks.rank:
-                _check_disk(writer)
-            ranks.wait()
-            if ranks.rank:
-                writer.join(ranks.rank)
-            ranks.wait()  # before a shard is added, so that all share out the same list
-            _write_missing(lm, contexts, writer, cfg, progress and not ranks.rank, ranks)
-            ranks.wait()
-            if not ranks.rank:
-                writer.finish()
+            # not so where another process did it while rank 0 waited for the lock
+            if not ranks.first(int(not ranks.rank and writer.finished())):
+                _write_store(lm, contexts, writer, cfg, progress, ranks)
         ranks.wait()
     return Store.open(path)
+
+
+def _write_store(
+    lm: LM,
+    contexts: Contexts,
+    writer: StoreWriter,
+    cfg: CollectConfig,
+    progress: bool,
+    ranks: Ranks,
+) -> None:
+    """Write what is missing, each rank its share, and finish the store."""
+    if not ranks.rank:
+        _check_disk(writer)
+    ranks.wait()
+    if ranks.rank:
+        writer.join(ranks.rank)
+    ranks.wait()  # before a shard is added, so that all share out the same list
+    _write_missing(lm, contexts, writer, cfg, progress and not ranks.rank, ranks)
+    ranks.wait()
+    if not ranks.rank:
+        writer.finish()
 
 
 def _check_disk(writer: StoreWriter) -> None:

@@ -9,6 +9,7 @@ to one written at once. Ranks that write beside the lock's holder record their s
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -46,6 +47,8 @@ from saelib.text.contexts import Contexts
 TOKEN_FIELDS = ("ids", "offsets", "page", "start", "split")  # of `Contexts`, in the token table
 TOKEN_BYTES = 4  # on disk, in the token table
 
+log = logging.getLogger("saelib")
+
 
 def shard_plan(contexts: Contexts, shard_tokens: int) -> list[tuple[int, int]]:
     """Contexts [first, stop) of every shard: whole contexts, at most `shard_tokens` rows.
@@ -67,7 +70,8 @@ class StoreWriter:
     """Writes a store shard by shard, or what is missing of one; a context manager with a lock.
 
     Entering raises `StoreError` where another writer holds the folder, where what lies there is of
-    another model, corpus or config (naming the field), or where a recorded shard is damaged.
+    another model, corpus or config (naming the field), or where a recorded shard is damaged. With
+    `wait` it says who holds the folder and waits, and leaves a finished store as it is.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class StoreWriter:
         contexts: Contexts,
         config: CollectConfig,
         compute_dtype: str | torch.dtype | None = None,
+        wait: bool = False,
     ) -> None:
         self.path = Path(path)
         self.contexts = contexts
@@ -108,6 +113,7 @@ class StoreWriter:
         }
         self._written: dict[int, dict[str, Any]] = {}  # manifest entries by shard
         self._progress = self.path / PROGRESS
+        self._wait = wait
 
     def finished(self) -> bool:
         """Whether this very store lies there complete; needs no lock.
@@ -127,12 +133,16 @@ class StoreWriter:
         self.path.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             try:
-                stack.enter_context(locked(self.path / ".lock", wait=False))
+                stack.enter_context(locked(self.path / ".lock", self._wait, self._say_who_writes))
             except LockedError as error:
                 raise StoreError(f"{self.path} is being written by {error.holder}") from None
-            self._resume()
+            if not (self._wait and self.finished()):  # by another writer, just now
+                self._resume()
             self._stack = stack.pop_all()
         return self
+
+    def _say_who_writes(self, holder: str) -> None:
+        log.warning("%s is being written by %s: waiting for it", self.path, holder)
 
     def __exit__(self, *exception: object) -> None:
         self._stack.close()

@@ -22,6 +22,7 @@ from saelib.run.jobs import (
     COLLECT,
     Job,
     Result,
+    damages,
     is_finished,
     job_key,
     jobs_of,
@@ -29,21 +30,40 @@ from saelib.run.jobs import (
 )
 from saelib.run.kernel import OwnKernel
 from saelib.run.parameters import filled
+from saelib.run.plain import without_controls, without_paths
 from saelib.run.results import log_time
+from saelib.run.seals import seals_of
 from saelib.run.source_notebooks import INJECTED, PARAMETERS_TAG, code_cells, tags
+from saelib.run.turns import turn
 
 log = logging.getLogger("saelib")
 
 
 def tidy(notebook: Any) -> Any:
-    """Drop what differs between two equal runs: papermill's paths and times, the cells' clocks."""
+    """Drop what differs between two equal runs: papermill's paths and times, the cells' clocks, the
+    machine's folders; and control sequences, which a page's title may hold.
+    """
     notebook["metadata"].pop("papermill", None)
     notebook["metadata"].pop("widgets", None)
     notebook["metadata"].get("language_info", {}).pop("version", None)
     for cell in notebook["cells"]:
         for key in ("papermill", "execution"):
             cell["metadata"].pop(key, None)
+        for output in cell.get("outputs", []):
+            _clean(output)
     return notebook
+
+
+def _clean(output: Any) -> None:
+    """Take control sequences and the machine's folders out of an output's text."""
+    for key in ("text", "ename", "evalue"):
+        if key in output:
+            output[key] = without_paths(without_controls(output[key]))
+    if "traceback" in output:
+        lines = (without_controls(line, colours=True) for line in output["traceback"])
+        output["traceback"] = [without_paths(line) for line in lines]
+    if "text/plain" in output.get("data", {}):
+        output["data"]["text/plain"] = without_paths(without_controls(output["data"]["text/plain"]))
 
 
 def execute(source: Path, output: Path, values: Mapping[str, Any], grid: str = "") -> None:
@@ -71,7 +91,18 @@ def execute(source: Path, output: Path, values: Mapping[str, Any], grid: str = "
             )
     finally:
         if output.is_file():
-            write_text(output, nbformat.writes(tidy(nbformat.read(output, as_version=4))))
+            _tidy_file(output)
+
+
+def _tidy_file(path: Path) -> None:
+    """`tidy` an executed notebook; one that was half written, as on a full disk, is removed."""
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except ValueError as error:
+        log.warning("%s: removed, it was half written (%s)", path, last_line(error))
+        path.unlink()
+        return
+    write_text(path, nbformat.writes(tidy(notebook)))
 
 
 def refresh_prose(job: Job) -> None:
@@ -91,7 +122,17 @@ def refresh_prose(job: Job) -> None:
 
 
 def run_job(job: Job, profile: str, force: bool = False) -> Result:
-    """Execute one notebook, or skip it where it is finished; a failure is returned, not raised."""
+    """Execute one notebook, or skip it where it is finished; a failure is returned, not raised.
+
+    Where another process executes it, this one waits. What is damaged is said and made anew.
+    """
+    with turn(data_dir(profile), f"{job.grid or 'main'}.{job.name}", job.label):
+        for line in damages(job):
+            log.warning("%s: %s is run again", line, job.label)
+        return _run_job(job, profile, force)
+
+
+def _run_job(job: Job, profile: str, force: bool) -> Result:
     if is_finished(job) and not force:
         refresh_prose(job)
         write_record(job, job_key(job))  # which values came by `--set` may have changed
@@ -110,9 +151,10 @@ def run_job(job: Job, profile: str, force: bool = False) -> Result:
     seconds = time.monotonic() - start
     os.replace(partial, job.output)
     job.failed.unlink(missing_ok=True)
-    write_record(job, key)
+    refresh_prose(job)  # in the form that a rerun finds
     stage = f"notebook:{job.name}" + (f"@{job.grid}" if job.grid else "")
     log_time(data_dir(profile), stage, seconds, resumed=resumed)
+    write_record(job, key, seals_of(job))
     return Result(job, "done", seconds)
 
 
@@ -120,14 +162,16 @@ def _drop_claims(job: Job) -> None:
     """Remove what an earlier run claimed: should this one fail, nothing may still be claimed."""
     job.record.unlink(missing_ok=True)
     for path in job.claims:
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def last_line(error: Exception) -> str:
     """An exception in one line; of a notebook's, the name and message of the one in the cell."""
     if isinstance(error, PapermillExecutionError):
-        return f"cell {error.exec_count}: {error.ename}: {error.evalue}".splitlines()[0]
-    return f"{type(error).__name__}: {error}".splitlines()[0]
+        text = f"cell {error.exec_count}: {error.ename}: {error.evalue}"
+    else:
+        text = f"{type(error).__name__}: {error}"
+    return without_controls(text).splitlines()[0]
 
 
 def run(

@@ -2,7 +2,7 @@
 
 An executed notebook lies at `data/<profile>/notebooks/NAME.ipynb` (or `NAME.failed.ipynb`) with a
 record beside it: the hash of its code, its parameters, the declared versions and the records of the
-notebooks before it. Equal hash, no run.
+notebooks before it. Equal hash, no run. The record also seals what the notebook left.
 """
 
 from __future__ import annotations
@@ -163,23 +163,69 @@ def _keys_before(job: Job) -> dict[str, str]:
     return keys
 
 
+def read_record(record: Path) -> dict[str, Any]:
+    """What lies beside an executed notebook; ValueError naming the file where it is damaged."""
+    content = read_json(record)
+    if not isinstance(content, dict) or not isinstance(content.get("key"), str):
+        raise ValueError(f"{record}: damaged, no record of a notebook")
+    if not isinstance(content.get("settings", {}), dict):
+        raise ValueError(f"{record}: damaged, settings = {content['settings']!r:.80}")
+    if not isinstance(content.get("seals", {}), dict):
+        raise ValueError(f"{record}: damaged, seals = {content['seals']!r:.80}")
+    return content
+
+
+def intact_record(record: Path) -> dict[str, Any]:
+    """A record; empty where there is none or it is damaged, which `damages` says."""
+    try:
+        return read_record(record) if record.is_file() else {}
+    except ValueError:
+        return {}
+
+
 def _recorded_key(record: Path) -> str:
-    return read_json(record)["key"] if record.is_file() else ""
+    return intact_record(record).get("key", "")
+
+
+def damages(job: Job) -> list[str]:
+    """What cannot be read of an executed notebook and of its record, each in a line that names
+    the file.
+    """
+    lines = []
+    for path, read in ((job.output, read_notebook), (job.record, read_record)):
+        try:
+            if path.is_file():
+                read(path)
+        except ValueError as error:
+            lines.append(" ".join(str(error).split()))
+    return lines
 
 
 def is_finished(job: Job) -> bool:
-    """Whether the executed notebook is there, of just this code, these parameters and inputs."""
-    return job.output.is_file() and _recorded_key(job.record) == job_key(job)
+    """Whether the executed notebook is there, whole, of just this code, these parameters and
+    inputs.
+    """
+    if not job.output.is_file() or _recorded_key(job.record) != job_key(job):
+        return False
+    if damages(job):
+        return False
+    executed = code_cells(read_notebook(job.output))
+    return len(executed) == len(code_cells(read_notebook(job.source)))
 
 
-def write_record(job: Job, key: str) -> None:
-    """Keep beside the executed notebook what it was made from, unless it is there already."""
+def write_record(job: Job, key: str, seals: Mapping[str, Any] | None = None) -> None:
+    """Keep beside the executed notebook what it was made from, unless it is there already.
+
+    seals: checksums of what it left (`seals`); without them those on record stay.
+    """
+    before = intact_record(job.record)
     record = {
         "key": key,
         "parameters": dict(job.parameters),
         "settings": dict(job.settings),
         "versions": versions(),
         "grid": job.grid,
+        "seals": dict(before.get("seals", {}) if seals is None else seals),
     }
-    if not job.record.is_file() or read_json(job.record) != record:
+    if before != record:
         write_json(job.record, record)

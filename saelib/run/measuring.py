@@ -13,6 +13,7 @@ from saelib.measure.evaluate import evaluate
 from saelib.run.results import log_time
 from saelib.run.schedule import grouped, parts
 from saelib.run.trained import Trained
+from saelib.run.turns import turns
 from saelib.sae.spec import Spec
 
 AT_ONCE = 16  # SAEs measured in one pass over the rows
@@ -47,12 +48,20 @@ def _measure(ws: Trained, specs: Mapping[str, Spec]) -> None:
     with tqdm(total=len(specs), desc="measuring", disable=silent) as bar:
         for runs in grouped(specs, lambda run: specs[run].sae.site):
             for part in parts(runs, AT_ONCE):
-                _measure_part(ws, {run: specs[run] for run in part})
+                with turns(ws.folder, part, wait=True):
+                    _measure_part(ws, _unmeasured(ws, {run: specs[run] for run in part}))
                 bar.update(len(part))
+
+
+def _unmeasured(ws: Trained, specs: Mapping[str, Spec]) -> dict[str, Spec]:
+    """Those that no other process has measured by now."""
+    return {run: spec for run, spec in specs.items() if not ws.run(run).is_measured(ws.evaluation)}
 
 
 def _measure_part(ws: Trained, specs: Mapping[str, Spec]) -> None:
     """Evaluate a few runs of one site together."""
+    if not specs:
+        return
     start = time.monotonic()
     site = next(iter(specs.values())).sae.site
     saes = {run: ws.run(run).load().to(ws.device) for run in specs}

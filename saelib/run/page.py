@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,8 @@ def notebook_html(path: Path, before: Link | None = None, after: Link | None = N
         if cell["cell_type"] == "markdown":
             cell["source"] = draw_formulas(cell["source"])
     exporter = HTMLExporter(raw_template=TEMPLATE, embed_images=True)
+    numbers = itertools.count()  # in place of random ids: equal notebooks give equal pages
+    exporter.environment.globals["uuid4"] = lambda: f"output-{next(numbers)}"
     resources = {"metadata": {"name": path.stem}}
     page = exporter.from_notebook_node(notebook, resources=resources)[0]
     return _with_bar(page, _bar(path.stem.partition(".")[0], contents, before, after))

@@ -14,6 +14,7 @@ its findings with `finding.record`; the report only shows what was recorded.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shutil
 from collections import Counter
@@ -26,10 +27,15 @@ import nbformat
 import pandas as pd
 
 from saelib.env import data_dir
-from saelib.files import read_json, replaced_folder, write_text
+from saelib.files import replaced_folder, write_text
 from saelib.run import headlines
 from saelib.run.headlines import interval_text
+from saelib.run.jobs import intact_record
 from saelib.run.page import Link, anchor, notebook_html
+from saelib.run.plain import without_controls
+from saelib.run.seals import edited, unsealed
+from saelib.run.source_notebooks import read_notebook
+from saelib.run.turns import turn
 from saelib.study.f3_features_atlas import ATLAS, atlas_file
 from saelib.study.f3_features_findings import SIX_FEATURES
 from saelib.study.finding import (
@@ -43,6 +49,8 @@ from saelib.study.finding import (
     replication,
 )
 from saelib.text.assets import EMBEDDED, MODEL_LABEL
+
+log = logging.getLogger("saelib")
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 LEADS = {"F3": "F3b"}  # the claim that stands for its finding where none has the finding's name
@@ -109,12 +117,23 @@ def executed(profile: str) -> dict[str, Path]:
     return pages
 
 
+def unreadable(notebooks: Mapping[str, Path]) -> dict[str, str]:
+    """Page name -> what is wrong, of executed notebooks that are damaged."""
+    lines = {}
+    for page, path in notebooks.items():
+        try:
+            read_notebook(path)
+        except ValueError as error:
+            lines[page] = f"{error}: it has no page; run {path.name.partition('.')[0]} again"
+    return lines
+
+
 def settings(notebooks: Mapping[str, Path]) -> list[tuple[str, str]]:
     """What was given by `--set`, beside the page of the notebook that it went to."""
     given = []
     for page, path in notebooks.items():
         record = path.with_name(path.name.partition(".")[0] + ".json")
-        values = read_json(record).get("settings", {}) if record.is_file() else {}
+        values = intact_record(record).get("settings", {})
         for name, value in values.items():
             given.append((page.removesuffix(".html"), f"{name} = {json.dumps(value)}"))
     return given
@@ -293,14 +312,28 @@ def six_features(profile: str) -> list[dict[str, Any]]:
 def build_report(profile: str) -> Path:
     """Write `data/<profile>/report/` anew and return the path of its index.html.
 
+    What was edited since the notebooks left it, or is damaged, is told in it and in the log.
+
     Raises:
         FileNotFoundError: the profile has no executed notebook.
+        ValueError: a file of findings is damaged; names it.
     """
+    with turn(data_dir(profile), "report"):
+        return _build(profile)
+
+
+def _build(profile: str) -> Path:
     notebooks = executed(profile)
     if not notebooks:
         raise FileNotFoundError(
             f"no executed notebook under {data_dir(profile)}: run the profile first"
         )
+    damaged = unreadable(notebooks)
+    notebooks = {page: path for page, path in notebooks.items() if page not in damaged}
+    notices = [line.replace(f"{data_dir(profile)}/", "") for line in damaged.values()]
+    notices += [line.replace(f"{data_dir(profile)}/", "") for line in edited(profile)]
+    for notice in notices:
+        log.warning("%s", notice)
     findings = load(profile)
     size = facts(profile)
     undecided = undecided_reason(profile, findings)
@@ -317,6 +350,8 @@ def build_report(profile: str) -> Path:
         "abstract": read_abstracts(profile),
         "stages": stage_times(profile),
         "settings": settings(notebooks),
+        "notices": notices,
+        "unsealed": unsealed(profile),
         "failed": [names[page] for page, path in notebooks.items() if ".failed" in path.name],
         "pages": list(names.items()),
         "page_names": list(names.values()),
@@ -351,6 +386,13 @@ def _neighbours(pages: Sequence[Link]) -> Iterator[tuple[Link | None, Link | Non
 
 
 def _render(context: Mapping[str, Any]) -> str:
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_plain
+    )
     environment.filters.update(anchor=anchor, interval=interval_text, file=lambda p: Path(p).name)
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(context)
+
+
+def _plain(value: Any) -> Any:
+    """A value as the report may show it: the title of a page may hold control sequences."""
+    return without_controls(value) if type(value) is str else value

@@ -5,7 +5,6 @@ per piece of work.
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from saelib.files import update_text
+from saelib.files import full_disk_named, lock_file, update_text
 from saelib.measure.columns import COLUMNS, NUMBERS, read_table
 
 TIMINGS = ("run_id", "stage", "seconds", "tokens_per_second", "resumed")
@@ -72,9 +71,20 @@ def log_time(
     path = folder / "timings.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     rate = f"{tokens / seconds:.1f}" if tokens and seconds > 0 else ""
-    with path.open("a", newline="", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        writer = csv.writer(file)
-        if file.tell() == 0:
-            writer.writerow(TIMINGS)
-        writer.writerow([run, stage, f"{seconds:.3f}", rate, str(resumed).lower()])
+    row = [run, stage, f"{seconds:.3f}", rate, str(resumed).lower()]
+    with full_disk_named(path), path.open("ab", buffering=0) as file:
+        lock_file(file, path)
+        end = file.seek(0, io.SEEK_END)
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows([row] if end else [TIMINGS, row])
+        try:
+            _write_all(file, text.getvalue().encode())
+        except OSError:
+            file.truncate(end)  # no half row where the disk is full
+            raise
+
+
+def _write_all(file: io.RawIOBase, data: bytes) -> None:
+    """Write all of it: one call may write a part, as on a disk that becomes full."""
+    while data:
+        data = data[file.write(data) :]

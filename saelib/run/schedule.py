@@ -38,6 +38,12 @@ class Wave:
         """The runs of all groups, in order."""
         return tuple(run for group in self.groups for run in group.runs)
 
+    def without(self, trained: Iterable[str]) -> Wave:
+        """The wave of the other runs; it may have none."""
+        left_out = set(trained)
+        rest = (tuple(r for r in group.runs if r not in left_out) for group in self.groups)
+        return Wave(tuple(Group(runs) for runs in rest if runs))
+
 
 def row_order(spec: Spec) -> int:
     """Seed of the order in which a run reads its rows."""

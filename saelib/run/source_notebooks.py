@@ -48,11 +48,25 @@ def read_notebook(path: Path) -> dict[str, Any]:
     Raises ValueError naming the file where it is damaged.
     """
     notebook = read_json(path)
-    if not isinstance(notebook, dict) or "cells" not in notebook:
+    if not isinstance(notebook, dict) or not isinstance(notebook.get("cells"), list):
         raise ValueError(f"{path}: no notebook of format 4 (it has no list of cells)")
-    for cell in notebook["cells"]:
+    for i, cell in enumerate(notebook["cells"]):
+        if not _is_cell(cell):
+            raise ValueError(f"{path}: damaged, cell {i} is no cell of a notebook")
         cell["source"] = "".join(cell["source"])  # a list of lines on disk, or one string
     return notebook
+
+
+def _is_cell(cell: Any) -> bool:
+    """Whether this has what every reader of cells takes for granted."""
+    if not isinstance(cell, dict) or not isinstance(cell.get("metadata"), dict):
+        return False
+    source = cell.get("source")
+    lines = [source] if isinstance(source, str) else source
+    if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+        return False
+    outputs = cell.get("outputs", []) if cell.get("cell_type") == "code" else []
+    return isinstance(outputs, list) and all(isinstance(output, dict) for output in outputs)
 
 
 def tags(cell: Mapping[str, Any]) -> list[str]:

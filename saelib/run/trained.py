@@ -18,6 +18,7 @@ from saelib.ranks import SINGLE_PROCESS, Ranks
 from saelib.run.collected import Collected
 from saelib.run.results import read_results, write_results
 from saelib.run.run_folder import RunFolder
+from saelib.run.turns import turn
 from saelib.sae import Autoencoder
 from saelib.sae.history import Snapshot
 from saelib.sae.spec import Spec, make_spec, run_id
@@ -70,7 +71,8 @@ class Trained(Collected):
     def write_results(self) -> Path:
         """Rebuild `results.csv` from the `metrics.json` of this store's runs, sorted by run_id."""
         path = self.folder / "results.csv"
-        write_results(path, self.measured_rows())
+        with turn(self.folder, path.name):  # or an older list of runs could be written last
+            write_results(path, self.measured_rows())
         return path
 
     def measured_rows(self) -> list[dict[str, Any]]:

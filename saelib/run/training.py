@@ -21,6 +21,7 @@ from saelib.run.schedule import (
     waves_of_live_rows,
 )
 from saelib.run.trained import Trained
+from saelib.run.turns import turns
 from saelib.sae import build_sae
 from saelib.sae.group import Run, train_together
 from saelib.sae.history import History, TrainingDiverged
@@ -43,7 +44,8 @@ def train_missing(
     """Train what is missing of `specs`, by run id, each rank its share; returns this rank's
     diverged runs.
 
-    Where one diverges, the others are trained and kept all the same.
+    Where one diverges, the others are trained and kept all the same. Runs that another process is
+    training come last: they are waited for, and trained where that one left them unfinished.
     """
     missing = {run: spec for run, spec in specs.items() if not ws.run(run).is_trained}
     ws.ranks.agree("list of runs", [list(specs), list(missing)])  # listed by all before one is done
@@ -54,9 +56,14 @@ def train_missing(
     count = sum(len(wave.runs) for wave in waves)
     silent = headless() or ws.ranks.rank > 0
     with tqdm(total=count, desc="training", disable=silent) as bar:
+        held_elsewhere = []
         for wave in waves:
-            diverged |= _train_wave(ws, wave, missing, notebook, bar)
-            bar.update(len(wave.runs))
+            lost = _train_in_turn(ws, wave, missing, notebook, bar, wait=False)
+            if lost is None:
+                held_elsewhere.append(wave)
+            diverged |= lost or {}
+        for wave in held_elsewhere:
+            diverged |= _train_in_turn(ws, wave, missing, notebook, bar, wait=True) or {}
     vars(ws).pop("live", None)  # free its buffers
     ws.ranks.wait()
     return diverged
@@ -77,6 +84,30 @@ def _saes_at_once(ws: Trained, specs: Mapping[str, Spec]) -> int:
         return ws.together
     on_gpu = ws.is_streamed and ws.live.device.type == "cuda"
     return saes_that_fit(specs.values(), ws.device, ws.live.nbytes if on_gpu else 0)
+
+
+def _train_in_turn(
+    ws: Trained, wave: Wave, specs: Mapping[str, Spec], notebook: str, bar: Any, wait: bool
+) -> dict[str, TrainingDiverged] | None:
+    """Train what is missing of a wave once no other process is at it; returns those that diverged.
+
+    None, without `wait`, where another process holds one of its runs. Ranks that train one SAE
+    together do as their first one says, which holds the locks.
+    """
+    together = ws.over != "grid"
+    leads = not (together and ws.ranks.rank)
+    with turns(ws.folder, wave.runs if leads else (), wait) as held:
+        if together:
+            held = bool(ws.ranks.first(int(held)))
+        if not held:
+            return None
+        trained = [run for run in wave.runs if ws.run(run).is_trained]
+        rest = wave.without(trained)
+        lost = _train_wave(ws, rest, specs, notebook, bar) if rest.groups else {}
+        if together:
+            ws.ranks.wait()  # before the first one lets go of what it alone has saved
+    bar.update(len(wave.runs))
+    return lost
 
 
 def _train_wave(

@@ -3,6 +3,8 @@
 import socket
 import subprocess
 import sys
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -215,8 +217,18 @@ collect(make_lm(), make_contexts(), SITES, folder, CFG, progress=False)
 
 
 @pytest.mark.parametrize("where", ["forward", "half a shard", "manifest"])
-def test_kill_9_in_mid_collection_then_rerun_gives_the_same_bytes(tmp_path, whole, where):
+def test_a_second_collector_waits_and_after_kill_9_goes_on_to_the_same_bytes(
+    tmp_path, whole, where, caplog
+):
     folder = tmp_path / "s"
+    lm = make_lm()
+    seen = count_tokens(lm)
+    stores = []
+    second = threading.Thread(
+        target=lambda: stores.append(
+            collect(lm, make_contexts(), SITES, folder, CFG, progress=False)
+        )
+    )
     with subprocess.Popen(
         [sys.executable, "-c", CHILD, where, str(folder)],
         stdout=subprocess.PIPE,
@@ -226,20 +238,19 @@ def test_kill_9_in_mid_collection_then_rerun_gives_the_same_bytes(tmp_path, whol
             assert "blocked\n" in iter(child.stdout.readline, "")
             with pytest.raises(StoreError, match="unfinished"):
                 Store.open(folder)
+            half_way = all_bytes(folder)
+            second.start()
+            while "waiting" not in caplog.text and second.is_alive():
+                time.sleep(0.01)
             holder = f"is being written by pid {child.pid} on host {socket.gethostname()}"
-            with pytest.raises(
-                StoreError, match=holder
-            ):  # a second collector, while the first lives
-                collect(make_lm(), make_contexts(), SITES, folder, CFG, progress=False)
+            assert f"{folder} {holder}: waiting for it" in caplog.text
+            assert all_bytes(folder) == half_way
         finally:
             child.kill()  # SIGKILL
     assert child.returncode == -9
-    assert all_bytes(folder) != all_bytes(whole.path)
-    lm = make_lm()
-    seen = count_tokens(lm)
-    store = collect(lm, make_contexts(), SITES, folder, CFG, progress=False)
+    second.join()
     assert all_bytes(folder) == all_bytes(whole.path)
-    assert store.store_id == whole.store_id
+    assert stores[0].store_id == whole.store_id
     # Shards of 6, 8, 5, 5, 6, 6 rows; forwards of 6 = 2 + 4, then 8, then 5 tokens: the 4th forward
     # is shard 2.
     assert sum(seen) == (0 if where == "manifest" else N_ROWS - 6 - 8)

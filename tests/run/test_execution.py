@@ -2,6 +2,7 @@
 
 import csv
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -252,3 +253,101 @@ def test_refresh_leaves_the_source_alone_when_it_fails(home):
         refresh.refresh()
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.glob("*.ipynb")] == ["01_a.ipynb"]
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every file below a folder with its place on the disk and the time of its last change."""
+    files = [path for path in folder.rglob("*") if path.is_file() and ".locks" not in path.parts]
+    return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+
+
+def test_a_rerun_that_skips_everything_rewrites_nothing(workbook):
+    assert main(["run", "--profile", "smoke"]) == 0
+    before = snapshot(workbook)
+    assert main(["run", "--profile", "smoke"]) == 0
+    assert snapshot(workbook) == before
+
+
+DAMAGES = [b"", b"{", b"[]", b"{}", b"\xff\xfe", b'{"cells": [1]}', b'{"key": 3}']
+
+
+@pytest.mark.parametrize("content", DAMAGES)
+def test_a_damaged_notebook_or_record_is_named_in_one_line_and_run_again(
+    workbook, caplog, content, monkeypatch
+):
+    caplog.set_level("INFO", "saelib")
+    executed = []
+    monkeypatch.setattr("saelib.run.execution.execute", pretend(executed))
+    folder = workbook / "data" / "smoke" / "notebooks"
+    run("smoke")
+    for name in ("01_a.ipynb", "02_b.json"):
+        executed.clear()
+        caplog.clear()
+        (folder / name).write_bytes(content)
+        assert main(["run", "--profile", "smoke"]) == 0
+        assert executed == [name[:4]]
+        lines = [r.getMessage() for r in caplog.records if str(folder / name) in r.getMessage()]
+        assert [line.endswith(f"{name[:4]} is run again") for line in lines] == [True]
+        assert "\n" not in lines[0]
+    assert statuses(run("smoke")) == ["skipped", "skipped"]
+
+
+def pretend(executed: list[str]):
+    """An `execute` that copies the notebook."""
+
+    def execute(source, output, values, grid=""):
+        executed.append(source.stem)
+        write_text(output, source.read_text())
+
+    return execute
+
+
+def test_a_damaged_notebook_has_no_page_and_the_report_says_so(workbook, monkeypatch, caplog):
+    monkeypatch.setattr("saelib.run.execution.execute", pretend([]))
+    run("smoke")
+    path = workbook / "data" / "smoke" / "notebooks" / "02_b.ipynb"
+    path.write_text("")
+    assert main(["report", "--profile", "smoke"]) == 0
+    index = workbook / "data" / "smoke" / "report" / "index.html"
+    assert "notebooks/02_b.ipynb: damaged, not JSON" in index.read_text()
+    assert str(workbook) not in index.read_text()
+    assert not index.with_name("02_b.html").exists()
+    assert index.with_name("01_a.html").exists()
+
+
+TITLE = "\x1b]0;mine\x07\x1b[2J\x1b[31mRed\x1b[0m\x9b1m"
+FAILING = f"""import os, sys, warnings
+print({TITLE!r})
+print({TITLE!r}, file=sys.stderr)
+warnings.warn("look")
+open(os.path.abspath("none") + {TITLE!r})"""
+
+
+def test_neither_paths_nor_control_sequences_leave_a_failed_notebook(workbook):
+    write_notebook(workbook, "01_a", code=FAILING)
+    command = [sys.executable, "-m", "saelib", "run", "--profile", "smoke", "01"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert told.returncode == 1
+    assert "Red" in told.stdout
+    folder = workbook / "data" / "smoke"
+    failed = (folder / "notebooks" / "01_a.failed.ipynb").read_text()
+    pages = [path.read_text() for path in (folder / "report").glob("*.html")]
+    machine = [str(workbook), sys.prefix, sys.base_prefix, f"{Path.home()}/", "ipykernel_"]
+    for text in (failed, *pages):
+        assert [place for place in machine if place in text] == []
+        assert [mark for mark in ("\x1b]", "\x1b[2J", "\x07", "\x9b") if mark in text] == []
+        assert [
+            mark for mark in (r"\u001b]", r"\u001b[2J", r"\u0007", r"\u009b") if mark in text
+        ] == []
+    assert "\x1b" not in "".join(pages) + told.stdout + told.stderr
+    assert "notebooks/none" in failed
+
+
+def test_two_drivers_on_one_profile_both_end_and_execute_once(workbook):
+    write_notebook(workbook, "01_a", code="import time\ntime.sleep(1)\nprint(lr)")
+    command = [sys.executable, "-m", "saelib", "run", "--profile", "smoke", "01"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    assert sorted("01_a skipped" in text for text in told) == [False, True]
+    assert sum("is at work on 01_a: waiting for it" in text for text in told) == 1

@@ -7,13 +7,18 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
+from helpers.toy_workbook import write_notebook, write_profile
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from saelib.run import report
+from saelib.run.jobs import jobs_of, write_record
 from saelib.run.page import draw_formulas
+from saelib.run.results import log_time
+from saelib.run.seals import seals_of
 from saelib.study.estimate import Estimate
-from saelib.study.finding import Finding, record_abstract
+from saelib.study.finding import Finding, record_abstract, record_table
 from saelib.study.finding import record as record_findings
 from saelib.text.assets import MODEL_LABEL
 
@@ -381,3 +386,81 @@ def test_six_latents_stand_on_the_first_page_and_lead_to_the_atlas_of_their_site
     assert "site_15.html" not in index
     assert '<a href="site_02.html">features, site 2</a>' in index
     assert (folder / "report" / "site_02.html").read_text() == "an atlas"
+
+
+def sealed_run(home: Path, figure: str) -> Path:
+    """A profile whose notebook 02_x has finished: findings, abstract, table, times, its record."""
+    write_notebook(home, "02_x", code="1 < 2")
+    write_executed(home)
+    write_profile(home, "")
+    record_findings("smoke", "02_x", [finding("F4", figure)])
+    record_abstract("smoke", "02_x", "It is 0.3.")
+    record_table("smoke", "02_table", pd.DataFrame({"fvu": [0.25, 0.5]}))
+    log_time(home / "data" / "smoke", "train", 2.5)
+    (job,) = jobs_of("smoke")
+    write_record(job, "key", seals_of(job))
+    return home / "data" / "smoke"
+
+
+LEFT = [
+    "verdicts/02_x.json",
+    "verdicts/02_x.txt",
+    "diagnostics/02_table.csv",
+    "timings.csv",
+    "notebooks/02_x.ipynb",
+]
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_a_digit_that_was_changed_after_the_run_is_told_with_the_file(
+    home, figure, name, monkeypatch, caplog
+):
+    monkeypatch.setattr("saelib.study.notebooks.PARAMETERS", {})
+    folder = sealed_run(home, figure)
+    report.build_report("smoke")
+    assert caplog.text == ""
+    log_time(folder, "train", 1.5)  # more work is no edit
+    whole = (folder / name).read_bytes()
+    edit = re.sub(rb"0\.3|0\.25|2\.5|1 < 2", lambda m: m[0][:-1] + b"9", whole, count=1)
+    assert edit != whole
+    (folder / name).write_bytes(edit)
+    index = report.build_report("smoke")
+    line = f"{name} was edited after 02_x had finished; run 02_x with --force to make it anew"
+    assert line in caplog.text
+    for page in (index, index.with_name("details.html")):
+        assert line in page.read_text()
+    (folder / name).write_bytes(whole)
+    assert "was edited" not in built_index()
+
+
+def test_what_has_no_seal_or_is_gone_is_told(home, figure, monkeypatch):
+    monkeypatch.setattr("saelib.study.notebooks.PARAMETERS", {})
+    folder = sealed_run(home, figure)
+    (folder / "verdicts" / "02_x.txt").rename(folder / "verdicts" / "03_y.txt")
+    index = report.build_report("smoke")
+    assert "verdicts/02_x.txt is missing; run 02_x with --force" in index.read_text()
+    details = index.with_name("details.html").read_text()
+    assert "No seal is kept of verdicts/03_y.txt" in details
+    (folder / "notebooks" / "02_x.json").write_text("")
+    assert "notebooks/02_x.json: damaged, not JSON" in built_index()
+    assert str(home) not in built_index()
+
+
+def test_two_builds_of_one_report_are_equal_also_with_scripts_and_cells_without_ids(home, figure):
+    path = write_executed(home)
+    notebook = nbformat.read(path, as_version=4)
+    script = new_output("display_data", {"application/javascript": "1"})
+    notebook.cells.append(new_code_cell("show()", outputs=[script, script]))
+    content = json.loads(nbformat.writes(notebook))
+    for cell in content["cells"]:
+        cell.pop("id")
+    path.write_text(json.dumps(content | {"nbformat_minor": 4}))
+    assert report.notebook_html(path) == report.notebook_html(path)
+
+
+def test_control_sequences_in_a_recorded_sentence_do_not_reach_the_report(home, figure):
+    write_executed(home)
+    title = "\x1b]0;mine\x07\x1b[31mRed\x1b[0m"
+    record_abstract("smoke", "02_x", f"The page {title} says so.")
+    page = report.build_report("smoke").with_name("details.html").read_text()
+    assert "The page Red says so." in page

@@ -1,0 +1,106 @@
+"""What an executed notebook left, sealed when it finished: the report says what was edited since.
+
+A seal is a checksum in the notebook's record (`jobs`): of its verdicts, its part of the abstract,
+its tables and figures, of its code cells with their outputs, and of `timings.csv` up to then.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from saelib.config import stable_hash
+from saelib.env import data_dir
+from saelib.run.jobs import Job, read_record
+from saelib.run.source_notebooks import code_cells, read_notebook
+
+TIMES = "timings.csv"  # rows are added to it: its first bytes are sealed
+KINDS = ("verdicts/*.json", "verdicts/*.txt", "diagnostics/*.csv")
+
+
+def seals_of(job: Job) -> dict[str, Any]:
+    """Checksums of what a job left, by path below the folder of its profile or grid point."""
+    folder = job.folder.parent
+    seals: dict[str, Any] = {
+        str(path.relative_to(folder)): _digest(path.read_bytes()) for path in job.claims
+    }
+    seals[f"{job.folder.name}/{job.output.name}"] = _cells(job.output)
+    times = job.main.parent / TIMES
+    if times.is_file() and not job.grid:
+        content = times.read_bytes()
+        seals[TIMES] = {"bytes": len(content), "sha256": _digest(content)}
+    return seals
+
+
+def edited(profile: str) -> list[str]:
+    """Files of a profile that are not as their notebook sealed them, each in a sentence."""
+    folder = data_dir(profile)
+    records = [*folder.glob("notebooks/*.json"), *folder.glob("grid/*/notebooks/*.json")]
+    lines: dict[str, None] = {}  # in order, each once
+    for record in sorted(records):
+        lines |= dict.fromkeys(_edited(folder, record))
+    return list(lines)
+
+
+def unsealed(profile: str) -> list[str]:
+    """Verdicts, sentences and tables of a profile that no record has a seal of."""
+    folder = data_dir(profile)
+    sealed: set[str] = set()
+    for record in folder.glob("notebooks/*.json"):
+        sealed |= set(_seals(record))
+    present = [path for kind in KINDS for path in sorted(folder.glob(kind))]
+    names = [str(path.relative_to(folder)) for path in present]
+    return [name for name in names if name not in sealed]
+
+
+def _seals(record: Path) -> Mapping[str, Any]:
+    """A record's seals; none of a record that is damaged, which `edited` says."""
+    try:
+        return read_record(record).get("seals", {})
+    except ValueError:
+        return {}
+
+
+def _edited(profile: Path, record: Path) -> Iterator[str]:
+    """What is not as a record says."""
+    try:
+        seals = read_record(record).get("seals", {})
+    except ValueError as error:
+        yield f"{error}; what {record.stem} left is not checked"
+        return
+    folder = record.parent.parent
+    for name, seal in seals.items():
+        path = folder / name
+        below = path.relative_to(profile)
+        if not path.is_file():
+            yield f"{below} is missing; {_anew(record)}"
+        elif not _is_whole(path, seal):
+            yield f"{below} was edited after {record.stem} had finished; {_anew(record)}"
+
+
+def _anew(record: Path) -> str:
+    return f"run {record.stem} with --force to make it anew"
+
+
+def _is_whole(path: Path, seal: Any) -> bool:
+    """Whether a file is as it was sealed."""
+    if isinstance(seal, Mapping):
+        return _digest(path.read_bytes()[: seal["bytes"]]) == seal["sha256"]
+    if path.suffix != ".ipynb":
+        return _digest(path.read_bytes()) == seal
+    try:
+        return _cells(path) == seal
+    except ValueError:
+        return False
+
+
+def _cells(path: Path) -> str:
+    """Of the code cells and their outputs: prose is brought up to the source's later."""
+    cells = code_cells(read_notebook(path))
+    return stable_hash([[cell["source"], cell["outputs"]] for cell in cells])
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
