@@ -80,7 +80,6 @@ class Autoencoder(NormalizedModule, ABC):
                         empty where it can be measured alone
         KNOB            the setting that governs its sparsity: "lam", or the option that is its L0
         Options         a checked dataclass of its own options, kept in `SAEConfig.options`
-        UNTRAINABLE     `SAEConfig.l1_mode`s that it is opened with but not trained, and why
         has_gate        whether a latent may be open and still not fire
         can_be_sharded  whether ranks can each train a shard of its latents
         UNITLESS        the biases that have no unit, so that folding the normaliser leaves them
@@ -89,7 +88,6 @@ class Autoencoder(NormalizedModule, ABC):
     LOSSES: ClassVar[tuple[str, ...]]
     KNOB: ClassVar[str] = "lam"
     Options: ClassVar[type[Checked]] = NoOptions
-    UNTRAINABLE: ClassVar[dict[str, str]] = {}
     has_gate: ClassVar[bool] = False
     can_be_sharded: ClassVar[bool] = False
     UNITLESS: ClassVar[tuple[str, ...]] = ()
@@ -125,6 +123,14 @@ class Autoencoder(NormalizedModule, ABC):
             ConfigError: an option is unknown or has a value that it cannot have.
         """
         return replace(config, options=cls.Options.from_dict(config.options).to_dict())
+
+    @classmethod
+    def check_training(cls, config: SAEConfig) -> None:
+        """Refuse what can be opened and measured, but not trained.
+
+        Raises:
+            ConfigError: training such an SAE does not do what its settings say.
+        """
 
     # -- what an architecture gives
 
@@ -285,17 +291,3 @@ class Autoencoder(NormalizedModule, ABC):
         write_json(folder / "metrics.json", metrics or {})
         write_json(folder / "config.json", self.config.to_dict())
         seal_files(folder, (*beside, *FILES), run_id)
-
-
-def check_training(sae_class: type[Autoencoder], config: SAEConfig) -> None:
-    """Refuse what can be opened and measured, but not trained.
-
-    Raises:
-        ConfigError: training such an SAE does not do what its settings say.
-    """
-    reason = sae_class.UNTRAINABLE.get(config.l1_mode)
-    if reason:
-        raise ConfigError(
-            f"SAEConfig.l1_mode = {config.l1_mode!r}: expected another to train arch "
-            f"{config.arch!r}, {reason}"
-        )

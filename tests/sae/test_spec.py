@@ -74,7 +74,7 @@ def test_a_run_keeps_the_name_that_it_had_before_architectures_had_options():
 
 @pytest.mark.parametrize("arm", ["two_term", "full"])
 def test_a_gated_sae_is_not_trained_with_an_l1_weighted_by_free_decoder_norms(arm):
-    reason = r"l1_mode = 'norm_weighted': expected another to train arch 'gated'.* r_mag"
+    reason = r"l1_mode = 'norm_weighted': expected 'unit_norm' to train arch 'gated'.* r_mag"
     sae = SAEConfig("gated", 24, 96, l1_mode="norm_weighted")
     train = TrainConfig(loss=arm)
     with pytest.raises(ConfigError, match=reason):
