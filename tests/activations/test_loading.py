@@ -52,6 +52,16 @@ DECODERS = {  # layout -> (fields of its config, attention)
     "mpt": ({"d_model": D, "n_heads": 4, "n_layers": N, "max_seq_len": 32}, "eager"),
     "openai-gpt": (OLD_NAMES, "eager"),
     # attention beside recurrent layers
+    "bamba": (
+        {
+            "num_key_value_heads": 2,
+            "attn_layer_indices": [1],
+            "mamba_n_heads": 8,
+            "mamba_d_head": 8,
+            "mamba_d_state": 4,
+        },
+        "sdpa",
+    ),
     "recurrent_gemma": (
         {"num_key_value_heads": 1, "head_dim": 8, "lru_width": D, "attention_window_size": 8},
         "sdpa",
