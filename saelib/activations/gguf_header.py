@@ -20,6 +20,7 @@ from gguf.gguf_reader import READER_SUPPORTED_VERSIONS
 MAGIC = b"GGUF"
 SHORTEST = 24  # bytes: magic, version, two counts
 MOST_DIMENSIONS = 4  # of a tensor, in ggml
+WIDTHS = ("embedding_length", "feed_forward_length")  # each a side of some tensor
 BLOCK = re.compile(r"blk\.(\d+)\.")
 CODES = {  # numpy's letters for values of one size
     GGUFValueType.UINT8: "u1",
@@ -44,6 +45,7 @@ class TensorEntry(NamedTuple):
     """What the header says of a tensor."""
 
     name: str
+    shape: list[int]
     n_bytes: int
     offset: int  # from where the data begin
 
@@ -52,7 +54,7 @@ def check_gguf(path: Path) -> None:
     """Read a GGUF file's header, in a time that its size bounds.
 
     Raises `GGUFError` where it is damaged or cut short, and where it holds tensors of more blocks
-    than its `block_count`, which would be left out in silence.
+    than its `block_count`, which would be left out in silence, or states sizes that no tensor has.
     """
     header = _Header(path)
     values = dict(header.values())
@@ -67,21 +69,33 @@ def check_gguf(path: Path) -> None:
                 f"{path}: damaged or cut short, tensor {tensor.name!r} ends at byte "
                 f"{start + tensor.offset + tensor.n_bytes} of {header.size}"
             )
-    _check_blocks(path, values, [tensor.name for tensor in tensors])
+    _check_sizes(path, values, tensors)
 
 
-def _check_blocks(path: Path, values: dict[str, Any], names: list[str]) -> None:
-    """Refuse tensors of blocks past those that the header counts."""
-    key = f"{values.get('general.architecture')}.block_count"
+def _check_sizes(path: Path, values: dict[str, Any], tensors: list[TensorEntry]) -> None:
+    """Refuse tensors of blocks past those that the header counts, and sizes that no tensor has."""
+    architecture = values.get("general.architecture")
+    key = f"{architecture}.block_count"
     count = values.get(key)
-    if not isinstance(count, int):
-        raise GGUFError(f"{path}: {key} = {count!r}, expected the number of blocks")
-    beyond = [n for n in names if (block := BLOCK.match(n)) and int(block[1]) >= count]
+    if not isinstance(count, int) or count > len(tensors):
+        raise GGUFError(
+            f"{path}: {key} = {count!r}, expected the number of blocks, "
+            f"at most one for each of the {len(tensors)} tensors"
+        )
+    names = sorted(tensor.name for tensor in tensors)
+    beyond = [name for name in names if (block := BLOCK.match(name)) and int(block[1]) >= count]
     if beyond:
         raise GGUFError(
-            f"{path}: {key} = {count}, but it holds tensors of later blocks, "
-            f"as {sorted(beyond)[0]!r}"
+            f"{path}: {key} = {count}, but it holds tensors of later blocks, as {beyond[0]!r}"
         )
+    largest = max((size for tensor in tensors for size in tensor.shape), default=0)
+    for name in WIDTHS:
+        width = values.get(f"{architecture}.{name}")
+        if isinstance(width, int) and width > largest:
+            raise GGUFError(
+                f"{path}: {architecture}.{name} = {width}, but no side of a tensor is longer than "
+                f"{largest}"
+            )
 
 
 class _Header:
@@ -124,7 +138,7 @@ class _Header:
             shape = [self._number("u8", name) for _ in range(n_dims)]
             block, size = GGML_QUANT_SIZES[self._kind(GGMLQuantizationType, name)]
             n_bytes = math.prod(shape) * size // block
-            yield TensorEntry(name, n_bytes, self._number("u8", name))
+            yield TensorEntry(name, shape, n_bytes, self._number("u8", name))
 
     def _value(self, kind: GGUFValueType, name: str) -> Any:
         if kind in CODES:

@@ -16,6 +16,8 @@ from huggingface_hub.errors import (
 
 HUB_ID = re.compile(r"[\w.-]*\w(/\w[\w.-]*)?")  # "name" or "owner/name"; anything else is a path
 
+LONGEST = 300  # letters of a library's own reason
+
 
 class ModelLoadError(OSError):
     """A model cannot be loaded; the message says what is missing and how a local folder helps."""
@@ -94,6 +96,6 @@ def explain(name: str, error: Exception) -> str:
             "tokenizer_config.json), which is never run here: "
             "expected a model and tokenizer of classes that transformers has"
         )
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    reason = " ".join(str(error).split())[:LONGEST] or type(error).__name__
     kind = "" if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "
     return f"model {name!r} cannot be loaded: {kind}{reason}"

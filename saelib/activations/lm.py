@@ -58,7 +58,7 @@ class LM:
         self.d_model: int = config.hidden_size
         self.max_length: int | None = getattr(config, "max_position_embeddings", None)
         self.blocks = find_blocks(model, self.n_layers)
-        self._in_tuples = self._probe()
+        self._n_handed = self._probe()
 
     @classmethod
     def load(cls, name: str, dtype: str = "auto", device: str = "auto", gguf_file: str = "") -> LM:
@@ -178,17 +178,19 @@ class LM:
     def _entered_at(self, site: int, stream: Tensor) -> Iterator[None]:
         """While open, the stream stands at the site and the blocks before it do not run."""
         replaced = list(self.blocks[:site])
+        # beside the stream a block may hand on what a forward like ours does not use
+        given = (stream, *[None] * (self._n_handed - 1)) if self._n_handed else stream
         with _feeding(self.blocks[0], stream) if site == 0 else nullcontext():
             try:
                 for i, block in enumerate(replaced):
-                    self.blocks[i] = _StandIn(block, (stream,) if self._in_tuples else stream)
+                    self.blocks[i] = _StandIn(block, given)
                 yield
             finally:
                 for i, block in enumerate(replaced):
                     self.blocks[i] = block
 
-    def _probe(self) -> bool:
-        """Whether blocks hand the stream back in a tuple.
+    def _probe(self) -> int:
+        """Length of the tuple in which blocks hand the stream back, 0 where they hand it back bare.
 
         Raises `ValueError` when what they hand back is no stream [batch, time, d_model].
         """
@@ -212,7 +214,7 @@ class LM:
             raise ValueError(
                 f"{self.name}: its blocks do not hand on one stream [batch, time, {self.d_model}]"
             )
-        return isinstance(seen[0], tuple | list)
+        return len(seen[0]) if isinstance(seen[0], tuple | list) else 0
 
 
 class _StandIn(nn.Module):
@@ -221,7 +223,7 @@ class _StandIn(nn.Module):
     The model's own loop over its blocks may read those.
     """
 
-    def __init__(self, block: nn.Module, given: Tensor | tuple[Tensor]) -> None:
+    def __init__(self, block: nn.Module, given: Tensor | tuple[Tensor | None, ...]) -> None:
         super().__init__()
         # past nn.Module, which would make the block a submodule
         self.__dict__.update(block=block, given=given)
@@ -229,7 +231,7 @@ class _StandIn(nn.Module):
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["block"], name)
 
-    def forward(self, *_: Any, **__: Any) -> Tensor | tuple[Tensor]:
+    def forward(self, *_: Any, **__: Any) -> Tensor | tuple[Tensor | None, ...]:
         return self.given
 
 

@@ -9,13 +9,14 @@ weights.
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from saelib.activations.gguf_header import check_gguf
 from saelib.activations.hub import ModelLoadError, explain, locate
@@ -30,6 +31,7 @@ OBJECTS = (
     *("generation_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "model.safetensors.index.json"),
 )
+MOST_MISSING = 2  # weights that a config describes, for each in the files
 SHOWN = 3  # weights named in a message
 
 
@@ -41,9 +43,9 @@ def load_pretrained(name: str, dtype: torch.dtype, gguf_file: str = "") -> tuple
     config do not describe one model.
     """
     source, options, hub_error = locate(name, gguf_file)
-    if Path(source).is_dir():
-        _check_folder(name, Path(source), options.get("gguf_file"))
     try:
+        if Path(source).is_dir():
+            _check_folder(name, Path(source), options.get("gguf_file"))
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
         model, report = AutoModelForCausalLM.from_pretrained(
             source,
@@ -54,7 +56,7 @@ def load_pretrained(name: str, dtype: torch.dtype, gguf_file: str = "") -> tuple
             output_loading_info=True,
             **options,
         )
-    except (MemoryError, torch.OutOfMemoryError):
+    except (MemoryError, ModelLoadError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # of any kind: the libraries raise what a damaged file leads to
         cause = hub_error if hub_error and isinstance(error, OSError) else error
@@ -70,10 +72,11 @@ def _check_folder(name: str, folder: Path, gguf_file: str | None) -> None:
             check_gguf(folder / gguf_file)
             return
         objects = {path.name: _read_object(path) for path in _present(folder, OBJECTS)}
-        for path in sorted(folder.glob("*.safetensors")):
-            _check_header(path)
+        headers = [_header(path) for path in sorted(folder.glob("*.safetensors"))]
     except (OSError, ValueError) as error:
         raise ModelLoadError(f"model {name!r} cannot be loaded: {error}") from error
+    if headers and "config.json" in objects:
+        _check_size(name, folder / "config.json", objects["config.json"], headers)
     with_code = [file for file in CONFIGS if objects.get(file, {}).get("auto_map")]
     if with_code:
         log.warning(
@@ -93,12 +96,50 @@ def _read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _check_header(path: Path) -> None:
+class _Header(NamedTuple):
+    """What a file of weights says of itself."""
+
+    n_tensors: int
+    n_values: int
+
+
+def _header(path: Path) -> _Header:
     try:
-        with safe_open(path, framework="pt"):
-            return
+        with safe_open(path, framework="pt") as file:
+            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path}: damaged, not safetensors ({error})") from error
+    return _Header(len(shapes), sum(map(math.prod, shapes)))
+
+
+def _check_size(name: str, path: Path, values: dict[str, Any], headers: list[_Header]) -> None:
+    """Refuse a config of a far larger model than the files hold, before room is made for it."""
+    n_tensors = sum(header.n_tensors for header in headers)
+    blocks = values.get("num_hidden_layers")
+    if isinstance(blocks, int) and blocks > n_tensors:
+        raise ModelLoadError(
+            f"model {name!r} cannot be loaded: {path}: num_hidden_layers = {blocks}, "
+            f"but its files hold {n_tensors} tensors"
+        )
+    if "quantization_config" in values:  # several weights are packed into one value
+        return
+    stored = sum(header.n_values for header in headers)
+    described = _n_parameters(path.parent)
+    if described > MOST_MISSING * stored:
+        raise ModelLoadError(
+            f"model {name!r} cannot be loaded: {path}: describes {described:,} weights, "
+            f"but its files hold {stored:,}"
+        )
+
+
+def _n_parameters(folder: Path) -> int:
+    """Parameters of the model that a folder's config describes; no room is made for them."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(
+            config, attn_implementation=None, trust_remote_code=False
+        )
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _check_weights(name: str, report: dict[str, Any]) -> None:

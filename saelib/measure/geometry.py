@@ -112,7 +112,7 @@ def site_profile(
     participation      (Σλ)² / Σλ² of the covariance's eigenvalues: an effective rank of at most
                        count − 1
     A class without rows has count 0, one without variance no gamma, participation or top share:
-    nan.
+    nan. Raises `ValueError` for a site whose activations are all zero.
     """
     chosen = store.mask("all", split)
     rows = []
@@ -126,6 +126,8 @@ def site_profile(
         sums["all"] = sum(sums.values(), CovarianceSums(shift))
         masks["all"] = chosen
         total = sums["all"].mean_square * sums["all"].n
+        if total == 0:
+            raise ValueError(f"site {site}: all activations are zero, there is nothing to measure")
         for name in ("all", *CLASSES):
             norms = store.norm(site)[masks[name]].astype(np.float64)
             rows.append({"site": site, "class": name} | _profile(sums[name], norms, total))

@@ -83,6 +83,7 @@ class Autoencoder(NormalizedModule, ABC):
         has_gate        whether a latent may be open and still not fire
         can_be_sharded  whether ranks can each train a shard of its latents
         UNITLESS        the biases that have no unit, so that folding the normaliser leaves them
+        UNTRAINED       l1_mode -> why it cannot be trained so; it can be opened and measured
     """
 
     LOSSES: ClassVar[tuple[str, ...]]
@@ -91,6 +92,7 @@ class Autoencoder(NormalizedModule, ABC):
     has_gate: ClassVar[bool] = False
     can_be_sharded: ClassVar[bool] = False
     UNITLESS: ClassVar[tuple[str, ...]] = ()
+    UNTRAINED: ClassVar[dict[str, str]] = {}
 
     def __init__(
         self,
@@ -123,14 +125,6 @@ class Autoencoder(NormalizedModule, ABC):
             ConfigError: an option is unknown or has a value that it cannot have.
         """
         return replace(config, options=cls.Options.from_dict(config.options).to_dict())
-
-    @classmethod
-    def check_training(cls, config: SAEConfig) -> None:
-        """Refuse what can be opened and measured, but not trained.
-
-        Raises:
-            ConfigError: training such an SAE does not do what its settings say.
-        """
 
     # -- what an architecture gives
 
@@ -291,3 +285,17 @@ class Autoencoder(NormalizedModule, ABC):
         write_json(folder / "metrics.json", metrics or {})
         write_json(folder / "config.json", self.config.to_dict())
         seal_files(folder, (*beside, *FILES), run_id)
+
+
+def check_training(sae_class: type[Autoencoder], config: SAEConfig) -> None:
+    """Refuse what can be opened and measured, but not trained.
+
+    Raises:
+        ConfigError: training such an SAE does not do what its settings say.
+    """
+    reason = sae_class.UNTRAINED.get(config.l1_mode)
+    if reason:
+        raise ConfigError(
+            f"SAEConfig.l1_mode = {config.l1_mode!r}: expected 'unit_norm' to train arch "
+            f"{config.arch!r}, {reason}"
+        )

@@ -15,10 +15,11 @@ holds the codes sparse. SAEs of other libraries that were trained so can be open
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
-from saelib.config import ConfigError, SAEConfig
 from saelib.sae import sparse
 from saelib.sae.base import Autoencoder, How
 from saelib.sae.dense import (
@@ -92,15 +93,10 @@ class GatedSAE(Autoencoder):
     has_gate = True
     can_be_sharded = True
     UNITLESS = ("r_mag",)
-
-    @classmethod
-    def check_training(cls, config: SAEConfig) -> None:
-        if config.l1_mode != "unit_norm":
-            raise ConfigError(
-                f"SAEConfig.l1_mode = {config.l1_mode!r}: expected 'unit_norm' to train arch "
-                "'gated', whose decoder rows would shrink until the penalty vanishes while r_mag "
-                "makes up for them, so that no λ gives an L0"
-            )
+    UNTRAINED: ClassVar[dict[str, str]] = {
+        "norm_weighted": "whose decoder rows would shrink until the penalty vanishes while r_mag "
+        "makes up for them, so that no λ gives an L0"
+    }
 
     @classmethod
     def bias_names(cls) -> tuple[str, ...]:

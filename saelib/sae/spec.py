@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from saelib.config import ConfigError, SAEConfig, TrainConfig, refuse_unknown, stable_hash
 from saelib.sae.architectures import ARCHITECTURES, architecture
+from saelib.sae.base import check_training
 from saelib.versions import TRAINING_VERSION
 
 # An arm is an architecture trained with one of its objectives, and bears the objective's name.
@@ -76,7 +77,7 @@ def make_spec(arm: str, site: int, d_in: int, **settings: Any) -> Spec:
     }
     options = {**chosen[SAEConfig].pop("options", {}), **chosen[sae_class.Options]}
     sae = SAEConfig.from_dict({**chosen[SAEConfig], "options": options})
-    sae_class.check_training(sae)
+    check_training(sae_class, sae)
     return Spec(sae_class.checked(sae), TrainConfig.from_dict(chosen[TrainConfig]))
 
 
@@ -96,7 +97,7 @@ def run_id(sae: SAEConfig, train: TrainConfig, store_id: str) -> str:
             f"loss {train.loss!r} does not fit arch {sae.arch!r}, which takes "
             f"{' or '.join(map(repr, sae_class.LOSSES))}"
         )
-    sae_class.check_training(sae)
+    check_training(sae_class, sae)
     values = sae.to_dict(omit_defaults=True)
     options = sae_class.Options.from_dict(sae.options).to_dict(omit_defaults=True)
     if options:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from saelib.config import ConfigError, TrainConfig
 from saelib.sae import sparse
-from saelib.sae.base import Autoencoder, How
+from saelib.sae.base import Autoencoder, How, check_training
 from saelib.sae.dense import StepStats
 from saelib.sae.history import History, Snapshot, TrainingDiverged
 from saelib.sae.resample import ResampleEvent, resample_, row_losses
@@ -52,7 +52,7 @@ class Trainer:
                 f"TrainConfig.loss = {cfg.loss!r} does not fit a {type(sae).__name__}: "
                 f"expected one of {', '.join(map(repr, sae.LOSSES))}"
             )
-        sae.check_training(sae.config)
+        check_training(type(sae), sae.config)
         self.sae = sae.requires_grad_(True)
         self.cfg = cfg
         self.probe = probe

@@ -52,6 +52,16 @@ DECODERS = {  # layout -> (fields of its config, attention)
     "mpt": ({"d_model": D, "n_heads": 4, "n_layers": N, "max_seq_len": 32}, "eager"),
     "openai-gpt": (OLD_NAMES, "eager"),
     # attention beside recurrent layers
+    "bamba": (
+        {
+            "num_key_value_heads": 2,
+            "attn_layer_indices": [1],
+            "mamba_n_heads": 8,
+            "mamba_d_head": 8,
+            "mamba_d_state": 4,
+        },
+        "sdpa",
+    ),
     "recurrent_gemma": (
         {"num_key_value_heads": 1, "head_dim": 8, "lru_width": D, "attention_window_size": 8},
         "sdpa",
@@ -268,6 +278,26 @@ def test_weights_of_another_shape_are_named_with_both(folder):
     assert f"lm_head.weight [{VOCAB}, {D}] where the config says [{VOCAB + 1}, {D}]" in message
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"vocab_size": 10**8}, "describes 6,400,035,104 weights, but"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers = 1000000000, but its files hold 39"),
+    ],
+)
+def test_a_config_of_a_far_larger_model_is_refused_before_room_is_made(fields, message, folder):
+    edit(folder / "config.json", **fields)
+    began = time.monotonic()
+    assert f"{folder / 'config.json'}: {message}" in refusal(folder)
+    assert time.monotonic() - began < 5
+
+
+def test_a_folder_without_a_tokenizer_says_what_it_lacks(folder):
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+    assert "instantiate the backend tokenizer from one of: (1) a `tokenizers`" in refusal(folder)
+
+
 def test_a_weight_too_many_is_named(folder):
     path = folder / "model.safetensors"
     weights = load_file(path) | {"model.norm.bias": torch.zeros(D)}
@@ -353,6 +383,15 @@ def test_a_damaged_gguf_header_ends_in_an_error_of_its_own_or_passes(whole, tmp_
     assert len(messages) > 300
     assert all(message.startswith(f"{path}: ") for message in messages)
     assert time.monotonic() - began < 60
+
+
+@pytest.mark.parametrize("key", ["block_count", "embedding_length", "feed_forward_length"])
+def test_a_size_that_no_tensor_of_a_gguf_file_has_is_refused_at_once(key, whole, tmp_path):
+    path = tmp_path / "large.gguf"
+    name = f"llama.{key}".encode()
+    place = whole.index(name) + len(name) + 4
+    path.write_bytes(whole[:place] + (10**9).to_bytes(4, "little") + whole[place + 4 :])
+    assert f"{path}: llama.{key} = 1000000000, " in refusal(path)
 
 
 @pytest.mark.parametrize("blocks", [N - 1, N + 1])

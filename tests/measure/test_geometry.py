@@ -11,6 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers.random_stores import N_ROWS as RANDOM_ROWS
+from helpers.random_stores import SITES as RANDOM_SITES
+from helpers.random_stores import D as RANDOM_WIDTH
+from helpers.random_stores import make_store
 
 from saelib.activations.store import Store
 from saelib.activations.writer import StoreWriter, shard_plan
@@ -296,3 +300,10 @@ def test_without_odd_training_rows_one_latent_is_the_mean(store, monkeypatch):
 def test_a_mask_without_rows_is_an_error_that_says_so(store):
     with pytest.raises(ValueError, match="site 0: the mask leaves no rows"):
         geometry._first_mean(store, 0, np.zeros(0, dtype=np.int64))
+
+
+def test_a_site_whose_activations_are_all_zero_is_named(tmp_path):
+    rows = {site: torch.zeros(RANDOM_ROWS, RANDOM_WIDTH) for site in RANDOM_SITES}
+    zero = make_store(tmp_path / "s", rows)
+    with pytest.raises(ValueError, match="site 1: all activations are zero"):
+        geometry.site_profile(zero)
