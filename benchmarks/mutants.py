@@ -344,6 +344,8 @@ class Copy:
     def tried(self, one: Break, tests: list[str]) -> tuple[str, str]:
         """What became of a break, and by which test: killed, timed out or survived."""
         source = (self.folder / one.module).read_bytes()
+        if source[one.start : one.stop].decode() != one.before:
+            raise SystemExit(f"{one.module} changed while it was copied: start again")
         for test in tests:
             self.write(one.module, one.applied(source))
             try:
@@ -422,7 +424,8 @@ def import_libraries() -> None:
     import pytest
     import safetensors.torch
     import torch
-    import transformers
+    import transformers.models.auto.modeling_auto
+    import transformers.models.llama.modeling_llama
 
     libraries = (beartype, jaxtyping, matplotlib, numpy, pandas, pytest, safetensors, transformers)
     assert all(libraries)

@@ -162,6 +162,25 @@ def test_expectations_ask_nothing_of_an_l0_that_was_not_reached(runs):
     assert finding.checks(missing).startswith("cannot be checked (an L0 is not reached): ")
 
 
+@pytest.mark.parametrize(
+    ("fvu", "holds"),
+    [
+        ({"plain": 0.9, "two_term": 0.84, "full": 0.84}, [True, True, True]),
+        ({"plain": 0.95, "two_term": 0.84, "full": 0.84}, [False, True, True]),
+        ({"plain": 0.9, "two_term": 0.85, "full": 0.84}, [False, True, True]),
+        ({"plain": 0.9, "two_term": 0.84, "full": 0.85}, [False, True, True]),
+        ({"plain": 0.8, "two_term": 0.8, "full": 0.95 * 0.8}, [True, False, True]),
+        ({"plain": 0.7, "two_term": 1.1 * 0.7, "full": 0.6}, [True, True, False]),
+    ],
+)
+def test_expectations_at_one_l0_fail_from_their_bounds_on(runs, monkeypatch, fvu, holds):
+    matched = f2_gated.match(runs, 32.0)
+    good = {"plain": 0.5, "two_term": 0.45, "full": 0.4}
+    table = pd.DataFrame([good, fvu, good], index=[2, 15, 29])  # one site is enough
+    monkeypatch.setattr(type(matched), "column", lambda self, name: table)
+    assert [outcome for outcome, _ in f2_gated.matched_checks(matched, 32.0)] == holds
+
+
 def test_shrinkage_is_expected_to_be_undone_by_gating(runs):
     matched = f2_gated.match(runs, 32.0)
     assert [holds for holds, _ in f2_gated.shrinkage_checks(matched)] == [False, True]
