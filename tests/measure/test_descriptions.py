@@ -156,6 +156,18 @@ def test_the_key_comes_from_the_variable_and_goes_to_the_named_host_alone(monkey
         Chat("http://example.org/v1", "m", "SOME_KEY")
 
 
+def test_the_key_is_written_nowhere(lens, latents, monkeypatch, capsys, caplog):
+    monkeypatch.setenv("SOME_KEY", "the-secret-key")
+    with caplog.at_level(0), chat_server() as server:
+        describe(lens, latents[:1], base=server.url, model="keyed", key_variable="SOME_KEY")
+    assert server.asked[0][1]["Authorization"] == "Bearer the-secret-key"
+    said = capsys.readouterr()
+    assert "the-secret-key" not in said.out + said.err + caplog.text
+    files = [path for path in lens.beside("descriptions").parent.rglob("*") if path.is_file()]
+    assert any(b"keyed" in path.read_bytes() for path in files)
+    assert not any(b"the-secret-key" in path.read_bytes() for path in files)
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
