@@ -351,3 +351,12 @@ def test_memory_of_an_index_is_measured_at_a_tiny_size(tmp_path):
     assert [row["n_latents"] for row in rows] == [64, 64]
     assert rows[0]["n_rows"] < rows[1]["n_rows"]
     assert all(row["seconds_told"] > 0 and row["mib_peak"] > row["mib_before"] for row in rows)
+
+
+def test_fuzzing_says_what_became_of_every_trial(tmp_path):
+    out = tmp_path / "fuzz.json"
+    options = ("--trials", 60, "--seed", 5, "--parsed-every", 30, "--json", out)
+    assert "markup_errors" in _run("fuzz_text.py", *options)
+    *forms, total = json.loads(out.read_text())
+    assert total["trials"] == sum(row["trials"] for row in forms) == 60
+    assert total["peak_mb"] > 0
