@@ -467,3 +467,12 @@ def test_breaks_are_killed_or_survive(tmp_path):
     }
     assert done.stdout.splitlines()[-1] == "all  all  4  3  0  1  0.75"
     assert (tmp_path / "saelib" / "sae" / "twice.py").read_text() == TINY["saelib/sae/twice.py"]
+
+
+def test_fuzzing_says_what_became_of_every_trial(tmp_path):
+    out = tmp_path / "fuzz.json"
+    options = ("--trials", 60, "--seed", 5, "--parsed-every", 30, "--json", out)
+    assert "markup_errors" in _run("fuzz_text.py", *options)
+    *forms, total = json.loads(out.read_text())
+    assert total["trials"] == sum(row["trials"] for row in forms) == 60
+    assert total["peak_mb"] > 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from saelib.config import CorpusConfig
+from saelib.text.lines import LINE_BYTES
 from saelib.text.rows import CorpusError, Row, matching_files
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")  # "name" or "owner/name"
@@ -20,8 +21,32 @@ SAVED = ("state.json", "dataset_dict.json")  # files that `save_to_disk` leaves
 def parquet_rows(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
     """Rows of a Parquet file or of a folder of them."""
     for path in matching_files(cfg.path, cfg.source, "*.parquet"):
+        refuse_huge_rows(path, cfg.text_column)
         # By its folder: asked for the "parquet" loader by name, `datasets` would tell the hub.
         yield from loaded_rows(str(path.parent.resolve()), where=str(path), data_files=path.name)
+
+
+def refuse_huge_rows(path: Path, column: str) -> None:
+    """Raise `CorpusError` where a group's rows unpack to more than a page may have, on average.
+
+    Its footer says so; read whole, a file of 16 kB took 1.8 GB of memory.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        footer = pq.read_metadata(path)
+        groups = [footer.row_group(n) for n in range(footer.num_row_groups)]
+        chunks = [(g.num_rows, g.column(n)) for g in groups for n in range(g.num_columns)]
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise CorpusError(f"{path}: cannot be read ({error})") from error
+    for rows, chunk in chunks:
+        size = chunk.total_uncompressed_size
+        if chunk.path_in_schema == column and size > max(1, rows) * LINE_BYTES:
+            raise CorpusError(
+                f"{path}: {rows} rows of {column!r} unpack to {size:,} bytes; a page has at most "
+                f"{LINE_BYTES:,}"
+            )
 
 
 def dataset_rows(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:

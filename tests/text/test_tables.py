@@ -44,6 +44,34 @@ def test_a_parquet_file_is_not_read_ahead_of_the_reader(tmp_path):
     assert len(list(pages)) == 299
 
 
+def test_a_parquet_file_that_unpacks_to_huge_rows_is_refused_unread(tmp_path):
+    path = tmp_path / "a.parquet"
+    rows = pa.table({"text": ["one", "0" * 60_000_000]})
+    pq.write_table(rows, path, compression="zstd", use_dictionary=False)
+    del rows
+    before = pa.total_allocated_bytes()
+    with pytest.raises(
+        CorpusError, match=r"a\.parquet: 2 rows of 'text' unpack to 60,\d+,\d+ bytes"
+    ):
+        list(read_pages(config("parquet", path)))
+    assert pa.total_allocated_bytes() - before < 1_000_000
+
+
+@pytest.mark.parametrize("place", range(4, 60, 5))
+def test_a_damaged_parquet_footer_is_named(tmp_path, place):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["one", "two"]}), path)
+    whole = path.read_bytes()
+    path.write_bytes(
+        whole[:-place] + bytes([whole[-place] ^ 0xFF]) + whole[len(whole) - place + 1 :]
+    )
+    try:
+        assert [page.text for page in read_pages(config("parquet", path))] == ["one", "two"]
+    except CorpusError as error:
+        message = str(error)
+        assert str(path) in message
+
+
 def test_a_damaged_parquet_file_is_named(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(CorpusError, match=r"a\.parquet: cannot be read"):
