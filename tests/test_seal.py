@@ -45,7 +45,7 @@ def test_a_flipped_bit_another_size_and_a_missing_file_are_refused_by_name(folde
     with pytest.raises(SealError, match=rf"{folder}/a: damaged, 0 bytes where 13 are sealed; del"):
         checked(folder / "a")
     (folder / "b").unlink()
-    with pytest.raises(SealError, match=rf"{folder}/b: missing, seal.json lists it; delete the"):
+    with pytest.raises(SealError, match=rf"{folder}/b: missing, seal.json lists it; run `make"):
         checked(folder / "b")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from saelib.files import full_disk_named, lock_file, update_text
+from saelib.files import full_disk_named, lock_file, write_text
 from saelib.measure.columns import COLUMNS, NUMBERS, read_table
 
 TIMINGS = ("run_id", "stage", "seconds", "tokens_per_second", "resumed")
@@ -45,7 +45,12 @@ def read_results(path: Path) -> pd.DataFrame:
 
 def write_results(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write `results.csv` whole or not at all; floats in repr, so equal rows give equal bytes."""
-    update_text(path, results_text(rows))
+    write_text(path, results_text(rows))
+
+
+def holds(path: Path, rows: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether `results.csv` has these rows and no others."""
+    return path.is_file() and path.read_bytes() == results_text(rows).encode("utf-8")
 
 
 def results_text(rows: Iterable[Mapping[str, Any]]) -> str:
