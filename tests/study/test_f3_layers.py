@@ -111,6 +111,20 @@ def test_collapsed_codes_are_neither_below_nor_above_pca():
     assert "at no site" in f3_layers.trade_off_title(least)
 
 
+def test_the_least_fvu_over_that_of_pca_is_a_mean_over_seeds_on_the_ratio_s_scale():
+    """PCA's FVU between ranks lies on the line: at L0 2 and 4 it is 0.5 and 0.4."""
+    names = ["arm", "site", "lambda", "seed", "l0", "fvu"]
+    rows = [
+        *[("plain", 2, 1.0, 0, 4.0, 0.2), ("plain", 2, 1.0, 1, 4.0, 0.8)],  # ratios 0.5 and 2
+        *[("plain", 2, 2.0, 0, 2.0, 0.3), ("plain", 2, 2.0, 1, 2.0, 0.3)],  # 0.6 and 0.6
+        ("plain", 2, 3.0, 0, 2.0, 0.01),  # a λ that one seed has
+    ]
+    pca = pd.DataFrame({"site": 2, "rank": [0, 4], "fvu": [0.6, 0.4]})
+    least = f3_layers.least_over_pca(pd.DataFrame(rows, columns=names), pca, COMPARED)
+    assert least.loc["plain", 2] == pytest.approx(0.6)
+    assert least.loc["plain", [15, 29]].isna().all()
+
+
 def test_pca_of_more_ranks_than_dimensions_is_the_last():
     pca = pd.DataFrame({"site": 2, "rank": [0, 1, 2], "fvu": [1.0, 0.4, 0.0]})
     assert f3_layers.pca_fvu(pca, 2, 1.2) == 0.4
