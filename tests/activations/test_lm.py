@@ -4,12 +4,12 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
-import gguf
 import huggingface_hub.constants
 import numpy as np
 import pytest
 import torch
 import transformers
+from helpers.gguf_files import write_gguf
 from helpers.models import run_full
 from tokenizers import Tokenizer, models
 from torch.testing import assert_close
@@ -552,32 +552,10 @@ def test_a_missing_gguf_file_is_named(folder):
             LM.load(**call, device="cpu")
 
 
-def _write_gguf(path, weights):
-    """A Llama of float32 tensors under GGUF's names, with a tokenizer of single words."""
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_block_count(N)
-    writer.add_context_length(32)
-    writer.add_embedding_length(D)
-    writer.add_feed_forward_length(48)
-    writer.add_head_count(4)
-    writer.add_head_count_kv(2)
-    writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_vocab_size(VOCAB)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(["w", "1", *(f"w{i}" for i in range(1, VOCAB - 1))])
-    writer.add_token_merges(["w 1"])
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, N)
-    for key, tensor in weights.items():
-        writer.add_tensor(names.get_name(key, (".weight",)), tensor.numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
 def test_a_gguf_file_loads_by_path_and_by_folder_and_name(tmp_path, no_hub):
-    weights = _lm().model.state_dict()
-    _write_gguf(tmp_path / "tiny.gguf", weights)
+    model = _lm().model
+    weights = model.state_dict()
+    write_gguf(tmp_path / "tiny.gguf", model)
     for call in (
         {"name": str(tmp_path / "tiny.gguf")},
         {"name": str(tmp_path), "gguf_file": "tiny.gguf"},

@@ -7,11 +7,11 @@ import builtins
 import json
 import time
 
-import gguf
 import numpy as np
 import pytest
 import torch
 import transformers
+from helpers.gguf_files import write_gguf
 from helpers.models import llama
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
@@ -308,34 +308,10 @@ def test_a_weight_too_many_is_named(folder):
 # ---- GGUF
 
 
-def write_gguf(path, blocks=N):
-    """A Llama of `N` blocks under GGUF's names, said to have `blocks`."""
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_block_count(blocks)
-    writer.add_context_length(32)
-    writer.add_embedding_length(D)
-    writer.add_feed_forward_length(2 * D)
-    writer.add_head_count(4)
-    writer.add_head_count_kv(4)
-    writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_vocab_size(VOCAB)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(["w", "1", *(f"w{i}" for i in range(1, VOCAB - 1))])
-    writer.add_token_types([1] * VOCAB)
-    writer.add_token_merges(["w 1"])
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, N)
-    for key, tensor in llama(vocabulary=VOCAB).state_dict().items():
-        writer.add_tensor(names.get_name(key, (".weight",)), tensor.numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     path = tmp_path_factory.mktemp("gguf") / "whole.gguf"
-    write_gguf(path)
+    write_gguf(path, llama(vocabulary=VOCAB))
     return path.read_bytes()
 
 
@@ -397,7 +373,7 @@ def test_a_size_that_no_tensor_of_a_gguf_file_has_is_refused_at_once(key, whole,
 @pytest.mark.parametrize("blocks", [N - 1, N + 1])
 def test_a_gguf_file_of_another_number_of_blocks_than_it_says_is_refused(blocks, tmp_path):
     path = tmp_path / "other.gguf"
-    write_gguf(path, blocks)
+    write_gguf(path, llama(vocabulary=VOCAB), blocks)
     message = refusal(path)
     if blocks < N:
         assert f"llama.block_count = {blocks}, but it holds tensors of later blocks" in message
