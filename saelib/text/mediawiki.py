@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import xml.etree.ElementTree as ET
 import zlib
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,17 @@ PAGE = {"id", "title", "text"}  # of a line of cleaned text, and of its last:
 COUNTS = {"pages_redirect", "pages_other_namespace"}
 SEAL = "sha256"  # beside the counts: of the pages' lines and of the counts
 MAKE_AGAIN = "delete it and run again"
-CLEANING_VERSION = 1  # raise it where `articles` or `clean_markup` give another text
+ENGLISH = {"-2": "Media", "6": "File", "14": "Category"}  # namespaces whose links show no text
+LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
+# Older names of a language's file namespace; a dump lists the newest alone.
+FILE_ALIASES = {
+    language: {name: "6"}
+    for language, name in {
+        **{"de": "Bild", "sv": "Bild", "es": "Imagen", "it": "Immagine", "nl": "Afbeelding"},
+        **{"pl": "Grafika", "pt": "Imagem", "ru": "Изображение", "uk": "Зображення", "ja": "画像"},
+    }.items()
+}
+CLEANING_VERSION = 2  # raise it where `articles` or `clean_markup` give another text
 
 
 def dump_rows(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
@@ -56,6 +67,7 @@ def articles(
         elif page.find("{*}redirect") is not None or wikitext.lstrip()[:9].upper() == "#REDIRECT":
             report["pages_redirect"] += 1
         else:
+            wikitext = with_english_links(wikitext, prefixes)
             article = {"id": page.findtext("{*}id"), "title": title, "wikitext": wikitext}
             yield f"{path}, page {title!r}", article
 
@@ -63,6 +75,24 @@ def articles(
 def _namespace(page: ET.Element, title: str, prefixes: dict[str, str]) -> str:
     """A page's namespace by its number; dumps before 2011 have it in the title alone."""
     return page.findtext("{*}ns") or prefixes.get(title.partition(":")[0], "0")
+
+
+def with_english_links(wikitext: str, prefixes: dict[str, str]) -> str:
+    """Wikitext whose links to files and categories have their English prefixes.
+
+    A dump names them in its own language, and MediaWiki knows the English ones everywhere. A link
+    that begins with a colon is shown, and stays.
+    """
+    names = {
+        name.casefold(): ENGLISH[number]
+        for name, number in prefixes.items()
+        if number in ENGLISH and name.casefold() != ENGLISH[number].casefold()
+    }
+    if not names:
+        return wikitext
+    any_name = "|".join(map(re.escape, names))
+    pattern = rf"(?i)\[\[\s*({any_name})\s*:"
+    return re.sub(pattern, lambda match: f"[[{names[match[1].casefold()]}:", wikitext)
 
 
 class _Metered:
@@ -91,7 +121,9 @@ def _xml_pages(path: Path, cut: bool) -> Iterator[tuple[Path, ET.Element, dict[s
             metered = _Metered(stream)
             events = ET.iterparse(metered, events=("start", "end"))
             for event, element in events:
-                top = element if top is None else top
+                if top is None:
+                    top = element
+                    prefixes.update(FILE_ALIASES.get(element.get(LANGUAGE, "")[:2], {}))
                 tag = element.tag.rpartition("}")[2]
                 if event == "start":
                     last = element if tag == "page" else last
@@ -144,10 +176,9 @@ def _cleaned_rows(
                 yield f"{dump}, page {row['title']!r}", {cfg.text_column: row.pop("text"), **row}
             else:
                 counts = row
-    # Files of `CLEANING_VERSION` 1 may be older than their checksum.
     seal = counts.pop(SEAL, None)
     digest.update(json.dumps(counts).encode())
-    if not counts or seal not in (None, digest.hexdigest()):
+    if seal != digest.hexdigest():
         raise CorpusError(f"{path}: damaged; {MAKE_AGAIN}")
     report.update(counts)
 
@@ -158,7 +189,7 @@ def _cleaned_row(line: bytes, where: str) -> dict[str, Any]:
         row = json.loads(line)
     except ValueError as error:
         raise CorpusError(f"{where}: damaged ({error}); {MAKE_AGAIN}") from error
-    if isinstance(row, dict) and (row.keys() in (PAGE, COUNTS, COUNTS | {SEAL})):
+    if isinstance(row, dict) and row.keys() in (PAGE, COUNTS | {SEAL}):
         return row
     raise CorpusError(f"{where}: damaged (neither a page nor the counts); {MAKE_AGAIN}")
 

@@ -7,14 +7,15 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from saelib.text.gaps import without_gaps
+from saelib.text.templates import GAP, words
+
 HIDDEN_TAGS = frozenset(
     [
         "ref",
         "references",
         "table",
         "gallery",
-        "math",
-        "chem",
         "timeline",
         "score",
         "imagemap",
@@ -28,6 +29,7 @@ HIDDEN_TAGS = frozenset(
         "noinclude",
     ]
 )
+FORMULA_TAGS = frozenset(["math", "chem", "ce"])  # what they show is not in words
 # Links whose text is no part of the page; two or three small letters link to another language.
 HIDDEN_LINKS = re.compile(r"\s*((?i:file|image|media|category)|[a-z]{2,3}(-[a-z]+)*)\s*:")
 # What the parser leaves where markup is unbalanced: tables, references, tags, files, quotes.
@@ -45,14 +47,16 @@ HEADING = "\x00"  # begins a heading's line until empty sections are gone
 def clean_markup(wikitext: str) -> str:
     """Paragraphs, list items, and the headings of sections that keep some text.
 
-    Templates, tables, references, comments, formulas, files, categories and links to other
-    languages are removed.
+    Inline templates give their words (`text.templates`). Other templates, formulas, tables,
+    references, comments, files, categories and links to other languages are removed, and with a
+    template or formula the rest of its sentence (`text.gaps`).
     """
     import mwparserfromhell
 
-    text = _plain(mwparserfromhell.parse(wikitext.replace(HEADING, "")))
+    text = _plain(mwparserfromhell.parse(re.sub("[\x00\x01]", "", wikitext)))
     text = without_leftovers(text)
     text = re.sub(r"[^\S\n]+", " ", text)
+    text = without_gaps(text)
     text = re.sub(r" ?\([\s,;:]*\)", "", text)  # what a removed template leaves: "( ; )"
     text = re.sub(r"\([,;:\s]+(?![,;:\s\x00])", "(", text)
     lines = _without_empty_sections(text.split("\n"))
@@ -123,6 +127,9 @@ def _plain(code: Any) -> str:
             parts.append(_tag(node))
         elif isinstance(node, nodes.HTMLEntity):
             parts.append(html.unescape(str(node)))
+        elif isinstance(node, nodes.Template):
+            said = words(node, _plain)
+            parts.append(GAP if said is None else said)
     return "".join(parts)
 
 
@@ -130,6 +137,8 @@ def _tag(node: Any) -> str:
     name = str(node.tag).strip().lower()
     if name == "br":
         return "\n"
+    if name in FORMULA_TAGS:
+        return GAP
     return "" if name in HIDDEN_TAGS else _plain(node.contents)
 
 

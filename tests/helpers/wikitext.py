@@ -24,4 +24,4 @@ paints.&nbsp;Well<!-- gone -->, <small>mostly</small>.
 
 [[Category:Painters]] [[de:Abel]]
 """
-PLAIN = "Abel (born 1970) is a painter from Berlin. He\npaints. Well, mostly.\n\nWorks\nOne\nTwo"
+PLAIN = "Abel (x; born 1970) is a painter from Berlin. He\npaints. Well, mostly.\n\nWorks\nOne\nTwo"
