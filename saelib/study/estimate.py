@@ -15,10 +15,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
-from saelib.measure.bootstrap import interval_of, page_replicates, student_975
+from saelib.measure.bootstrap import (
+    NORMAL_975,
+    REPLICATES,
+    interval_of,
+    page_replicates,
+    student_975,
+)
 
-REPLICATES = 1000
-NORMAL_975 = 1.959964
 # loss recovered -> the loss under the ablation that it is a share of
 ABLATED_LOSS = {"loss_recovered": "ce_zero", "loss_recovered_mean": "ce_mean"}
 
@@ -189,12 +193,17 @@ def constant(value: float | int, n: int = REPLICATES) -> Estimate:
     return Estimate(np.full(1 + n, float(value)))
 
 
-def ratio_of_pages(num: Iterable, den: Iterable, n: int = REPLICATES) -> Estimate:
-    """Σnum / Σden over test pages, one value per page, and its replicates under redrawn pages."""
+def ratio_of_pages(
+    num: Iterable, den: Iterable, n: int = REPLICATES, signed: bool = False
+) -> Estimate:
+    """Σnum / Σden over test pages, one value per page, and its replicates under redrawn pages.
+
+    signed, and what is raised: as in `page_replicates`.
+    """
     num = np.asarray(num, dtype=np.float64)
     den = np.asarray(den, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):  # no pages, or none with a loss: nan
-        return Estimate(np.r_[num.sum() / den.sum(), page_replicates(num, den, n)])
+        return Estimate(np.r_[num.sum() / den.sum(), page_replicates(num, den, n, signed=signed)])
 
 
 def of_pages(pages: pd.DataFrame, column: str = "fvu", n: int = REPLICATES) -> Estimate:
@@ -206,7 +215,8 @@ def of_pages(pages: pd.DataFrame, column: str = "fvu", n: int = REPLICATES) -> E
         raise ValueError(f"column = {column!r}: expected 'fvu', {accepted}")
     measured = pages[pages["ce_n"] > 0]  # pages with a context whose loss was measured
     ablated = measured[ABLATED_LOSS[column]]
-    return ratio_of_pages(ablated - measured["ce_sae"], ablated - measured["ce_id"], n)
+    recovered = ablated - measured["ce_sae"]
+    return ratio_of_pages(recovered, ablated - measured["ce_id"], n, signed=True)
 
 
 def over_seeds(per_seed: Sequence[Estimate], seed: int = 0) -> Estimate:

@@ -12,9 +12,10 @@ RECIPE = {"n_latents": 32, "tokens": 1024, "batch_size": 64}
 
 
 def page_sums(fvu):
-    sst = np.array([10.0, 20.0, 30.0])
-    columns = {"sse": fvu * sst, "sst": sst, "ce_n": [9, 9, 0], "ce_sae": [3.0, 5.0, 0.0]}
-    losses = {"ce_id": [2.0, 4.0, 0.0], "ce_zero": [6.0, 6.0, 0.0], "ce_mean": [4.0, 6.0, 0.0]}
+    sst = np.array([10.0, 20.0, 30.0, 20.0, 10.0, 20.0])
+    columns = {"sse": fvu * sst, "sst": sst, "ce_n": [9, 9, 9, 9, 9, 0]}
+    losses = {"ce_sae": [3.0, 5.0, 4.0, 5.0, 3.0, 0.0], "ce_id": [2.0, 4.0, 3.0, 3.0, 2.0, 0.0]}
+    losses |= {"ce_zero": [6.0, 6.0, 7.0, 8.0, 7.0, 0.0], "ce_mean": [4.0, 6.0, 5.0, 6.0, 5.0, 0.0]}
     return pd.DataFrame(columns | losses)
 
 
