@@ -200,9 +200,11 @@ class Division:
 
 
 def divide(value: Mapping[Coalition, Estimate]) -> dict[str, Estimate]:
-    """Shapley's shares of paired estimates, draw by draw."""
+    """Shapley's shares of paired estimates, draw by draw; as differences, stretched by the most."""
     shares = shapley({coalition: estimate.draws for coalition, estimate in value.items()})
-    return {cause: Estimate(np.asarray(draws)) for cause, draws in shares.items()}
+    stretch = max(x.stretch for x in value.values())
+    heaviest = max(x.heaviest for x in value.values())
+    return {cause: Estimate(np.asarray(x), stretch, heaviest) for cause, x in shares.items()}
 
 
 def divide_gap(ws: Any, p: LayerParams, trained: Trained, compared: Compared) -> Division:

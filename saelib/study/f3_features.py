@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float64, Int64
 
-from saelib.measure.bootstrap import page_draws, widening
+from saelib.measure.bootstrap import heaviest_share, page_draws, widening
 from saelib.measure.features.neighbours import nearest_by_cosine
 from saelib.measure.features.one_thing import (
     PLACES,
@@ -196,7 +196,7 @@ def share_estimate(looked: Looked, n: int = REPLICATES) -> Estimate:
     draws = fits.sum(0) / counts.sum(0)
     mass = np.bincount(looked.held.page, looked.held.total, n_pages)
     widened = draws[0] + widening(mass) * (draws[1:] - draws[0])
-    return Estimate(np.r_[draws[0], np.clip(widened, 0, 1)])
+    return Estimate(np.r_[draws[0], np.clip(widened, 0, 1)], heaviest=heaviest_share(mass))
 
 
 def shares_by_cell(looks: Mapping[Cell, Sequence[Looked]]) -> dict[Cell, Estimate]:

@@ -114,6 +114,19 @@ def test_samples_are_interpolated_draw_by_draw():
     assert np.isnan(matched(curve, [10, 40], 41, n=20).draws).all()
 
 
+def test_an_interval_is_stretched_by_what_interpolation_may_be_off():
+    curve = [page_sums(fvu) for fvu in (0.4, 0.1)]
+    middle = matched(curve, [10, 40], 20)
+    assert middle.stretch == pytest.approx(0.2 * 0.2 * np.log(2) ** 2 / 2)
+    assert (middle.lo, middle.hi) == pytest.approx((0.2 - middle.stretch, 0.2 + middle.stretch))
+    assert matched(curve, [10, 40], 10).stretch == 0  # on a point
+    collapsed = [*curve, page_sums(1.0)]
+    assert matched(collapsed, [10, 40, 0], 20).stretch == middle.stretch
+    unmeasured = [*curve, page_sums(0.3).assign(ce_n=0)]
+    of_loss = matched(unmeasured, [10, 40, 19], 20, "loss_recovered")
+    assert of_loss.stretch == pytest.approx(0.1 * np.log(2) ** 2 / 2)
+
+
 def test_a_curve_s_samples_come_from_the_pages_of_its_runs():
     curve = reach_l0(PowerLaws(), "02_x", make, {(): [2.0, 16.0]}, 20)[()]
     assert curve.samples_at_l0(20).value == pytest.approx(curve.at_l0(20))

@@ -10,6 +10,7 @@ from saelib.study.estimate import (
     constant,
     geometric_mean,
     mean,
+    notice,
     of_pages,
     over_seeds,
     ratio_of_pages,
@@ -149,6 +150,58 @@ def test_arithmetic_goes_draw_by_draw_with_estimates_and_numbers():
     assert (2 * x - 1).draws.tolist() == [3.0, 7.0]
     assert x.log().exp().draws == pytest.approx(x.draws)
     assert np.isnan((x - 2).log().value)
+
+
+def stretched(value, stretch, heaviest=0.0):
+    return Estimate(np.r_[value, value, value], stretch, heaviest)
+
+
+def test_the_stretch_is_added_to_both_ends():
+    x = Estimate(spread(0.9, 1.1).draws, 0.05)
+    assert x.row() == pytest.approx({"value": 1.0, "lo": 0.85, "hi": 1.15})
+    assert spread(0.9, 1.1).compare(1.0, 0.12) == "equal"
+    assert x.compare(1.0, 0.12) == "unclear"
+
+
+def test_the_stretch_follows_the_arithmetic():
+    x, y = stretched(2.0, 0.1), stretched(4.0, 0.4)
+    assert (x + y).stretch == pytest.approx(0.5)
+    assert (x - y).stretch == pytest.approx(0.4)  # curves bend alike: the larger one
+    assert (x * y).stretch == pytest.approx(0.1 * 4 + 0.4 * 2)
+    assert (x / y).stretch == pytest.approx(2 / 4 * 0.4 / 4)  # of 5 % and 10 %
+    assert (y / x).stretch == pytest.approx(4 / 2 * 0.4 / 4)
+    assert (8 / x).stretch == pytest.approx(8 / 2 * 0.1 / 2)
+    assert (3 - 2 * x).stretch == (2 * -x + 1).stretch == pytest.approx(0.2)
+    assert (x / 4).stretch == pytest.approx(0.025)
+    assert x.log().stretch == pytest.approx(0.05)
+    assert x.log().exp().stretch == pytest.approx(0.1)
+    assert mean([x, y]).stretch == over_seeds([x, y]).stretch == pytest.approx(0.25)
+    assert geometric_mean([x, y]).stretch == pytest.approx(8**0.5 * 0.075)
+
+
+def test_a_curve_against_itself_has_no_interpolation_error():
+    x = stretched(2.0, 0.1)
+    assert (x - x).stretch == (x / x).stretch == 0
+
+
+def test_the_heaviest_page_goes_along():
+    pages = ratio_of_pages([1.0, 1, 1, 1, 4], [2.0, 2, 2, 2, 2])
+    assert pages.heaviest == 0.5
+    assert ratio_of_pages([2.0, 2, 2, 2, 2], [1.0, 1, 1, 1, 4]).heaviest == 0.5
+    light = ratio_of_pages([1.0] * 20, [1.0] * 20)
+    assert light.heaviest == 0.05
+    for made in (pages - light, light / pages, 1 - pages, pages.log(), over_seeds([light, pages])):
+        assert made.heaviest == 0.5
+
+
+def test_a_notice_where_one_page_has_over_a_tenth_or_interpolation_stretches():
+    assert notice([]) == notice([stretched(1.0, 0.0, 0.1), undefined()]) == ""
+    heavy = notice([stretched(1.0, 0.0, 0.05), stretched(1.0, 0.0, 0.37)])
+    assert "One test page has 37 % of an error" in heavy
+    far = notice([stretched(1.0, 0.012), stretched(1.0, 0.0)])
+    assert far.startswith("Intervals reach up to 0.012 further")
+    unreached = Estimate(np.full(3, np.nan), np.nan, 0.9)
+    assert notice([unreached]) == ""
 
 
 def test_means_go_draw_by_draw():
