@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -21,12 +22,15 @@ T_975 = (
 )
 
 
+@lru_cache(maxsize=8)
 def page_draws(
     n_pages: int, n: int = REPLICATES, seed: int = 0
 ) -> Int64[np.ndarray, "draws n_pages"]:
-    """How often each page comes in each of `n` draws of `n_pages` with replacement."""
+    """How often each page comes in each of `n` draws of `n_pages` with replacement; read-only."""
     rng = np.random.default_rng(seed)
-    return rng.multinomial(n_pages, np.full(n_pages, 1 / n_pages), size=n)
+    times = rng.multinomial(n_pages, np.full(n_pages, 1 / n_pages), size=n)
+    times.setflags(write=False)  # one array for all who ask
+    return times
 
 
 def effective_pages(weights: Iterable) -> float:
