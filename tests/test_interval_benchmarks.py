@@ -1,6 +1,7 @@
 """The scripts that measure intervals: what they simulate and read is what they say."""
 
 import importlib.util
+import json
 import math
 import sys
 from pathlib import Path
@@ -65,6 +66,16 @@ def test_the_bootstrap_t_interval_equals_a_plain_loop(coverage):
     low, high = np.quantile(t, [0.025, 0.975])
     expected = math.exp(value - high * error), math.exp(value - low * error)
     assert coverage.studentised(num, den) == pytest.approx(expected)
+
+
+def test_the_recorded_coverage_is_near_95_percent_from_12_pages_on():
+    rows = json.loads((BENCHMARKS / "results" / "coverage.json").read_text())
+    light = [row for row in rows if row["tail"] == "light" and row["pages"] >= 12]
+    of_pages = [row for row in light if row["name"] != "paired, 3 seeds"]
+    assert len(light) == 4 * 2 * 4
+    assert all(row["sets"] == 2000 for row in rows)
+    assert all(0.92 <= row["coverage"] <= 0.97 for row in of_pages)
+    assert all(row["coverage"] >= 0.93 for row in light)
 
 
 def results(bend, bends, column="fvu"):
