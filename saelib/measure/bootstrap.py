@@ -22,7 +22,7 @@ T_975 = (
 )
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)  # pages with an error, and those with a loss; 160 MB for 20,000 pages
 def page_draws(
     n_pages: int, n: int = REPLICATES, seed: int = 0
 ) -> Int64[np.ndarray, "draws n_pages"]:

@@ -71,6 +71,14 @@ def test_replicates_are_paired_by_seed():
     assert b / a == pytest.approx(np.full(50, 2.0))
 
 
+def test_draws_are_made_once_and_nobody_changes_them():
+    times = bootstrap.page_draws(5, 50)
+    assert bootstrap.page_draws(5, 50) is times
+    assert (times.sum(1) == 5).all()
+    with pytest.raises(ValueError, match="read-only"):
+        times[0, 0] = 1
+
+
 def test_widening_by_hand():
     assert bootstrap.widening(np.ones(4)) != bootstrap.widening(np.ones(4))  # nan
     assert bootstrap.widening(np.full(6, 3.0)) == pytest.approx((6 / 5) ** 0.5 * 2.5706 / 1.959964)
