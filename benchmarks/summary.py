@@ -34,6 +34,10 @@ STORAGE = ("name", "site", "megabytes", "fvu_rows", "fvu_rows_sink", "lost", "ce
 STORAGE += tuple(
     f"{column}{part}" for column in ("fvu", "loss_recovered") for part in ("", "_change", "_spread")
 )
+COVERAGE = ("name", "lengths", "tail", "pages", "coverage", "below", "above", "width", "told")
+BEND = ("name", "column", "n", "holds", "bent_5", "bent_50", "bent_95")
+BEND += ("error_50", "error_95", "bound_50", "parabola")
+COVERAGE += ("percentile", "percentile_width", "studentised", "studentised_width")
 TABLES = {  # file: heading and columns
     "step": ("One training step, d = 576, 4,608 latents, batch 2,048", STEP),
     "step_parts": (
@@ -108,6 +112,15 @@ TABLES = {  # file: heading and columns
     "live_memory": (
         "Peak memory of training on live rows as documents grow, training tokens fixed",
         ("name", "corpus_tokens", "tokens_trained", "peak_mb", "ratio_to_first"),
+    ),
+    "coverage": (
+        "Coverage of 95 % intervals over test pages, 2,000 made sets a row; widths over the truth",
+        COVERAGE,
+    ),
+    "bend": (
+        "Points of recorded curves left out and interpolated: errors within the bound that "
+        "intervals are stretched by",
+        BEND,
     ),
     "workbook": (
         "Where `make workbook` spends its time, profile default",

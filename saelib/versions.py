@@ -18,4 +18,4 @@ MEASURING_VERSION = 1
 # The rows a live stream hands out, and their order.
 STREAMING_VERSION = 1
 # What notebooks make of measured runs: estimates, verdicts, figures, sentences.
-STUDY_VERSION = 3
+STUDY_VERSION = 4

@@ -105,14 +105,14 @@ def test_workbook_shares_out_what_a_notebook_took(tmp_path, monkeypatch):
 
 
 def _trained(fvu, l0):
-    """A row of `quality.py`: one SAE on three pages of equal weight."""
+    """A row of `quality.py`: one SAE on five pages of equal weight."""
     pages = {
-        "sse": [9 * fvu, 10 * fvu, 11 * fvu],
-        "sst": [10.0] * 3,
-        "ce_n": [5] * 3,
-        "ce_id": [2.0] * 3,
+        "sse": [9 * fvu, 10 * fvu, 11 * fvu, 9 * fvu, 11 * fvu],
+        "sst": [10.0] * 5,
+        "ce_n": [5] * 5,
+        "ce_id": [2.0] * 5,
     }
-    pages |= {"ce_sae": [2 + fvu] * 3, "ce_zero": [6.0] * 3}
+    pages |= {"ce_sae": [2 + fvu] * 5, "ce_zero": [6.0] * 5}
     row = {
         "fvu": fvu,
         "l0": l0,
@@ -148,8 +148,9 @@ def test_quality_compares_with_the_better_peer_and_only_where_all_are_reached(mo
     ours = rows["saelib plain", 16.0]
     assert ours["fvu"] == pytest.approx(0.2)
     assert ours["fvu_best_peer"] == ours["loss_recovered_best_peer"] == "SAELens standard"
+    bend = 0.5 * 0.2 * math.log(2) ** 2 / 2  # of 0.5, halfway between 8 and 32
     assert [ours[f"fvu_{k}"] for k in ("over_best", "lo", "hi")] == pytest.approx(
-        [-0.5] * 3
+        [-0.5, -0.5 - bend, -0.5 + bend]
     )  # paired: pages cancel
     assert ours["loss_recovered_over_best"] == pytest.approx(0.95 / 0.9 - 1)
     assert "fvu_over_best" not in rows["saelib plain", 64.0]

@@ -20,7 +20,7 @@ from torch import Tensor
 from saelib.activations.moments import row_moments
 from saelib.activations.store import CLASSES, Store
 from saelib.config import SINK_FACTOR
-from saelib.measure.bootstrap import bootstrap_pages
+from saelib.measure.bootstrap import bootstrap_pages, heaviest_share
 from saelib.measure.reconstruction import NEGLIGIBLE
 
 BATCH = 4096  # rows read at once
@@ -362,8 +362,9 @@ def predictor_fvu(
 ) -> pd.DataFrame:
     """FVU of predictors on all and on ordinary rows of a split.
 
-    Columns site, predictor, class, pages, fvu, lo, hi. Each class's denominator is about its own
-    mean; lo, hi is the 95 % bootstrap over pages. Raises `ValueError` where a class has no rows.
+    Columns site, predictor, class, pages, fvu, lo, hi, heaviest. Each class's denominator is about
+    its own mean; lo, hi is the 95 % bootstrap over pages; heaviest the largest share that one page
+    has of the error or of the denominator. Raises `ValueError` where a class has no rows.
     """
     special = ~store.mask("ordinary", factor=factor)
     rows = []
@@ -381,7 +382,8 @@ def predictor_fvu(
             lo, hi = bootstrap_pages(pages[predictor], pages["sst"])
             row = {"site": site, "predictor": predictor, "class": name, "pages": len(pages)}
             fvu = pages[predictor].sum() / pages["sst"].sum()
-            rows.append(row | {"fvu": fvu, "lo": lo, "hi": hi})
+            heaviest = max(heaviest_share(pages[name]) for name in (predictor, "sst"))
+            rows.append(row | {"fvu": fvu, "lo": lo, "hi": hi, "heaviest": heaviest})
     return pd.DataFrame(rows)
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from saelib.sae.spec import Spec
 from saelib.study.estimate import REPLICATES, Estimate, of_pages, undefined
-from saelib.study.matched import interpolate_matched_l0, propose_lambda
+from saelib.study.matched import interpolate_matched_l0, interpolation_error, propose_lambda
 
 
 @runtime_checkable
@@ -74,15 +74,23 @@ def matched(
 ) -> Estimate:
     """`of_pages` at L0 = target, interpolated draw by draw along SAEs of these page sums and L0.
 
-    All nan where the curve does not reach, as one without SAEs does not.
+    Its interval is stretched by `interpolation_error`. All nan where the curve does not reach, as
+    one without SAEs does not.
     """
     if not pages:
         return undefined(n)
-    points = np.stack([of_pages(sums, column, n).draws for sums in pages], axis=1)  # [1 + n, λ]
+    measured = [of_pages(sums, column, n) for sums in pages]
+    points = np.stack([x.draws for x in measured], axis=1)  # [1 + n, λ]
     log_y = column == "fvu"
     l0 = list(l0)
     values = [interpolate_matched_l0(l0, draw, target, log_y=log_y) for draw in points]
-    return Estimate(np.array([np.nan if v is None else v for v in values]))
+    draws = np.array([np.nan if v is None else v for v in values])
+    if not np.isfinite(draws[0]):
+        return undefined(n)
+    known = [at for at, x in zip(l0, measured, strict=True) if at > 0 and x.defined]
+    error = interpolation_error(known, target, column)
+    stretch = error * draws[0] if log_y else error
+    return Estimate(draws, float(stretch), max(x.heaviest for x in measured))
 
 
 def reach_l0(

@@ -2,7 +2,8 @@
 
 `draws` [1 + n] holds the estimate, then n replicates. Test pages are redrawn the same way for every
 SAE measured on them, so that two SAEs stay paired; `over_seeds` adds the spread over training
-seeds.
+seeds. What no draw of pages or seeds tells, how far a value read between two points of a curve may
+lie off the curve, is `stretch`: it is added to both ends of the interval.
 """
 
 from __future__ import annotations
@@ -15,12 +16,18 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
-from saelib.measure.bootstrap import interval_of, page_replicates, student_975
+from saelib.measure.bootstrap import (
+    NORMAL_975,
+    REPLICATES,
+    heaviest_share,
+    interval_of,
+    page_replicates,
+    student_975,
+)
 
-REPLICATES = 1000
-NORMAL_975 = 1.959964
 # loss recovered -> the loss under the ablation that it is a share of
 ABLATED_LOSS = {"loss_recovered": "ce_zero", "loss_recovered_mean": "ce_mean"}
+HEAVY = 0.1  # the share of a sum above which one page is worth a notice
 
 Comparison = Literal[
     "lower", "higher", "equal", "not higher", "not lower", "unclear", "unreachable"
@@ -29,9 +36,16 @@ Comparison = Literal[
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """A number with a 95 % interval: `draws[0]` is the estimate, the rest are its replicates."""
+    """A number with a 95 % interval: `draws[0]` is the estimate, the rest are its replicates.
+
+    stretch: how much further than the replicates' each end lies, in units of the number. Curves
+    that are compared bend alike: of a difference or ratio the larger one counts, in sums and
+    products both do. heaviest: the largest share that one test page has of a sum in it.
+    """
 
     draws: Float64[np.ndarray, " draws"]
+    stretch: float = 0.0
+    heaviest: float = 0.0
 
     @property
     def value(self) -> float:
@@ -40,12 +54,12 @@ class Estimate:
 
     @property
     def lo(self) -> float:
-        """Lower end of the 95 % percentile interval, nan where there is none."""
+        """Lower end of the 95 % interval, nan where there is none."""
         return self._interval()[0]
 
     @property
     def hi(self) -> float:
-        """Upper end of the 95 % percentile interval, nan where there is none."""
+        """Upper end of the 95 % interval, nan where there is none."""
         return self._interval()[1]
 
     @property
@@ -56,46 +70,59 @@ class Estimate:
     def _interval(self) -> tuple[float, float]:
         if not self.defined:
             return np.nan, np.nan
-        return interval_of(self.draws[1:])
+        low, high = interval_of(self.draws[1:])
+        return low - self.stretch, high + self.stretch
 
     def __add__(self, other: Estimate | float | int) -> Estimate:
-        return Estimate(self.draws + _draws(other))
+        y = _estimate(other)
+        return _derived(self, self.draws + y.draws, self.stretch + y.stretch, y)
 
     def __radd__(self, other: float | int) -> Estimate:
-        return Estimate(other + self.draws)
+        return self + other
 
     def __sub__(self, other: Estimate | float | int) -> Estimate:
-        return Estimate(self.draws - _draws(other))
+        y = _estimate(other)
+        same = np.array_equal(self.draws, y.draws, equal_nan=True)  # one curve: no error is left
+        return _derived(
+            self, self.draws - y.draws, 0.0 if same else max(self.stretch, y.stretch), y
+        )
 
     def __rsub__(self, other: float | int) -> Estimate:
-        return Estimate(other - self.draws)
+        return -self + other
 
     def __mul__(self, other: Estimate | float | int) -> Estimate:
-        return Estimate(self.draws * _draws(other))
+        y = _estimate(other)
+        stretch = self.stretch * abs(y.value) + y.stretch * abs(self.value)
+        return _derived(self, self.draws * y.draws, stretch, y)
 
     def __rmul__(self, other: float | int) -> Estimate:
-        return Estimate(other * self.draws)
+        return self * other
 
     def __truediv__(self, other: Estimate | float | int) -> Estimate:
+        y = _estimate(other)
+        same = np.array_equal(self.draws, y.draws, equal_nan=True)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return Estimate(np.asarray(self.draws / _draws(other)))
+            draws = np.asarray(self.draws / y.draws)
+            of_y = y.stretch * abs(self.draws[0] / y.draws[0] ** 2)
+            stretch = max(self.stretch / abs(y.draws[0]), of_y)
+        return _derived(self, draws, 0.0 if same else float(stretch), y)
 
     def __rtruediv__(self, other: float | int) -> Estimate:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return Estimate(other / self.draws)
+        return _estimate(other) / self
 
     def __neg__(self) -> Estimate:
-        return Estimate(-self.draws)
+        return _derived(self, -self.draws, self.stretch)
 
     def log(self) -> Estimate:
         """Natural logarithm; nan where a draw is not positive."""
         with np.errstate(divide="ignore", invalid="ignore"):
             logs = np.log(self.draws)
-        return Estimate(np.where(np.isfinite(logs), logs, np.nan))
+            stretch = float(self.stretch / self.draws[0])
+        return _derived(self, np.where(np.isfinite(logs), logs, np.nan), stretch)
 
     def exp(self) -> Estimate:
         """Exponential."""
-        return Estimate(np.exp(self.draws))
+        return _derived(self, np.exp(self.draws), self.stretch * float(np.exp(self.value)))
 
     def text(self, form: str = ".3g", missing: str = "L0 not reached") -> str:
         """Value and interval as "1.33 [1.29, 1.38]"; `missing` where there is no value.
@@ -175,8 +202,37 @@ def _place(lo: float, hi: float, low: float, high: float) -> Comparison:
     return "not lower" if leaves_above else "equal"
 
 
-def _draws(other: Estimate | float | int) -> np.ndarray | float | int:
-    return other.draws if isinstance(other, Estimate) else other
+def _derived(x: Estimate, draws: np.ndarray, stretch: float, y: Estimate | None = None) -> Estimate:
+    """These draws, made of x and y, resting on the pages of both."""
+    heaviest = x.heaviest if y is None else max(x.heaviest, y.heaviest)
+    return Estimate(draws, stretch, heaviest)
+
+
+def _estimate(other: Estimate | float | int) -> Estimate:
+    """An estimate as it is; a number as one without a spread, which takes any number of draws."""
+    return other if isinstance(other, Estimate) else constant(other, 0)
+
+
+def notice(estimates: Iterable[Estimate]) -> str:
+    """What a reader must know of these intervals in a sentence or two; empty where nothing.
+
+    One page with over `HEAVY` of a sum, and how far interpolation between points stretches them.
+    """
+    estimates = [x for x in estimates if x.defined]
+    sentences = []
+    heaviest = max((x.heaviest for x in estimates), default=0.0)
+    if heaviest > HEAVY:
+        sentences.append(
+            f"One test page has {100 * heaviest:.0f} % of an error, a variance or a loss, over "
+            f"{100 * HEAVY:.0f} %: intervals may be too narrow."
+        )
+    stretch = max((x.stretch for x in estimates), default=0.0)
+    if stretch > 0:
+        sentences.append(
+            f"Intervals reach up to {stretch:.2g} further than pages and seeds alone would, since "
+            "curves may bend between the points that are interpolated."
+        )
+    return " ".join(sentences)
 
 
 def undefined(n: int = REPLICATES) -> Estimate:
@@ -189,12 +245,18 @@ def constant(value: float | int, n: int = REPLICATES) -> Estimate:
     return Estimate(np.full(1 + n, float(value)))
 
 
-def ratio_of_pages(num: Iterable, den: Iterable, n: int = REPLICATES) -> Estimate:
-    """Σnum / Σden over test pages, one value per page, and its replicates under redrawn pages."""
+def ratio_of_pages(
+    num: Iterable, den: Iterable, n: int = REPLICATES, signed: bool = False
+) -> Estimate:
+    """Σnum / Σden over test pages, one value per page, and its replicates under redrawn pages.
+
+    signed, and what is raised: as in `page_replicates`.
+    """
     num = np.asarray(num, dtype=np.float64)
     den = np.asarray(den, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):  # no pages, or none with a loss: nan
-        return Estimate(np.r_[num.sum() / den.sum(), page_replicates(num, den, n)])
+        draws = np.r_[num.sum() / den.sum(), page_replicates(num, den, n, signed=signed)]
+    return Estimate(draws, heaviest=max(heaviest_share(num), heaviest_share(den)))
 
 
 def of_pages(pages: pd.DataFrame, column: str = "fvu", n: int = REPLICATES) -> Estimate:
@@ -206,7 +268,8 @@ def of_pages(pages: pd.DataFrame, column: str = "fvu", n: int = REPLICATES) -> E
         raise ValueError(f"column = {column!r}: expected 'fvu', {accepted}")
     measured = pages[pages["ce_n"] > 0]  # pages with a context whose loss was measured
     ablated = measured[ABLATED_LOSS[column]]
-    return ratio_of_pages(ablated - measured["ce_sae"], ablated - measured["ce_id"], n)
+    recovered = ablated - measured["ce_sae"]
+    return ratio_of_pages(recovered, ablated - measured["ce_id"], n, signed=True)
 
 
 def over_seeds(per_seed: Sequence[Estimate], seed: int = 0) -> Estimate:
@@ -228,14 +291,20 @@ def over_seeds(per_seed: Sequence[Estimate], seed: int = 0) -> Estimate:
         widen = student_975(n - 1) / NORMAL_975 / (n * (n - 1)) ** 0.5
         normal = np.random.default_rng([seed, 1]).normal(size=(n, x.shape[1] - 1))
         draws[1:] += widen * (deviation @ normal)
-    return Estimate(draws)
+    return _joined(draws, per_seed)
 
 
 def mean(estimates: Sequence[Estimate]) -> Estimate:
     """Mean of paired estimates, draw by draw; undefined without any."""
     if not estimates:
         return undefined()
-    return Estimate(np.stack([estimate.draws for estimate in estimates]).mean(axis=0))
+    return _joined(np.stack([estimate.draws for estimate in estimates]).mean(axis=0), estimates)
+
+
+def _joined(draws: np.ndarray, estimates: Sequence[Estimate]) -> Estimate:
+    """The mean of estimates, given its draws: curves of several seeds or sites bend alike."""
+    stretch = float(np.mean([x.stretch for x in estimates]))
+    return Estimate(draws, stretch, max(x.heaviest for x in estimates))
 
 
 def geometric_mean(estimates: Sequence[Estimate]) -> Estimate:

@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 from saelib.activations.store import Store
 from saelib.measure.geometry import naive_predictors, predictor_fvu
 from saelib.show.compare import interval_points
-from saelib.study.estimate import REPLICATES, Estimate
+from saelib.study.estimate import REPLICATES, Estimate, recorded_text
 from saelib.study.finding import MIN_PAGES, Finding, Verdict, figure_path
+from saelib.study.scope import interval_words
 
 CLAIM = "FVU over all tokens tells how well a layer is rebuilt."
 RULE = (
@@ -33,7 +34,7 @@ SECTION = "The trap"
 
 
 def errors(store: Store, rank: int) -> pd.DataFrame:
-    """FVU of the four predictors: site, predictor, class, pages, fvu, lo, hi.
+    """FVU of the four predictors: site, predictor, class, pages, fvu, lo, hi, heaviest.
 
     rank: directions of PCA. ValueError where a split has no rows.
     """
@@ -45,7 +46,8 @@ def errors(store: Store, rank: int) -> pd.DataFrame:
 
 def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
     """`errors` to read: one row per site and predictor, "value [lo, hi]" per token class."""
-    text = [f"{row.fvu:.3g} [{row.lo:.3g}, {row.hi:.3g}]" for row in table.itertuples()]
+    rows = table.itertuples()
+    text = [recorded_text({"value": row.fvu, "lo": row.lo, "hi": row.hi}) for row in rows]
     wide = table.assign(text=text).pivot(
         index=["site", "predictor"], columns="class", values="text"
     )
@@ -90,7 +92,13 @@ def estimate(table: pd.DataFrame, site: int, predictor: str, tokens: str) -> Est
     rows = table.set_index(["site", "predictor", "class"])
     row = rows.loc[(site, predictor, tokens)]
     half = REPLICATES // 2
-    return Estimate(np.r_[row["fvu"], np.full(half, row["lo"]), np.full(half, row["hi"])])
+    draws = np.r_[row["fvu"], np.full(half, row["lo"]), np.full(half, row["hi"])]
+    return Estimate(draws, heaviest=float(row["heaviest"]))
+
+
+def _interval(table: pd.DataFrame) -> str:
+    """What the intervals are, or why there are none."""
+    return interval_words(int(table["pages"].min()), 1)
 
 
 def title(table: pd.DataFrame) -> str:
@@ -116,7 +124,7 @@ def figure(table: pd.DataFrame, rank: int, share: float, label: str) -> Figure:
     return interval_points(
         drawn.rename(columns={"fvu": "value"}),
         title=title(table),
-        interval="95 % bootstrap over test pages",
+        interval=_interval(table),
         note=(
             "Oracles are told which tokens are first or sink "
             f"({100 * share:.2g} % of the test tokens). {label}."
@@ -162,7 +170,7 @@ def sentence(table: pd.DataFrame, site: int, rank: int) -> str:
         f"At site {site} the one-latent oracle, which gives first and sink tokens one vector, has "
         f"an FVU of {one} over all tokens and PCA of rank {rank} "
         f"{pca}; over ordinary tokens the oracle has {one_ordinary} and PCA {pca_ordinary} "
-        f"({table['pages'].max()} test pages). The order is inverted at sites: {sites}."
+        f"({_interval(table)}). The order is inverted at sites: {sites}."
     )
 
 

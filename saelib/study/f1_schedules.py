@@ -25,7 +25,7 @@ from saelib.study.curve import Curve
 from saelib.study.estimate import Estimate, geometric_mean, of_pages, over_seeds
 from saelib.study.finding import MIN_PAGES, MIN_SEEDS, Finding, Verdict, enough, majority
 from saelib.study.finding_params import ScheduleParams as Params
-from saelib.study.scope import Scope, sites_label
+from saelib.study.scope import Scope, interval_words, sites_label
 from saelib.study.sweep import NOTEBOOK, Sweep
 
 NAME = "F1"
@@ -377,7 +377,7 @@ def figure(
         points(per_seed, by_cell),
         per_seed if scope.n_seeds > 1 else None,
         title=title(against),
-        interval=f"95 % bootstrap over {scope.n_pages} test pages{several}",
+        interval=f"{interval_words(scope.n_pages, 1)}{several}",
         note=note,
         share_x=False,
         value_label="hard restarts / this schedule",

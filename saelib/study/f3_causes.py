@@ -200,9 +200,11 @@ class Division:
 
 
 def divide(value: Mapping[Coalition, Estimate]) -> dict[str, Estimate]:
-    """Shapley's shares of paired estimates, draw by draw."""
+    """Shapley's shares of paired estimates, draw by draw; as differences, stretched by the most."""
     shares = shapley({coalition: estimate.draws for coalition, estimate in value.items()})
-    return {cause: Estimate(np.asarray(draws)) for cause, draws in shares.items()}
+    stretch = max(x.stretch for x in value.values())
+    heaviest = max(x.heaviest for x in value.values())
+    return {cause: Estimate(np.asarray(x), stretch, heaviest) for cause, x in shares.items()}
 
 
 def divide_gap(ws: Any, p: LayerParams, trained: Trained, compared: Compared) -> Division:
@@ -266,15 +268,22 @@ def checks(division: Division) -> list[str]:
     total = sum(share.value for share in division.shares().values())
     error = abs(before.value + total - after.value)
     adds_up = bool(error < 1e-9) if known == n_sets else "cannot be checked"
-    gap = before.lo > 0 or before.hi < 0
     return [
         f"the gap is known for {known} of {n_sets} sets of causes (for the others, L0 not reached)"
         if known < n_sets
         else f"the gap is known for all {n_sets} sets of causes",
         f"the four changes add up: {adds_up}",
-        "under the original recipe, on ordinary tokens, there is "
-        + ("a gap to divide" if gap else "no gap to divide: its interval includes 0"),
+        f"under the original recipe, on ordinary tokens, there is {_gap_words(before)}",
     ]
+
+
+def _gap_words(gap: Estimate) -> str:
+    """Whether there is something to divide, by the gap's interval."""
+    if gap.defined and not np.isfinite(gap.lo):
+        return "a gap without an interval: it cannot be told from none"
+    if gap.lo > 0 or gap.hi < 0:
+        return "a gap to divide"
+    return "no gap to divide: its interval includes 0"
 
 
 # The figure

@@ -17,7 +17,7 @@ from saelib.show.depth import by_depth
 from saelib.study.curve import Curve, reach_l0
 from saelib.study.f3_sites import NOTEBOOK, Compared
 from saelib.study.notebooks import LayerParams
-from saelib.study.scope import Scope
+from saelib.study.scope import Scope, interval_words
 
 NORM = "median norm ‖x‖ (model units)"
 SINK_SHARE = "share of ‖x‖² in first and sink tokens"
@@ -173,7 +173,7 @@ def figure(depths: Depths, scope: Scope) -> Figure:
         panel_table(depths),
         title=title(depths),
         log=[NORM],
-        interval="95 % bootstrap over test pages",
+        interval=interval_words(scope.n_pages, 1),
         note=note,
     )
 

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float64, Int64
 
-from saelib.measure.bootstrap import page_draws
+from saelib.measure.bootstrap import heaviest_share, page_draws, widening
 from saelib.measure.features.neighbours import nearest_by_cosine
 from saelib.measure.features.one_thing import (
     PLACES,
@@ -181,7 +181,8 @@ def share_estimate(looked: Looked, n: int = REPLICATES) -> Estimate:
     """Share of judged latents that look like one thing, test pages drawn anew.
 
     Descriptions stay those of the training pages; a latent without mass on a draw does not count.
-    Undefined with fewer than `LEAST_JUDGED` judged latents.
+    Draws spread by `widening`, pages weighed by their mass, within 0 and 1. Undefined with fewer
+    than `LEAST_JUDGED` judged latents.
     """
     judged = looked.judged
     n_pages = looked.held.n_pages
@@ -193,9 +194,9 @@ def share_estimate(looked: Looked, n: int = REPLICATES) -> Estimate:
     counts = total > 0
     fits = counts & (inside >= HALF * total)
     draws = fits.sum(0) / counts.sum(0)
-    if n_pages < 2:
-        draws[1:] = np.nan
-    return Estimate(draws)
+    mass = np.bincount(looked.held.page, looked.held.total, n_pages)
+    widened = draws[0] + widening(mass) * (draws[1:] - draws[0])
+    return Estimate(np.r_[draws[0], np.clip(widened, 0, 1)], heaviest=heaviest_share(mass))
 
 
 def shares_by_cell(looks: Mapping[Cell, Sequence[Looked]]) -> dict[Cell, Estimate]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from saelib.config import ConfigError, EvalConfig
+from saelib.measure.bootstrap import effective_pages
 from saelib.sae.spec import Spec
 from saelib.study.curve import Curve
 from saelib.study.notebooks import LayerParams
@@ -151,11 +152,6 @@ def _require_curves(ws: Any, p: LayerParams, compared: Compared, curves: Mapping
             raise FileNotFoundError(
                 f"sites {short} lack SAEs of {arm!r}: run {notebook} with profile {ws.profile!r}"
             )
-
-
-def effective_pages(weights: pd.Series) -> float:
-    """How many equally long pages weigh as much as these: (Σw)² / Σw²."""
-    return weights.sum() ** 2 / (weights**2).sum()
 
 
 def scope_of(ws: Any, p: LayerParams, sweep: Sweep) -> Scope:

@@ -25,7 +25,7 @@ import pandas as pd
 
 from saelib.env import data_dir, root
 from saelib.files import read_json, write_text
-from saelib.study.estimate import Estimate, recorded_text
+from saelib.study.estimate import Estimate, notice, recorded_text
 
 Verdict = Literal["supported", "contradicted", "undecided"]
 # Of a check: whether its claim holds, or why it cannot be checked (None: an L0 is not reached).
@@ -61,6 +61,11 @@ class Finding:
     sentence: str  # the result in plain words, computed
     section: str  # heading of the notebook above the verdict
     figure: str  # `figure_path`, below the workbook's root
+
+    @property
+    def words(self) -> str:
+        """The sentence, and what a reader must know of the intervals in it."""
+        return f"{self.sentence} {notice(self.estimates.values())}".strip()
 
 
 # -- verdicts --------------------------------------------------------------------------------------
@@ -183,6 +188,7 @@ def record(profile: str, notebook: str, findings: Sequence[Finding]) -> Path:
 def _entry(finding: Finding) -> dict[str, Any]:
     """A finding as its file has it."""
     entry: dict[str, Any] = {name: getattr(finding, name) for name in TEXTS}
+    entry["sentence"] = finding.words if finding.sentence.strip() else finding.sentence
     entry["estimates"] = {
         effect: _without_nan(estimate.row()) for effect, estimate in finding.estimates.items()
     }
@@ -370,4 +376,4 @@ def _account(finding: Finding) -> str:
         lead = f"{beside}; undecided here."
     else:
         lead = f"{finding.verdict}. {beside}".strip()
-    return f"{finding.name}: {finding.claim}\n{lead}\n{finding.sentence}"
+    return f"{finding.name}: {finding.claim}\n{lead}\n{finding.words}"

@@ -14,6 +14,9 @@ import numpy as np
 LAMBDA_BOUNDS = (1e-4, 1e4)  # no λ outside is proposed
 LAMBDA_STEP = 4.0  # the longest step past a curve's end, as a factor in λ
 LAMBDA_BEYOND = 1.2  # how far past the target's expected place, as a factor in λ
+# The second derivative over log L0, of log FVU or of a loss recovered, that interpolation allows
+# for. benchmarks/bend.py measures on recorded curves how often it is enough.
+BEND = {"fvu": 0.2, "loss_recovered": 0.1, "loss_recovered_mean": 0.1}
 SAME_LAMBDA = 1.01  # two λ within this factor are not divided further
 
 
@@ -45,6 +48,23 @@ def interpolate_matched_l0(
     y = np.bincount(where, weights=y) / np.bincount(where)
     value = np.interp(math.log(target), np.log(x), y)
     return float(np.exp(value) if log_y else value)
+
+
+def interpolation_error(l0: Iterable, target: float | int, column: str = "fvu") -> float:
+    """How far the curve through these L0 > 0 may lie from its chord at L0 = target.
+
+    b (x − x₀)(x₁ − x) / 2, with x = log L0 between its neighbours x₀ and x₁ on the curve: the most
+    that a second derivative of at most b, `BEND`, can do. Of log FVU, or of a loss recovered. 0 at
+    a point of the curve; nan outside of it. Raises `KeyError` for another column.
+    """
+    bend = BEND[column]
+    x = np.sort(np.log(np.asarray(l0, dtype=np.float64)))
+    at = math.log(target)
+    if not len(x) or not x[0] <= at <= x[-1]:
+        return math.nan
+    below = x[x <= at].max()
+    above = x[x >= at].min()
+    return float(bend * (at - below) * (above - at) / 2)
 
 
 def propose_lambda(

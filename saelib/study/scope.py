@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from saelib.measure.bootstrap import LEAST_PAGES
 from saelib.text.assets import MODEL_LABEL
 
 EMBEDDED = "embedded"  # the model parameter's word for the model that comes with the workbook
@@ -33,12 +34,19 @@ class Scope:
     @property
     def interval(self) -> str:
         """What an interval is: of test pages, and of seeds where there are several."""
-        return f"95 % bootstrap over {self.n_pages} test pages{' and seeds' * (self.n_seeds > 1)}"
+        return interval_words(self.n_pages, self.n_seeds)
 
     @property
     def note(self) -> str:
         """The end of a caption: seeds and model."""
         return f"{self.trainings}. {self.model}."
+
+
+def interval_words(n_pages: int, n_seeds: int, pages: str = "test pages") -> str:
+    """What an interval over pages and, where there are several, seeds is; or why there is none."""
+    if n_pages < LEAST_PAGES:
+        return f"no interval: {n_pages} {pages}, and {LEAST_PAGES} or more have one"
+    return f"95 % bootstrap over {n_pages} {pages}{' and seeds' * (n_seeds > 1)}"
 
 
 def model_label(model: str) -> str:

@@ -31,7 +31,7 @@ from saelib.study.curve import Curve
 from saelib.study.estimate import Estimate, of_pages, over_seeds
 from saelib.study.finding import Check, at_least
 from saelib.study.finding_params import SweepParams as Params
-from saelib.study.scope import Scope
+from saelib.study.scope import Scope, interval_words
 
 NOTEBOOK = "02_train_sae"
 ESTIMATED = ("fvu", "loss_recovered")
@@ -277,7 +277,7 @@ def trade_off_figure(ws: Any, sweep: Sweep) -> Figure:
         _drawn(sweep, "fvu"),
         baseline,
         title=trade_off_title(n_below, len(sweep.sites)),
-        interval=f"{_spread(sweep)}, {sweep.n_pages} pages",
+        interval=interval_words(sweep.n_pages, len(sweep.seeds)),
         note=f"FVU {low:.2f} to {high:.2f} over the sweep. {scope.note}",
     )
 
@@ -286,10 +286,6 @@ def _drawn(sweep: Sweep, column: str) -> pd.DataFrame:
     """A row per SAE, with the interval of its cell."""
     ends = sweep.with_interval(column)[["site", "lambda", "lo", "hi"]]
     return sweep.rows.merge(ends)
-
-
-def _spread(sweep: Sweep) -> str:
-    return f"95 % bootstrap over test pages{' and seeds' * (len(sweep.seeds) > 1)}"
 
 
 def mean_vector_recovers(sweep: Sweep) -> pd.Series:
@@ -318,7 +314,9 @@ def recovered_figure(ws: Any, sweep: Sweep) -> Figure:
         _drawn(sweep, "loss_recovered"),
         title=recovered_title(recovered, by_mean),
         y="loss_recovered",
-        interval=f"{_spread(sweep)}, {sweep.n_loss_pages} pages with a measured loss",
+        interval=interval_words(
+            sweep.n_loss_pages, len(sweep.seeds), "test pages with a measured loss"
+        ),
         note=f"Up to {recovered.max():.2f}. Mean vector: {vector}.".replace("nan", "undefined"),
     )
 

@@ -323,7 +323,7 @@ def test_page_sums_give_the_totals_back(results):
         low, high = bootstrap_pages(columns["sse"], columns["sst"])
         assert low < row["fvu"] < high
         cost = columns["ce_zero"] - columns["ce_id"]
-        low, high = bootstrap_pages(columns["ce_zero"] - columns["ce_sae"], cost)
+        low, high = bootstrap_pages(columns["ce_zero"] - columns["ce_sae"], cost, signed=True)
         assert low < row["loss_recovered"] < high
 
 

@@ -273,6 +273,11 @@ def test_naive_predictors_agree_with_numpy_on_test_rows(x, store):
     assert set(got["pages"]) == {5}
     assert (got["lo"] <= got["fvu"] * (1 + 1e-9)).all()
     assert (got["fvu"] <= got["hi"] * (1 + 1e-9)).all()
+    page = store.tokens["page"][test["ordinary"]]
+    error = pd.Series(((plain - mean) ** 2).sum(1)).groupby(page).sum()
+    total = pd.Series(((plain - plain.mean(0)) ** 2).sum(1)).groupby(page).sum()
+    heaviest = max((error / error.sum()).max(), (total / total.sum()).max())
+    assert got.loc[("mean", "ordinary"), "heaviest"] == pytest.approx(heaviest)
 
 
 def test_rebuilding_only_sinks_looks_perfect_over_all_rows_and_is_the_mean_over_ordinary_ones(

@@ -12,9 +12,10 @@ RECIPE = {"n_latents": 32, "tokens": 1024, "batch_size": 64}
 
 
 def page_sums(fvu):
-    sst = np.array([10.0, 20.0, 30.0])
-    columns = {"sse": fvu * sst, "sst": sst, "ce_n": [9, 9, 0], "ce_sae": [3.0, 5.0, 0.0]}
-    losses = {"ce_id": [2.0, 4.0, 0.0], "ce_zero": [6.0, 6.0, 0.0], "ce_mean": [4.0, 6.0, 0.0]}
+    sst = np.array([10.0, 20.0, 30.0, 20.0, 10.0, 20.0])
+    columns = {"sse": fvu * sst, "sst": sst, "ce_n": [9, 9, 9, 9, 9, 0]}
+    losses = {"ce_sae": [3.0, 5.0, 4.0, 5.0, 3.0, 0.0], "ce_id": [2.0, 4.0, 3.0, 3.0, 2.0, 0.0]}
+    losses |= {"ce_zero": [6.0, 6.0, 7.0, 8.0, 7.0, 0.0], "ce_mean": [4.0, 6.0, 5.0, 6.0, 5.0, 0.0]}
     return pd.DataFrame(columns | losses)
 
 
@@ -111,6 +112,19 @@ def test_samples_are_interpolated_draw_by_draw():
     linear = matched(curve[:1] * 2, [10, 40], 20, "loss_recovered", n=20)
     assert linear.draws == pytest.approx(of_pages(curve[0], "loss_recovered", n=20).draws)
     assert np.isnan(matched(curve, [10, 40], 41, n=20).draws).all()
+
+
+def test_an_interval_is_stretched_by_what_interpolation_may_be_off():
+    curve = [page_sums(fvu) for fvu in (0.4, 0.1)]
+    middle = matched(curve, [10, 40], 20)
+    assert middle.stretch == pytest.approx(0.2 * 0.2 * np.log(2) ** 2 / 2)
+    assert (middle.lo, middle.hi) == pytest.approx((0.2 - middle.stretch, 0.2 + middle.stretch))
+    assert matched(curve, [10, 40], 10).stretch == 0  # on a point
+    collapsed = [*curve, page_sums(1.0)]
+    assert matched(collapsed, [10, 40, 0], 20).stretch == middle.stretch
+    unmeasured = [*curve, page_sums(0.3).assign(ce_n=0)]
+    of_loss = matched(unmeasured, [10, 40, 19], 20, "loss_recovered")
+    assert of_loss.stretch == pytest.approx(0.1 * np.log(2) ** 2 / 2)
 
 
 def test_a_curve_s_samples_come_from_the_pages_of_its_runs():

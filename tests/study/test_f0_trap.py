@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -15,8 +16,8 @@ def table(values, pages=22, sites=(2, 15, 29)):
     rows = []
     for site, predictor, tokens in itertools.product(sites, PREDICTORS, ("all", "ordinary")):
         fvu, lo, hi = values.get((predictor, tokens), (1.0, 1.0, 1.0))
-        rows.append((site, predictor, tokens, pages, fvu, lo, hi))
-    columns = ["site", "predictor", "class", "pages", "fvu", "lo", "hi"]
+        rows.append((site, predictor, tokens, pages, fvu, lo, hi, 0.05))
+    columns = ["site", "predictor", "class", "pages", "fvu", "lo", "hi", "heaviest"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -55,6 +56,14 @@ def test_intervals_that_touch_are_no_inverted_order():
 def test_an_estimate_states_the_table_s_own_interval():
     stated = f0_trap.estimate(table(TRAP), 15, "one_latent", "all")
     assert stated.row() == {"value": 0.01, "lo": 0.005, "hi": 0.02}
+    assert stated.heaviest == 0.05
+
+
+def test_few_pages_are_told_without_an_interval():
+    few = table(TRAP, pages=4).assign(lo=np.nan, hi=np.nan)
+    assert f0_trap.side_by_side(few).loc[(15, "pca"), "all"] == "0.3 (no interval)"
+    assert f0_trap.finding(few, 15, 32, "p").verdict == "undecided"
+    assert "(no interval: 4 test pages, and 5 or more have one)" in f0_trap.sentence(few, 15, 32)
 
 
 def test_sentences_speak_of_an_inverted_site_where_the_middle_one_is_none():

@@ -172,8 +172,8 @@ class Space:
 
     def pages(self, run):
         lam = float(run.split("-")[1])
-        sst = np.array([10.0, 20.0])
-        return pd.DataFrame({"sse": 0.1 * lam * sst, "sst": sst, "ce_n": [0, 0]})
+        sst = np.array([10.0, 20.0, 10.0, 20.0, 10.0])
+        return pd.DataFrame({"sse": 0.1 * lam * sst, "sst": sst, "ce_n": 0})
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """The rule of F3f on hand-made gaps, and the division of a gap by cause."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from helpers.f3_cases import COMPARED, SCOPE, between, params
@@ -7,7 +8,7 @@ from helpers.f3_results import EFFECTS, division
 
 from saelib.sae.spec import make_spec
 from saelib.study import f3_causes
-from saelib.study.estimate import constant, undefined
+from saelib.study.estimate import Estimate, constant, undefined
 from saelib.study.f3_causes import ALL, NONE, Division, Trained, decide
 
 MARGIN = 0.03
@@ -175,3 +176,12 @@ def test_the_recipe_keeps_its_raw_lambda_until_rows_are_scaled():
     p = params()
     assert f3_causes.recipe_lambda(p, NONE) == 5.0
     assert f3_causes.recipe_lambda(p, frozenset({"scale"})) == 2.5
+
+
+def test_a_gap_without_an_interval_is_not_said_to_be_none():
+    bare = Estimate(np.r_[0.4, np.full(1000, np.nan)])
+    few = {key: constant(0.0) for key in division(EFFECTS).log_fvu}
+    few |= {key: bare for key in few if key[1] == COMPARED.deep}
+    assert "a gap without an interval" in f3_causes.checks(Division(few, (0,), COMPARED))[2]
+    clear = {key: constant(0.4 * (key[1] == COMPARED.deep)) for key in few}
+    assert f3_causes.checks(Division(clear, (0,), COMPARED))[2].endswith("is a gap to divide")

@@ -12,7 +12,7 @@ from saelib.study.f3_depth import DELTA_CE, EFFECTIVE_RANK, LOSS, NORM, OFFSET, 
 
 def pages(run):
     """Sums by page of an SAE whose FVU is in its name."""
-    return pd.DataFrame({"page_id": ["a", "b"], "sse": float(run), "sst": 1.0, "ce_n": 0})
+    return pd.DataFrame({"page_id": list("abcde"), "sse": float(run), "sst": 1.0, "ce_n": 0})
 
 
 def depths(fvu, delta_ce=0.2):

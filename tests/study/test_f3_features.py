@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.f3_cases import SCOPE, between
 
+from saelib.measure.bootstrap import page_draws, widening
 from saelib.measure.features.one_thing import Description, Held
 from saelib.run.source_notebooks import parameters as literals
 from saelib.run.source_notebooks import sources
@@ -117,6 +118,20 @@ def test_a_share_that_hangs_on_pages_has_an_interval():
     share = (inside.sum(1) / PAGES >= 0.5).mean()
     assert estimate.value == share
     assert estimate.lo < estimate.hi
+    times = page_draws(PAGES)
+    drawn = (times @ inside.T / PAGES >= 0.5).mean(1)
+    expected = np.clip(share + widening(np.ones(PAGES)) * (drawn - share), 0, 1)
+    assert estimate.draws[1:] == pytest.approx(expected)
+    assert estimate.heaviest == pytest.approx(1 / PAGES)
+
+
+def test_a_share_of_fewer_than_five_pages_has_no_interval():
+    one = looked([1.0] * 60, [1.0] * 60)
+    mass = one.held.page < 4
+    fields = {name: getattr(one.held, name)[mass] for name in ("latent", "page", "inside", "total")}
+    few = one._replace(held=one.held._replace(**fields, n_pages=4))
+    estimate = study.share_estimate(few)
+    assert (estimate.value, np.isnan(estimate.lo)) == (1.0, True)
 
 
 @pytest.mark.parametrize(("n", "is_enough"), [(50, True), (49, False), (0, False)])

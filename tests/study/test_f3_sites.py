@@ -1,5 +1,7 @@
 """Which sites and SAEs the parts of F3 share, and what captions say of them."""
 
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 from helpers.f3_cases import params
@@ -100,6 +102,8 @@ def test_a_code_under_one_latent_per_token_has_collapsed():
     assert f3_sites.collapsed_sites(table) == [2]
 
 
-def test_unequal_pages_weigh_as_fewer_equal_ones():
-    assert f3_sites.effective_pages(pd.Series([1.0, 1.0])) == 2
-    assert f3_sites.effective_pages(pd.Series([1.0, 3.0])) == pytest.approx(1.6)
+def test_the_fewest_test_pages_of_a_sweep_are_its_scope():
+    ws = SimpleNamespace(identity={"model": "embedded"})
+    table = pd.DataFrame({"n_test_pages": [22, 20, 21]})
+    scope = f3_sites.scope_of(ws, SimpleNamespace(seeds=[0, 1]), f3_sites.Sweep(table, {}))
+    assert (scope.n_seeds, scope.n_pages) == (2, 20)

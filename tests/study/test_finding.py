@@ -238,6 +238,18 @@ def test_an_account_gives_the_effect_beside_the_recorded_one_before_undecided(ho
     assert finding.account([silent]).splitlines()[1] == "undecided."
 
 
+def test_a_notice_of_a_heavy_page_follows_the_sentence_in_the_account_and_on_disk(home):
+    heavy = replace(estimate(0.9, 1.0), heaviest=0.4)
+    found = made(home, estimates={"site 2": heavy, "site 9": undefined()})
+    words = "They do not. One test page has 40 % of an error"
+    assert words in finding.account([found])
+    finding.record("smoke", "02_x", [found])
+    assert finding.load("smoke")[0]["sentence"].startswith(words)
+    assert made(home).words == "They do not."
+    with pytest.raises(ValueError, match="sentence = ' ': expected text"):
+        finding.record("smoke", "02_x", [replace(found, sentence=" ")])
+
+
 def test_a_damaged_table_is_named(home):
     finding.record_table("smoke", "02_gaps", pd.DataFrame({"gap": [0.1]})).write_text("")
     with pytest.raises(ValueError, match=r"02_gaps\.csv: damaged .*run notebook 02 again"):

@@ -4,7 +4,13 @@ import math
 
 import pytest
 
-from saelib.study.matched import interpolate_matched_l0, propose_lambda, three_digits, times
+from saelib.study.matched import (
+    interpolate_matched_l0,
+    interpolation_error,
+    propose_lambda,
+    three_digits,
+    times,
+)
 
 
 def test_matched_l0_is_linear_in_the_logarithms_and_never_extrapolates():
@@ -24,6 +30,21 @@ def test_matched_l0_leaves_out_collapsed_points_and_averages_equal_ones():
     assert interpolate_matched_l0([10, 20], [math.nan, 0.3], 15) is None
     assert interpolate_matched_l0([10, 10], [0.1, 0.4], 10) == pytest.approx(0.2)
     assert interpolate_matched_l0([], [], 10) is None
+
+
+def test_interpolation_may_be_off_by_what_a_bend_of_the_curve_does():
+    # the parabola y = b (x - x0)(x1 - x) / 2 has second derivative -b and is 0 at both points
+    low, target, high = math.log(10), math.log(16), math.log(40)
+    off = (target - low) * (high - target) / 2
+    assert interpolation_error([40, 10], 16) == pytest.approx(0.2 * off)
+    assert interpolation_error([2, 10, 40, 90], 16) == pytest.approx(0.2 * off)
+    assert interpolation_error([40, 10], 16, "loss_recovered_mean") == pytest.approx(0.1 * off)
+    assert interpolation_error([10, 16, 40], 16) == 0
+    for outside in (9.9, 40.1):
+        assert math.isnan(interpolation_error([40, 10], outside))
+    assert math.isnan(interpolation_error([], 16))
+    with pytest.raises(KeyError):
+        interpolation_error([10, 40], 16, "l0")
 
 
 def test_next_lambda_bisects_in_the_logarithm_and_stops_when_close():

@@ -37,8 +37,8 @@ class Space:
 
     def pages(self, run):
         lam = float(run.split("-")[1])
-        sst = np.array([10.0, 20.0])
-        losses = {"ce_n": [0, 0], "ce_sae": 0.0, "ce_id": 0.0, "ce_zero": 0.0, "ce_mean": 0.0}
+        sst = np.array([10.0, 20.0, 10.0, 20.0, 10.0])
+        losses = {"ce_n": 0, "ce_sae": 0.0, "ce_id": 0.0, "ce_zero": 0.0, "ce_mean": 0.0}
         return pd.DataFrame({"sse": 0.1 * lam * sst, "sst": sst} | losses)
 
 
@@ -61,7 +61,7 @@ def test_one_sae_per_site_lambda_and_seed_a_site_named_twice_once(sweep):
 def test_estimates_are_means_over_seeds_of_the_pages(sweep):
     assert sweep.estimates["fvu"][6, 2.0].value == pytest.approx(0.2)
     assert sweep.means.set_index(["site", "lambda"]).loc[(6, 2.0), "fvu"] == pytest.approx(0.2)
-    assert (sweep.n_pages, sweep.n_loss_pages) == (2, 0)
+    assert (sweep.n_pages, sweep.n_loss_pages) == (5, 0)
 
 
 def test_a_table_has_values_with_intervals_and_undefined_in_words(sweep):

@@ -24,6 +24,12 @@ def test_one_seed_and_one_site_are_singular():
     assert sites_label([15]) == "site 15"
 
 
+def test_fewer_than_five_pages_have_no_interval_and_say_why():
+    words = "no interval: 4 test pages, and 5 or more have one"
+    assert Scope("tiny", 3, 4).interval == words
+    assert Scope("tiny", 3, 5).interval == "95 % bootstrap over 5 test pages and seeds"
+
+
 def test_several_seeds_widen_what_an_interval_is():
     scope = Scope("tiny", 3, 22)
     assert scope.trainings == "3 seeds"
