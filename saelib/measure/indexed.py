@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,6 +24,7 @@ from saelib.measure.features.index import INDEX, Scored
 from saelib.measure.features.pieces import marked_text
 from saelib.measure.features.twin_tables import Pair, kept_matches, read_matches
 from saelib.measure.features.vocabulary import LogitLens
+from saelib.measure.latents import latent_number, whole_number
 from saelib.sae import Autoencoder
 
 ABLATED_CONTEXTS = 8  # in which a latent's ablation is measured
@@ -195,11 +195,7 @@ class IndexedSAE:
         Raises:
             ConfigError: it is no whole number, or there is no such latent.
         """
-        n_latents = self.sae.config.n_latents
-        number = whole_number(latent, "latent")
-        if not 0 <= number < n_latents:
-            raise ConfigError(f"latent {number}: this SAE has the latents 0 to {n_latents - 1:,}")
-        return number
+        return latent_number(latent, self.sae.config.n_latents)
 
     # -- in other SAEs -----------------------------------------------------------------------------
 
@@ -295,17 +291,6 @@ class IndexedSAE:
             ValueError: the table on disk is damaged; names the file.
         """
         return read_losses(_measured(self, n_contexts), self.beside(ABLATION))
-
-
-def whole_number(value: Any, name: str) -> int:
-    """A number of Python or numpy, as an int.
-
-    Raises:
-        ConfigError: it is anything else.
-    """
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ConfigError(f"{name} = {value!r}: expected a whole number")
-    return operator.index(value)
 
 
 # Of an SAE, for the methods above

@@ -31,7 +31,8 @@ from torch import Tensor
 from saelib.activations.store import CLASSES, token_classes
 from saelib.config import ConfigError
 from saelib.measure.features import FeatureIndex
-from saelib.measure.indexed import IndexedSAE, Subject, whole_number
+from saelib.measure.indexed import IndexedSAE, Subject
+from saelib.measure.latents import whole_number
 from saelib.measure.steering import (
     Change,
     continuation,

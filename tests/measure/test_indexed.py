@@ -2,7 +2,6 @@
 
 import shutil
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -14,7 +13,6 @@ from saelib.measure.features import ablation_losses, matches
 from saelib.measure.features.bound_table import read_bound, write_bound
 from saelib.measure.features.twin_tables import best_twin
 from saelib.measure.features.vocabulary import LogitLens
-from saelib.measure.indexed import whole_number
 from saelib.measure.lens import Lens
 
 
@@ -60,13 +58,6 @@ def test_words_are_the_ends_of_the_logit_lens_with_an_index_or_without(lens):
     assert len(lens.logits(latent, k=20)) == 40  # more than the index keeps
     with pytest.raises(ConfigError, match="k = 0: expected at least 1 token"):
         lens.logits(latent, k=0)
-
-
-@pytest.mark.parametrize("value", ["3", 1.5, True, None])
-def test_only_whole_numbers_are_numbers_of_latents(value):
-    assert whole_number(np.int64(3), "latent") == 3
-    with pytest.raises(ConfigError, match=f"latent = {value!r}: expected a whole number"):
-        whole_number(value, "latent")
 
 
 @pytest.mark.parametrize("method", ["logits", "contexts", "neighbours", "twins", "ablation"])

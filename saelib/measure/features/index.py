@@ -28,6 +28,7 @@ from saelib.measure.features.identity import SHORT, sae_checksum
 from saelib.measure.features.options import IndexOptions
 from saelib.measure.features.sources import TokenTable
 from saelib.measure.features.statistics import EDGES
+from saelib.measure.latents import latent_number
 from saelib.sae import Autoencoder
 
 VERSION = 1
@@ -169,17 +170,13 @@ class FeatureIndex:
 
     # -- one latent, one token
 
-    def _require(self, latent: int) -> None:
-        if not 0 <= latent < self.n_latents:
-            raise ValueError(f"latent {latent}: expected 0 to {self.n_latents - 1}")
-
     def firing(self, latent: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of `tokens` on which a latent fires, rising, and its activations there.
 
         Raises:
-            ValueError: the SAE has no such latent.
+            ConfigError: the SAE has no such latent.
         """
-        self._require(latent)
+        latent = latent_number(latent, self.n_latents)
         span = slice(int(self._starts[latent]), int(self._starts[latent + 1]))
         return load_latent(self.folder / CODES, span)
 
@@ -204,7 +201,7 @@ class FeatureIndex:
         """Kept contexts of one of `contexts.KINDS`, `width` tokens either side of the peak.
 
         Raises:
-            ValueError: no such latent or kind.
+            ConfigError: no such latent. ValueError: no such kind.
         """
         rows, values = self.firing(latent)
         chosen = self.context_rows(latent, kind)
@@ -214,9 +211,9 @@ class FeatureIndex:
         """Rows of `tokens` of the peaks of kept contexts of one of `contexts.KINDS`.
 
         Raises:
-            ValueError: no such latent or kind.
+            ConfigError: no such latent. ValueError: no such kind.
         """
-        self._require(latent)
+        latent = latent_number(latent, self.n_latents)
         if kind not in KINDS:
             raise ValueError(f"kind = {kind!r}: expected one of {', '.join(KINDS)}")
         chosen = self._details["contexts"][latent, KINDS.index(kind)]
@@ -226,9 +223,9 @@ class FeatureIndex:
         """All that the index holds of a latent.
 
         Raises:
-            ValueError: the SAE has no such latent.
+            ConfigError: the SAE has no such latent.
         """
-        self._require(latent)
+        latent = latent_number(latent, self.n_latents)
         return FeatureRecord(
             latent=latent,
             facts=self.table.loc[latent].to_dict(),
