@@ -94,6 +94,18 @@ def test_how_long_comparing_takes_is_said_beforehand(lens, monkeypatch, capsys):
     assert "comparing" not in capsys.readouterr().out
 
 
+def test_while_relatives_are_indexed_there_is_one_bar(lens, monkeypatch, capsys):
+    monkeypatch.delenv("SAELIB_HEADLESS", raising=False)
+    assert lens.index is not None
+    for other in lens.relatives:
+        shutil.rmtree(other.load().features, ignore_errors=True)
+    shutil.rmtree(lens.features.parent / "twins", ignore_errors=True)
+    lens.matches()
+    printed = capsys.readouterr()
+    assert "twins: 100%" in printed.err
+    assert "features:" not in printed.err + printed.out
+
+
 def test_only_what_is_missing_is_made(lens):
     made = lens.matches()
     file = sorted((lens.features.parent / "twins").glob("*.csv"))[0]
