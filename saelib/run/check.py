@@ -2,9 +2,9 @@
 
 Each file is read as its own reader reads it: the store by its manifest, run folders by their seals,
 reference losses, counts of live rows and checkpoints by the checksum in them, `results.csv` by its
-seal and the runs it was built from, what notebooks left by the seals in their records. `features/`,
-`twins/`, `ablation/` and `descriptions/` beside an SAE are bound to it by their own files, and are
-looked at when they are opened.
+seal and the runs it was built from, indices of features by their seals, what notebooks left by the
+seals in their records. `twins/`, `ablation/` and `descriptions/` beside an SAE are bound to it by
+their own files, and are looked at when they are opened.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from saelib.activations.live import StreamError, read_counts
 from saelib.activations.shards import PROGRESS, StoreError, check_hash, check_size, read_manifest
 from saelib.env import data_dir
 from saelib.files import read_json
+from saelib.measure.features.index import ANEW as ANEW_INDEX
+from saelib.measure.features.index import FEATURES
 from saelib.measure.reference import read_reference
 from saelib.run.identity import IDENTITY_FILE, read_identity
 from saelib.run.results import ANEW, RESULTS, read_results, results_text
@@ -27,7 +29,7 @@ from saelib.run.run_folder import CHECKPOINT, RunFolder
 from saelib.run.seals import edited
 from saelib.run.trained import Trained
 from saelib.sae.checkpoint import check_checkpoint
-from saelib.seal import SEAL, fault_of, remedy
+from saelib.seal import SEAL, checked, fault_of, read_seal, remedy
 
 AGAIN = "delete it and run `make workbook` again"
 
@@ -139,8 +141,17 @@ def _check_run(run: RunFolder, seen: Inspection) -> None:
             heals = f"delete the folder {run.path} and run `make workbook` again"
             seen.read(run.path, lambda: (run.load(), run.history, run.events, run.snapshots), heals)
         seen.read(run.path / "metrics.json", lambda: run.row)
+    for folder in sorted(run.path.glob(f"{FEATURES}*")):
+        _check_index(folder, seen)
     for path in sorted(run.path.glob(CHECKPOINT.replace(".", "*."))):
         seen.read(path, lambda path=path: check_checkpoint(path))
+
+
+def _check_index(folder: Path, seen: Inspection) -> None:
+    """The sealed files of an index of features; one of an earlier version has no seal."""
+    seal = seen.read(folder / SEAL, lambda: read_seal(folder, ANEW_INDEX))
+    for name in seal.files if seal else ():
+        seen.read(folder / name, lambda name=name: checked(folder / name, ANEW_INDEX))
 
 
 def _check_tables(folder: Path, seen: Inspection) -> None:

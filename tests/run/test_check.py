@@ -15,6 +15,7 @@ from saelib import files
 from saelib.__main__ import main
 from saelib.config import EvalConfig
 from saelib.files import write_json
+from saelib.measure.features import build_index
 from saelib.run.check import check_profile
 from saelib.run.recorded import RecordedRuns
 from saelib.run.workspace import Workspace
@@ -282,6 +283,16 @@ def test_a_damaged_seal_of_the_results_table_is_deleted_and_written_anew(ws):
     assert len(ws.results()) == 2  # as of an earlier version, without a word
     ws.write_results()
     assert path.read_bytes() == whole
+
+
+def test_a_flipped_bit_of_an_index_of_features_is_told(ws):
+    spec = ws.spec("plain", 2, lam=0.3, **RECIPE)
+    ws.train([spec], "02_train_sae")
+    folder = ws.run_folder(spec) / "features"
+    build_index(ws.load(spec), ws.store, None, folder)
+    assert check_profile("tiny").damaged == []
+    flip(folder / "latents.csv")
+    assert str(folder / "latents.csv") in _only_line(folder)
 
 
 def test_what_a_notebook_left_and_was_edited_is_told(ws):
