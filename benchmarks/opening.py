@@ -52,7 +52,7 @@ def timed(name, call, n=1):
     times[name] = (time.perf_counter() - start) * 1000 / n
     return result
 
-ws = timed("workspace and store", lambda: Workspace(profile))
+ws = timed("workspace", lambda: Workspace(profile))
 store = timed("store", lambda: Store.open(ws.folder / "store"))
 site = store.sites[0]
 rows = np.arange(min(n_rows, store.n_rows))
