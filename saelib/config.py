@@ -25,6 +25,9 @@ IN_WORDS = {
 }
 # A token is a sink when its norm exceeds this many medians of its site (DESIGN: token classes).
 SINK_FACTOR = 5.0
+NAME_CHARS = 4_096  # of the longest name: no path that Linux opens is longer
+HUB_CHARS = 96  # of the longest hub id, owner included
+SHOWN = 200  # characters of a value in a message
 
 
 class ConfigError(ValueError):
@@ -32,6 +35,12 @@ class ConfigError(ValueError):
 
     The message names the field, the value and what is accepted.
     """
+
+
+def shown(value: Any, most: int = SHOWN) -> str:
+    """A value as a message has it: the beginning of one that is long, and its length."""
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
 
 
 def _matches(value: Any, hint: Any) -> bool:
@@ -62,7 +71,7 @@ def refuse_unknown(names: Iterable[str], known: Collection[str], what: str) -> N
     """
     for name in names:
         if name not in known:
-            raise ConfigError(f"{what} {name!r}; accepted: {', '.join(known) or 'none'}")
+            raise ConfigError(f"{what} {shown(name)}; accepted: {', '.join(known) or 'none'}")
 
 
 class Checked:
@@ -76,6 +85,9 @@ class Checked:
                 value = tuple(value)
                 object.__setattr__(self, f.name, value)
             self._require(_matches(value, hints[f.name]), f.name, _accepted(hints[f.name]))
+            if isinstance(value, str):
+                within = len(value) <= NAME_CHARS
+                self._require(within, f.name, f"at most {NAME_CHARS:,} characters")
             if hints[f.name] is float:
                 object.__setattr__(self, f.name, float(value))
         self.check()
@@ -87,7 +99,7 @@ class Checked:
         value = getattr(self, name)
         if not ok:
             raise ConfigError(
-                f"{type(self).__name__}.{name} = {value!r} ({type(value).__name__}): expected "
+                f"{type(self).__name__}.{name} = {shown(value)} ({type(value).__name__}): expected "
                 f"{accepted}"
             )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+ATLAS = "atlas"  # folder of a profile's pages of features
+
 
 def root() -> Path:
     """The workbook's folder: `SAELIB_HOME` if set (tests use it), else the package's checkout."""

@@ -44,6 +44,11 @@ class LockedError(RuntimeError):
         self.holder = holder
 
 
+def is_there(path: str | Path) -> bool:
+    """Whether there is a file or folder of that name; of one that none can have, False."""
+    return os.path.exists(path)
+
+
 def temporary_name(path: Path) -> Path:
     """The neighbour of `path` that this process fills before it takes the place of `path`."""
     return path.with_name(f".{path.name}.{_host()}.{os.getpid()}.tmp")

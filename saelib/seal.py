@@ -2,9 +2,10 @@
 
     seal.json   {"format": 1, "run_id", "files": {name: {"bytes", "sha256"}}, "hash": of all this}
 
-A file that the seal does not list is not there yet: its writer was killed. A file is hashed once a
-process, and again where its size or its times have changed. Folders written before there were seals
-are opened unchecked, with a notice.
+A file that the seal does not list is not there yet: its writer was killed. While a file is replaced
+(`replace_sealed`) its entry has the former one too, as "before", and either content is whole. A
+file is hashed once a process, and again where its size or its times have changed. Folders written
+before there were seals are opened unchecked, with a notice.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from saelib.config import stable_hash
-from saelib.files import read_json, write_json
+from saelib.files import read_json, write_bytes, write_json
 
 SEAL = "seal.json"
 FORMAT = 1
@@ -69,8 +70,10 @@ def sha256_of(path: Path) -> str:
 # -- reading
 
 
-def read_seal(folder: Path) -> Seal | None:
+def read_seal(folder: Path, heals: str = "") -> Seal | None:
     """A folder's seal; None where it has none.
+
+    heals: what to do where it is damaged, if that is not what `remedy` says.
 
     Raises:
         SealError: the seal is damaged, or of a later version.
@@ -83,19 +86,19 @@ def read_seal(folder: Path) -> Seal | None:
     kept = _seals.get(str(path))
     if kept and kept[0] == stamp:
         return kept[1]
-    seal = _parsed(path)
+    seal = _parsed(path, heals or remedy(path))
     if _is_settled(stamp):
         _seals[str(path)] = (stamp, seal)
     return seal
 
 
-def _parsed(path: Path) -> Seal:
+def _parsed(path: Path, heals: str) -> Seal:
     try:
         values = read_json(path)
     except ValueError as error:
-        raise SealError(f"{error}; {remedy(path)}") from error
+        raise SealError(f"{error}; {heals}") from error
     if not isinstance(values, dict) or values.pop("hash", None) != stable_hash(values):
-        raise SealError(f"{path}: damaged, its content is not what its hash says; {remedy(path)}")
+        raise SealError(f"{path}: damaged, its content is not what its hash says; {heals}")
     if values["format"] != FORMAT:
         raise SealError(f"{path}: format = {values['format']!r}: expected {FORMAT}")
     return Seal(values["run_id"], values["files"])
@@ -114,6 +117,12 @@ def fault_of(path: Path, seal: Seal) -> str:
         return f"is not in {SEAL}"
     if not path.is_file():
         return f"missing, {SEAL} lists it"
+    if "before" in entry and not _difference(path, entry["before"]):
+        return ""
+    return _difference(path, entry)
+
+
+def _difference(path: Path, entry: dict[str, Any]) -> str:
     size = path.stat().st_size
     if size != entry["bytes"]:
         return f"damaged, {size} bytes where {entry['bytes']} are sealed"
@@ -123,27 +132,29 @@ def fault_of(path: Path, seal: Seal) -> str:
     return ""
 
 
-def checked(path: Path) -> Path:
+def checked(path: Path, heals: str = "", notice: bool = True) -> Path:
     """The path itself, once the file is what its folder's seal says.
 
-    Of a folder without a seal nothing is known: a notice says so, once for all folders beside it.
+    Of a folder without a seal nothing is known: a notice says so, once for all folders beside it,
+    unless there is to be none. heals: what to do, if that is not what `remedy` says.
 
     Raises:
         SealError: the file is missing, damaged or not sealed; names it and what to do.
     """
-    seal = read_seal(path.parent)
+    seal = read_seal(path.parent, heals)
     for _ in range(ATTEMPTS):
         if seal is None:
-            _notice(path.parent)
+            if notice:
+                _notice(path.parent)
             return path
         fault = fault_of(path, seal)
         if not fault:
             return path
         before = seal
-        seal = read_seal(path.parent)
+        seal = read_seal(path.parent, heals)
         if seal == before:  # else a writer replaced file and seal meanwhile
             break
-    raise SealError(f"{path}: {fault}; {remedy(path)}")
+    raise SealError(f"{path}: {fault}; {heals or remedy(path)}")
 
 
 def remedy(path: Path) -> str:
@@ -186,6 +197,26 @@ def unseal_files(folder: Path, names: Iterable[str]) -> None:
     gone = set(names)
     if seal and gone & set(seal.files):
         _write(folder, seal.run_id, {k: v for k, v in seal.files.items() if k not in gone})
+
+
+def replace_sealed(path: Path, data: bytes, heals: str = "") -> None:
+    """Write a file of a folder anew, whole or not at all, and seal it.
+
+    At every moment, and after a kill at any, a reader finds it whole: the old content or the new.
+
+    Raises:
+        SealError: the folder's seal is damaged; says that `heals`, or else `remedy`.
+    """
+    folder, name = path.parent, path.name
+    seal = read_seal(folder, heals) or Seal("", {})
+    entry = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    if path.exists() and not fault_of(path, seal):
+        _write(folder, seal.run_id, seal.files | {name: entry | {"before": _entry(path)}})
+        write_bytes(path, data)
+        _write(folder, seal.run_id, seal.files | {name: entry})
+    else:
+        write_bytes(path, data)
+        _write(folder, seal.run_id, seal.files | {name: entry})
 
 
 def _entry(path: Path) -> dict[str, Any]:

@@ -14,8 +14,10 @@ import pytest
 import torch
 from helpers.models import llama
 from helpers.random_stores import make_store, make_x
+from helpers.workspaces import RECIPE, trained_profile
 
 from saelib.config import CorpusConfig
+from saelib.run.check import check_profile
 from saelib.text.pages import read_pages
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -323,6 +325,33 @@ def test_storage_compares_seed_by_seed(monkeypatch):
         [0.35, 0.02, 0.1]
     )
     assert row["loss_recovered_change"] == pytest.approx(-0.02)
+
+
+def test_opening_compares_round_by_round(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import opening
+
+    before = [{"a lens": 100.0, "store": 4.0}, {"a lens": 200.0, "store": 4.0}]
+    now = [{"a lens": 110.0, "store": 5.0}, {"a lens": 210.0, "store": 5.0}]
+    assert opening.compared(before, now) == [
+        {"stage": "a lens", "before_ms": 150, "now_ms": 160, "ratio": pytest.approx(1.075)},
+        {"stage": "store", "before_ms": 4, "now_ms": 5, "ratio": 1.25},
+    ]
+
+
+def test_opening_works_on_a_sealed_copy(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import opening
+
+    trained_profile(tmp_path, lambda ws: [ws.spec("plain", 2, **RECIPE)])
+    monkeypatch.setenv("SAELIB_HOME", str(tmp_path))
+    (run,) = (tmp_path / "data" / "tiny" / "saes").iterdir()
+    (run / "seal.json").unlink()
+    home = opening.sealed_copy("tiny", tmp_path / "copy")
+    monkeypatch.setenv("SAELIB_HOME", str(home))
+    seen = check_profile("tiny")
+    assert (seen.damaged, seen.notices) == ([], [])
+    assert not (run / "seal.json").exists()
 
 
 def test_readme_shows_the_recorded_results(monkeypatch):

@@ -60,6 +60,14 @@ def test_a_bad_value_names_field_value_and_what_is_accepted(make, field, value, 
     assert accepted in message
 
 
+def test_a_name_without_end_is_refused_and_not_repeated_in_full():
+    with pytest.raises(ConfigError, match=r"CorpusConfig\.path = 'x+… .*: expected at most 4,096"):
+        CorpusConfig(source="jsonl", path="x" * 1_000_000)
+    with pytest.raises(ConfigError) as error:
+        SAEConfig.from_dict({"y" * 1_000_000: 3})
+    assert len(str(error.value)) < 1000
+
+
 def test_a_source_that_needs_a_path_says_so():
     with pytest.raises(
         ConfigError, match=r"CorpusConfig\.path = '' .*expected a path or hub id for 'fever'"

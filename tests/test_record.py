@@ -91,7 +91,7 @@ def test_recording_keeps_notebooks_tables_findings_and_figures_of_the_run(finish
     assert names(copies) == ["02_x.ipynb", "03_z.ipynb"]
     executed = finished / "data" / "smoke" / "notebooks" / "02_x.ipynb"
     assert (copies / "02_x.ipynb").read_bytes() == executed.read_bytes()
-    files = ["estimates.json", "results.csv", "sources.json", "timings.csv"]
+    files = ["estimates.json", "results.csv", "seal.json", "sources.json", "timings.csv"]
     assert names(kept) == sorted([*files, "diagnostics", "verdicts"])
     assert (kept / "diagnostics" / "02_gaps.csv").read_text() == "gap\n0.1\n"
     assert names(kept / "diagnostics") == ["02_gaps.csv"]

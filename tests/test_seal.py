@@ -2,17 +2,27 @@
 
 import json
 import logging
+from contextlib import suppress
 
 import pytest
 import torch
 from helpers.sealing import age, flip, resealed
 from safetensors.torch import load_file, save_file
 
-from saelib import seal
+from saelib import files, seal
 from saelib.config import SAEConfig
 from saelib.files import write_text
 from saelib.sae import build_sae, load_sae
-from saelib.seal import SealError, checked, is_listed, seal_files, sha256_of, unseal_files
+from saelib.seal import (
+    SealError,
+    checked,
+    is_listed,
+    read_seal,
+    replace_sealed,
+    seal_files,
+    sha256_of,
+    unseal_files,
+)
 
 
 @pytest.fixture
@@ -47,6 +57,54 @@ def test_a_flipped_bit_another_size_and_a_missing_file_are_refused_by_name(folde
     (folder / "b").unlink()
     with pytest.raises(SealError, match=rf"{folder}/b: missing, seal.json lists it; run `make"):
         checked(folder / "b")
+
+
+def test_a_file_is_replaced_so_that_a_kill_at_any_write_leaves_it_whole(folder, monkeypatch):
+    path, other = folder / "a", folder / "b"
+    content = {b"content of a\n"}
+    whole = files.os.replace
+    for last in range(4):
+        writes = []
+
+        def replace(source, target, last=last, writes=writes):
+            if len(writes) == last:
+                raise KeyboardInterrupt
+            writes.append(target)
+            whole(source, target)
+
+        new = f"new {last}".encode()
+        with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+            patch.setattr(files.os, "replace", replace)
+            replace_sealed(path, new)
+        assert checked(path).read_bytes() in {*content, new}
+        content = {path.read_bytes()}
+        assert checked(other) == other
+    assert len(writes) == 3
+    assert "before" not in read_seal(folder).files["a"]
+    path.write_bytes(b"new 2")
+    with pytest.raises(SealError, match=r"a: damaged, sha256"):
+        checked(path)
+
+
+def test_what_was_damaged_is_no_content_to_go_back_to(folder):
+    (folder / "a").write_text("damaged")
+    replace_sealed(folder / "a", b"new")
+    assert checked(folder / "a").read_bytes() == b"new"
+    (folder / "a").write_text("damaged")
+    with pytest.raises(SealError, match="a: damaged"):
+        checked(folder / "a")
+
+
+def test_a_reader_can_be_told_what_heals_and_that_no_seal_is_no_news(folder, caplog):
+    flip(folder / "a")
+    with pytest.raises(SealError, match=r"a: damaged, .*; build it anew"):
+        checked(folder / "a", heals="build it anew")
+    flip(folder / "seal.json")
+    with pytest.raises(SealError, match=r"seal.json: damaged.*; build it anew"):
+        checked(folder / "a", heals="build it anew")
+    (folder / "seal.json").unlink()
+    assert checked(folder / "a", notice=False) == folder / "a"
+    assert caplog.text == ""
 
 
 def test_what_the_seal_does_not_list_is_not_there_yet(folder):

@@ -23,9 +23,11 @@ import published
 from saelib.env import data_dir, root
 from saelib.files import replaced_folder, write_json, write_text
 from saelib.run.jobs import Job, is_finished, jobs_of
+from saelib.run.results import RESULTS
+from saelib.seal import seal_files
 from saelib.study.finding import load
 
-TABLES = "results.csv", "timings.csv"
+TABLES = RESULTS, "timings.csv"
 
 
 def finished(profile: str) -> list[Job]:
@@ -92,6 +94,7 @@ def _keep_tables(profile: str, tables: Sequence[Path], notebooks: Sequence[Path]
         text = json.dumps(estimates, indent=1, ensure_ascii=False)
         write_text(new / "estimates.json", text + "\n")
         write_json(new / "sources.json", published.hashes(notebooks))
+        seal_files(new, [RESULTS])  # as `read_results` checks it
 
 
 # -- README.md and docs/findings.md ---------------------------------------------------------------

@@ -14,8 +14,11 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-HUB_ID = re.compile(r"[\w.-]*\w(/\w[\w.-]*)?")  # "name" or "owner/name"; anything else is a path
+from saelib.config import HUB_CHARS, shown
+from saelib.files import is_there
 
+# "name" or "owner/name"; anything else is a path
+HUB_ID = re.compile(rf"(?=.{{1,{HUB_CHARS}}}\Z)[\w.-]*\w(/\w[\w.-]*)?")
 LONGEST = 300  # letters of a library's own reason
 
 
@@ -40,7 +43,7 @@ def locate(name: str, gguf_file: str) -> tuple[str, dict[str, Any], Exception | 
     if not gguf_file and path.suffix == ".gguf":
         path, gguf_file = path.parent, path.name
     options = {"gguf_file": gguf_file} if gguf_file else {}
-    if path.is_dir():
+    if is_there(path) and path.is_dir():
         if gguf_file and not (path / gguf_file).is_file():
             raise ModelLoadError(
                 f"model {name!r}: there is no GGUF file {gguf_file!r} in {path.resolve()}"
@@ -48,7 +51,8 @@ def locate(name: str, gguf_file: str) -> tuple[str, dict[str, Any], Exception | 
         return str(path), {**options, "local_files_only": True}, None
     if name.endswith(".gguf") or not HUB_ID.fullmatch(name):
         raise ModelLoadError(
-            f"model {name!r}: there is no such local folder or GGUF file, and it is not a hub id"
+            f"model {shown(name)}: there is no such local folder or GGUF file, and it is not a hub "
+            "id"
         )
     hub_error = _ask_hub(name)
     return name, {**options, "local_files_only": hub_error is not None}, hub_error

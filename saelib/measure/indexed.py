@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,6 +24,8 @@ from saelib.measure.features.index import INDEX, Scored
 from saelib.measure.features.pieces import marked_text
 from saelib.measure.features.twin_tables import Pair, kept_matches, read_matches
 from saelib.measure.features.vocabulary import LogitLens
+from saelib.measure.latents import latent_number, whole_number
+from saelib.measure.listing import Listing
 from saelib.sae import Autoencoder
 
 ABLATED_CONTEXTS = 8  # in which a latent's ablation is measured
@@ -105,21 +106,13 @@ class IndexedSAE:
                 "an index of features is built on a profile's test pages; open the SAE by its "
                 "profile, or a folder with profile='…'"
             )
-        if not self.is_indexed:
-            with locked(self.beside(".features.lock")):
-                if not self.is_indexed:  # another kernel may have built it meanwhile
-                    return build_index(
-                        self.sae, self.store, self.lm, self.features, options=self.options
-                    )
-        index = FeatureIndex.open(self.features, self.sae)
-        expected = {"model_id": self.store.model_id, "corpus_id": self.store.corpus_id}
-        for name, value in expected.items():
-            if index.manifest[name] != value:
-                raise ValueError(
-                    f"{self.features} is an index of {name} {index.manifest[name]}, the profile "
-                    f"has {value}; delete the folder and it is built anew"
-                )
-        return index
+        return _index(self, self.store, self.features, progress=True)
+
+    def index_within(self) -> FeatureIndex:
+        """`index`; where it is built, without a bar, for a caller that shows one."""
+        if "index" not in vars(self) and self.store is not None and self.features is not None:
+            self.index = _index(self, self.store, self.features, progress=False)
+        return self.index
 
     @property
     def is_indexed(self) -> bool:
@@ -158,7 +151,7 @@ class IndexedSAE:
         ends = [*promoted, *reversed(suppressed)]
         tokenizer = self.lm.tokenizer
         rows = [(tokenizer.decode([token]), logit) for token, logit in ends]
-        return pd.DataFrame(rows, columns=["token", "logit"])
+        return Listing(rows, columns=["token", "logit"])
 
     def contexts(self, latent: int, kind: str = "top") -> pd.DataFrame:
         """Contexts of test pages: activation, title, position, text with the peak «marked».
@@ -173,7 +166,7 @@ class IndexedSAE:
             (shown.activation, shown.title, shown.position, marked_text(self.lm.tokenizer, shown))
             for shown in self.index.contexts(latent, kind)
         ]
-        return pd.DataFrame(rows, columns=["activation", "title", "position", "text"])
+        return Listing(rows, columns=["activation", "title", "position", "text"])
 
     def neighbours(self, latent: int) -> pd.DataFrame:
         """Latents of the same SAE near this one: latent, by (cosine or co-firing), value, token.
@@ -187,7 +180,7 @@ class IndexedSAE:
         near += [("co-firing", *entry) for entry in record.companions]
         tokens = self.index.table["top_token"]
         rows = [(number, by, value, tokens[number]) for by, number, value in near if number >= 0]
-        return pd.DataFrame(rows, columns=["latent", "by", "value", "token"])
+        return Listing(rows, columns=["latent", "by", "value", "token"])
 
     def latent_number(self, latent: Any) -> int:
         """A latent's number as Python has it.
@@ -195,11 +188,7 @@ class IndexedSAE:
         Raises:
             ConfigError: it is no whole number, or there is no such latent.
         """
-        n_latents = self.sae.config.n_latents
-        number = whole_number(latent, "latent")
-        if not 0 <= number < n_latents:
-            raise ConfigError(f"latent {number}: this SAE has the latents 0 to {n_latents - 1:,}")
-        return number
+        return latent_number(latent, self.sae.config.n_latents)
 
     # -- in other SAEs -----------------------------------------------------------------------------
 
@@ -228,7 +217,7 @@ class IndexedSAE:
             | {"run_id": other.facts.get("run_id", "")}
             for other in self.relatives
         ]
-        table = pd.DataFrame(rows)
+        table = Listing(rows)
         table = table.sort_values(["cosine", "jaccard"], ascending=False, kind="stable")
         return table[table["twin"] >= 0]
 
@@ -242,26 +231,37 @@ class IndexedSAE:
         """
         tables = self.kept_matches()
         missing = [other for other in self.relatives if other.name not in tables]
-        if missing and not headless():
-            tqdm.write(_comparing(self, missing))
-        for other in tqdm(missing, desc="twins", unit="SAE", disable=headless() or not missing):
-            tables[other.name] = _compared(self, other.load())
+        if missing:
+            tables |= _compared(self, self.index, missing)
         return {other.name: tables[other.name] for other in self.relatives}
 
-    def kept_matches(self) -> dict[str, pd.DataFrame]:
+    def kept_matches(
+        self, on_damage: Callable[[ValueError], object] | None = None
+    ) -> dict[str, pd.DataFrame]:
         """Of `matches` those that lie on disk.
 
+        on_damage: called with the error of each table that is damaged, which is then left out.
+
         Raises:
-            ConfigError: there is no index. ValueError: a table on disk is damaged; names the file.
+            ConfigError: there is no index. ValueError: without `on_damage` a table is damaged;
+                names the file.
         """
         folder = self.beside(TWINS)
+        tables: dict[str, pd.DataFrame] = {}
         if not folder.is_dir():
-            return {}
-        tables = {
-            other.name: read_matches(_pair(self, checksum), folder)
-            for other, checksum in zip(self.relatives, self._related_checksums, strict=True)
-        }
-        return {name: table for name, table in tables.items() if table is not None}
+            return tables
+        for other, checksum in zip(self.relatives, self._related_checksums, strict=True):
+            pair = _pair(self, checksum)
+            try:
+                table = read_matches(pair, folder)
+            except ValueError as error:
+                if on_damage is None:
+                    raise
+                on_damage(error)
+                continue
+            if table is not None:
+                tables[other.name] = table
+        return tables
 
     @cached_property
     def _related_checksums(self) -> list[str]:
@@ -297,18 +297,25 @@ class IndexedSAE:
         return read_losses(_measured(self, n_contexts), self.beside(ABLATION))
 
 
-def whole_number(value: Any, name: str) -> int:
-    """A number of Python or numpy, as an int.
-
-    Raises:
-        ConfigError: it is anything else.
-    """
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise ConfigError(f"{name} = {value!r}: expected a whole number")
-    return operator.index(value)
-
-
 # Of an SAE, for the methods above
+
+
+def _index(one: IndexedSAE, store: Store, folder: Path, progress: bool) -> FeatureIndex:
+    if not one.is_indexed:
+        with locked(one.beside(".features.lock")):
+            if not one.is_indexed:  # another kernel may have built it meanwhile
+                return build_index(
+                    one.sae, store, one.lm, folder, options=one.options, progress=progress
+                )
+    index = FeatureIndex.open(folder, one.sae)
+    expected = {"model_id": store.model_id, "corpus_id": store.corpus_id}
+    for name, value in expected.items():
+        if index.manifest[name] != value:
+            raise ValueError(
+                f"{folder} is an index of {name} {index.manifest[name]}, the profile has {value}; "
+                "delete the folder and it is built anew"
+            )
+    return index
 
 
 def _words(one: IndexedSAE, latent: int, k: int) -> tuple[list[Scored], list[Scored]]:
@@ -333,9 +340,19 @@ def _pair(one: IndexedSAE, other: str) -> Pair:
     return Pair(one.checksum, other, one.index.manifest["corpus_id"], one.options.split)
 
 
-def _compared(one: IndexedSAE, other: IndexedSAE) -> pd.DataFrame:
-    pair = _pair(one, other.checksum)
-    return kept_matches(pair, one.index, other.index, one.beside(TWINS))
+def _compared(
+    one: IndexedSAE, index: FeatureIndex, missing: Sequence[Subject]
+) -> dict[str, pd.DataFrame]:
+    """By relative the table of matches, made and kept; with one bar for all that this builds."""
+    tables = {}
+    if not headless():
+        tqdm.write(_comparing(one, missing))
+    for subject in tqdm(missing, desc="twins", unit="SAE", disable=headless()):
+        other = subject.load()
+        pair = _pair(one, other.checksum)
+        theirs = other.index_within()
+        tables[subject.name] = kept_matches(pair, index, theirs, one.beside(TWINS))
+    return tables
 
 
 def _comparing(one: IndexedSAE, missing: Sequence[Subject]) -> str:

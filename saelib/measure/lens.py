@@ -31,7 +31,9 @@ from torch import Tensor
 from saelib.activations.store import CLASSES, token_classes
 from saelib.config import ConfigError
 from saelib.measure.features import FeatureIndex
-from saelib.measure.indexed import IndexedSAE, Subject, whole_number
+from saelib.measure.indexed import IndexedSAE, Subject
+from saelib.measure.latents import whole_number
+from saelib.measure.listing import Listing
 from saelib.measure.steering import (
     Change,
     continuation,
@@ -135,7 +137,7 @@ class Lens(IndexedSAE):
                 for latent, value in zip(latents, values, strict=True)
                 if value > 0
             ]
-        return pd.DataFrame(rows, columns=["position", "token", "latent", "code"])
+        return Listing(rows, columns=["position", "token", "latent", "code"])
 
     def codes(self, latent: int, text: str) -> pd.DataFrame:
         """One latent on every token of a text: position, token, code; nan on first and sinks.
@@ -146,7 +148,7 @@ class Lens(IndexedSAE):
         latent = self.latent_number(latent)
         seen = self.see(text)
         codes = seen.codes[:, latent].cpu().numpy()
-        table = pd.DataFrame({"token": seen.tokens, "code": np.where(seen.ordinary, codes, np.nan)})
+        table = Listing({"token": seen.tokens, "code": np.where(seen.ordinary, codes, np.nan)})
         return table.rename_axis("position").reset_index()
 
     def find(self, texts: str | Sequence[str], k: int = 10) -> pd.DataFrame:
@@ -163,7 +165,7 @@ class Lens(IndexedSAE):
         if not texts:
             raise ConfigError("texts: expected at least one")
         largest = np.stack([self._largest(self.see(text)) for text in texts])
-        table = pd.DataFrame(
+        table = Listing(
             {
                 "score": (largest * rarity(self.index)).mean(0),
                 "n_texts": (largest > 0).sum(0),
@@ -251,7 +253,7 @@ class Lens(IndexedSAE):
         return Steered(
             self._text(continuation(self.lm, self.sae, ids, None, n_tokens)),
             self._text(continuation(self.lm, self.sae, ids, change, n_tokens)),
-            moved,
+            Listing(moved),
             divergence(before, after),
         )
 

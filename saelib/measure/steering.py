@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from saelib.activations.lm import LM
+from saelib.measure.latents import latent_number
 from saelib.sae import Autoencoder
 
 MODES = ("add", "scale", "clamp", "ablate")
@@ -64,10 +65,9 @@ def changed_stream(
     positions: where; everywhere without them.
 
     Raises:
-        ValueError: there is no such latent.
+        ConfigError: there is no such latent.
     """
-    if not 0 <= change.latent < sae.config.n_latents:
-        raise ValueError(f"latent {change.latent}: expected 0 to {sae.config.n_latents - 1}")
+    latent_number(change.latent, sae.config.n_latents)
     x = stream.float()
     f = sae.encode_raw(x.flatten(0, 1))[:, change.latent].view(x.shape[:2])
     step = (change.new_code(f) - f) / sae.scale

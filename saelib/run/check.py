@@ -1,9 +1,10 @@
 """Reading everything that a profile has on disk, to tell what is damaged and what heals it.
 
 Each file is read as its own reader reads it: the store by its manifest, run folders by their seals,
-reference losses, counts of live rows and checkpoints by the checksum in them, `results.csv` by the
-runs it was built from. `features/`, `twins/`, `ablation/` and `descriptions/` beside an SAE are
-bound to it by their own files, and are looked at when they are opened.
+reference losses, counts of live rows and checkpoints by the checksum in them, `results.csv` by its
+seal and the runs it was built from, indices of features by their seals, what notebooks left by the
+seals in their records. `twins/`, `ablation/` and `descriptions/` beside an SAE are bound to it by
+their own files, and are looked at when they are opened.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ from saelib.activations.live import StreamError, read_counts
 from saelib.activations.shards import PROGRESS, StoreError, check_hash, check_size, read_manifest
 from saelib.env import data_dir
 from saelib.files import read_json
+from saelib.measure.features.index import ANEW as ANEW_INDEX
+from saelib.measure.features.index import FEATURES
 from saelib.measure.reference import read_reference
 from saelib.run.identity import IDENTITY_FILE, read_identity
-from saelib.run.results import read_results, results_text
+from saelib.run.results import ANEW, RESULTS, read_results, results_text
 from saelib.run.run_folder import CHECKPOINT, RunFolder
+from saelib.run.seals import edited
 from saelib.run.trained import Trained
 from saelib.sae.checkpoint import check_checkpoint
-from saelib.seal import SEAL, fault_of, remedy
+from saelib.seal import SEAL, checked, fault_of, read_seal, remedy
 
 AGAIN = "delete it and run `make workbook` again"
-RESULTS = "results.csv"
 
 
 @dataclass
@@ -85,6 +88,9 @@ def check_profile(profile: str) -> Inspection:
     _check_tables(folder, seen)
     if not seen.damaged:
         _check_results(profile, folder / RESULTS, seen)
+    seen.damaged += [
+        line if str(folder) in line else f"{folder}/{line}" for line in edited(profile)
+    ]
     return seen
 
 
@@ -135,8 +141,17 @@ def _check_run(run: RunFolder, seen: Inspection) -> None:
             heals = f"delete the folder {run.path} and run `make workbook` again"
             seen.read(run.path, lambda: (run.load(), run.history, run.events, run.snapshots), heals)
         seen.read(run.path / "metrics.json", lambda: run.row)
+    for folder in sorted(run.path.glob(f"{FEATURES}*")):
+        _check_index(folder, seen)
     for path in sorted(run.path.glob(CHECKPOINT.replace(".", "*."))):
         seen.read(path, lambda path=path: check_checkpoint(path))
+
+
+def _check_index(folder: Path, seen: Inspection) -> None:
+    """The sealed files of an index of features; one of an earlier version has no seal."""
+    seal = seen.read(folder / SEAL, lambda: read_seal(folder, ANEW_INDEX))
+    for name in seal.files if seal else ():
+        seen.read(folder / name, lambda name=name: checked(folder / name, ANEW_INDEX))
 
 
 def _check_tables(folder: Path, seen: Inspection) -> None:
@@ -148,20 +163,20 @@ def _check_tables(folder: Path, seen: Inspection) -> None:
 
 
 def _check_results(profile: str, path: Path, seen: Inspection) -> None:
-    """Each row of results.csv must be what its run's metrics.json says."""
+    """Each row of results.csv must be what its run's metrics.json says, and all be as sealed."""
     if not path.exists():
         return
-    if seen.read(path, lambda: read_results(path)) is None:
-        return
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     rebuilt = results_text(Trained(profile).measured_rows()).splitlines()
-    if lines[0] != rebuilt[0]:
-        seen.notices.append(f"{path}: has other columns, being of an earlier version")
-        return
-    for line in sorted(set(lines) - set(rebuilt)):
+    wrong = sorted(set(lines) - set(rebuilt)) if lines[:1] == rebuilt[:1] else []
+    for line in wrong:
         seen.damaged.append(
             f"{path}: the row of run {line.partition(',')[0]} is not what the runs' metrics.json "
-            "say; delete it and run notebook 02: it is built anew"
+            f"say; {ANEW}"
         )
-    if set(rebuilt) - set(lines):
+    if not wrong and seen.read(path, lambda: read_results(path)) is None:
+        return
+    if lines[:1] != rebuilt[:1]:
+        seen.notices.append(f"{path}: has other columns, being of an earlier version")
+    elif set(rebuilt) - set(lines):
         seen.notices.append(f"{path}: lacks runs that are measured; notebook 02 adds them")

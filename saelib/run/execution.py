@@ -161,7 +161,7 @@ def _run_job(job: Job, profile: str, force: bool) -> Result:
 def _drop_claims(job: Job) -> None:
     """Remove what an earlier run claimed: should this one fail, nothing may still be claimed."""
     job.record.unlink(missing_ok=True)
-    for path in job.claims:
+    for path in [*job.claims, *job.atlases]:
         path.unlink(missing_ok=True)
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from saelib.config import ConfigError, stable_hash
-from saelib.env import data_dir
+from saelib.env import ATLAS, data_dir
 from saelib.files import read_json, write_json
 from saelib.run.parameters import check_ranges, fitted
 from saelib.run.profiles import RESERVED, grid_points, resolve_profile, spread
 from saelib.run.source_notebooks import code_cells, parameters, read_notebook, sources
 from saelib.versions import MEASURING_VERSION, STREAMING_VERSION, STUDY_VERSION, TRAINING_VERSION
 
+FEATURES = "06_features"  # it writes the atlases
 COLLECT = "01_collect"  # the later notebooks read the store it makes
 
 
@@ -69,6 +70,15 @@ class Job:
         verdicts = folder.glob(f"verdicts/{self.name}.*")
         figures = folder.glob(f"figures/{number}_*.png")
         return [*verdicts, *folder.glob(f"diagnostics/{number}_*.csv"), *figures]
+
+    @property
+    def atlases(self) -> list[Path]:
+        """Pages of features that an earlier run of it left; grid points write none of their own."""
+        return (
+            []
+            if self.grid or self.name != FEATURES
+            else sorted(self.folder.parent.glob(f"{ATLAS}/*.html"))
+        )
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import pandas as pd
 from saelib.activations.lm import LM
 from saelib.config import ConfigError
 from saelib.env import data_dir
+from saelib.files import is_there
 from saelib.measure.features.identity import SHORT, sae_checksum
 from saelib.measure.features.index import FEATURES
 from saelib.measure.indexed import Split
@@ -56,7 +57,7 @@ def open_lens(
         if model is not None or profile is not None:
             raise ConfigError(f"{source} is a profile; model and profile are for an SAE's folder")
         return _open_profile(str(source), site, l0, arch, split)
-    if str(source).startswith(SCHEME) or Path(source).exists():
+    if str(source).startswith(SCHEME) or is_there(source):
         if arch is not None:
             raise ConfigError(f"arch = {arch!r} chooses among a profile's SAEs; {source} is one")
         return _open_folder(source, site, model, profile, split)

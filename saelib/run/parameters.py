@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from saelib.config import IN_WORDS, ConfigError
+from saelib.config import IN_WORDS, NAME_CHARS, ConfigError, shown
 from saelib.run.source_notebooks import parameters
 
 SITES = "sites"  # parameters whose name ends so hold numbers or names, whatever the default has
@@ -39,15 +39,26 @@ def fitted(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _fitted_value(path: Path, name: str, value: Any, defaults: Mapping[str, Any]) -> Any:
     if name not in defaults:
-        raise ConfigError(f"{path.stem}: unknown parameter {name!r}{nearest(name, defaults)}")
+        raise ConfigError(f"{path.stem}: unknown parameter {shown(name)}{nearest(name, defaults)}")
     default = [0, "middle"] if name.endswith(SITES) else defaults[name]
+    if _longest(value) > NAME_CHARS:
+        raise ConfigError(
+            f"{path.stem}: {name} = {shown(value)}: expected at most {NAME_CHARS:,} characters"
+        )
     try:
         return _fit(value, default)
     except TypeError:
         raise ConfigError(
-            f"{path.stem}: {name} = {value!r} ({type(value).__name__}): "
+            f"{path.stem}: {name} = {shown(value)} ({type(value).__name__}): "
             f"expected {expected(default)}"
         ) from None
+
+
+def _longest(value: Any) -> int:
+    """Characters of a text, or of the longest in a list."""
+    if isinstance(value, (list, tuple)):
+        return max(map(_longest, value), default=0)
+    return len(value) if isinstance(value, str) else 0
 
 
 def _fit(value: Any, default: Any) -> Any:

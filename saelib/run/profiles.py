@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from saelib.config import ConfigError, refuse_unknown
+from saelib.config import ConfigError, refuse_unknown, shown
 from saelib.run.parameters import fitted, nearest
 from saelib.run.source_notebooks import notebooks_dir, parameters, sources
 
@@ -27,7 +27,7 @@ Values = dict[str, Any]
 def _mapping(value: Any, what: str) -> Values:
     value = {} if value is None else value
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise ConfigError(f"{what}: expected a mapping of names, found {value!r}")
+        raise ConfigError(f"{what}: expected a mapping of names, found {shown(value)}")
     return value
 
 
@@ -61,7 +61,7 @@ def load_profile(name: str) -> tuple[Values, dict[str, Values]]:
     names = profile_names()
     if name not in names:
         raise ConfigError(
-            f"profile {name!r}: accepted: {', '.join(names)} "
+            f"profile {shown(name)}: accepted: {', '.join(names)} "
             f"(a name has no '/' or '.' and is not {', '.join(KEPT)})"
         )
     path = notebooks_dir() / "profiles" / f"{name}.yaml"
@@ -85,7 +85,7 @@ def spread(values: Mapping[str, Any], paths: Sequence[Path], what: str) -> dict[
     for name in values:
         if name not in accepted:
             raise ConfigError(
-                f"{what}: no notebook has the parameter {name!r}{nearest(name, accepted)}"
+                f"{what}: no notebook has the parameter {shown(name)}{nearest(name, accepted)}"
             )
     return {
         path: {name: value for name, value in values.items() if name in own}
@@ -120,7 +120,7 @@ def grid_points(path: Path) -> list[Values]:
     for key, values in axes.items():
         if not isinstance(values, list) or not values or key == RESERVED:
             raise ConfigError(
-                f"{path}: {key} = {values!r}: expected a list of values for a parameter "
-                f"but {RESERVED!r}"
+                f"{path}: {shown(key)} = {shown(values)}: expected a list of values for a "
+                f"parameter but {RESERVED!r}"
             )
     return [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]

@@ -26,17 +26,17 @@ import jinja2
 import nbformat
 import pandas as pd
 
-from saelib.env import data_dir
+from saelib.env import ATLAS, data_dir
 from saelib.files import replaced_folder, write_text
 from saelib.run import headlines
 from saelib.run.headlines import interval_text
 from saelib.run.jobs import intact_record
 from saelib.run.page import Link, anchor, notebook_html
 from saelib.run.plain import without_controls
-from saelib.run.seals import edited, unsealed
+from saelib.run.seals import edited, edited_results, unsealed
 from saelib.run.source_notebooks import read_notebook
 from saelib.run.turns import turn
-from saelib.study.f3_features_atlas import ATLAS, atlas_file
+from saelib.study.f3_features_atlas import atlas_file
 from saelib.study.f3_features_findings import SIX_FEATURES
 from saelib.study.finding import (
     MIN_PAGES,
@@ -331,7 +331,8 @@ def _build(profile: str) -> Path:
     damaged = unreadable(notebooks)
     notebooks = {page: path for page, path in notebooks.items() if page not in damaged}
     notices = [line.replace(f"{data_dir(profile)}/", "") for line in damaged.values()]
-    notices += [line.replace(f"{data_dir(profile)}/", "") for line in edited(profile)]
+    lines = [*edited_results(profile), *edited(profile)]
+    notices += [line.replace(f"{data_dir(profile)}/", "") for line in lines]
     for notice in notices:
         log.warning("%s", notice)
     findings = load(profile)

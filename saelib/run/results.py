@@ -1,20 +1,24 @@
 """The two tables of a profile: `results.csv`, one row per trained SAE, and `timings.csv`, one row
-per piece of work.
+per piece of work. The first is sealed by the `seal.json` beside it.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from saelib.files import full_disk_named, lock_file, write_text
+from saelib.files import full_disk_named, lock_file
 from saelib.measure.columns import COLUMNS, NUMBERS, read_table
+from saelib.seal import checked, fault_of, read_seal, replace_sealed
 
+ANEW = "delete it and run notebook 02: it is built anew"
+RESULTS = "results.csv"
 TIMINGS = ("run_id", "stage", "seconds", "tokens_per_second", "resumed")
 
 
@@ -27,25 +31,34 @@ def read_results(path: Path) -> pd.DataFrame:
     """`results.csv` as a table, with column `arm`.
 
     Raises FileNotFoundError where nothing was trained, ValueError naming the file where it is
-    damaged.
+    damaged, or was edited since it was written.
     """
     if not path.exists():
         profile = path.parent.name
         raise FileNotFoundError(
             f"{path} is missing: run notebooks 02 to 04 with profile {profile!r} first"
         )
+    checked(path, heals=ANEW, notice=False)
     try:
         table = read_table(path)
     except ValueError as error:  # no table, a column missing, a word where a number stands
-        raise ValueError(
-            f"{path}: damaged ({error}); delete it and run notebook 02: it is built anew"
-        ) from error
+        raise ValueError(f"{path}: damaged ({error}); {ANEW}") from error
     return table.assign(arm=table["loss"])
 
 
 def write_results(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write `results.csv` whole or not at all; floats in repr, so equal rows give equal bytes."""
-    write_text(path, results_text(rows))
+    """Write `results.csv` whole or not at all, and its seal; floats in repr, so equal rows give
+    equal bytes.
+    """
+    replace_sealed(path, results_text(rows).encode("utf-8"), heals=ANEW)
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether `results.csv` is as it was written; True too where its folder cannot be sealed."""
+    seal = read_seal(path.parent, heals=ANEW)
+    if seal is None:
+        return not os.access(path.parent, os.W_OK)
+    return not fault_of(path, seal)
 
 
 def holds(path: Path, rows: Iterable[Mapping[str, Any]]) -> bool:

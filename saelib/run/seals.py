@@ -1,7 +1,8 @@
 """What an executed notebook left, sealed when it finished: the report says what was edited since.
 
 A seal is a checksum in the notebook's record (`jobs`): of its verdicts, its part of the abstract,
-its tables and figures, of its code cells with their outputs, and of `timings.csv` up to then.
+its tables, figures and atlases, of its code cells with their outputs, and of `timings.csv` up to
+then. `results.csv`, which several notebooks add to, has a seal of its own (`saelib.seal`).
 """
 
 from __future__ import annotations
@@ -12,19 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from saelib.config import stable_hash
-from saelib.env import data_dir
+from saelib.env import ATLAS, data_dir
 from saelib.run.jobs import Job, read_record
+from saelib.run.results import ANEW, RESULTS
 from saelib.run.source_notebooks import code_cells, read_notebook
+from saelib.seal import SEAL, SealError, fault_of, read_seal
 
 TIMES = "timings.csv"  # rows are added to it: its first bytes are sealed
-KINDS = ("verdicts/*.json", "verdicts/*.txt", "diagnostics/*.csv")
+KINDS = ("verdicts/*.json", "verdicts/*.txt", "diagnostics/*.csv", f"{ATLAS}/*.html")
 
 
 def seals_of(job: Job) -> dict[str, Any]:
     """Checksums of what a job left, by path below the folder of its profile or grid point."""
     folder = job.folder.parent
     seals: dict[str, Any] = {
-        str(path.relative_to(folder)): _digest(path.read_bytes()) for path in job.claims
+        str(path.relative_to(folder)): _digest(path.read_bytes())
+        for path in [*job.claims, *job.atlases]
     }
     seals[f"{job.folder.name}/{job.output.name}"] = _cells(job.output)
     times = job.main.parent / TIMES
@@ -45,14 +49,29 @@ def edited(profile: str) -> list[str]:
 
 
 def unsealed(profile: str) -> list[str]:
-    """Verdicts, sentences and tables of a profile that no record has a seal of."""
+    """Verdicts, sentences, tables and atlases of a profile that there is no seal of."""
     folder = data_dir(profile)
     sealed: set[str] = set()
     for record in folder.glob("notebooks/*.json"):
         sealed |= set(_seals(record))
     present = [path for kind in KINDS for path in sorted(folder.glob(kind))]
     names = [str(path.relative_to(folder)) for path in present]
-    return [name for name in names if name not in sealed]
+    unsealed_names = [name for name in names if name not in sealed]
+    if (folder / RESULTS).is_file() and not (folder / SEAL).exists():
+        unsealed_names.append(RESULTS)
+    return unsealed_names
+
+
+def edited_results(profile: str) -> list[str]:
+    """A sentence where a profile's `results.csv` is not as it was written, or its seal damaged."""
+    path = data_dir(profile) / RESULTS
+    try:
+        seal = read_seal(path.parent, heals=ANEW)
+    except SealError as error:
+        return [str(error)]
+    if seal and path.is_file() and fault_of(path, seal):
+        return [f"{RESULTS} was edited after it was written; {ANEW}"]
+    return []
 
 
 def _seals(record: Path) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 from saelib.activations.store import Store
 from saelib.config import ConfigError, CorpusConfig
 from saelib.env import data_dir
-from saelib.files import read_json
+from saelib.files import is_there, read_json
 from saelib.run.parameters import filled
 from saelib.text.assets import resolve_model
 from saelib.text.contexts import load_contexts
@@ -126,7 +126,7 @@ def _lies_here(cfg: CorpusConfig) -> bool:
     path = Path(cfg.path)
     if cfg.source in ("text", "dataset"):
         path, _ = separated_path(cfg.path)
-    return bool(cfg.path) and path.expanduser().exists()
+    return bool(cfg.path) and is_there(path.expanduser())
 
 
 def _pages_of(cfg: CorpusConfig) -> tuple[int, Sequence[float | int], str]:

@@ -16,7 +16,7 @@ import pandas as pd
 from saelib.config import EvalConfig
 from saelib.ranks import SINGLE_PROCESS, Ranks
 from saelib.run.collected import Collected
-from saelib.run.results import holds, read_results, write_results
+from saelib.run.results import holds, is_sealed, read_results, write_results
 from saelib.run.run_folder import RunFolder
 from saelib.run.turns import turn
 from saelib.sae import Autoencoder
@@ -71,7 +71,8 @@ class Trained(Collected):
     def write_results(self) -> Path:
         """Rebuild `results.csv` from the `metrics.json` of this store's runs, sorted by run_id."""
         path = self.folder / "results.csv"
-        if not holds(path, self.measured_rows()):  # else a finished profile may be read-only
+        whole = holds(path, self.measured_rows()) and is_sealed(path)
+        if not whole:  # else a finished profile may be read-only
             with turn(self.folder, path.name):  # or an older list of runs could be written last
                 write_results(path, self.measured_rows())
         return path

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from saelib.env import ATLAS
 from saelib.measure.features import FeatureIndex, matches
 from saelib.measure.features.index import FEATURES
 from saelib.measure.lens import Lens
@@ -16,8 +17,6 @@ from saelib.show.explore.atlas import write_atlas
 from saelib.show.explore.names import subject_name
 from saelib.study.f3_features import Cell
 from saelib.study.scope import Scope
-
-ATLAS = "atlas"  # folder below the profile's
 
 
 class Indexed(NamedTuple):

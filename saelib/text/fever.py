@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from saelib.config import CorpusConfig
+from saelib.files import is_there
 from saelib.text.rows import DAMAGE, CorpusError, Row, json_lines, jsonl_rows
 from saelib.text.tables import hub_id, loaded_rows
 
@@ -21,13 +22,14 @@ def fever_rows(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
     """Rows of whichever form lies at the path; a path that does not exist is taken as a hub id."""
     path = Path(cfg.path)
     columns = ["id", cfg.text_column]
+    if not is_there(path):
+        hub = hub_id(cfg.path, cfg.source)
+        return loaded_rows(hub, where=cfg.path, columns=columns, **ON_THE_HUB)
     if is_conversion(path):
         return loaded_rows(cfg.path, where=cfg.path, columns=columns, data_files="**/*.parquet")
     if is_archive(path):
         return _archived_rows(cfg.path)
-    if path.exists():
-        return jsonl_rows(cfg, report, PAGES)
-    return loaded_rows(hub_id(cfg.path, cfg.source), where=cfg.path, columns=columns, **ON_THE_HUB)
+    return jsonl_rows(cfg, report, PAGES)
 
 
 def is_conversion(path: Path) -> bool:

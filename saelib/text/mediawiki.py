@@ -12,18 +12,22 @@ from importlib.metadata import version
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import quoteattr
 
 from tqdm.auto import tqdm
 
 from saelib.config import CorpusConfig, stable_hash
 from saelib.env import headless
 from saelib.text.assets import embedded_wiki, enwik8, made_once
-from saelib.text.lines import LINE_BYTES
+from saelib.text.lines import LINE_BYTES, PIECE, TOO_LONG
 from saelib.text.rows import OPENERS, CorpusError, Row, matching_files, opened
 from saelib.text.wikitext import clean_markup
 
 # What the parser raises on what is no dump: among others of encodings that it does not know.
 NO_DUMP = (ET.ParseError, EOFError, OSError, zlib.error, ValueError, LookupError)
+PAGE_END = b"</page>"
+DECLARATION = re.compile(rb"(?:\xef\xbb\xbf)?<\?xml[^>]*\?>")
+PASSED_OVER = "passed-over"  # attribute of a page that is too long
 PAGE = {"id", "title", "text"}  # of a line of cleaned text, and of its last:
 COUNTS = {"pages_redirect", "pages_other_namespace"}
 SEAL = "sha256"  # beside the counts: of the pages' lines and of the counts
@@ -32,11 +36,8 @@ ENGLISH = {"-2": "Media", "6": "File", "14": "Category"}  # namespaces whose lin
 LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
 # Older names of a language's file namespace; a dump lists the newest alone.
 FILE_ALIASES = {
-    language: {name: "6"}
-    for language, name in {
-        **{"de": "Bild", "sv": "Bild", "es": "Imagen", "it": "Immagine", "nl": "Afbeelding"},
-        **{"pl": "Grafika", "pt": "Imagem", "ru": "Изображение", "uk": "Зображення", "ja": "画像"},
-    }.items()
+    **{"de": "Bild", "sv": "Bild", "es": "Imagen", "it": "Immagine", "nl": "Afbeelding"},
+    **{"pl": "Grafika", "pt": "Imagem", "ru": "Изображение", "uk": "Зображення", "ja": "画像"},
 }
 CLEANING_VERSION = 2  # raise it where `articles` or `clean_markup` give another text
 
@@ -45,13 +46,18 @@ def dump_rows(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
     """Rows of a dump or of a folder of a dump's parts, with markup."""
     parts = matching_files(cfg.path, cfg.source, "*.xml*")
     for where, article in articles(parts, report):
-        yield where, {cfg.text_column: article.pop("wikitext"), **article}
+        if isinstance(article, str):
+            yield where, article
+        else:
+            yield where, {cfg.text_column: article.pop("wikitext"), **article}
 
 
 def articles(
     parts: Sequence[Path], report: dict[str, Any], cut: bool = False
-) -> Iterator[tuple[str, dict[str, Any]]]:
+) -> Iterator[tuple[str, dict[str, Any] | str]]:
     """(where, its id, title and wikitext) of each article of a dump (.xml, .xml.bz2, .xml.gz).
+
+    A sentence in the place of an article that is longer than `LINE_BYTES`.
 
     Redirects and pages outside namespace 0 are counted in `report` and left out. A dump that ends
     in the middle of a page raises `CorpusError` naming it, or with `cut` is read up to its last
@@ -64,6 +70,8 @@ def articles(
         wikitext = page.findtext("{*}revision/{*}text") or ""
         if _namespace(page, title, prefixes) != "0":
             report["pages_other_namespace"] += 1
+        elif PASSED_OVER in page.attrib:
+            yield f"{path}, page {title!r}", f"a page of {TOO_LONG}"
         elif page.find("{*}redirect") is not None or wikitext.lstrip()[:9].upper() == "#REDIRECT":
             report["pages_redirect"] += 1
         else:
@@ -95,49 +103,99 @@ def with_english_links(wikitext: str, prefixes: dict[str, str]) -> str:
     return re.sub(pattern, lambda match: f"[[{names[match[1].casefold()]}:", wikitext)
 
 
+class _LongPage(ValueError):
+    """A page goes on for more than `LINE_BYTES`."""
+
+
 class _Metered:
     """A stream of which at most `LINE_BYTES` and a piece may be read between two pages' ends."""
 
     def __init__(self, stream: BufferedIOBase) -> None:
         self._stream = stream
+        self._declaration = b""  # of the XML, with its encoding
+        self._next = b""  # to be read before the stream goes on
+        self._last = b""  # bytes that were read last, in which a page's end may begin
         self.since_page = 0
+        self.page: ET.Element | None = None  # the one that is being read
+        self.is_ended = False
 
     def read(self, size: int) -> bytes:
-        """The next bytes; `ValueError` where the page goes on for too long."""
+        """The next bytes; `_LongPage` where the page goes on for too long."""
         if self.since_page > LINE_BYTES:
-            raise ValueError(f"a page of more than {LINE_BYTES:,} bytes")
-        data = self._stream.read(size)
+            raise _LongPage(f"a page of more than {LINE_BYTES:,} bytes")
+        data = self._next or self._stream.read(size)
+        if declared := DECLARATION.match(data):
+            self._declaration = declared[0]
+        self._next = b""
+        self._last = (self._last + data)[-len(PAGE_END) :]
         self.since_page += len(data)
         return data
 
+    def skip_page(self, top: str) -> None:
+        """Pass over the rest of a page; what is read next is a dump of the pages after it.
+
+        top: tag of the dump's own element.
+        """
+        rest = self._last
+        while (end := rest.find(PAGE_END)) < 0:
+            piece = self._stream.read(PIECE)
+            if not piece:
+                raise EOFError(f"no end of a page of more than {LINE_BYTES:,} bytes")
+            rest = rest[-len(PAGE_END) :] + piece
+        namespace, _, name = top.rpartition("}")
+        head = f"<{name} xmlns={quoteattr(namespace[1:])}>" if namespace else f"<{name}>"
+        self._next = self._declaration + head.encode() + rest[end + len(PAGE_END) :]
+        self._last = b""
+        self.since_page = 0
+
 
 def _xml_pages(path: Path, cut: bool) -> Iterator[tuple[Path, ET.Element, dict[str, str]]]:
-    """(path, `<page>` element, namespaces by prefix), one page at a time, each freed after use."""
+    """(path, `<page>` element, namespaces by prefix), one page at a time, each freed after use.
+
+    Of a page that is too long, what was read before its text, with the attribute `PASSED_OVER`.
+    """
     prefixes: dict[str, str] = {}
-    top: ET.Element | None = None
-    last: ET.Element | None = None  # the page that is being read
+    metered: _Metered | None = None
     try:
         with OPENERS.get(path.suffix, open)(path, "rb") as stream:
             metered = _Metered(stream)
-            events = ET.iterparse(metered, events=("start", "end"))
-            for event, element in events:
-                if top is None:
-                    top = element
-                    prefixes.update(FILE_ALIASES.get(element.get(LANGUAGE, "")[:2], {}))
-                tag = element.tag.rpartition("}")[2]
-                if event == "start":
-                    last = element if tag == "page" else last
-                elif tag == "namespace":
-                    prefixes[element.text or ""] = element.get("key", "0")
-                elif tag == "page":
-                    yield path, element, prefixes
-                    top.clear()
-                    metered.since_page = 0
-                    last = None
+            while not metered.is_ended:
+                for page in _pages_of(metered, prefixes):
+                    yield path, page, prefixes
     except NO_DUMP as error:
         if cut and isinstance(error, ET.ParseError):
             return
-        raise CorpusError(f"{path}: not a whole MediaWiki dump ({error}{_within(last)})") from error
+        within = _within(metered.page if metered else None)
+        raise CorpusError(f"{path}: not a whole MediaWiki dump ({error}{within})") from error
+
+
+def _pages_of(metered: _Metered, prefixes: dict[str, str]) -> Iterator[ET.Element]:
+    """Pages up to the end of the stream, or up to one that is too long, which comes last."""
+    top: ET.Element | None = None
+    try:
+        for event, element in ET.iterparse(metered, events=("start", "end")):
+            if top is None:
+                top = element
+                prefixes[FILE_ALIASES.get(element.get(LANGUAGE, "")[:2], "File")] = "6"
+            tag = element.tag.rpartition("}")[2]
+            if event == "start":
+                metered.page = element if tag == "page" else metered.page
+            elif tag == "namespace":
+                prefixes[element.text or ""] = element.get("key", "0")
+            elif tag == "page":
+                yield element
+                top.clear()
+                metered.since_page = 0
+                metered.page = None
+        metered.is_ended = True
+    except _LongPage:
+        page = metered.page
+        if page is None or top is None:
+            raise
+        page.set(PASSED_OVER, "")
+        yield page
+        metered.skip_page(top.tag)
+        metered.page = None
 
 
 def _within(page: ET.Element | None) -> str:
@@ -204,7 +262,9 @@ def write_cleaned(dump: Path, cleaned: Path, cut: bool = False) -> Path:
     pages = articles([dump], counts, cut)
     with cleaned.open("wb") as file:
         bar = tqdm(pages, desc=f"cleaning {dump.name}", unit="article", disable=headless())
-        for _, page in bar:
+        for where, page in bar:
+            if isinstance(page, str):
+                raise CorpusError(f"{where}: {page}")
             page["text"] = clean_markup(page.pop("wikitext"))
             line = json.dumps(page).encode() + b"\n"
             digest.update(line)

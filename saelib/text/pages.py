@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from saelib.config import CorpusConfig
+from saelib.config import NAME_CHARS, CorpusConfig, shown
 from saelib.text.apart import Cleaner, MarkupError
 from saelib.text.lines import PAGE_CHARS
 from saelib.text.rows import CorpusError, Row
@@ -31,6 +31,7 @@ SPLIT_ENDS = (0.7, 0.8, 1.0)  # 70 % train, 10 % validation, 20 % test
 # With this salt the few pages of the embedded excerpt come close to these shares.
 SPLIT_SALT = 43
 EXAMPLES = 5  # bad lines named in the report
+FIELDS = 20  # of a row, named in a message
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def _fault(fields: dict[str, Any], text_column: str, id_column: str) -> str:
     """What is wrong with a row's text, id or title, in a sentence; "" where they can be used."""
     for column in filter(None, (text_column, id_column)):
         if column not in fields:
-            return f"no field {column!r}; it has {', '.join(map(repr, fields)) or 'none'}"
+            return f"no field {column!r}; it has {_listed(list(fields))}"
         if fields[column] is None:
             return f"field {column!r} is null"
     text = fields[text_column]
@@ -161,11 +162,21 @@ def _fault(fields: dict[str, Any], text_column: str, id_column: str) -> str:
         return f"field {text_column!r} is {type(text).__name__}, expected text"
     if len(text) > PAGE_CHARS:
         return f"a page of {len(text):,} characters, of which at most {PAGE_CHARS:,} are read"
+    for column in filter(None, (id_column, "title")):
+        length = len(str(fields.get(column)))
+        if length > NAME_CHARS and (column == id_column or isinstance(fields[column], str)):
+            return f"field {column!r} has {length:,} characters, expected at most {NAME_CHARS:,}"
     for column in filter(None, (text_column, id_column, "title")):
         fault = _lone_surrogate(str(fields.get(column)))
         if fault:
             return f"field {column!r} cannot be written as UTF-8 ({fault})"
     return ""
+
+
+def _listed(names: list[str]) -> str:
+    """The first names of a row's fields, and how many more there are."""
+    more = f" and {len(names) - FIELDS:,} more" if len(names) > FIELDS else ""
+    return (", ".join(map(shown, names[:FIELDS])) or "none") + more
 
 
 def _lone_surrogate(text: str) -> str:

@@ -20,7 +20,8 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
-from saelib.config import CorpusConfig
+from saelib.config import CorpusConfig, shown
+from saelib.files import is_there
 from saelib.text.lines import LINE_BYTES, TOO_LONG, bounded_lines, separated, text_blocks
 
 OPENERS = {".bz2": bz2.open, ".gz": gzip.open}
@@ -57,9 +58,9 @@ def matching_files(path: str, source: str, *patterns: str) -> list[Path]:
     Raises `CorpusError` where the path does not exist or the folder holds no such file.
     """
     given = Path(path)
-    if not given.exists():
+    if not is_there(given):
         raise CorpusError(
-            f"corpus path {path!r} does not exist; source {source!r} reads a file or a folder"
+            f"corpus path {shown(path)} does not exist; source {source!r} reads a file or a folder"
         )
     if given.is_file():
         return [given]
@@ -131,8 +132,8 @@ def text_rows(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
 def separated_path(path: str) -> tuple[Path, str]:
     """(path, "") or, of path:separator where the path before a colon exists, both."""
     colons = [n for n, character in enumerate(path) if character == ":"]
-    ends = [n for n in colons if n and path[n + 1 :] and Path(path[:n]).exists()]
-    if ends and not Path(path).exists():
+    ends = [n for n in colons if n and path[n + 1 :] and is_there(path[:n])]
+    if ends and not is_there(path):
         return Path(path[: ends[0]]), path[ends[0] + 1 :]
     return Path(path), ""
 

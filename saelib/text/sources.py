@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from saelib.config import CorpusConfig
+from saelib.files import is_there
 from saelib.text.fever import fever_rows
 from saelib.text.mediawiki import dump_rows, embedded_rows, enwik8_rows
 from saelib.text.rows import Row, jsonl_rows, text_rows
@@ -47,7 +47,7 @@ class Source:
 
     def on_hub(self, cfg: CorpusConfig) -> bool:
         """Whether this configuration's documents come over the network."""
-        return self.hub and not Path(cfg.path.partition(":")[0]).exists()
+        return self.hub and not is_there(cfg.path.partition(":")[0])
 
 
 USERS_OWN = "the user's own text"

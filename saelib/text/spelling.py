@@ -1,4 +1,9 @@
-"""Text -> token ids in which a control token, such as <s>, that a page spells stays text."""
+"""Text -> token ids in which a control token, such as <s>, that a page spells stays text.
+
+A token that a vocabulary has added without calling it special, such as a run of spaces or
+`<think>`, stays one token: it was one wherever the model's training text spelt it, and nothing in a
+tokenizer tells markup from words among these.
+"""
 
 from __future__ import annotations
 

@@ -8,11 +8,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from saelib.config import CorpusConfig
+from saelib.config import HUB_CHARS, CorpusConfig, shown
+from saelib.files import is_there
 from saelib.text.lines import LINE_BYTES
 from saelib.text.rows import CorpusError, Row, matching_files
 
-HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")  # "name" or "owner/name"
+# "name" or "owner/name"
+HUB_ID = re.compile(rf"(?=.{{1,{HUB_CHARS}}}\Z)[\w-][\w.-]*(/[\w-][\w.-]*)?")
 SLICE = re.compile(r"([^\[\]:+]+)\[([0-9]{0,18}):([0-9]{0,18})\]", re.ASCII)
 FILE_SUFFIXES = (".zip", ".jsonl", ".parquet", ".gz", ".txt")
 SAVED = ("state.json", "dataset_dict.json")  # files that `save_to_disk` leaves
@@ -56,9 +58,9 @@ def dataset_rows(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
     """
     name, config, asked = (*cfg.path.split(":", 2), "", "")[:3]
     split, first, last = sliced(asked or "train", cfg.path)
-    if any((Path(name) / file).exists() for file in SAVED):
+    if any(is_there(Path(name) / file) for file in SAVED):
         return islice(_saved_rows(name, split), first, last)
-    path = name if Path(name).exists() else hub_id(name, cfg.source)
+    path = name if is_there(name) else hub_id(name, cfg.source)
     return islice(loaded_rows(path, name, name=config or None, split=split), first, last)
 
 
@@ -73,8 +75,8 @@ def sliced(asked: str, path: str) -> tuple[str, int, int | None]:
     first, last = (int(n) if n else None for n in parts.groups()[1:]) if parts else (0, 0)
     if not parts or (last is not None and last <= (first or 0)):
         raise CorpusError(
-            f"corpus path {path!r}: split {asked!r}: expected a split's name, or name[first:last] "
-            "with row numbers, such as train[:30] or train[100:200]"
+            f"corpus path {shown(path)}: split {shown(asked)}: expected a split's name, or "
+            "name[first:last] with row numbers, such as train[:30] or train[100:200]"
         )
     return parts[1], first or 0, last
 
@@ -87,7 +89,8 @@ def hub_id(path: str, source: str) -> str:
     if HUB_ID.fullmatch(path) and Path(path).suffix not in FILE_SUFFIXES:
         return path
     raise CorpusError(
-        f"corpus path {path!r} does not exist, and is no hub id (owner/name); source {source!r}"
+        f"corpus path {shown(path)} does not exist, and is no hub id (owner/name); source "
+        f"{source!r}"
     )
 
 

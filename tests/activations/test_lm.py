@@ -469,6 +469,13 @@ def test_an_unreachable_hub_is_said_within_seconds(no_hub):
     assert "onnection refused" in repr(caught.value.__cause__)
 
 
+@pytest.mark.parametrize("name", ["x" * 97, f"{'x' * 60}/{'y' * 60}", "x" * 300, "x" * 10**6])
+def test_a_name_that_is_too_long_for_hub_and_folder_is_refused_in_short(no_hub, name):
+    with pytest.raises(ModelLoadError, match="there is no such local folder or GGUF file") as error:
+        LM.load(name, device="cpu")
+    assert len(str(error.value)) < 400
+
+
 def test_offline_mode_asks_nobody(no_hub, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(

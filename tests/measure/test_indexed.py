@@ -2,7 +2,6 @@
 
 import shutil
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -14,7 +13,6 @@ from saelib.measure.features import ablation_losses, matches
 from saelib.measure.features.bound_table import read_bound, write_bound
 from saelib.measure.features.twin_tables import best_twin
 from saelib.measure.features.vocabulary import LogitLens
-from saelib.measure.indexed import whole_number
 from saelib.measure.lens import Lens
 
 
@@ -62,13 +60,6 @@ def test_words_are_the_ends_of_the_logit_lens_with_an_index_or_without(lens):
         lens.logits(latent, k=0)
 
 
-@pytest.mark.parametrize("value", ["3", 1.5, True, None])
-def test_only_whole_numbers_are_numbers_of_latents(value):
-    assert whole_number(np.int64(3), "latent") == 3
-    with pytest.raises(ConfigError, match=f"latent = {value!r}: expected a whole number"):
-        whole_number(value, "latent")
-
-
 @pytest.mark.parametrize("method", ["logits", "contexts", "neighbours", "twins", "ablation"])
 @pytest.mark.parametrize("latent", [64, -1])
 def test_a_latent_that_is_not_there_is_refused(lens, method, latent):
@@ -101,6 +92,18 @@ def test_how_long_comparing_takes_is_said_beforehand(lens, monkeypatch, capsys):
     assert f"twins: comparing with {len(lens.relatives)} SAEs, about" in capsys.readouterr().out
     lens.matches()
     assert "comparing" not in capsys.readouterr().out
+
+
+def test_while_relatives_are_indexed_there_is_one_bar(lens, monkeypatch, capsys):
+    monkeypatch.delenv("SAELIB_HEADLESS", raising=False)
+    assert lens.index is not None
+    for other in lens.relatives:
+        shutil.rmtree(other.load().features, ignore_errors=True)
+    shutil.rmtree(lens.features.parent / "twins", ignore_errors=True)
+    lens.matches()
+    printed = capsys.readouterr()
+    assert "twins: 100%" in printed.err
+    assert "features:" not in printed.err + printed.out
 
 
 def test_only_what_is_missing_is_made(lens):

@@ -79,7 +79,7 @@ def test_only_the_positions_asked_for_change(lm, sae, ids):
 def test_a_latent_or_mode_that_is_not_there_is_refused(lm, sae, ids):
     stream = lm.capture(ids, [SITE])[SITE]
     for latent in (-1, 64):
-        with pytest.raises(ValueError, match=rf"latent {latent}: expected 0 to 63"):
+        with pytest.raises(ValueError, match=rf"latent {latent}: this SAE has the latents 0 to 63"):
             changed_stream(sae, stream, Change(latent))
     with pytest.raises(ValueError, match="mode = 'boost': expected one of 'add', 'scale'"):
         Change(0, "boost")

@@ -14,9 +14,13 @@ from safetensors.torch import load_file, save_file
 from saelib import files
 from saelib.__main__ import main
 from saelib.config import EvalConfig
+from saelib.files import write_json
+from saelib.measure.features import build_index
 from saelib.run.check import check_profile
+from saelib.run.recorded import RecordedRuns
 from saelib.run.workspace import Workspace
 from saelib.sae.trainer import Trainer
+from saelib.seal import SealError, sha256_of
 
 MORE = {"snapshots": 2, "resample_at": (0.25,)} | RECIPE | {"dead_window": 256}
 RUN = {  # file -> reading it by the workspace
@@ -199,6 +203,7 @@ def test_a_kill_at_any_file_leaves_nothing_damaged_and_a_rerun_the_same_bytes(ws
 
     monkeypatch.setattr(files.os, "replace", replace)
     last = -1
+    older = {name: (ws.folder / name).read_bytes() for name in ("results.csv", "seal.json")}
     ws.train([spec], "02_train_sae")
     n_files = len(replaced)
     finished = all_bytes(folder)
@@ -206,12 +211,14 @@ def test_a_kill_at_any_file_leaves_nothing_damaged_and_a_rerun_the_same_bytes(ws
     assert n_files > 12
     for last in range(n_files):
         shutil.rmtree(folder)
-        (ws.folder / "results.csv").unlink()  # or it is left alone, as it says the same
+        for name, content in older.items():  # or it is left alone, as it says the same
+            (ws.folder / name).write_bytes(content)
         replaced.clear()
         with pytest.raises(KeyboardInterrupt):
             ws.train([spec], "02_train_sae")
         last = -1
-        assert [line for line in check_profile("tiny").damaged if "results.csv" not in line] == []
+        assert check_profile("tiny").damaged == []
+        assert len(ws.results()) in (2, 3)
         ws.train([spec], "02_train_sae")
         assert all_bytes(folder) == finished
         assert (ws.folder / "results.csv").read_bytes() == table
@@ -242,6 +249,64 @@ def test_a_digit_of_the_results_table_is_told_with_its_run(ws):
     assert edited != row
     path.write_text("\n".join([head, edited, *rest, ""]))
     assert row.partition(",")[0] in _only_line(path)
+
+
+@pytest.mark.parametrize("place", ["head", "row", "end"])
+def test_an_edited_results_table_is_refused_by_its_reader_until_it_is_built_anew(ws, place):
+    path = ws.folder / "results.csv"
+    whole = path.read_bytes()
+    edits = {"head": b"run_id,", "row": b",0.0", "end": b"\n"}
+    start, found, end = (
+        whole.rpartition(edits[place]) if place == "end" else whole.partition(edits[place])
+    )
+    path.write_bytes(start + found.swapcase().replace(b"0", b"1").replace(b"\n", b"\r") + end)
+    assert path.read_bytes() != whole
+    for reader in (ws.results, lambda: RecordedRuns.read(path)):
+        with pytest.raises(SealError, match=rf"{path}: damaged, .*; delete it and run notebook 02"):
+            reader()
+    assert "results.csv" in _only_line(path)
+    ws.train(_specs(ws), "02_train_sae")
+    assert path.read_bytes() == whole
+    assert len(ws.results()) == 2
+    assert check_profile("tiny").damaged == []
+
+
+def test_a_damaged_seal_of_the_results_table_is_deleted_and_written_anew(ws):
+    path = ws.folder / "seal.json"
+    whole = path.read_bytes()
+    flip(path, byte=len(whole) // 2)
+    for reader in (ws.results, ws.write_results):
+        with pytest.raises(SealError, match=rf"{path}: damaged, .*; delete it and run notebook 02"):
+            reader()
+    assert str(path) in " ".join(check_profile("tiny").damaged)
+    path.unlink()
+    assert len(ws.results()) == 2  # as of an earlier version, without a word
+    ws.write_results()
+    assert path.read_bytes() == whole
+
+
+def test_a_flipped_bit_of_an_index_of_features_is_told(ws):
+    spec = ws.spec("plain", 2, lam=0.3, **RECIPE)
+    ws.train([spec], "02_train_sae")
+    folder = ws.run_folder(spec) / "features"
+    build_index(ws.load(spec), ws.store, None, folder)
+    assert check_profile("tiny").damaged == []
+    flip(folder / "latents.csv")
+    assert str(folder / "latents.csv") in _only_line(folder)
+
+
+def test_what_a_notebook_left_and_was_edited_is_told(ws):
+    (ws.folder / "diagnostics").mkdir()
+    table = ws.folder / "diagnostics" / "02_table.csv"
+    table.write_text("fvu\n0.25\n")
+    record = {"key": "k", "seals": {"diagnostics/02_table.csv": sha256_of(table)}}
+    write_json(ws.folder / "notebooks" / "02_x.json", record)
+    assert check_profile("tiny").damaged == []
+    table.write_text("fvu\n0.26\n")
+    (line,) = check_profile("tiny").damaged
+    assert (
+        line == f"{table} was edited after 02_x had finished; run 02_x with --force to make it anew"
+    )
 
 
 def test_a_table_or_a_record_that_cannot_be_read_is_told(ws):

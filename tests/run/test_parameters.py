@@ -54,6 +54,21 @@ def test_a_wrong_type_is_refused_naming_key_value_and_type(home, key, value, exp
 
 
 @pytest.mark.parametrize(
+    ("key", "value"), [("model", "x" * 4097), ("sites", ["x" * 4097]), ("steps", "x" * 10**6)]
+)
+def test_a_text_without_end_is_refused_and_not_repeated_in_full(home, key, value):
+    with pytest.raises(ConfigError, match=f"01_a: {key} = .*: expected at most 4,096") as error:
+        fitted(write_notebook(home, "01_a"), {key: value})
+    assert len(str(error.value)) < 400
+
+
+def test_a_parameter_s_name_without_end_is_not_repeated_in_full(home):
+    with pytest.raises(ConfigError, match="01_a: unknown parameter") as error:
+        fitted(write_notebook(home, "01_a"), {"x" * 10**6: 1})
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize(
     ("name", "rest"),
     [
         ("stepz", "'stepz'; did you mean 'steps'?"),

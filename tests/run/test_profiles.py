@@ -69,6 +69,12 @@ def test_a_name_that_is_no_folder_of_a_profile_s_own_is_refused(home, name):
         load_profile(name)
 
 
+def test_a_profile_s_name_without_end_is_not_repeated_in_full(home):
+    with pytest.raises(ConfigError, match=r"profile 'x+…") as error:
+        load_profile("x" * 10**6)
+    assert len(str(error.value)) < 400
+
+
 @pytest.mark.parametrize("name", ["", "recorded", "assets", "..", "a/b", "smoke/."])
 def test_clean_data_removes_a_profile_s_folder_and_no_other(tmp_path, name):
     for folder in ("recorded", "assets", "smoke", "a/b"):

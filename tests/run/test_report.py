@@ -12,11 +12,13 @@ import pytest
 from helpers.toy_workbook import write_notebook, write_profile
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from saelib.files import write_text
 from saelib.run import report
 from saelib.run.jobs import jobs_of, write_record
 from saelib.run.page import draw_formulas
-from saelib.run.results import log_time
+from saelib.run.results import log_time, results_text
 from saelib.run.seals import seals_of
+from saelib.seal import replace_sealed
 from saelib.study.estimate import Estimate
 from saelib.study.finding import Finding, record_abstract, record_table
 from saelib.study.finding import record as record_findings
@@ -431,6 +433,37 @@ def test_a_digit_that_was_changed_after_the_run_is_told_with_the_file(
         assert line in page.read_text()
     (folder / name).write_bytes(whole)
     assert "was edited" not in built_index()
+
+
+def test_an_atlas_and_the_results_that_were_edited_are_told(home, figure, monkeypatch, caplog):
+    monkeypatch.setattr("saelib.study.notebooks.PARAMETERS", {})
+    write_notebook(home, "06_features", code="1 < 2")
+    write_executed(home, "06_features")
+    write_profile(home, "")
+    folder = home / "data" / "smoke"
+    atlas, results = folder / "atlas" / "site_02.html", folder / "results.csv"
+    write_text(atlas, "<p>latent 707</p>")
+    replace_sealed(results, results_text([]).encode())
+    (job,) = jobs_of("smoke")
+    assert job.atlases == [atlas]
+    write_record(job, "key", seals_of(job))
+    built_index()
+    assert caplog.text == ""
+    atlas.write_text("<p>latent 708</p>")
+    results.write_text(results.read_text().replace("fvu", "FVU", 1))
+    index = built_index()
+    assert "atlas/site_02.html was edited after 06_features had finished" in index
+    assert "results.csv was edited after it was written; delete it and run notebook 02" in index
+
+
+def test_an_atlas_and_results_without_a_seal_are_told(home, figure, monkeypatch):
+    write_executed(home, "06_features")
+    folder = home / "data" / "smoke"
+    write_text(folder / "atlas" / "site_02.html", "<p>latent 707</p>")
+    write_text(folder / "results.csv", results_text([]))
+    report.build_report("smoke")
+    details = (folder / "report" / "details.html").read_text()
+    assert "No seal is kept of atlas/site_02.html, results.csv" in details
 
 
 def test_what_has_no_seal_or_is_gone_is_told(home, figure, monkeypatch):

@@ -128,7 +128,9 @@ def test_equal_indices_give_equal_bytes_and_texts_cannot_end_the_script(lens, tm
 
 
 def test_a_latent_out_of_range_is_refused_and_leaves_no_file(lens, tmp_path):
-    with pytest.raises(ValueError, match=f"latent {N_LATENTS}: expected 0 to {N_LATENTS - 1}"):
+    with pytest.raises(
+        ValueError, match=f"latent {N_LATENTS}: this SAE has the latents 0 to {N_LATENTS - 1}"
+    ):
         write(lens, tmp_path / "page.html", latents=[3, N_LATENTS])
     assert list(tmp_path.iterdir()) == []
 

@@ -82,5 +82,7 @@ def test_one_colour_scale_serves_all_latents(index):
 
 
 def test_a_latent_out_of_range_is_refused(index):
-    with pytest.raises(ValueError, match=f"latent {N_LATENTS}: expected 0 to {N_LATENTS - 1}"):
+    with pytest.raises(
+        ValueError, match=f"latent {N_LATENTS}: this SAE has the latents 0 to {N_LATENTS - 1}"
+    ):
         records.latent_view(index, N_LATENTS, word_tokenizer())

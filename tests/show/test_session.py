@@ -206,6 +206,22 @@ def test_a_damaged_file_beside_the_index_leaves_the_pages_usable_and_is_named(se
     assert ask(again, "latent", subject=0, latent=latent)["latent"] == latent
 
 
+def test_one_damaged_table_of_twins_does_not_hide_the_others(session):
+    lens = session.lens(0)
+    latent = busiest(session)
+    ask(session, "twins", subject=0, latent=latent)
+    whole = ask(session, "latent", subject=0, latent=latent)["twins"]
+    first = sorted(lens.beside("twins").glob("*.csv"))[0]
+    first.write_text("{")
+    again = Session(session.subjects)
+    opened = ask(again, "open", subject=0)
+    assert [warning for warning in opened["about"]["warnings"] if str(first) in warning]
+    page = ask(again, "latent", subject=0, latent=latent)
+    names = {row["name"] for row in page["twins"]}
+    assert names < {row["name"] for row in whole}
+    assert "twin" in [column["name"] for column in opened["table"]["numbers"]]
+
+
 def test_ablation_is_measured_once_and_stands_on_the_page(session, monkeypatch):
     latent = busiest(session)
     reply = ask(session, "ablate", subject=0, latent=latent)

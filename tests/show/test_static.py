@@ -88,7 +88,7 @@ def test_a_dead_latent_has_a_sentence_and_no_contexts(lens):
     page = static.latent_html(lens.index, DEAD, lens.lm.tokenizer)
     assert f"Latent {DEAD} fires on none of" in Reader(page).text
     assert "outline" not in page
-    with pytest.raises(ValueError, match="latent 48: expected 0 to 47"):
+    with pytest.raises(ValueError, match="latent 48: this SAE has the latents 0 to 47"):
         static.latent_html(lens.index, 48, lens.lm.tokenizer)
 
 

@@ -9,6 +9,7 @@ import tracemalloc
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from helpers.wikitext import ARTICLE, PLAIN
@@ -256,11 +257,77 @@ def test_a_page_of_too_many_bytes_names_the_dump_and_the_page_in_little_memory(t
     pages = read_pages(config(path))
     assert next(pages).title == "Abel"
     with pytest.raises(
-        CorpusError, match=r"d\.xml\.gz: .*more than 16,000,000 bytes, in page 'Huge'"
+        CorpusError, match=r"d\.xml\.gz, page 'Huge': a page of more than 16,000,000 bytes"
     ):
         list(pages)
+    with pytest.raises(
+        CorpusError, match=r"d\.xml\.gz: .*more than 16,000,000 bytes, in page 'Huge'"
+    ):  # it has no end
+        list(read_pages(config(path, on_bad_line="skip")))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
+    assert peak < 100e6
+
+
+SHORT = patch.object(mediawiki, "LINE_BYTES", 40_000)  # the parser reads 16,384 bytes at a time
+
+
+@pytest.mark.parametrize("head", ["", '<?xml version="1.0" encoding="latin-1"?>\n'])
+def test_pages_of_too_many_bytes_are_skipped_and_those_after_them_read(tmp_path, head):
+    path = dump(
+        tmp_path / "d.xml",
+        [
+            ("A", "0", "1", "One."),
+            ("Long", "0", "2", "long & " * 50_000),
+            ("B", "0", "3", "Zwölf."),
+            ("Talk:B", "1", "4", "talk " * 50_000),
+            ("Longer", "0", "5", "longer " * 90_000),
+            ("C", "0", "6", "Drei."),
+        ],
+    )
+    path.write_bytes((head + path.read_text()).encode("latin-1" if head else "utf-8"))
+    report: dict = {}
+    with SHORT:
+        pages = list(read_pages(config(path, on_bad_line="skip"), report))
+        with pytest.raises(CorpusError, match=r"d\.xml, page 'Long': a page of more than"):
+            list(read_pages(config(path)))
+    assert pages == [Page("1", "A", "One."), Page("3", "B", "Zwölf."), Page("6", "C", "Drei.")]
+    assert report["bad_lines"] == 2
+    places = [line.partition(": ")[0] for line in report["bad_line_examples"]]
+    assert places == [f"{path}, page 'Long'", f"{path}, page 'Longer'"]
+    assert report["pages_other_namespace"] == 1
+
+
+@pytest.mark.parametrize("within", range(1, 7))
+def test_a_long_page_whose_end_tag_is_read_in_two_pieces_takes_no_other_with_it(tmp_path, within):
+    def written(size: int) -> bytes:
+        pages = [("A", "0", "1", "One."), ("Long", "0", "2", "x" * size), ("B", "0", "3", "Two.")]
+        return dump(tmp_path / "d.xml", pages).read_bytes()
+
+    end = written(0).index(b"</page>", written(0).index(b"Long"))
+    size = 4 * 16_384 - within - end
+    assert written(size)[: 4 * 16_384].endswith(b"</page>"[:within])
+    with SHORT:
+        pages = list(read_pages(config(tmp_path / "d.xml", on_bad_line="skip")))
+    assert [page.title for page in pages] == ["A", "B"]
+
+
+def test_a_long_page_is_passed_over_in_the_memory_of_the_bound(tmp_path):
+    path = tmp_path / "d.xml.gz"
+    with gzip.open(path, "wb", compresslevel=1) as stream:
+        stream.write(b"<mediawiki>")
+        for title in ("Huge", "Huger"):
+            stream.write(f"<page><title>{title}</title><id>2</id><revision><text>".encode())
+            for _ in range(100):
+                stream.write(b"0" * 1_000_000)
+            stream.write(b"</text></revision></page>")
+        stream.write(b"<page><title>A</title><id>1</id><revision><text>One.</text></revision>")
+        stream.write(b"</page></mediawiki>")
+    tracemalloc.start()
+    pages = list(read_pages(config(path, on_bad_line="skip")))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [page.title for page in pages] == ["A"]
     assert peak < 100e6
 
 

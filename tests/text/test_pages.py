@@ -1,5 +1,7 @@
 """Documents: splits, draws, counts, and what is wrong with a row."""
 
+import json
+
 import datasets
 import numpy as np
 import pytest
@@ -95,6 +97,18 @@ BAD_LINES = {
         "field 'title' cannot be written as UTF-8 (lone surrogate U+DFFF, character 1)",
     ),
     "text of another type": (b'{"text": 3}\n', "field 'text' is int, expected text"),
+    "a title without end": (
+        b'{"text": "t", "title": "' + b"x" * 4097 + b'"}\n',
+        "field 'title' has 4,097 characters, expected at most 4,096",
+    ),
+    "many other columns": (
+        json.dumps({f"column {n}": n for n in range(1000)}).encode() + b"\n",
+        f"no field 'text'; it has {', '.join(repr(f'column {n}') for n in range(20))} and 980 more",
+    ),
+    "a column whose name has no end": (
+        json.dumps({"x" * 10_000: 1}).encode() + b"\n",
+        f"no field 'text'; it has '{'x' * 199}… (10,002 characters)",
+    ),
     "wrong encoding": (
         '{"text": "café"}\n'.encode("latin-1"),
         "not UTF-8 (invalid continuation byte, byte 0xe9)",
@@ -127,6 +141,14 @@ def test_an_empty_jsonl_line_is_a_blank_page_whatever_the_columns(tmp_path):
     (tmp_path / "a.jsonl").write_text("{}\n")
     with pytest.raises(CorpusError, match=r"a\.jsonl:1: no field 'text'; it has none"):
         list(read_pages(config("jsonl", tmp_path / "a.jsonl")))
+
+
+def test_an_id_without_end_is_a_bad_line(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"text": "one", "k": "x" * 5000, "title": {"a": "y" * 5000}}))
+    with pytest.raises(CorpusError, match=r"field 'k' has 5,000 characters, expected at most 4,"):
+        list(read_pages(config("jsonl", path, id_column="k")))
+    assert [page.title for page in read_pages(config("jsonl", path))] == ["1"]
 
 
 def test_an_id_that_cannot_be_hashed_and_a_null_id_are_bad_lines(tmp_path):

@@ -42,6 +42,22 @@ def test_a_missing_path_is_an_error_that_asks_no_hub(tmp_path):
         list(read_pages(config("jsonl", tmp_path)))
 
 
+LONG_NAMES = {
+    "no file can have": ("x" * 300, "does not exist"),
+    "the hub cannot have": (f"{'x' * 60}/{'y' * 60}", "does not exist"),
+}
+
+
+@pytest.mark.parametrize("name", LONG_NAMES)
+@pytest.mark.parametrize("source", ["jsonl", "text", "mediawiki", "parquet", "fever", "dataset"])
+def test_a_name_that_is_too_long_is_an_error_that_asks_no_hub(monkeypatch, source, name):
+    path, message = LONG_NAMES[name]
+    monkeypatch.setattr("saelib.text.tables.loaded_rows", None)
+    monkeypatch.setattr("saelib.text.fever.loaded_rows", None)
+    with pytest.raises(CorpusError, match=message):
+        list(read_pages(config(source, path)))
+
+
 # ---- text files
 
 

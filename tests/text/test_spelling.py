@@ -84,6 +84,18 @@ def test_text_without_control_tokens_has_the_ids_of_the_plain_call():
     ]
 
 
+def test_added_tokens_that_are_not_special_stay_what_they_are_to_the_tokenizer():
+    tokenizer = fast(trained_bytes())
+    tokenizer.add_tokens([AddedToken("<think>", normalized=False), AddedToken("    ")])
+    added = tokenizer.convert_tokens_to_ids(["<think>", "    "])
+    text = "a <think> b    c"
+    for page in (text, f"{text} <s>"):  # cut at <s> where that is spelt
+        (ids,) = token_ids([page], tokenizer)
+        assert [n for n in ids if n in added] == added
+        assert control_tokens(tokenizer).keys().isdisjoint(ids)
+        assert tokenizer.decode(ids, skip_special_tokens=True) == page
+
+
 def test_contexts_hold_no_begin_but_their_own():
     tokenizer = fast(trained_bytes())
     pages = [Page(page.id, "", f"{SPELT} " * 20) for page in pages_of_every_split(1)]

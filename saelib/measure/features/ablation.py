@@ -24,6 +24,7 @@ from saelib.activations.lm import LM
 from saelib.activations.store import Store
 from saelib.measure.features.build import entries
 from saelib.measure.features.contexts import priorities
+from saelib.measure.latents import latent_number
 from saelib.measure.replaced_loss import context_length, next_token_losses, replaced_losses
 from saelib.sae import Autoencoder
 from saelib.text.pages import SPLITS
@@ -76,8 +77,7 @@ def _check(sae: Autoencoder, lm: LM, store: Store, latents: Sequence[int], n: in
     if lm.model_id != store.model_id:
         raise ValueError(f"model {lm.model_id} is not that of the store, {store.model_id}")
     for latent in latents:
-        if not 0 <= latent < sae.config.n_latents:
-            raise ValueError(f"latent {latent}: expected 0 to {sae.config.n_latents - 1}")
+        latent_number(latent, sae.config.n_latents)
     if n < 1:
         raise ValueError(f"n = {n}: expected at least 1 context a latent")
 

@@ -1,6 +1,7 @@
 """An index of an SAE's features, opened: a table of all latents, and a record of each.
 
-On disk it is one folder, bound to the SAE by a checksum of its configuration and weights:
+On disk it is one folder, bound to the SAE by a checksum of its configuration and weights, and
+sealed (`saelib.seal`): an index that was edited is refused by its reader.
 
     index.json               what it belongs to, written last: a folder that has it is complete
     latents.csv              the table, see `columns`
@@ -28,9 +29,12 @@ from saelib.measure.features.identity import SHORT, sae_checksum
 from saelib.measure.features.options import IndexOptions
 from saelib.measure.features.sources import TokenTable
 from saelib.measure.features.statistics import EDGES
+from saelib.measure.latents import latent_number
 from saelib.sae import Autoencoder
+from saelib.seal import checked
 
 VERSION = 1
+ANEW = "delete its folder, and the index is built anew"
 FEATURES = "features"  # folder of an index, beside the SAE's weights
 INDEX, LATENTS = "index.json", "latents.csv"
 MANIFEST = {  # what `index.json` has at least
@@ -38,6 +42,7 @@ MANIFEST = {  # what `index.json` has at least
     *("n_latents", "n_ordinary", "n_contexts", "options", "titles", "texts"),
 }
 CODES, TOKENS, DETAILS = "codes.safetensors", "tokens.safetensors", "details.safetensors"
+FILES = (LATENTS, CODES, TOKENS, DETAILS, INDEX)
 
 
 class TokenType(NamedTuple):
@@ -98,7 +103,7 @@ class FeatureIndex:
         path = Path(folder) / INDEX
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing: not a (finished) index of features")
-        manifest = read_json(path)
+        manifest = read_json(checked(path, ANEW))
         if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
             version = manifest.get("version") if isinstance(manifest, dict) else None
             raise ValueError(f"{path}: version {version!r}, expected {VERSION}; build it anew")
@@ -112,12 +117,15 @@ class FeatureIndex:
             )
         return cls(Path(folder), manifest, sae)
 
+    def _checked(self, name: str) -> Path:
+        return checked(self.folder / name, ANEW)
+
     # -- tables
 
     @cached_property
     def table(self) -> pd.DataFrame:
         """A line for each latent: `columns.TABLE`, and the texts of its token ids."""
-        table = read_latents(self.folder / LATENTS)
+        table = read_latents(self._checked(LATENTS))
         for name in TOKEN_IDS:
             texts = table[name].map(lambda token: self.text(token) if token >= 0 else "")
             table[name.removesuffix("_id")] = texts
@@ -126,16 +134,16 @@ class FeatureIndex:
     @cached_property
     def tokens(self) -> TokenTable:
         """The tokens it was built on."""
-        return TokenTable.load(self.folder / TOKENS, self.manifest["titles"])
+        return TokenTable.load(self._checked(TOKENS), self.manifest["titles"])
 
     @cached_property
     def codes(self) -> LatentCodes:
         """Where all latents fire; read into memory at the first use."""
-        return load_codes(self.folder / CODES)
+        return load_codes(self._checked(CODES))
 
     @cached_property
     def _details(self) -> dict[str, np.ndarray]:
-        path = self.folder / DETAILS
+        path = self._checked(DETAILS)
         try:
             return safetensors.numpy.load_file(path)
         except safetensors.SafetensorError as error:
@@ -143,7 +151,7 @@ class FeatureIndex:
 
     @cached_property
     def _starts(self) -> Int64[np.ndarray, " latents_plus_1"]:
-        with safetensors.safe_open(self.folder / CODES, "np") as file:
+        with safetensors.safe_open(self._checked(CODES), "np") as file:
             return file.get_tensor("starts")
 
     @cached_property
@@ -169,17 +177,13 @@ class FeatureIndex:
 
     # -- one latent, one token
 
-    def _require(self, latent: int) -> None:
-        if not 0 <= latent < self.n_latents:
-            raise ValueError(f"latent {latent}: expected 0 to {self.n_latents - 1}")
-
     def firing(self, latent: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows of `tokens` on which a latent fires, rising, and its activations there.
 
         Raises:
-            ValueError: the SAE has no such latent.
+            ConfigError: the SAE has no such latent.
         """
-        self._require(latent)
+        latent = latent_number(latent, self.n_latents)
         span = slice(int(self._starts[latent]), int(self._starts[latent + 1]))
         return load_latent(self.folder / CODES, span)
 
@@ -204,7 +208,7 @@ class FeatureIndex:
         """Kept contexts of one of `contexts.KINDS`, `width` tokens either side of the peak.
 
         Raises:
-            ValueError: no such latent or kind.
+            ConfigError: no such latent. ValueError: no such kind.
         """
         rows, values = self.firing(latent)
         chosen = self.context_rows(latent, kind)
@@ -214,9 +218,9 @@ class FeatureIndex:
         """Rows of `tokens` of the peaks of kept contexts of one of `contexts.KINDS`.
 
         Raises:
-            ValueError: no such latent or kind.
+            ConfigError: no such latent. ValueError: no such kind.
         """
-        self._require(latent)
+        latent = latent_number(latent, self.n_latents)
         if kind not in KINDS:
             raise ValueError(f"kind = {kind!r}: expected one of {', '.join(KINDS)}")
         chosen = self._details["contexts"][latent, KINDS.index(kind)]
@@ -226,9 +230,9 @@ class FeatureIndex:
         """All that the index holds of a latent.
 
         Raises:
-            ValueError: the SAE has no such latent.
+            ConfigError: the SAE has no such latent.
         """
-        self._require(latent)
+        latent = latent_number(latent, self.n_latents)
         return FeatureRecord(
             latent=latent,
             facts=self.table.loc[latent].to_dict(),

@@ -27,6 +27,7 @@ from saelib.measure.features.pieces import token_pieces
 from saelib.measure.features.sources import ORDINARY
 from saelib.measure.features.statistics import EDGES
 from saelib.measure.features.twin_tables import best_twin
+from saelib.measure.latents import latent_number
 from saelib.show.explore import frontend
 from saelib.show.explore.notes import Note
 from saelib.show.explore.records import FLAGS, NUMBERS, about, plain, table_view
@@ -83,7 +84,7 @@ def write_atlas(
     of a bar above, such as the way back to a report.
 
     Raises:
-        ValueError: a latent is out of range.
+        ConfigError: there is no such latent.
     """
     chosen = _chosen(index, latents)
     data = _data(index, tokenizer, name, facts, chosen, twins or {}, pages or {})
@@ -116,10 +117,7 @@ def _chosen(index: FeatureIndex, latents: Sequence[int] | None) -> list[int]:
     if latents is None:
         order = np.argsort(-index.table["max"].to_numpy(), kind="stable")
         return sorted(order[:MOST].tolist())
-    for latent in latents:
-        if not 0 <= latent < index.n_latents:
-            raise ValueError(f"latent {latent}: expected 0 to {index.n_latents - 1}")
-    return sorted(set(latents))
+    return sorted({latent_number(latent, index.n_latents) for latent in latents})
 
 
 def _data(

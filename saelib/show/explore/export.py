@@ -12,6 +12,7 @@ from saelib.env import data_dir
 from saelib.files import replaced_file, write_json
 from saelib.measure.features import FeatureIndex
 from saelib.measure.features.identity import SHORT
+from saelib.measure.latents import latent_number
 from saelib.show.explore.records import latent_view
 
 EXPORT = "export"  # folder of a profile
@@ -32,10 +33,7 @@ def check_latents(index: FeatureIndex, latents: Sequence[int]) -> None:
     if not latents:
         raise ConfigError("export: no latent is selected; choose at least one")
     for latent in latents:
-        if not 0 <= latent < index.n_latents:
-            raise ConfigError(
-                f"latent {latent}: this SAE has the latents 0 to {index.n_latents - 1:,}"
-            )
+        latent_number(latent, index.n_latents)
 
 
 def export_csv(index: FeatureIndex, latents: Sequence[int], folder: Path) -> Path:

@@ -25,6 +25,7 @@ class Kept(NamedTuple):
 
     notes: dict[int, Note]
     matches: dict[str, pd.DataFrame]  # `Lens.kept_matches`
+    n_damaged: int  # tables of matches that cannot be read
     ablations: pd.DataFrame  # `Lens.ablations`
     descriptions: pd.DataFrame  # description, score
     warnings: tuple[str, ...]
@@ -49,21 +50,32 @@ class Kept(NamedTuple):
 def kept_of(lens: Lens, notes: Notes) -> Kept:
     """What was kept of a lens's SAE; what is damaged is left out, with a warning that names it."""
     warnings: list[str] = []
+    damaged: list[ValueError] = []
+
+    def warn(name: str, error: Exception) -> None:
+        sentence = " ".join(str(error).split())
+        log.warning(f"{name} are not shown: {sentence}")
+        warnings.append(sentence)
 
     def read(name: str, reader: Callable[[], Any], empty: Any) -> Any:
         try:
             return reader()
         except (ValueError, OSError) as error:
-            sentence = " ".join(str(error).split())
-            log.warning(f"{name} are not shown: {sentence}")
-            warnings.append(sentence)
+            warn(name, error)
             return empty
 
+    def twins() -> dict[str, pd.DataFrame]:
+        return lens.kept_matches(on_damage=damaged.append)
+
     none = pd.DataFrame(columns=["latent", "description", SCORE])
+    matches = read("twins", twins, {})
+    for error in damaged:
+        warn("twins of one SAE", error)
     described = read("descriptions", lambda: kept_descriptions(lens), none)
     return Kept(
         notes=read("notes", lambda: notes.read(lens.index.manifest["sae"]), {}),
-        matches=read("twins", lens.kept_matches, {}),
+        matches=matches,
+        n_damaged=len(damaged),
         ablations=read("ablations", lens.ablations, pd.DataFrame(columns=list(COLUMNS))),
         descriptions=described.set_index("latent")[["description", SCORE]],
         warnings=tuple(warnings),

@@ -10,7 +10,7 @@ from IPython.display import HTML
 
 from saelib import env
 from saelib.config import ConfigError
-from saelib.measure.indexed import whole_number
+from saelib.measure.latents import whole_number
 from saelib.measure.lens import Lens, Subject
 from saelib.show.explore.static import static_html
 from saelib.show.explore.widget import FeatureBrowser

@@ -129,7 +129,7 @@ class Session:
         if latent in kept.descriptions.index:
             line = kept.descriptions.loc[latent]
             view["description"] = {"text": line["description"], "score": plain(line["score"])}
-        if len(kept.matches) == len(lens.relatives):
+        if len(kept.matches) + kept.n_damaged == len(lens.relatives):
             view["twins"] = twin_rows(kept.matches, latent, self._numbers(lens))
         if latent in kept.ablations.index:
             view["ablation"] = _ablation(kept.ablations.loc[latent])

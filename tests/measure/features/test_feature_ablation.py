@@ -72,7 +72,9 @@ def test_at_most_n_contexts_are_drawn_and_the_same_whatever_else_is_asked(sae, l
 
 
 def test_what_does_not_fit_is_refused(sae, lm, store):
-    with pytest.raises(ValueError, match=f"latent 99: expected 0 to {N_LATENTS - 1}"):
+    with pytest.raises(
+        ValueError, match=f"latent 99: this SAE has the latents 0 to {N_LATENTS - 1}"
+    ):
         ablation_losses(sae, lm, store, [0, 99], 3)
     with pytest.raises(ValueError, match="n = 0: expected at least 1 context"):
         ablation_losses(sae, lm, store, [0], 0)

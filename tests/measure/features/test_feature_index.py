@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -10,12 +11,15 @@ from helpers.features import DEAD, N_LATENTS, Naive, make_sae
 from helpers.folders import all_bytes
 from helpers.models import VOCABULARY
 from helpers.random_stores import make_store
+from helpers.sealing import flip
 from safetensors.numpy import load_file
 
+from saelib.config import ConfigError
 from saelib.measure.features import FeatureIndex, IndexOptions, build_index, codes
 from saelib.measure.features.columns import TABLE
 from saelib.measure.features.contexts import KINDS, TRIES, priorities
 from saelib.sae import ARCHITECTURES
+from saelib.seal import SealError
 
 OPTIONS = IndexOptions(contexts=3, token_types=4, vocabulary=5, neighbours=4, batch=37)
 
@@ -222,10 +226,28 @@ def test_a_folder_without_an_index_or_of_another_version_is_refused(sae, tmp_pat
         FeatureIndex.open(tmp_path, sae)
 
 
+READ = {  # file -> reading it by the index
+    "index.json": lambda index: None,
+    "latents.csv": lambda index: index.table,
+    "tokens.safetensors": lambda index: index.tokens,
+    "codes.safetensors": lambda index: index.firing(0),
+    "details.safetensors": lambda index: index.context_rows(0, "top"),
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_flipped_bit_of_an_index_is_refused_by_the_file_s_name(index, tmp_path, name):
+    folder = tmp_path / "features"
+    shutil.copytree(index.folder, folder)
+    flip(folder / name, byte=(folder / name).stat().st_size // 2)
+    with pytest.raises(SealError, match=rf"{folder / name}: damaged, sha256 .*; delete its folder"):
+        READ[name](FeatureIndex.open(folder, index.sae))
+
+
 @pytest.mark.parametrize("latent", [-1, N_LATENTS, 99999])
 def test_a_latent_out_of_range_is_refused(index, latent):
     for ask in (index.latent, index.firing):
-        with pytest.raises(ValueError, match=rf"latent {latent}: expected 0 to {N_LATENTS - 1}"):
+        with pytest.raises(ConfigError, match=f"latent {latent}: this SAE has the latents 0 to"):
             ask(latent)
     with pytest.raises(ValueError, match=r"kind = 'best': expected one of top, middle"):
         index.contexts(0, "best")
