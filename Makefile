@@ -21,8 +21,9 @@ FRESH := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && mkdir "$$home/data
 SLOW := grep -rl --include='test_*.py' 'mark\.slow' tests
 
 # Two kinds of tests run side by side, several processes each: one thread a process, which does not spin while it waits.
+# Whole files go to the processes, in the order of tests/helpers/order.py.
 PATIENT := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
-SPREAD := -n auto --maxprocesses 4 --dist loadfile
+SPREAD := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 # Targets asked for together run in that order, also under -j; `test` alone runs two of them at once.

@@ -11,8 +11,10 @@ import sys
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from helpers.order import LONGEST, longest_first
 
 import saelib
 
@@ -309,6 +311,18 @@ def test_no_test_module_is_imported():
 def test_imports_of_tests_are_found_inside_scripts_too():
     source = 'CHILD = """\nimport sys\nfrom test_store import D\n"""\nimport test_live\n'
     assert imports_of_tests(source) == ["from test_store", "import test_live"]
+
+
+def test_the_files_that_begin_first_are_there():
+    assert [name for name in LONGEST if not list(TESTS.rglob(name))] == []
+
+
+def test_long_files_begin_first_and_the_rest_keeps_its_order():
+    names = ["test_b.py", LONGEST[1], "test_a.py", LONGEST[0], LONGEST[1]]
+    items = [SimpleNamespace(path=Path(name)) for name in names]
+    longest_first(items)
+    found = [item.path.name for item in items]
+    assert found == [LONGEST[0], LONGEST[1], LONGEST[1], "test_b.py", "test_a.py"]
 
 
 def test_what_tests_share_lies_in_helpers():
