@@ -17,9 +17,13 @@ FRESH := home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && mkdir "$$home/data
 	&& ln -s "$(CURDIR)/data/assets" "$(CURDIR)/data/recorded" "$$home/data" && ln -s "$(CURDIR)/notebooks" "$$home/notebooks" \
 	&& export SAELIB_HOME="$$home" SAELIB_HEADLESS=1 HF_HUB_OFFLINE=1
 
+# Where a test is marked slow: importing every other test file takes longer than most of these tests.
+SLOW := grep -rl --include='test_*.py' 'mark\.slow' tests
+
 # Two kinds of tests run side by side, several processes each: one thread a process, which does not spin while it waits.
+# Whole files go to the processes, in the order of tests/helpers/order.py.
 PATIENT := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
-SPREAD := -n auto --maxprocesses 4 --dist loadfile
+SPREAD := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 # Targets asked for together run in that order, also under -j; `test` alone runs two of them at once.
@@ -58,7 +62,7 @@ unit: venv assets ## the unit tests alone, but for those that need minutes
 	$(PATIENT) $(BIN)/python -m pytest -q $(or $(ARGS),$(SPREAD) tests --ignore=tests/browser -m "not slow")
 
 slow: venv assets ## the unit tests that need minutes: the embedded assets, whole notebooks, killed groups of processes
-	$(PATIENT) $(BIN)/python -m pytest -q $(SPREAD) tests --ignore=tests/browser -m slow
+	$(PATIENT) $(BIN)/python -m pytest -q $(SPREAD) $$($(SLOW)) -m slow
 
 browser: venv assets ## the browser of features driven in a real JupyterLab and Chromium; skipped with its reason where there is none
 	@$(BIN)/python -m pip install --quiet -r tests/requirements-browser.txt || echo "make browser: Playwright could not be installed"

@@ -71,10 +71,10 @@ def measured(n_rows: int, args: Namespace) -> dict[str, Any]:
 def main() -> None:
     args = options().parse_args()
     about = machine("cpu")
-    rows = []
-    for n_rows in args.rows:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
-            rows.append(alone.submit(measured, n_rows, args).result())
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["__main__"])  # the libraries are loaded once for all sizes
+    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as alone:
+        rows = [alone.submit(measured, n_rows, args).result() for n_rows in args.rows]
     report(rows, COLUMNS, about, args.json)
 
 

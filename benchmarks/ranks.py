@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import tempfile
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +54,14 @@ def trainings(folder: Path, ranks: int) -> list[dict[str, Any]]:
     for name, cfg in MODES.items():
         for dtype in DTYPES[name]:
             alone, history = trained(cfg, dtype=dtype)
-            expected, test = alone.requires_grad_(False).state_dict(), rows(500, 2).to(dtype)
+            alone.requires_grad_(False)
+            expected, test = alone.state_dict(), rows(500, 2).to(dtype)
             told = told_history(history)["h.revived"]
             for kind in KINDS:
                 short = str(dtype).removeprefix("torch.")
                 state = load_file(folder / f"{name}.{kind}.{short}.{ranks}")
-                together, _ = trained(cfg, dtype=dtype)
-                together.requires_grad_(False).load_state_dict(
-                    {key: state[key] for key in expected}
-                )
+                together = deepcopy(alone)
+                together.load_state_dict({key: state[key] for key in expected})
                 if not torch.equal(state["h.revived"], told):
                     raise SystemExit(f"{name}, {kind}, {ranks} ranks: other latents were revived")
                 row = found.setdefault((kind, short), {"weights": 0.0, "fvu": 0.0, "revived": 0})

@@ -13,12 +13,11 @@ dense step does not depend on L0. --parts takes the plain sparse step apart.
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
-from argparse import SUPPRESS
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -183,28 +182,22 @@ def peak_memory(args: Any) -> list[dict[str, Any]]:
     """Peak memory of three steps of each row, weights and moments included, in its own process."""
     x = torch.zeros(1, args.d)
     rows = []
-    for key in builders(args, args.latents, args.l0, x):
-        command = [sys.executable, __file__, "--memory-of", json.dumps(key), *sys.argv[1:]]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        row = dict(zip(("name", "arch", "loss", "step"), key, strict=True))
-        rows.append(
-            row
-            | {
-                "n_latents": args.latents,
-                "batch": args.batch,
-                "peak_mb": float(done.stdout.split()[-1]),
-            }
-        )
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["__main__"])  # the libraries are loaded once for all rows
+    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as alone:
+        for key in builders(args, args.latents, args.l0, x):
+            peak = alone.submit(memory_of, key, args).result()
+            row = dict(zip(("name", "arch", "loss", "step"), key, strict=True))
+            rows.append(row | {"n_latents": args.latents, "batch": args.batch, "peak_mb": peak})
     return rows
 
 
-def memory_of(args: Any) -> float:
+def memory_of(key: Key, args: Any) -> float:
     """MB that building one row and three of its steps add.
 
     A small copy of the row has loaded the libraries before.
     """
     torch.manual_seed(0)
-    key = tuple(json.loads(args.memory_of))
     x = torch.randn(args.batch, args.d, device=args.device)
     small, _ = builders(args, 128, 8, x[:256])[key]()
     small()
@@ -296,12 +289,8 @@ def main() -> None:
     )
     options.add_argument("--memory", action="store_true", help="peak memory instead of time")
     options.add_argument("--parts", action="store_true", help="the plain sparse step taken apart")
-    options.add_argument("--memory-of", help=SUPPRESS)
     options.add_argument("--figure", type=Path, help="draw the sweep there")
     args = options.parse_args()
-    if args.memory_of:
-        print(memory_of(args))
-        return
     about = machine(args.device)
     if args.memory:
         report(

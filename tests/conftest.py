@@ -21,6 +21,12 @@ os.environ.setdefault(
 )  # silences a warning of jupyter_core in the notebooks' kernels
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    from helpers.order import longest_first  # found by the path above
+
+    longest_first(items)
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty workbook folder: `saelib.config.root()` for the test and the notebooks it runs."""

@@ -11,8 +11,10 @@ import sys
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from helpers.order import LONGEST, longest_first
 
 import saelib
 
@@ -311,6 +313,45 @@ def test_imports_of_tests_are_found_inside_scripts_too():
     assert imports_of_tests(source) == ["from test_store", "import test_live"]
 
 
+def test_the_files_that_begin_first_are_there():
+    assert [name for name in LONGEST if not list(TESTS.rglob(name))] == []
+
+
+def test_long_files_begin_first_and_the_rest_keeps_its_order():
+    names = ["test_b.py", LONGEST[1], "test_a.py", LONGEST[0], LONGEST[1]]
+    items = [SimpleNamespace(path=Path(name)) for name in names]
+    longest_first(items)
+    found = [item.path.name for item in items]
+    assert found == [LONGEST[0], LONGEST[1], LONGEST[1], "test_b.py", "test_a.py"]
+
+
 def test_what_tests_share_lies_in_helpers():
     beside = {path.name for path in TESTS.rglob("*.py") if path.parent != TESTS / "helpers"}
     assert [name for name in beside if not name.startswith("test_")] == ["conftest.py"]
+
+
+def marked_elsewhere(path: Path) -> bool:
+    """Is something marked slow where `make slow`, which reads the files, does not look?"""
+    text = path.read_text(encoding="utf-8")
+    marks = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Attribute)]
+    is_read = path.name.startswith("test_") and "mark.slow" in text
+    return any(n.attr == "slow" for n in marks) and not is_read
+
+
+def test_slow_tests_are_marked_where_make_slow_looks():
+    assert [p.name for p in TESTS.rglob("*.py") if marked_elsewhere(p)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "elsewhere"),
+    [
+        ("test_a.py", "@pytest.mark.slow\ndef test(): ...", False),
+        ("test_a.py", "pytestmark = [pytest.mark.slow]", False),
+        ("test_a.py", "slow = 1", False),
+        ("test_a.py", "from pytest import mark as m\npytestmark = m.slow", True),
+        ("cases.py", "LONG = pytest.mark.slow", True),
+    ],
+)
+def test_marks_that_make_slow_would_miss_are_found(tmp_path, name, code, elsewhere):
+    (tmp_path / name).write_text(code)
+    assert marked_elsewhere(tmp_path / name) == elsewhere

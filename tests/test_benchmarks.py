@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -35,16 +36,46 @@ ROW = {
 
 
 def _run(script, *options):
+    """What a script printed that ran in a process of its own."""
     command = [sys.executable, str(BENCHMARKS / script), *map(str, options)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_step_writes_a_row_for_each_loss_and_step_at_the_asked_l0(tmp_path):
+@pytest.fixture
+def run_here(monkeypatch, capsys):
+    """A call that runs a script as a command does, but in this process, which has torch loaded."""
+
+    def run(script, *options):
+        monkeypatch.setattr(sys, "argv", [script, *map(str, options)])
+        monkeypatch.setattr(sys, "path", list(sys.path))  # scripts add their folder
+        runpy.run_path(str(BENCHMARKS / script), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def refusal(run_here, capsys):
+    """A call that runs a script, which must end early: its exit status and what it said."""
+
+    def refused(script, *options):
+        with pytest.raises(SystemExit) as ended:
+            run_here(script, *options)
+        code = ended.value.code
+        said = capsys.readouterr().err
+        return (
+            (1, said + code) if isinstance(code, str) else (code, said)
+        )  # as the interpreter does
+
+    return refused
+
+
+def test_step_writes_a_row_for_each_loss_and_step_at_the_asked_l0(run_here, tmp_path):
     out = tmp_path / "step.json"
     shape = ("--d", 32, "--latents", 256, "--batch", 128, "--l0", 16, "--rounds", 1)
-    assert "ratio_to_matmuls" in _run("step.py", *shape, "--json", out)
+    assert "ratio_to_matmuls" in run_here("step.py", *shape, "--json", out)
     rows = json.loads(out.read_text())
     assert all(row.keys() >= ROW for row in rows)
     ours = {
@@ -72,7 +103,7 @@ def test_step_measures_memory_of_each_row(tmp_path):
     assert peak["saelib full", "dense"] > peak["saelib full", "sparse"] + 2 * codes
 
 
-def test_workbook_shares_out_what_a_notebook_took(tmp_path, monkeypatch):
+def test_workbook_shares_out_what_a_notebook_took(run_here, refusal, tmp_path, monkeypatch):
     monkeypatch.setenv("SAELIB_HOME", str(tmp_path))
     folder = tmp_path / "data" / "p"
     folder.mkdir(parents=True)
@@ -89,7 +120,7 @@ def test_workbook_shares_out_what_a_notebook_took(tmp_path, monkeypatch):
     made = pd.DataFrame({"run_id": ["a", "b"], "notebook": "02_train_sae"})
     made.to_csv(folder / "results.csv", index=False)
     out = tmp_path / "w.json"
-    _run("workbook.py", "--profile", "p", "--json", out)
+    run_here("workbook.py", "--profile", "p", "--json", out)
     found = {row["name"]: (row["seconds"], row["times"]) for row in json.loads(out.read_text())}
     assert found == {
         "01_collect: collect": (60, 1),
@@ -99,11 +130,9 @@ def test_workbook_shares_out_what_a_notebook_took(tmp_path, monkeypatch):
         "02_train_sae: rest": (15, 1),
         "all notebooks": (120, 2),
     }
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "workbook.py"), "--profile", "q"], capture_output=True
-    )
-    assert b"make workbook PROFILE=q" in done.stderr
-    assert done.returncode == 1
+    status, said = refusal("workbook.py", "--profile", "q")
+    assert "make workbook PROFILE=q" in said
+    assert status == 1
 
 
 def _trained(fvu, l0):
@@ -187,13 +216,11 @@ def test_later_seeds_begin_at_the_lambdas_of_the_first_ones_curve(monkeypatch):
         (["--json", "q.json", "--systems", "sparsify"], "invalid choice: 'sparsify'"),
     ],
 )
-def test_quality_refuses_in_one_line(options, said):
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "quality.py"), *options], capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+def test_quality_refuses_in_one_line(refusal, options, said):
+    status, found = refusal("quality.py", *options)
+    assert status == 2
+    assert said in found
+    assert "Traceback" not in found
 
 
 def test_the_work_of_linear_layers_is_twice_their_weights(monkeypatch):
@@ -248,7 +275,7 @@ def test_corpus_measures_each_form_of_each_size(tmp_path):
     assert rows[-1]["pages_blank"] == 1 + 5
 
 
-def test_experiment_adds_its_parts_up_to_the_whole(tmp_path):
+def test_experiment_adds_its_parts_up_to_the_whole(run_here, tmp_path):
     out = tmp_path / "experiment.json"
     shape = (
         "--shape",
@@ -264,7 +291,7 @@ def test_experiment_adds_its_parts_up_to_the_whole(tmp_path):
         "--steps",
         2,
     )
-    _run("experiment.py", *shape, "--together", 4, "--device", "cpu", "--json", out)
+    run_here("experiment.py", *shape, "--together", 4, "--device", "cpu", "--json", out)
     of = {row["name"]: row for row in json.loads(out.read_text())}
     assert of["train"]["tokens"] == of["train"]["saes"] * 2 * 64
     assert of["stream"]["tokens"] == pytest.approx(of["stream, forwards alone"]["tokens"], abs=64)
@@ -276,17 +303,6 @@ def test_experiment_adds_its_parts_up_to_the_whole(tmp_path):
     assert of["whole, streamed"]["hours"] == pytest.approx(
         passes * 20e6 / of["stream"]["tokens_per_second"] / 3600
     )
-
-
-def test_ranks_tells_stores_of_one_hash_and_how_far_weights_are_apart(tmp_path):
-    _run("ranks.py", "--ranks", 2, "--json", tmp_path / "ranks.json")
-    rows = json.loads((tmp_path / "ranks.json").read_text())
-    assert [row["ranks"] for row in rows if row["name"] == "store"] == [1, 2]
-    assert len({row["sha256"] for row in rows if row["name"] == "store"}) == 1
-    apart = {(row["name"], row["dtype"]): row["weights"] for row in rows if row["name"] != "store"}
-    assert len(apart) == 4
-    for (_, dtype), found in apart.items():
-        assert 0 < found < {"float32": 1e-5, "float64": 1e-10}[dtype]
 
 
 def test_a_variant_of_the_recipe_scales_some_values_and_replaces_others(monkeypatch):
@@ -363,10 +379,10 @@ def test_readme_shows_the_recorded_results(monkeypatch):
     assert "| bare matmuls | dense |  |" in text
 
 
-def test_features_are_indexed_at_a_tiny_size(tmp_path):
+def test_features_are_indexed_at_a_tiny_size(run_here, tmp_path):
     path = tmp_path / "rows.json"
     sizes = ("--rows", 2000, "--latents", 64, 128, "--vocabulary", 300)
-    _run("features.py", *sizes, "--json", path)
+    run_here("features.py", *sizes, "--json", path)
     rows = json.loads(path.read_text())
     assert [(row["name"], row["n_latents"]) for row in rows] == [
         (name, n) for n in (64, 128) for name in ("encoder product", "build")

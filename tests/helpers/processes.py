@@ -14,13 +14,22 @@ def free_port():
 
 
 def start_ranks(function, size, *args):
-    """Call a module's function in `size` processes: with the rank, then `args`.
+    """Let `size` processes call a module's function: with the rank, then `args`; `wait_for` them.
 
     They are forked from a server that has imported the package.
     """
     context = torch.multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["saelib.run.sweep", "pytest"])
-    torch.multiprocessing.start_processes(function, args, nprocs=size, start_method="forkserver")
+    return torch.multiprocessing.start_processes(
+        function, args, nprocs=size, join=False, start_method="forkserver"
+    )
+
+
+def wait_for(*groups):
+    """Until all processes of what `start_ranks` returned have ended; raises where one failed."""
+    for group in groups:
+        while not group.join():
+            pass
 
 
 def place(rank, size, port):

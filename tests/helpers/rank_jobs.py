@@ -1,13 +1,7 @@
-"""What ranks do together: one function per start, called by every rank.
-
-    torchrun --nproc-per-node 2 -m helpers.rank_jobs FOLDER
-
-trains with a rank that kills itself twice.
-"""
+"""What ranks do together: one function per start, called by every rank."""
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 
 from helpers.collecting import CFG, SITES, make_lm
-from helpers.processes import free_port, place, start_ranks
+from helpers.processes import free_port, place, start_ranks, wait_for
 from helpers.random_stores import make_contexts
+from helpers.rank_restarts import undisturbed
 from helpers.rank_trainings import DTYPES, KINDS, MODES, D, N, told_history, trained
 from saelib.activations.collect import collect
 from saelib.config import ConfigError, SAEConfig
@@ -127,43 +122,27 @@ def one_shard_lost(ranks, folder):
     collect(make_lm(), make_contexts(), SITES, folder / "lost", CFG, False, ranks)
 
 
-def undisturbed(ranks, folder, die=None):
-    """One SAE sharding each way, with checkpoints; one that is there is not made again."""
-    for kind, make in KINDS.items():
-        if not (folder / kind).exists():
-            sharding = make(ranks)
-            told = die and (lambda _, row, kind=kind: die(kind, row["step"]))
-            sae, history = trained(
-                MODES["full"], sharding, checkpoint=folder / f"{kind}.safetensors", on_log=told
-            )
-            state = sharding.gather_state(sae) | {"resumed_at": torch.tensor(history.resumed_at)}
-            if ranks.rank == 0:
-                save_file({k: v.detach().contiguous() for k, v in state.items()}, folder / kind)
-            ranks.wait()
-
-
-def killed_and_restarted(folder):
-    """Under torchrun: rank 1 kills itself once in each of the two."""
-    with process_group("cpu") as ranks:
-        due = {"0": "data", "1": "latents"}.get(os.environ["TORCHELASTIC_RESTART_COUNT"])
-
-        def die(kind, step):
-            if (kind, step, ranks.rank) == (due, 70, 1):
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        undisturbed(ranks, folder, die)
+JOBS = {job.__name__: job for job in (everything, one_shard_lost, undisturbed)}
 
 
 def run_ranks(job, size, folder):
-    """Let `size` processes do one of the functions above."""
-    start_ranks(start, size, job, size, free_port(), str(folder))
+    """Let `size` processes do one of the jobs; returns when all have ended."""
+    run_groups(job, (size,), folder)
+
+
+def run_groups(job, sizes, folder):
+    """Let groups of so many processes do one of the jobs, all groups at once.
+
+    They wait for one another most of the time: two groups take little longer than one.
+    """
+    wait_for(*[start_ranks(start, n, job, n, free_port(), str(folder)) for n in sizes])
 
 
 def start(rank, job, size, port, folder):
     """One of these processes."""
     place(rank, size, port)
     with process_group("cpu") as ranks:
-        globals()[job](ranks, Path(folder))
+        JOBS[job](ranks, Path(folder))
 
 
 def start_sweep(rank, size, port, home, profile, over):
@@ -173,8 +152,3 @@ def start_sweep(rank, size, port, home, profile, over):
     place(rank, size, port)
     os.environ["SAELIB_HOME"] = home
     sweep.train(profile, over)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    killed_and_restarted(Path(sys.argv[1]))

@@ -17,7 +17,7 @@ import torch
 import yaml
 from helpers.errors import relative
 from helpers.folders import all_bytes
-from helpers.processes import free_port, one_thread, start_ranks
+from helpers.processes import free_port, one_thread, start_ranks, wait_for
 from helpers.rank_jobs import start_sweep
 from helpers.workspaces import write_inputs
 from safetensors.torch import load_file
@@ -191,7 +191,7 @@ def test_torchrun_collects_the_same_store_and_the_notebook_launcher_trains_the_s
 def test_saes_trained_by_two_ranks_together_are_those_of_one_process(alone, at_home, over):
     (at_home / "data" / over).mkdir(parents=True)
     give_store(at_home, over)
-    start_ranks(start_sweep, 2, 2, free_port(), str(at_home), over, over)
+    wait_for(start_ranks(start_sweep, 2, 2, free_port(), str(at_home), over, over))
     found, expected = by_run(data_dir(over)), by_run(alone)
     assert found.keys() == expected.keys()
     assert max(relative(found[r][k], v) for r in expected for k, v in expected[r].items()) < 1e-4
