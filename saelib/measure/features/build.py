@@ -36,7 +36,7 @@ from saelib.measure.features.sources import ORDINARY, OwnText, Source, open_sour
 from saelib.measure.features.statistics import Firing, TokenTypes, histograms
 from saelib.measure.features.vocabulary import LogitLens
 from saelib.sae import Autoencoder, sparse
-from saelib.seal import checked, is_listed
+from saelib.seal import checked, is_listed, seal_files
 
 Arrays = dict[str, np.ndarray]
 # What the rest of a build takes, in units of its matrix products and per code; benchmarks/features.
@@ -88,6 +88,7 @@ def build_index(
         pages.tokens.save(temporary / layout.TOKENS)
         manifest = _manifest(sae, pages, lm, options, table, arrays)
         write_json(temporary / layout.INDEX, manifest)
+        seal_files(temporary, layout.FILES)
     return FeatureIndex.open(folder, sae)
 
 

@@ -7,6 +7,7 @@ On disk it is one folder, bound to the SAE by a checksum of its configuration an
     codes.safetensors        where each latent fires, and its activations
     tokens.safetensors       the tokens, see `sources.TokenTable`
     details.safetensors      histograms, contexts, token types, vocabulary, neighbours
+    seal.json                size and checksum of these, which each reader checks
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from saelib.measure.features.options import IndexOptions
 from saelib.measure.features.sources import TokenTable
 from saelib.measure.features.statistics import EDGES
 from saelib.sae import Autoencoder
+from saelib.seal import checked
 
 VERSION = 1
 FEATURES = "features"  # folder of an index, beside the SAE's weights
@@ -38,6 +40,7 @@ MANIFEST = {  # what `index.json` has at least
     *("n_latents", "n_ordinary", "n_contexts", "options", "titles", "texts"),
 }
 CODES, TOKENS, DETAILS = "codes.safetensors", "tokens.safetensors", "details.safetensors"
+FILES = (INDEX, LATENTS, CODES, TOKENS, DETAILS)
 
 
 class TokenType(NamedTuple):
@@ -98,7 +101,7 @@ class FeatureIndex:
         path = Path(folder) / INDEX
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing: not a (finished) index of features")
-        manifest = read_json(path)
+        manifest = read_json(checked(path))
         if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
             version = manifest.get("version") if isinstance(manifest, dict) else None
             raise ValueError(f"{path}: version {version!r}, expected {VERSION}; build it anew")
@@ -117,7 +120,7 @@ class FeatureIndex:
     @cached_property
     def table(self) -> pd.DataFrame:
         """A line for each latent: `columns.TABLE`, and the texts of its token ids."""
-        table = read_latents(self.folder / LATENTS)
+        table = read_latents(checked(self.folder / LATENTS))
         for name in TOKEN_IDS:
             texts = table[name].map(lambda token: self.text(token) if token >= 0 else "")
             table[name.removesuffix("_id")] = texts
@@ -126,16 +129,16 @@ class FeatureIndex:
     @cached_property
     def tokens(self) -> TokenTable:
         """The tokens it was built on."""
-        return TokenTable.load(self.folder / TOKENS, self.manifest["titles"])
+        return TokenTable.load(checked(self.folder / TOKENS), self.manifest["titles"])
 
     @cached_property
     def codes(self) -> LatentCodes:
         """Where all latents fire; read into memory at the first use."""
-        return load_codes(self.folder / CODES)
+        return load_codes(checked(self.folder / CODES))
 
     @cached_property
     def _details(self) -> dict[str, np.ndarray]:
-        path = self.folder / DETAILS
+        path = checked(self.folder / DETAILS)
         try:
             return safetensors.numpy.load_file(path)
         except safetensors.SafetensorError as error:
@@ -143,7 +146,7 @@ class FeatureIndex:
 
     @cached_property
     def _starts(self) -> Int64[np.ndarray, " latents_plus_1"]:
-        with safetensors.safe_open(self.folder / CODES, "np") as file:
+        with safetensors.safe_open(checked(self.folder / CODES), "np") as file:
             return file.get_tensor("starts")
 
     @cached_property
@@ -181,7 +184,7 @@ class FeatureIndex:
         """
         self._require(latent)
         span = slice(int(self._starts[latent]), int(self._starts[latent + 1]))
-        return load_latent(self.folder / CODES, span)
+        return load_latent(checked(self.folder / CODES), span)
 
     def firing_on(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """Latents that fire on a row of `tokens`, strongest first, and their activations there.

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ from helpers.features import DEAD, N_LATENTS, Naive, make_sae
 from helpers.folders import all_bytes
 from helpers.models import VOCABULARY
 from helpers.random_stores import make_store
+from helpers.sealing import flip
 from safetensors.numpy import load_file
 
 from saelib.measure.features import FeatureIndex, IndexOptions, build_index, codes
 from saelib.measure.features.columns import TABLE
 from saelib.measure.features.contexts import KINDS, TRIES, priorities
+from saelib.measure.features.index import FILES
 from saelib.sae import ARCHITECTURES
 
 OPTIONS = IndexOptions(contexts=3, token_types=4, vocabulary=5, neighbours=4, batch=37)
@@ -220,6 +223,23 @@ def test_a_folder_without_an_index_or_of_another_version_is_refused(sae, tmp_pat
     (tmp_path / "index.json").write_text("{")
     with pytest.raises(ValueError, match=r"index\.json: damaged"):
         FeatureIndex.open(tmp_path, sae)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_bit_of_any_file_of_an_index_is_refused(index, sae, tmp_path, name):
+    folder = shutil.copytree(index.folder, tmp_path / "features")
+    path = folder / name
+    flip(path, byte=path.stat().st_size // 2)
+    with pytest.raises(
+        ValueError, match=rf"{path}: damaged, sha256 .* is sealed; delete the folder"
+    ):
+        _read_all(folder, sae)
+
+
+def _read_all(folder, sae):
+    opened = FeatureIndex.open(folder, sae)
+    opened.latent(0)
+    opened.firing_on(0)
 
 
 @pytest.mark.parametrize("latent", [-1, N_LATENTS, 99999])
