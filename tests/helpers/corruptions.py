@@ -23,13 +23,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from helpers.faulty_home import build
-from helpers.readers import ACCEPTED, INPUTS, PROBES, probes_of
+from helpers.readers import ACCEPTED, INPUTS, OPTIONAL, PROBES, READING, probes_of
 from saelib.config import stable_hash
 
 SECONDS = 60  # that a trial may take
 COPIED = (".jsonl", ".csv", ".lock")  # files that are written in place
 WORST = ("unnamed", "silent", "stated", "noticed", "refused", "healed", "harmless")  # of a trial
 FAILURES = ("unnamed", "silent")
+FIELDS = {  # path -> what a store or profile calls its content
+    "model/": ("model_id", "corpus_id", "model '"),
+    "pages.jsonl": ("corpus_id",),
+}
 
 
 class Trial(NamedTuple):
@@ -275,8 +279,10 @@ class Home:
     def __init__(self, folder: Path) -> None:
         self.whole = folder / "whole"
         self.path = folder / "home"
-        build(self.path)
-        self.path.rename(self.whole)
+        if not self.whole.exists():
+            build(self.path)
+            self.path.rename(self.whole)
+        os.environ["SAELIB_HOME"] = str(self.path)
         self.lay_out()
         paths = (path.relative_to(self.whole) for path in sorted(self.whole.rglob("*")))
         self.artifacts = [
@@ -343,7 +349,8 @@ def _child(home: Home, probes: list[str], change: Callable, warm: bool, report: 
         with redirect_stdout(output), redirect_stderr(output):
             if warm:
                 for name in probes:
-                    _answer(name, home.path)
+                    if name in READING:
+                        _answer(name, home.path)
             changed = change()
             answers = {name: _answer(name, home.path) for name in probes if changed}
         report.write_text(json.dumps({"answers": answers, "changed": bool(changed)}))
@@ -373,9 +380,13 @@ def _answer(name: str, home: Path) -> dict[str, str]:
     return answer | {"notices": said.getvalue()}
 
 
-def _judged(path: Path, answer: dict[str, str], expected: dict[str, str]) -> str:
+def _judged(
+    probe: str, path: Path, kind: str, answer: dict[str, str], expected: dict[str, str]
+) -> str:
     """One of `WORST`, of one reader."""
-    is_input = any(re.search(pattern, str(path)) for pattern in INPUTS)
+    is_input = any(re.search(pattern, str(path)) for pattern in INPUTS) or probe == "model"
+    if kind == "deleted":
+        is_input |= any(re.search(pattern, str(path)) for pattern in OPTIONAL)
     if answer["outcome"] == "crash":
         return "unnamed"
     if answer["outcome"] == "refused":
@@ -388,8 +399,9 @@ def _judged(path: Path, answer: dict[str, str], expected: dict[str, str]) -> str
 
 
 def _names(text: str, path: Path) -> bool:
-    """Whether a sentence names a file, or the folder that it lies in."""
-    return path.name in text or str(path.parent) in text or path.parent.name in text.split()
+    """Whether a sentence names a file, the folder that it lies in, or a field that it decides."""
+    fields = next((fields for start, fields in FIELDS.items() if str(path).startswith(start)), ())
+    return path.name in text or str(path.parent) in text or any(field in text for field in fields)
 
 
 def trial(home: Home, number: int, seed: int, only: str = "") -> Trial | None:
@@ -419,7 +431,7 @@ def trial(home: Home, number: int, seed: int, only: str = "") -> Trial | None:
     if not found["changed"]:
         return None
     details = {
-        name: _judged(path, answer, home.expected[name])
+        name: _judged(name, path, kind, answer, home.expected[name])
         for name, answer in found["answers"].items()
         if not name.startswith("check")
     }
@@ -448,7 +460,7 @@ def _check_missed(answers: dict, expected: dict, path: Path, outcome: str) -> bo
             continue
         if answer["outcome"] != "answer":
             return True
-        if outcome in ("harmless", "healed"):
+        if outcome in ("harmless", "healed", "stated"):
             continue
         if answer["said"] == expected[name]["said"] or not _names(answer["said"], path):
             return True

@@ -191,8 +191,14 @@ def _record(home: Path) -> None:
         NOTEBOOK,
         [
             Finding(
-                "F1", "It trains.", "An interval over 0.", "supported", {"share": estimate},
-                "It trains by 0.5.", "Claim", f"data/{PROFILE}/figures/02_curve.png",
+                "F1",
+                "It trains.",
+                "An interval over 0.",
+                "supported",
+                {"share": estimate},
+                "It trains by 0.5.",
+                "Claim",
+                f"data/{PROFILE}/figures/02_curve.png",
             )
         ],
     )
@@ -235,7 +241,8 @@ def _write_formats(folder: Path) -> None:
     export(sae, "saelens", folder / "saelens", model="m")
     export(sae, "dictionary_learning", folder / "dictionary_learning", model="m")
     w = weights()
-    write_gemma_scope(folder / "gemma_scope" / "layer_12" / "width_16k" / "average_l0_82", w)
+    scope = folder / "gemma-scope-2b-pt-res" / "layer_12" / "width_16k"
+    write_gemma_scope(scope / "average_l0_82", w)
     encoder = {"encoder.weight": w["W_enc"].T, "encoder.bias": w["b_enc"]}
     tensors = encoder | {"W_dec": w["W_dec"], "b_dec": w["b_dec"]}
     config = {"activation": "topk", "k": K, "d_in": D_IN, "num_latents": 0, "transcode": False}

@@ -31,6 +31,7 @@ from saelib.activations.lm import LM
 from saelib.activations.shards import StoreError
 from saelib.activations.store import Store
 from saelib.config import CorpusConfig, EvalConfig
+from saelib.measure.descriptions import kept_descriptions
 from saelib.run.check import check_profile
 from saelib.run.jobs import damages, is_finished, jobs_of
 from saelib.run.measuring import describe
@@ -39,12 +40,19 @@ from saelib.run.workspace import Workspace
 from saelib.sae.formats import load
 from saelib.show.explore.notes import NOTES, Notes
 from saelib.text.pages import read_pages
-from saelib.measure.descriptions import kept_descriptions
 
 # The project's errors: a ValueError (ConfigError, FormatError, CorpusError, SealError, …) or one of
 # these. Anything else is a fault.
 ACCEPTED = (ValueError, OSError, StoreError, StreamError, ModelLoadError)
 # What a user may change: another content is another input, as long as no result is taken for it.
+# What may be missing: nothing was measured, written or described yet.
+OPTIONAL = (
+    r"/(twins|ablation|descriptions)/",
+    r"notes\.json$",
+    r"/figures/",
+    r"/eval/",
+    r"/stream/",
+)
 INPUTS = (r"^texts/", r"^formats/(?!saelib)", r"^notebooks/", r"^pages\.jsonl$")
 
 
@@ -188,7 +196,9 @@ def lens(home: Path) -> str:
     notes = Notes(_workspace().folder / NOTES).read(one.checksum)
     contexts = [one.contexts(latent) for latent in latents]
     code_parts = (codes.rows, codes.values, codes.starts)
-    return _digest(table, records, tokens, one.index.tokens.titles, code_parts, kept, notes, contexts)
+    return _digest(
+        table, records, tokens, one.index.tokens.titles, code_parts, kept, notes, contexts
+    )
 
 
 def _record(index, latent: int) -> list:
@@ -259,7 +269,7 @@ FORMAT_FOLDERS = {
     "saelib": "saelib",
     "saelens": "saelens",
     "dictionary_learning": "dictionary_learning",
-    "gemma_scope": "gemma_scope/layer_12/width_16k/average_l0_82",
+    "gemma_scope": "gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82",
     "sparsify": "layers.5",
     "openmoss": "L7R-8x",
 }
@@ -269,7 +279,7 @@ def _format_of(name: str) -> Callable[[Path], str]:
     """A reader of one library's layout."""
 
     def read(home: Path) -> str:
-        sae = load(home / "formats" / FORMAT_FOLDERS[name], site=6)
+        sae = load(home / "formats" / FORMAT_FOLDERS[name])
         return _digest(sae.state_dict(), sae.config.to_dict())
 
     return read
@@ -286,27 +296,33 @@ PROBES: dict[str, Callable[[Path], str]] = {
 PROBES |= {f"text {name}": _pages_of(name) for name in forms()}
 PROBES |= {f"format {name}": _format_of(name) for name in FORMAT_FOLDERS}
 
+# Those that write nothing.
+READING = {
+    *("store", "live_store", "runs", "results", "described", "reference", "lens", "model"),
+    *(name for name in PROBES if name.startswith(("check", "text ", "format "))),
+}
+
 # Which readers use a file; the first pattern that fits its path decides.
 USERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"\.lock$|/\.locks/|/report/", ()),
-    (r"^data/tiny/store/", ("store", "collect", "rerun", "lens", "check")),
-    (r"^data/live/store/", ("live_store", "live", "check_live")),
-    (r"^data/half/store/", ("half", "check_half")),
-    (r"^data/half/workspace.json", ("half", "check_half")),
-    (r"^data/live/workspace.json", ("live", "live_run", "check_live")),
-    (r"^data/tiny/workspace.json", ("collect", "described", "reference", "lens", "check")),
-    (r"/(features|twins|ablation|descriptions)/|notes.json$", ("lens", "check")),
-    (r"^data/tiny/saes/\w+/checkpoint", ("resume", "check")),
-    (r"^data/tiny/saes/", ("runs", "rerun", "resume", "lens", "check")),
-    (r"^data/live/saes/", ("live_run", "check_live")),
-    (r"^data/live/stream/", ("live", "check_live")),
-    (r"^data/tiny/eval/", ("reference", "measured_anew", "check")),
-    (r"^data/live/eval/", ("live", "check_live")),
-    (r"^data/tiny/results.csv", ("results", "report", "lens", "check")),
-    (r"^data/live/results.csv", ("live_run", "check_live")),
-    (r"^data/live/timings.csv", ("live_run", "check_live")),
-    (r"^data/tiny/(verdicts|diagnostics|figures|timings)", ("report", "check")),
-    (r"^data/tiny/notebooks/", ("report", "jobs", "check")),
+    (r"^data/tiny/store/", ("check", "store", "collect", "rerun", "lens")),
+    (r"^data/live/store/", ("check_live", "live_store", "live")),
+    (r"^data/half/store/", ("check_half", "half")),
+    (r"^data/half/workspace.json", ("check_half", "half")),
+    (r"^data/live/workspace.json", ("check_live", "live", "live_run")),
+    (r"^data/tiny/workspace.json", ("check", "collect", "described", "reference", "lens")),
+    (r"/(features|twins|ablation|descriptions)/|notes.json$", ("check", "lens")),
+    (r"^data/tiny/saes/\w+/checkpoint", ("check", "resume")),
+    (r"^data/tiny/saes/", ("check", "runs", "rerun", "resume", "lens")),
+    (r"^data/live/saes/", ("check_live", "live_run")),
+    (r"^data/live/stream/", ("check_live", "live")),
+    (r"^data/tiny/eval/", ("check", "reference", "measured_anew")),
+    (r"^data/live/eval/", ("check_live", "live")),
+    (r"^data/tiny/results.csv", ("check", "results", "report", "lens")),
+    (r"^data/live/results.csv", ("check_live", "live_run")),
+    (r"^data/live/timings.csv", ("check_live", "live_run")),
+    (r"^data/tiny/(verdicts|diagnostics|figures|timings)", ("check", "report")),
+    (r"^data/tiny/notebooks/", ("check", "report", "jobs")),
     (r"^notebooks/", ("jobs", "report")),
     (r"^model/", ("model", "collect", "measured_anew", "lens", "live")),
     (r"^pages\.jsonl$", ("collect", "half", "live")),
