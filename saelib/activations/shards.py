@@ -18,6 +18,7 @@ on time, path, host or number of writers.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -38,6 +39,7 @@ PROGRESS = "progress.jsonl"  # a line for each shard of an unfinished store
 RANK_PROGRESS = "progress.rank_{}.jsonl"  # the same, by a rank that does not hold the lock
 TOKENS = "tokens.safetensors"
 PAGES = "pages.json"
+ANEW = "delete it and collect again"
 REPAIR = "delete it and collect again: only what is missing is redone"
 
 
@@ -178,7 +180,9 @@ def _is_entry(value: Any) -> bool:
 
 
 def _is_shard(value: Any) -> bool:
-    if not isinstance(value, dict) or not _is_count(value.get("rows")):
+    if not isinstance(value, dict):
+        return False
+    if not (_is_count(value.get("rows")) and _is_count(value.get("shard"))):
         return False
     files = value.get("files")
     return isinstance(files, dict) and all(map(_is_entry, files.values()))
@@ -202,6 +206,38 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "shards": (lambda value: isinstance(value, list), "a list"),
     "median_norm": (lambda value: isinstance(value, dict), "a number of each site"),
 }
+
+
+def read_progress(path: Path) -> list[dict[str, Any]]:
+    """The identity of an unfinished store and its shards; a last line cut by a kill is dropped.
+
+    Raises `StoreError` naming the line that is no entry of such a record.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{path}: not UTF-8 ({error}); {ANEW}") from error
+    if not lines:
+        lines = [""]  # in an empty file the identity is missing, which is no JSON
+    entries = [_parsed(line, path, number) for number, line in enumerate(lines, 1)]
+    sites = entries[0].get("sites")
+    if not (isinstance(sites, list) and all(map(_is_count, sites))):
+        raise StoreError(f"{path} line 1: sites = {sites!r:.80}: expected site numbers; {ANEW}")
+    for number, shard in enumerate(entries[1:], 2):
+        names = {shard_name(site, shard["shard"]) for site in sites} if _is_shard(shard) else {}
+        if set(shard.get("files", ())) != names or not names:
+            raise StoreError(f"{path} line {number}: no shard of this store; {ANEW}")
+    return entries
+
+
+def _parsed(line: str, path: Path, number: int) -> dict[str, Any]:
+    try:
+        entry = json.loads(line)
+    except ValueError as error:
+        raise StoreError(f"{path} line {number}: not JSON ({error}); {ANEW}") from error
+    if not isinstance(entry, dict):
+        raise StoreError(f"{path} line {number}: found {entry!r:.80}, no entry; {ANEW}")
+    return entry
 
 
 def refuse_difference(folder: Path, present: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

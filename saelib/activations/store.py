@@ -144,20 +144,9 @@ class Store:
                 check_hash(path, self.manifest["shards"][shard]["files"][name])
             with safe_open(path, "pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            self._check_shard(path, shard, tensors)
+            _check_shard(path, self.manifest, shard, tensors)
             self._mapped[site, shard] = tensors
         return self._mapped[site, shard]
-
-    def _check_shard(self, path: Path, shard: int, tensors: dict[str, Tensor]) -> None:
-        """`StoreError` for a shard of another dtype, width or length than the manifest says."""
-        rows = self.manifest["shards"][shard]["rows"]
-        stated = (self.manifest["dtype"], [rows, self.d_model])
-        x = tensors["x"]
-        if (dtype_name(x.dtype), list(x.shape)) != stated:
-            raise StoreError(
-                f"{path}: x is {dtype_name(x.dtype)} {list(x.shape)} where the manifest says "
-                f"{stated[0]} {stated[1]}; delete the manifest and collect again"
-            )
 
     def rows(self, site: int, index: Integer[np.ndarray, " n"]) -> Float32[Tensor, "n d_model"]:
         """Rows `index` of a site, in any order, repeats allowed.
@@ -216,23 +205,10 @@ class Store:
         "ordinary".
         """
         norms = self.norm(site)
-        self._check_median(site, norms)
+        if site not in self._median_checked:
+            _check_median(self, site, norms)
+            self._median_checked.add(site)
         return token_classes(norms, self.tokens["position"], self.median_norm(site), factor)
-
-    def _check_median(self, site: int, norms: Float32[np.ndarray, " rows"]) -> None:
-        """`StoreError` where the manifest's median is not that of the norms: masks hang on it."""
-        if site in self._median_checked:
-            return
-        stated = self.manifest["median_norm"][str(site)]
-        later = _later_training_rows(self)
-        beyond = (_count(later, norms < stated), _count(later, norms > stated))
-        if 2 * max(beyond) > np.count_nonzero(later):
-            raise StoreError(
-                f"{self.path / MANIFEST}: median_norm of site {site} = {stated!r}: no median of "
-                f"its rows, of which {beyond[0]} are below it and {beyond[1]} above; delete it and "
-                "collect again"
-            )
-        self._median_checked.add(site)
 
     def mask(
         self,
@@ -266,6 +242,32 @@ def training_median_norm(store: Store, site: int) -> float:
             f"{store.path}: no training row after position 0, so site {site} has no median norm"
         )
     return float(np.median(store.norm(site)[chosen]))
+
+
+def _check_shard(
+    path: Path, manifest: dict[str, Any], shard: int, tensors: dict[str, Tensor]
+) -> None:
+    """`StoreError` for a shard of another dtype, width or length than the manifest says."""
+    stated = (manifest["dtype"], [manifest["shards"][shard]["rows"], manifest["d_model"]])
+    x = tensors["x"]
+    if (dtype_name(x.dtype), list(x.shape)) != stated:
+        raise StoreError(
+            f"{path}: x is {dtype_name(x.dtype)} {list(x.shape)} where the manifest says "
+            f"{stated[0]} {stated[1]}; delete the manifest and collect again"
+        )
+
+
+def _check_median(store: Store, site: int, norms: Float32[np.ndarray, " rows"]) -> None:
+    """`StoreError` where the manifest's median is not that of the norms: masks hang on it."""
+    stated = store.manifest["median_norm"][str(site)]
+    later = _later_training_rows(store)
+    beyond = (_count(later, norms < stated), _count(later, norms > stated))
+    if 2 * max(beyond) > np.count_nonzero(later):
+        raise StoreError(
+            f"{store.path / MANIFEST}: median_norm of site {site} = {stated!r}: no median of its "
+            f"rows, of which {beyond[0]} are below it and {beyond[1]} above; delete it and "
+            "collect again"
+        )
 
 
 def _later_training_rows(store: Store) -> Bool[np.ndarray, " rows"]:

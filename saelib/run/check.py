@@ -1,9 +1,8 @@
 """Reading everything that a profile has on disk, to tell what is damaged and what heals it.
 
 Each file is read as its own reader reads it: the store by its manifest, run folders by their seals,
-reference losses, counts of live rows and checkpoints by the checksum in them, `results.csv` by the
-runs it was built from. `features/`, `twins/`, `ablation/` and `descriptions/` beside an SAE are
-bound to it by their own files, and are looked at when they are opened.
+reference losses, counts of live rows, checkpoints and what is kept of features by the checksum in
+them, `results.csv` by the runs it was built from, and what notebooks left by their records.
 """
 
 from __future__ import annotations
@@ -16,16 +15,32 @@ from typing import Any
 import pandas as pd
 
 from saelib.activations.live import StreamError, read_counts
-from saelib.activations.shards import PROGRESS, StoreError, check_hash, check_size, read_manifest
+from saelib.activations.shards import (
+    PROGRESS,
+    StoreError,
+    check_hash,
+    check_size,
+    read_manifest,
+    read_progress,
+)
 from saelib.env import data_dir
 from saelib.files import read_json
+from saelib.measure.descriptions import read_lines
+from saelib.measure.features.bound_table import read_bound
+from saelib.measure.features.index import INDEX
+from saelib.measure.indexed import ABLATION, TWINS
 from saelib.measure.reference import read_reference
+from saelib.run.edited import edited_rows
 from saelib.run.identity import IDENTITY_FILE, read_identity
-from saelib.run.results import read_results, results_text
+from saelib.run.jobs import read_record
+from saelib.run.results import read_results
 from saelib.run.run_folder import CHECKPOINT, RunFolder
+from saelib.run.seals import edited
+from saelib.run.source_notebooks import require_valid
 from saelib.run.trained import Trained
 from saelib.sae.checkpoint import check_checkpoint
-from saelib.seal import SEAL, fault_of, remedy
+from saelib.seal import SEAL, fault_of, read_seal, remedy
+from saelib.show.explore.notes import NOTES, Notes
 
 AGAIN = "delete it and run `make workbook` again"
 RESULTS = "results.csv"
@@ -82,10 +97,17 @@ def check_profile(profile: str) -> Inspection:
         seen.read(path, lambda path=path: read_reference(path))
     for path in sorted((folder / "stream").glob("*.jsonl")):
         seen.read(path, lambda path=path: read_counts(path))
+    _check_features(folder, seen)
     _check_tables(folder, seen)
     if not seen.damaged:
         _check_results(profile, folder / RESULTS, seen)
+        seen.damaged += [_named(folder, line) for line in edited(profile)]
     return seen
+
+
+def _named(folder: Path, line: str) -> str:
+    """A sentence of `seals.edited` with the whole path in it."""
+    return line if str(folder) in line else f"{folder}/{line}"
 
 
 def _check_store(folder: Path, seen: Inspection) -> None:
@@ -93,6 +115,7 @@ def _check_store(folder: Path, seen: Inspection) -> None:
     if not (folder / "manifest.json").exists():
         state = "unfinished" if (folder / PROGRESS).exists() else "missing"
         seen.notices.append(f"{folder}: {state}; notebook 01 collects what is missing")
+        _check_progress(folder, seen)
         return
     manifest = seen.read(folder / "manifest.json", lambda: read_manifest(folder))
     if manifest is None:
@@ -101,6 +124,17 @@ def _check_store(folder: Path, seen: Inspection) -> None:
     for name, entry in [*manifest["files"].items(), *shards]:
         path = folder / name
         seen.read(path, lambda path=path, entry=entry: _check_stored(path, entry))
+
+
+def _check_progress(folder: Path, seen: Inspection) -> None:
+    """The record of an unfinished store, and the shards that it lists."""
+    for path in sorted(folder.glob("progress*.jsonl")):
+        entries = seen.read(path, lambda path=path: read_progress(path)) or [{}]
+        for shard in entries[1:]:
+            for name, entry in shard["files"].items():
+                file = folder / name
+                if file.exists():  # else it is written again
+                    seen.read(file, lambda file=file, entry=entry: _check_stored(file, entry))
 
 
 def _check_stored(path: Path, entry: dict[str, Any]) -> None:
@@ -139,8 +173,31 @@ def _check_run(run: RunFolder, seen: Inspection) -> None:
         seen.read(path, lambda path=path: check_checkpoint(path))
 
 
+def _check_features(folder: Path, seen: Inspection) -> None:
+    """Indices of features, what is kept beside them, and the reader's notes."""
+    for index in sorted(folder.rglob(INDEX)):
+        seal = seen.read(index.parent / SEAL, lambda index=index: read_seal(index.parent))
+        for name in seal.files if seal else ():
+            path = index.parent / name
+            seen.n_files += 1
+            if fault := fault_of(path, seal):
+                seen.damaged.append(f"{path}: {fault}; {remedy(path)}")
+    tables = [path for name in (TWINS, ABLATION) for path in folder.rglob(f"{name}/*.csv")]
+    for path in sorted(tables):
+        seen.read(path, lambda path=path: read_bound(path, {}))
+    for path in sorted(folder.rglob("descriptions/*.jsonl")):
+        seen.read(path, lambda path=path: read_lines(path))
+    notes = folder / NOTES
+    if notes.exists():
+        seen.read(notes, lambda: Notes(notes).read(""))
+
+
 def _check_tables(folder: Path, seen: Inspection) -> None:
     """Tables and records that notebooks left: whether they can be read."""
+    for path in sorted(folder.glob("notebooks/*.ipynb")):
+        seen.read(path, lambda path=path: require_valid(path), AGAIN)
+    for path in sorted(folder.glob("notebooks/*.json")):
+        seen.read(path, lambda path=path: read_record(path), AGAIN)
     for path in sorted(folder.glob("verdicts/*.json")):
         seen.read(path, lambda path=path: read_json(path), AGAIN)
     for path in [*sorted(folder.glob("diagnostics/*.csv")), *folder.glob("timings.csv")]:
@@ -149,19 +206,9 @@ def _check_tables(folder: Path, seen: Inspection) -> None:
 
 def _check_results(profile: str, path: Path, seen: Inspection) -> None:
     """Each row of results.csv must be what its run's metrics.json says."""
-    if not path.exists():
+    if not path.exists() or seen.read(path, lambda: read_results(path)) is None:
         return
-    if seen.read(path, lambda: read_results(path)) is None:
-        return
-    lines = path.read_text(encoding="utf-8").splitlines()
-    rebuilt = results_text(Trained(profile).measured_rows()).splitlines()
-    if lines[0] != rebuilt[0]:
-        seen.notices.append(f"{path}: has other columns, being of an earlier version")
-        return
-    for line in sorted(set(lines) - set(rebuilt)):
-        seen.damaged.append(
-            f"{path}: the row of run {line.partition(',')[0]} is not what the runs' metrics.json "
-            "say; delete it and run notebook 02: it is built anew"
-        )
-    if set(rebuilt) - set(lines):
-        seen.notices.append(f"{path}: lacks runs that are measured; notebook 02 adds them")
+    seen.damaged += sorted(edited_rows(path))
+    absent = Trained(profile).runs_without_row(path)
+    if absent:
+        seen.notices.append(absent)

@@ -57,6 +57,18 @@ def read_notebook(path: Path) -> dict[str, Any]:
     return notebook
 
 
+def require_valid(path: Path) -> None:
+    """Raise ValueError naming the file where a notebook is damaged or not as its format asks."""
+    import nbformat  # takes long to import: only where a notebook is shown
+
+    content = read_notebook(path)
+    try:
+        nbformat.validate(nbformat.from_dict(content))
+    except (nbformat.ValidationError, ValueError, KeyError, AttributeError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path}: no notebook of format 4 ({reason})") from error
+
+
 def _is_cell(cell: Any) -> bool:
     """Whether this has what every reader of cells takes for granted."""
     if not isinstance(cell, dict) or not isinstance(cell.get("metadata"), dict):

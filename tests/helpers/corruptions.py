@@ -33,6 +33,7 @@ FAILURES = ("unnamed", "silent")
 FIELDS = {  # path -> what a store or profile calls its content
     "model/": ("model_id", "corpus_id", "model '"),
     "pages.jsonl": ("corpus_id",),
+    "notebooks/": ("02_x",),
 }
 
 
@@ -115,9 +116,8 @@ def _nodes(value: object, above: tuple = ()) -> Iterator[tuple]:
 
 
 def _edit_json(path: Path, draw: random.Random, change: Callable[[object, object], None]) -> None:
-    lines = [json.loads(path.read_text(encoding="utf-8"))]
-    (value,) = lines
-    place = draw.choice([node for node in _nodes(value)])
+    value = json.loads(path.read_text(encoding="utf-8"))
+    place = draw.choice(list(_nodes(value)))
     inner = value
     for key in place[:-1]:
         inner = inner[key]

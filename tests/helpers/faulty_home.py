@@ -1,4 +1,4 @@
-"""A workbook folder with one of every artifact, made by the real stages on a tiny model and text."""
+"""A workbook folder with one of every artifact, made by the real stages on a tiny model."""
 
 import os
 from pathlib import Path

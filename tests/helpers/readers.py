@@ -1,4 +1,4 @@
-"""The readers of a workbook folder, each as a function from the folder to a digest of its answer."""
+"""The readers of a workbook folder, each a function from the folder to a digest of its answer."""
 
 import hashlib
 import json
@@ -53,7 +53,10 @@ OPTIONAL = (
     r"/eval/",
     r"/stream/",
 )
-INPUTS = (r"^texts/", r"^formats/(?!saelib)", r"^notebooks/", r"^pages\.jsonl$")
+INPUTS = (
+    *(r"^texts/", r"^formats/(?!saelib)", r"^notebooks/", r"^pages\.jsonl$"),
+    r"notes\.json$",
+)
 
 
 def _digest(*values: object) -> str:

@@ -1,0 +1,39 @@
+"""Rows of `results.csv` that are not what the folders of their runs say."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from saelib.measure.columns import COLUMNS
+from saelib.run.results import results_text
+from saelib.run.run_folder import RunFolder
+
+ANEW = "delete it and run notebook 02: it is built anew"
+
+
+def edited_rows(path: Path) -> Iterator[str]:
+    """A sentence for each row that differs from its run's `metrics.json`, or stands there twice.
+
+    Of rows whose runs' folders are gone nothing can be told. Raises what reading a folder does.
+    """
+    head, *lines = path.read_text(encoding="utf-8").splitlines()
+    columns = head.split(",")
+    for column in sorted(set(columns) - set(COLUMNS)):
+        yield f"{path}: damaged, no column is called {column!r:.40}; {ANEW}"
+    counts = Counter(line.partition(",")[0] for line in lines)
+    for line in lines:
+        run = line.partition(",")[0]
+        row = _row(path.parent / "saes" / run)
+        if row and line != results_text([row], columns).splitlines()[1]:
+            yield f"{path}: the row of run {run} is not what the run's metrics.json says; {ANEW}"
+    for run, count in counts.items():
+        if count > 1:
+            yield f"{path}: run {run} stands there {count} times; {ANEW}"
+
+
+def _row(folder: Path) -> dict[str, Any] | None:
+    """What a run's folder says; None where nothing is known of it."""
+    return RunFolder(folder).row if folder.is_dir() else None
