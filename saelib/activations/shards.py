@@ -18,7 +18,6 @@ on time, path, host or number of writers.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,7 +28,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from saelib.config import stable_hash
-from saelib.files import read_json, write_bytes
+from saelib.files import parsed_json, read_json, write_bytes
 
 FORMAT = 1
 DTYPES = ("float32", "float16", "bfloat16", "int8", "float64")  # of stored rows
@@ -127,6 +126,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = read_json(path)
     except ValueError as error:
         raise StoreError(f"{error}; delete it and collect again") from error
+    if not isinstance(manifest, dict):
+        raise StoreError(f"{path}: found {manifest!r:.80} for a mapping; {ANEW}")
     refuse_difference(folder, manifest, {"format": FORMAT})
     content_hash = stable_hash({k: v for k, v in manifest.items() if k != "store_id"})
     if content_hash != manifest.get("store_id"):
@@ -232,7 +233,7 @@ def read_progress(path: Path) -> list[dict[str, Any]]:
 
 def _parsed(line: str, path: Path, number: int) -> dict[str, Any]:
     try:
-        entry = json.loads(line)
+        entry = parsed_json(line)
     except ValueError as error:
         raise StoreError(f"{path} line {number}: not JSON ({error}); {ANEW}") from error
     if not isinstance(entry, dict):

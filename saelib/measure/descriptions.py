@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from saelib.config import stable_hash
 from saelib.env import headless
-from saelib.files import locked, write_text
+from saelib.files import locked, parsed_json, write_text
 from saelib.measure.features.chat import AnswerError, Chat, ChatError
 from saelib.measure.features.contexts import ContextWindow
 from saelib.measure.features.identity import SHORT
@@ -260,7 +260,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         raise ValueError(f"{path}: damaged, not UTF-8 ({error}); delete it") from error
     for number, text in enumerate(texts, 1):
         try:
-            content = json.loads(text)
+            content = parsed_json(text)
             line = {name: content[name] for name in FIELDS}
             if content.get(SEALED, stable_hash(line)) != stable_hash(line):
                 raise ValueError("not what its hash says")

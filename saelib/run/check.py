@@ -30,7 +30,7 @@ from saelib.measure.features.bound_table import read_bound
 from saelib.measure.features.index import INDEX
 from saelib.measure.indexed import ABLATION, TWINS
 from saelib.measure.reference import read_reference
-from saelib.run.edited import edited_rows
+from saelib.run.edited import edited_rows, unknown_rows
 from saelib.run.identity import IDENTITY_FILE, read_identity
 from saelib.run.jobs import read_record
 from saelib.run.results import read_results
@@ -209,6 +209,4 @@ def _check_results(profile: str, path: Path, seen: Inspection) -> None:
     if not path.exists() or seen.read(path, lambda: read_results(path)) is None:
         return
     seen.damaged += sorted(edited_rows(path))
-    absent = Trained(profile).runs_without_row(path)
-    if absent:
-        seen.notices.append(absent)
+    seen.notices += filter(None, (Trained(profile).runs_without_row(path), unknown_rows(path)))

@@ -27,6 +27,7 @@ from saelib.activations.live import LiveBlocks, LiveRows, stored_contexts
 from saelib.activations.lm import LM, resolve_site
 from saelib.activations.moments import row_moments
 from saelib.activations.rows import ShuffledRows
+from saelib.activations.shards import StoreError
 from saelib.activations.store import Store
 from saelib.config import CollectConfig, ConfigError, CorpusConfig, EvalConfig, StreamConfig
 from saelib.env import data_dir, headless
@@ -37,6 +38,7 @@ from saelib.ranks import SINGLE_PROCESS, Ranks
 from saelib.run.identity import (
     FINGERPRINT,
     IDENTITY_FILE,
+    STORE,
     read_identity,
     require_same_identity,
     rows_id,
@@ -108,24 +110,29 @@ class Collected:
         """Run the model over the contexts, or open what is finished; loading began at `start`."""
         folder = self.folder / "store"
         first_rank = not self.ranks.rank
-        self.identity[FINGERPRINT] = self._fingerprint()
+        recorded = self._recorded()
+        path = self.folder / IDENTITY_FILE
+        require_same_model(recorded.get(FINGERPRINT), self.lm, path)
+        self.identity = {FINGERPRINT: fingerprint(self.lm)} | recorded | self.identity
         if first_rank:  # model, text and sites are there
             write_identity(self.folder, self.identity)
         finished = (folder / "manifest.json").exists()
         resumed = folder.exists()
         self.store = collect(self.lm, contexts, sites, folder, cfg, not headless(), self.ranks)
         self.store.device = self.lm.device
+        self.identity[STORE] = self.store.store_id
+        if first_rank:
+            write_identity(self.folder, self.identity)
         if first_rank and not finished:
             seconds = time.monotonic() - start
             rows = self.store.n_rows
             log_time(self.folder, "collect", seconds, tokens=rows, resumed=resumed)
 
-    def _fingerprint(self) -> dict[str, str]:
-        """The model's; where a collection goes on the one on record, once compared."""
-        path = self.folder / IDENTITY_FILE
-        kept = read_identity(self.folder, self.profile).get(FINGERPRINT) if path.exists() else None
-        require_same_model(kept, self.lm, path)
-        return kept or fingerprint(self.lm)
+    def _recorded(self) -> dict[str, Any]:
+        """What an earlier collection left on record; empty without one."""
+        if not (self.folder / IDENTITY_FILE).exists():
+            return {}
+        return read_identity(self.folder, self.profile)
 
     # -- model, text, activations ------------------------------------------------------------------
 
@@ -149,6 +156,12 @@ class Collected:
                 f"{self.profile!r} first"
             )
         store = Store.open(folder)
+        collected = self._recorded().get(STORE, store.store_id)
+        if collected != store.store_id:
+            raise StoreError(
+                f"{self.folder / IDENTITY_FILE} is of store {collected}, and {folder} is "
+                f"{store.store_id}: they are not of one collection; run notebook 01 again"
+            )
         store.device = self.device
         return store
 

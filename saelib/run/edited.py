@@ -34,6 +34,24 @@ def edited_rows(path: Path) -> Iterator[str]:
             yield f"{path}: run {run} stands there {count} times; {ANEW}"
 
 
+def unknown_rows(path: Path) -> str:
+    """In a sentence, how many rows are of runs that have no folder; empty where all have one.
+
+    Of a recorded table, which has no folders beside it, nothing is said.
+    """
+    folder = path.parent / "saes"
+    if not folder.is_dir():
+        return ""
+    runs = [line.partition(",")[0] for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+    unknown = [run for run in runs if not (folder / run).is_dir()]
+    if not unknown:
+        return ""
+    return (
+        f"{path}: {len(unknown)} rows are of runs that have no folder, as {unknown[0]:.20}; "
+        "notebook 02 builds it anew"
+    )
+
+
 def _row(folder: Path) -> dict[str, Any] | None:
     """What a run's folder says; None where nothing is known of it."""
     return RunFolder(folder).row if folder.is_dir() else None

@@ -7,6 +7,7 @@ collected from and refuses anything else, so that no table mixes two models or t
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from saelib.versions import MEASURING_VERSION, STREAMING_VERSION, TRAINING_VERSI
 
 IDENTITY_FILE = "workspace.json"
 SEALED = "hash"  # of the other fields of the file
+STORE = "store_id"  # of the finished store
 FINGERPRINT = "fingerprint"  # of the model that was collected with
 REMEDY = "delete it and run notebook 01 again"
 FIXED = ("model", "dtype", "corpus", "stream")  # a profile's folder holds one of each
@@ -61,14 +63,22 @@ def _read(path: Path) -> dict[str, Any]:
         log.warning("%s: of an earlier version, has no hash; opened unchecked", path)
     elif stated != stable_hash(content):
         raise ValueError(f"{path}: damaged, its content is not what its hash says; {REMEDY}")
+    for name, kind in (("model", str), ("dtype", str), ("corpus", dict)):
+        if stated is not None and not isinstance(content.get(name), kind):
+            raise ValueError(f"{path}: {name} = {content.get(name)!r:.80}: damaged; {REMEDY}")
+    if stated is not None and not {"source", "ctx_len"} <= set(content["corpus"]):
+        raise ValueError(f"{path}: corpus = {content['corpus']!r:.80}: no description; {REMEDY}")
     return content
 
 
 def write_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     """Keep what a profile is collected from, unless it is there already."""
     path = folder / IDENTITY_FILE
-    if path.exists() and _is_part(_read(path), identity):  # a finished profile may be read-only
-        return
+    if path.exists():
+        recorded = _read(path)
+        is_fixed = not os.access(folder, os.W_OK)  # as a finished profile may be
+        if recorded == identity or (is_fixed and _is_part(recorded, identity)):
+            return
     write_json(path, {**identity, SEALED: stable_hash(dict(identity))})
 
 

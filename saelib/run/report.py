@@ -29,7 +29,7 @@ import pandas as pd
 from saelib.env import data_dir
 from saelib.files import replaced_folder, write_text
 from saelib.run import headlines
-from saelib.run.edited import edited_rows
+from saelib.run.edited import edited_rows, unknown_rows
 from saelib.run.headlines import interval_text
 from saelib.run.jobs import intact_record
 from saelib.run.page import Link, anchor, notebook_html
@@ -399,7 +399,7 @@ def _build(profile: str) -> Path:
 def _edited_results(profile: str) -> list[str]:
     """Rows of the results that their runs' folders deny, each in a sentence."""
     path = data_dir(profile) / "results.csv"
-    return list(edited_rows(path)) if path.is_file() else []
+    return [*edited_rows(path), *filter(None, [unknown_rows(path)])] if path.is_file() else []
 
 
 def _words(stem: str) -> str:

@@ -73,6 +73,8 @@ def _is_cell(cell: Any) -> bool:
     """Whether this has what every reader of cells takes for granted."""
     if not isinstance(cell, dict) or not isinstance(cell.get("metadata"), dict):
         return False
+    if not isinstance(cell.get("cell_type"), str) or not isinstance(tags(cell), list):
+        return False
     source = cell.get("source")
     lines = [source] if isinstance(source, str) else source
     if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
@@ -103,7 +105,12 @@ def parameters(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path.name}: {len(cells)} cells tagged 'parameters'; expected exactly one"
         )
-    return dict(_literal(path, node) for node in ast.parse(cells[0]["source"]).body)
+    try:
+        nodes = ast.parse(cells[0]["source"]).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # as ast.parse says
+        reason = str(error) or type(error).__name__
+        raise ConfigError(f"{path.name}: parameters cell: no Python ({reason})") from error
+    return dict(_literal(path, node) for node in nodes)
 
 
 def _literal(path: Path, node: ast.stmt) -> tuple[str, Any]:

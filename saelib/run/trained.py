@@ -17,7 +17,7 @@ import pandas as pd
 from saelib.config import EvalConfig
 from saelib.ranks import SINGLE_PROCESS, Ranks
 from saelib.run.collected import Collected
-from saelib.run.edited import edited_rows
+from saelib.run.edited import edited_rows, unknown_rows
 from saelib.run.results import holds, read_results, write_results
 from saelib.run.run_folder import RunFolder
 from saelib.run.turns import turn
@@ -78,9 +78,8 @@ class Trained(Collected):
         table = read_results(path)
         for fault in edited_rows(path):
             raise ValueError(fault)
-        absent = self.runs_without_row(path)
-        if absent:
-            log.warning("%s", absent)
+        for notice in filter(None, (self.runs_without_row(path), unknown_rows(path))):
+            log.warning("%s", notice)
         return table
 
     def runs_without_row(self, path: Path) -> str:

@@ -33,7 +33,8 @@ FAILURES = ("unnamed", "silent")
 FIELDS = {  # path -> what a store or profile calls its content
     "model/": ("model_id", "corpus_id", "model '"),
     "pages.jsonl": ("corpus_id",),
-    "notebooks/": ("02_x",),
+    "notebooks/": ("02_x", "parameter"),
+    "data/tiny/notebooks/": ("no executed notebook",),
 }
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from saelib.files import write_text
+from saelib.files import parsed_json, write_text
 
 
 def write_bound(path: Path, table: pd.DataFrame, binding: Mapping[str, str | int]) -> None:
@@ -34,7 +34,7 @@ def read_bound(path: Path, binding: Mapping[str, str | int]) -> pd.DataFrame | N
         return None
     head, _, body = path.read_bytes().decode(errors="replace").partition("\n")
     try:
-        bound = json.loads(head.removeprefix("# "))
+        bound = parsed_json(head.removeprefix("# "))
         whole = bound.pop("sha256") == _digest(body)
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: damaged (first line); delete it and it is computed anew") from (
