@@ -31,7 +31,7 @@ from saelib.measure.features.index import INDEX
 from saelib.measure.indexed import ABLATION, TWINS
 from saelib.measure.reference import read_reference
 from saelib.run.edited import edited_rows, unknown_rows
-from saelib.run.identity import IDENTITY_FILE, read_identity
+from saelib.run.identity import IDENTITY_FILE, read_identity, require_same_store
 from saelib.run.jobs import read_record
 from saelib.run.results import read_results
 from saelib.run.run_folder import CHECKPOINT, RunFolder
@@ -90,8 +90,13 @@ def check_profile(profile: str) -> Inspection:
         )
     folder = data_dir(profile)
     seen = Inspection()
-    seen.read(folder / IDENTITY_FILE, lambda: read_identity(folder, profile), AGAIN)
-    _check_store(folder / "store", seen)
+    recorded = seen.read(folder / IDENTITY_FILE, lambda: read_identity(folder, profile), AGAIN)
+    manifest = _check_store(folder / "store", seen)
+    if recorded and manifest:
+        seen.read(
+            folder / IDENTITY_FILE,
+            lambda: require_same_store(folder, recorded, manifest["store_id"]),
+        )
     _check_runs(folder / "saes", seen)
     for path in sorted((folder / "eval").glob("*.json")):
         seen.read(path, lambda path=path: read_reference(path))
@@ -110,20 +115,21 @@ def _named(folder: Path, line: str) -> str:
     return line if str(folder) in line else f"{folder}/{line}"
 
 
-def _check_store(folder: Path, seen: Inspection) -> None:
-    """Every file of a finished store."""
+def _check_store(folder: Path, seen: Inspection) -> dict[str, Any] | None:
+    """Every file of a finished store; returns its manifest, None without a whole one."""
     if not (folder / "manifest.json").exists():
         state = "unfinished" if (folder / PROGRESS).exists() else "missing"
         seen.notices.append(f"{folder}: {state}; notebook 01 collects what is missing")
         _check_progress(folder, seen)
-        return
+        return None
     manifest = seen.read(folder / "manifest.json", lambda: read_manifest(folder))
     if manifest is None:
-        return
+        return None
     shards = [entry for shard in manifest["shards"] for entry in shard["files"].items()]
     for name, entry in [*manifest["files"].items(), *shards]:
         path = folder / name
         seen.read(path, lambda path=path, entry=entry: _check_stored(path, entry))
+    return manifest
 
 
 def _check_progress(folder: Path, seen: Inspection) -> None:

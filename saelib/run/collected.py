@@ -27,7 +27,6 @@ from saelib.activations.live import LiveBlocks, LiveRows, stored_contexts
 from saelib.activations.lm import LM, resolve_site
 from saelib.activations.moments import row_moments
 from saelib.activations.rows import ShuffledRows
-from saelib.activations.shards import StoreError
 from saelib.activations.store import Store
 from saelib.config import CollectConfig, ConfigError, CorpusConfig, EvalConfig, StreamConfig
 from saelib.env import data_dir, headless
@@ -41,6 +40,7 @@ from saelib.run.identity import (
     STORE,
     read_identity,
     require_same_identity,
+    require_same_store,
     rows_id,
     write_identity,
 )
@@ -156,12 +156,7 @@ class Collected:
                 f"{self.profile!r} first"
             )
         store = Store.open(folder)
-        collected = self._recorded().get(STORE, store.store_id)
-        if collected != store.store_id:
-            raise StoreError(
-                f"{self.folder / IDENTITY_FILE} is of store {collected}, and {folder} is "
-                f"{store.store_id}: they are not of one collection; run notebook 01 again"
-            )
+        require_same_store(self.folder, self._recorded(), store.store_id)
         store.device = self.device
         return store
 

@@ -19,7 +19,7 @@ def edited_rows(path: Path) -> Iterator[str]:
 
     Of rows whose runs' folders are gone nothing can be told. Raises what reading a folder does.
     """
-    head, *lines = path.read_text(encoding="utf-8").splitlines()
+    head, *lines = _lines(path)
     columns = head.split(",")
     for column in sorted(set(columns) - set(COLUMNS)):
         yield f"{path}: damaged, no column is called {column!r:.40}; {ANEW}"
@@ -34,6 +34,16 @@ def edited_rows(path: Path) -> Iterator[str]:
             yield f"{path}: run {run} stands there {count} times; {ANEW}"
 
 
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: damaged ({error}); {ANEW}") from error
+    if not lines:
+        raise ValueError(f"{path}: damaged (empty); {ANEW}")
+    return lines
+
+
 def unknown_rows(path: Path) -> str:
     """In a sentence, how many rows are of runs that have no folder; empty where all have one.
 
@@ -42,7 +52,7 @@ def unknown_rows(path: Path) -> str:
     folder = path.parent / "saes"
     if not folder.is_dir():
         return ""
-    runs = [line.partition(",")[0] for line in path.read_text(encoding="utf-8").splitlines()[1:]]
+    runs = [line.partition(",")[0] for line in _lines(path)[1:]]
     unknown = [run for run in runs if not (folder / run).is_dir()]
     if not unknown:
         return ""

@@ -101,6 +101,19 @@ def require_same_identity(folder: Path, identity: Mapping[str, Any]) -> None:
             )
 
 
+def require_same_store(folder: Path, recorded: Mapping[str, Any], store_id: str) -> None:
+    """Raise ValueError where a profile's file is another's, or of a collection without an end.
+
+    Files of earlier versions name neither model nor store, and are believed.
+    """
+    kept = recorded.get(STORE)
+    if kept != store_id and FINGERPRINT in recorded:
+        raise ValueError(
+            f"{folder / IDENTITY_FILE} is of store {kept or '(none)'}, beside it lies {store_id}: "
+            "they are not of one collection; run notebook 01 again"
+        )
+
+
 def rows_id(store_id: str, identity: Mapping[str, Any]) -> str:
     """Name of the rows that SAEs train on.
 

@@ -150,12 +150,19 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         else:
             _require_checksum(path, tensors, metadata[CHECKSUM])
             text = bytes(tensors.pop(STATE).numpy())
+    except (SafetensorError, OSError, KeyError) as error:
+        raise ValueError(_damaged(path, repr(error))) from error
+    return _parsed_state(path, text), tensors
+
+
+def _parsed_state(path: Path, text: str | bytes) -> dict[str, Any]:
+    try:
         state = parsed_json(text)
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except ValueError as error:
         raise ValueError(_damaged(path, repr(error))) from error
     if not isinstance(state, dict):
         raise ValueError(_damaged(path, "its state is no mapping"))
-    return state, tensors
+    return state
 
 
 def check_checkpoint(path: Path) -> None:

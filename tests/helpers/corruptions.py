@@ -289,7 +289,7 @@ class Home:
         self.artifacts = [
             path for path in paths if (self.whole / path).is_file() and probes_of(str(path))
         ]
-        self.expected = {name: self.answer(name) for name in PROBES}
+        self._expected: dict[str, dict[str, str]] = {}
 
     def lay_out(self) -> None:
         """The whole folder again; what is replaced when written is a link."""
@@ -297,7 +297,12 @@ class Home:
         shutil.copytree(self.whole, self.path, copy_function=_linked)
 
     def answer(self, probe: str) -> dict[str, str]:
-        """What a reader says of the whole folder."""
+        """What a reader says of the whole folder; asked once."""
+        if probe not in self._expected:
+            self._expected[probe] = self._asked_whole(probe)
+        return self._expected[probe]
+
+    def _asked_whole(self, probe: str) -> dict[str, str]:
         self.lay_out()
         (answer,) = self.asked([probe], lambda: True)["answers"].values()
         if answer["outcome"] != "answer":
@@ -411,6 +416,7 @@ def trial(home: Home, number: int, seed: int, only: str = "") -> Trial | None:
     artifacts = [path for path in home.artifacts if re.search(only, str(path))]
     group = draw.choice(sorted({_group(path) for path in artifacts}))
     path = draw.choice([path for path in artifacts if _group(path) == group])
+    expected = {name: home.answer(name) for name in probes_of(str(path))}
     home.lay_out()
     target = home.path / path
     kind = draw.choice(sorted(kinds_of(target)))
@@ -432,14 +438,14 @@ def trial(home: Home, number: int, seed: int, only: str = "") -> Trial | None:
     if not found["changed"]:
         return None
     details = {
-        name: _judged(name, path, kind, answer, home.expected[name])
+        name: _judged(name, path, kind, answer, expected[name])
         for name, answer in found["answers"].items()
         if not name.startswith("check")
     }
     outcome = min(details.values(), key=WORST.index)
     if outcome == "harmless" and _is_restored(target, home.whole / path):
         outcome = "healed"
-    missed = _check_missed(found["answers"], home.expected, path, outcome)
+    missed = _check_missed(found["answers"], expected, path, outcome)
     said = {
         name: f"{details.get(name, 'check')}: {answer['said'][-1500:]} | {answer['notices'][-300:]}"
         for name, answer in found["answers"].items()
@@ -460,7 +466,7 @@ def _check_missed(answers: dict, expected: dict, path: Path, outcome: str) -> bo
         if not name.startswith("check"):
             continue
         if answer["outcome"] != "answer":
-            return True
+            return not (answer["outcome"] == "refused" and _names(answer["said"], path))
         if outcome in ("harmless", "healed", "stated"):
             continue
         if answer["said"] == expected[name]["said"] or not _names(answer["said"], path):
