@@ -15,7 +15,7 @@ from saelib.text.rows import CorpusError, Row, matching_files
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")  # "name" or "owner/name"
 SLICE = re.compile(r"([^\[\]:+]+)\[([0-9]{0,18}):([0-9]{0,18})\]", re.ASCII)
 FILE_SUFFIXES = (".zip", ".jsonl", ".parquet", ".gz", ".txt")
-BATCH = 64  # rows that are read at once
+BATCH = 8  # rows that are read at once
 SAVED = ("state.json", "dataset_dict.json")  # files that `save_to_disk` leaves
 
 
@@ -38,9 +38,9 @@ def _parquet_file(path: Path) -> Iterator[Row]:
     try:
         schema = pq.read_schema(path)
         texts = [field.name for field in schema if pa.types.is_string(field.type)]
-        file = pq.ParquetFile(path, read_dictionary=texts)
+        file = pq.ParquetFile(path, read_dictionary=texts, pre_buffer=False)
         number = 0
-        for batch in file.iter_batches(BATCH):
+        for batch in _batches(file):
             for row in range(batch.num_rows):
                 number += 1
                 values = {name: batch[name][row].as_py() for name in batch.schema.names}
@@ -48,6 +48,12 @@ def _parquet_file(path: Path) -> Iterator[Row]:
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CorpusError(f"{path}: cannot be read ({reason})") from error
+
+
+def _batches(file: Any) -> Iterator[Any]:
+    """A few rows at a time of each row group, none of the next one before it is asked for."""
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(BATCH, row_groups=[group])
 
 
 def refuse_huge_rows(path: Path, column: str) -> None:

@@ -95,14 +95,17 @@ def _notebook() -> bytes:
 
 
 class _Canned(Chat):
-    """A host whose reply is the question."""
+    """A host that says what it is told to."""
 
-    def _posted(self, question: bytes, max_tokens: int) -> bytes:
-        return question
+    said = b""
+
+    def _posted(self, question: str, max_tokens: int) -> bytes:
+        return type(self).said
 
 
 def _chat(path: Path) -> object:
-    return _Canned("http://localhost/v1", "m").reply(path.read_bytes(), 1)
+    _Canned.said = path.read_bytes()
+    return _Canned("http://localhost/v1", "m").reply("", 1)
 
 
 def _model(path: Path) -> None:
@@ -385,12 +388,14 @@ def trials(
             failures.append(f"seed {seed}, trial {number} ({name}): {error!r:.500}")
             outcomes[name, "FAILED"] += 1
             if raising:
+                logging.disable(logging.NOTSET)
                 raise AssertionError(failures[-1]) from error
         finally:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         longest = max(longest, time.process_time() - start)
         if whole is not None:
             path.write_bytes(whole)
+    logging.disable(logging.NOTSET)
     return outcomes, failures, longest
 
 
