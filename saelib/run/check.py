@@ -27,7 +27,7 @@ from saelib.env import data_dir
 from saelib.files import read_json
 from saelib.measure.descriptions import read_lines
 from saelib.measure.features.bound_table import read_bound
-from saelib.measure.features.index import INDEX
+from saelib.measure.features.index import FILES, INDEX
 from saelib.measure.indexed import ABLATION, TWINS
 from saelib.measure.reference import read_reference
 from saelib.run.edited import edited_rows, unknown_rows
@@ -183,7 +183,7 @@ def _check_features(folder: Path, seen: Inspection) -> None:
     """Indices of features, what is kept beside them, and the reader's notes."""
     for index in sorted(folder.rglob(INDEX)):
         seal = seen.read(index.parent / SEAL, lambda index=index: read_seal(index.parent))
-        for name in seal.files if seal else ():
+        for name in FILES if seal else ():
             path = index.parent / name
             seen.n_files += 1
             if fault := fault_of(path, seal):

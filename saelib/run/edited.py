@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from saelib.measure.columns import COLUMNS
+from saelib.run.identity import code_version
 from saelib.run.results import results_text
 from saelib.run.run_folder import RunFolder
 
@@ -60,6 +61,17 @@ def unknown_rows(path: Path) -> str:
         f"{path}: {len(unknown)} rows are of runs that have no folder, as {unknown[0]:.20}; "
         "notebook 02 builds it anew"
     )
+
+
+def absent_rows(path: Path) -> str:
+    """In a sentence, how many runs measured by this code the table lacks; empty where none."""
+    there = {line.partition(",")[0] for line in _lines(path)} if path.is_file() else set()
+    runs = [RunFolder(folder) for folder in sorted((path.parent / "saes").glob("*"))]
+    absent = [run for run in runs if run.run_id not in there and run.row]
+    current = [run for run in absent if run.origin.get("code_version") == code_version()]
+    if not current:
+        return ""
+    return f"{path}: lacks {len(current)} runs that are measured; notebook 02 adds them"
 
 
 def _row(folder: Path) -> dict[str, Any] | None:

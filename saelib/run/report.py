@@ -18,7 +18,7 @@ import logging
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ import pandas as pd
 from saelib.env import data_dir
 from saelib.files import replaced_folder, write_text
 from saelib.run import headlines
-from saelib.run.edited import edited_rows, unknown_rows
+from saelib.run.edited import absent_rows, edited_rows, unknown_rows
 from saelib.run.headlines import interval_text
 from saelib.run.jobs import intact_record
 from saelib.run.page import Link, anchor, notebook_html
@@ -352,7 +352,7 @@ def _build(profile: str) -> Path:
     damaged = unreadable(notebooks)
     notebooks = {page: path for page, path in notebooks.items() if page not in damaged}
     notices = [line.replace(f"{data_dir(profile)}/", "") for line in damaged.values()]
-    faults = [*edited(profile), *_edited_results(profile)]
+    faults = [*edited(profile), *_edited_results(profile), *_unrecorded(notebooks.values())]
     notices += [line.replace(f"{data_dir(profile)}/", "") for line in faults]
     for notice in notices:
         log.warning("%s", notice)
@@ -396,10 +396,19 @@ def _build(profile: str) -> Path:
     return folder / "index.html"
 
 
+def _unrecorded(notebooks: Iterable[Path]) -> Iterator[str]:
+    """Executed notebooks without the record that seals what they left, each in a sentence."""
+    for path in notebooks:
+        record = path.with_name(path.name.partition(".")[0] + ".json")
+        if not record.is_file() and ".failed" not in path.name:
+            yield f"{record} is missing: what {path.stem} left is not checked"
+
+
 def _edited_results(profile: str) -> list[str]:
     """Rows of the results that their runs' folders deny, each in a sentence."""
     path = data_dir(profile) / "results.csv"
-    return [*edited_rows(path), *filter(None, [unknown_rows(path)])] if path.is_file() else []
+    lines = [*edited_rows(path), unknown_rows(path)] if path.is_file() else []
+    return list(filter(None, [*lines, absent_rows(path)]))
 
 
 def _words(stem: str) -> str:

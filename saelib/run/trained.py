@@ -86,7 +86,8 @@ class Trained(Collected):
         """In a sentence, how many measured runs a table lacks; empty where it lacks none."""
         if not (self.folder / "store" / "manifest.json").exists():
             return ""
-        there = {line.partition(",")[0] for line in path.read_text(encoding="utf-8").splitlines()}
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        there = {line.partition(",")[0] for line in text.splitlines()}
         absent = [row["run_id"] for row in self.measured_rows() if row["run_id"] not in there]
         if not absent:
             return ""

@@ -33,7 +33,7 @@ FAILURES = ("unnamed", "silent")
 FIELDS = {  # path -> what a store or profile calls its content
     "model/": ("model_id", "corpus_id", "model '"),
     "pages.jsonl": ("corpus_id",),
-    "notebooks/": ("02_x", "parameter"),
+    "notebooks/": ("02_x", "parameter", "profile 'tiny'"),
     "data/tiny/notebooks/": ("no executed notebook",),
 }
 
@@ -391,7 +391,7 @@ def _judged(
 ) -> str:
     """One of `WORST`, of one reader."""
     is_input = any(re.search(pattern, str(path)) for pattern in INPUTS) or probe == "model"
-    if kind == "deleted":
+    if kind in ("deleted", "emptied", "line removed"):  # as if it had not been made
         is_input |= any(re.search(pattern, str(path)) for pattern in OPTIONAL)
     if answer["outcome"] == "crash":
         return "unnamed"

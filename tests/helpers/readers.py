@@ -76,7 +76,8 @@ def _bytes(value: object) -> bytes:
     if isinstance(value, pd.DataFrame):
         return value.to_csv(float_format="%r").encode()
     if isinstance(value, dict):
-        return b"".join(str(key).encode() + _bytes(inner) for key, inner in value.items())
+        entries = sorted(value.items(), key=lambda entry: str(entry[0]))
+        return b"".join(str(key).encode() + _bytes(inner) for key, inner in entries)
     if isinstance(value, list | tuple):
         return b"".join(map(_bytes, value))
     return repr(value).encode()
