@@ -34,7 +34,7 @@ from saelib.run.edited import edited_rows, unknown_rows
 from saelib.run.identity import IDENTITY_FILE, read_identity, require_same_store
 from saelib.run.jobs import read_record
 from saelib.run.results import read_results
-from saelib.run.run_folder import CHECKPOINT, RunFolder
+from saelib.run.run_folder import ALL_FILES, CHECKPOINT, METRICS, RunFolder
 from saelib.run.seals import edited
 from saelib.run.source_notebooks import require_valid
 from saelib.run.trained import Trained
@@ -170,6 +170,13 @@ def _check_run(run: RunFolder, seen: Inspection) -> None:
         seen.n_files += 1
         if fault := fault_of(path, seal):
             seen.damaged.append(f"{path}: {fault}; {remedy(path)}")
+    unlisted = [name for name in (*ALL_FILES, METRICS) if (run.path / name).exists()]
+    unlisted = [name for name in unlisted if seal and name not in seal.files]
+    if unlisted:
+        seen.notices.append(
+            f"{run.path / SEAL}: does not list {', '.join(unlisted)}, so they count as not written "
+            "to their end, as after a kill; notebook 02 writes them anew"
+        )
     if run.path.exists() and len(seen.damaged) == n_damaged:
         if run.is_trained:
             heals = f"delete the folder {run.path} and run `make workbook` again"
