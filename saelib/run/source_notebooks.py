@@ -73,9 +73,10 @@ def _is_cell(cell: Any) -> bool:
     """Whether this has what every reader of cells takes for granted."""
     if not isinstance(cell, dict) or not isinstance(cell.get("metadata"), dict):
         return False
-    if not isinstance(cell.get("cell_type"), str) or not isinstance(
-        cell["metadata"].get("tags", []), list
-    ):
+    if not isinstance(cell.get("cell_type"), str):
+        return False
+    tagged = cell["metadata"].get("tags", [])
+    if not isinstance(tagged, list) or not all(isinstance(tag, str) for tag in tagged):
         return False
     source = cell.get("source")
     lines = [source] if isinstance(source, str) else source
