@@ -30,7 +30,7 @@ from saelib.measure.features.bound_table import read_bound
 from saelib.measure.features.index import FILES, INDEX
 from saelib.measure.indexed import ABLATION, TWINS
 from saelib.measure.reference import read_reference
-from saelib.run.edited import edited_rows, unknown_rows
+from saelib.run.edited import absent_rows, edited_rows, unknown_rows
 from saelib.run.identity import IDENTITY_FILE, read_identity, require_same_store
 from saelib.run.jobs import read_record
 from saelib.run.results import read_results
@@ -219,7 +219,10 @@ def _check_tables(folder: Path, seen: Inspection) -> None:
 
 def _check_results(profile: str, path: Path, seen: Inspection) -> None:
     """Each row of results.csv must be what its run's metrics.json says."""
-    if not path.exists() or seen.read(path, lambda: read_results(path)) is None:
+    if not path.exists():
+        seen.notices += filter(None, [absent_rows(path)])
+        return
+    if seen.read(path, lambda: read_results(path)) is None:
         return
     seen.damaged += sorted(edited_rows(path))
     seen.notices += filter(None, (Trained(profile).runs_without_row(path), unknown_rows(path)))
