@@ -213,9 +213,17 @@ def update_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file; `ValueError` naming the file where it is damaged."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parsed_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: damaged, not JSON ({error})") from error
+
+
+def parsed_json(text: str | bytes) -> Any:
+    """The value of a JSON text; `ValueError` for what is none, or is nested too deeply to read."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("brackets nested too deeply") from error
 
 
 @contextmanager

@@ -99,9 +99,23 @@ def _parsed(path: Path, heals: str) -> Seal:
         raise SealError(f"{error}; {heals}") from error
     if not isinstance(values, dict) or values.pop("hash", None) != stable_hash(values):
         raise SealError(f"{path}: damaged, its content is not what its hash says; {heals}")
-    if values["format"] != FORMAT:
-        raise SealError(f"{path}: format = {values['format']!r}: expected {FORMAT}")
-    return Seal(values["run_id"], values["files"])
+    if values.get("format") != FORMAT:
+        raise SealError(f"{path}: format = {values.get('format')!r:.80}: expected {FORMAT}")
+    run_id, files = values.get("run_id"), values.get("files")
+    if not isinstance(run_id, str):
+        raise SealError(f"{path}: run_id = {run_id!r:.80}: expected a run's name; {heals}")
+    if not isinstance(files, dict) or not all(map(_is_entry, files.items())):
+        expected = "bytes and sha256 of files in this folder"
+        raise SealError(f"{path}: files = {files!r:.80}: expected {expected}; {heals}")
+    return Seal(run_id, files)
+
+
+def _is_entry(item: tuple[str, Any]) -> bool:
+    """Whether it is what `seal_files` says of a file, which lies in the folder itself."""
+    name, entry = item
+    if not name or Path(name).name != name or not isinstance(entry, dict):
+        return False
+    return isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
 
 
 def is_listed(path: Path) -> bool:

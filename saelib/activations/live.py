@@ -37,6 +37,7 @@ from saelib.activations.collect import captured
 from saelib.activations.lm import LM
 from saelib.activations.store import Store
 from saelib.config import SINK_FACTOR, ConfigError, StreamConfig, stable_hash
+from saelib.files import parsed_json
 from saelib.text.contexts import Contexts
 from saelib.text.pages import SPLITS
 
@@ -300,10 +301,12 @@ def read_counts(journal: Path | None) -> dict[int, int]:
     Raises:
         StreamError: a line is none such, or two differ on a block; names the file.
     """
-    lines = journal.read_text(encoding="utf-8").splitlines() if journal and journal.exists() else []
     counts: dict[int, int] = {}
+    if not journal or not journal.exists():
+        return counts
     try:
-        entries = [json.loads(line) for line in lines]
+        lines = journal.read_text(encoding="utf-8").splitlines()
+        entries = [parsed_json(line) for line in lines]
         for number, count, *stated in entries:
             if stated not in ([], [stable_hash(number, count)]):
                 raise ValueError(f"block {number}: not what its hash says")

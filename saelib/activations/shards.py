@@ -18,7 +18,8 @@ on time, path, host or number of writers.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,17 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from saelib.config import stable_hash
-from saelib.files import read_json, write_bytes
+from saelib.files import parsed_json, read_json, write_bytes
 
 FORMAT = 1
+DTYPES = ("float32", "float16", "bfloat16", "int8", "float64")  # of stored rows
 CENTER_ROWS = 1024  # first rows of a shard, whose median an int8 shard is centred at
 MANIFEST = "manifest.json"
 PROGRESS = "progress.jsonl"  # a line for each shard of an unfinished store
 RANK_PROGRESS = "progress.rank_{}.jsonl"  # the same, by a rank that does not hold the lock
 TOKENS = "tokens.safetensors"
 PAGES = "pages.json"
+ANEW = "delete it and collect again"
 REPAIR = "delete it and collect again: only what is missing is redone"
 
 
@@ -123,6 +126,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = read_json(path)
     except ValueError as error:
         raise StoreError(f"{error}; delete it and collect again") from error
+    if not isinstance(manifest, dict):
+        raise StoreError(f"{path}: found {manifest!r:.80} for a mapping; {ANEW}")
     refuse_difference(folder, manifest, {"format": FORMAT})
     content_hash = stable_hash({k: v for k, v in manifest.items() if k != "store_id"})
     if content_hash != manifest.get("store_id"):
@@ -130,7 +135,110 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path}: content hashes to {content_hash}, "
             f"its store_id says {manifest.get('store_id')!r}"
         )
+    _check_fields(path, manifest)
     return manifest
+
+
+def _check_fields(path: Path, manifest: Mapping[str, Any]) -> None:
+    """`StoreError` naming the first field that no writer leaves so, though the hash is right.
+
+    Files are those that the store's sites and shards have, so that none lies outside the folder.
+    """
+    for field, (accepts, expected) in FIELDS.items():
+        if field not in manifest or not accepts(manifest[field]):
+            raise _wrong(path, field, manifest.get(field), expected)
+    sites, shards = manifest["sites"], manifest["shards"]
+    for number, shard in enumerate(shards):
+        names = [shard_name(site, number) for site in sites]
+        if not (_is_shard(shard) and shard["shard"] == number and set(shard["files"]) == {*names}):
+            expected = f"shard {number}, its rows, and bytes and sha256 of {', '.join(names)}"
+            raise _wrong(path, f"shards[{number}]", shard, expected)
+    n_rows = sum(shard["rows"] for shard in shards)
+    if manifest["n_rows"] != n_rows:
+        raise _wrong(path, "n_rows", manifest["n_rows"], f"{n_rows}, the rows of its shards")
+    medians = manifest["median_norm"]
+    if set(medians) != set(map(str, sites)) or not all(map(_is_norm, medians.values())):
+        raise _wrong(path, "median_norm", medians, "a number of each site")
+
+
+def _wrong(path: Path, field: str, value: Any, expected: str) -> StoreError:
+    return StoreError(
+        f"{path}: {field} = {value!r:.80}: expected {expected}; delete it and collect again"
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_norm(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf
+
+
+def _is_entry(value: Any) -> bool:
+    """Whether it is what `write_recorded` says of a file."""
+    return isinstance(value, dict) and _is_count(value.get("bytes")) and "sha256" in value
+
+
+def _is_shard(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    if not (_is_count(value.get("rows")) and _is_count(value.get("shard"))):
+        return False
+    files = value.get("files")
+    return isinstance(files, dict) and all(map(_is_entry, files.values()))
+
+
+def _are_tables(value: Any) -> bool:
+    if not isinstance(value, dict) or set(value) != {TOKENS, PAGES}:
+        return False
+    return all(map(_is_entry, value.values()))
+
+
+# What a manifest has: field -> whether a value can stand there, and what is expected.
+FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "model_id": (lambda value: isinstance(value, str), "a model's name and hash"),
+    "corpus_id": (lambda value: isinstance(value, str), "a text's hash"),
+    "dtype": (lambda value: value in DTYPES, f"one of {', '.join(DTYPES)}"),
+    "sites": (lambda value: isinstance(value, list) and all(map(_is_count, value)), "site numbers"),
+    "d_model": (_is_count, "a width"),
+    "n_rows": (_is_count, "a number of rows"),
+    "files": (_are_tables, f"bytes and sha256 of {TOKENS} and {PAGES}"),
+    "shards": (lambda value: isinstance(value, list), "a list"),
+    "median_norm": (lambda value: isinstance(value, dict), "a number of each site"),
+}
+
+
+def read_progress(path: Path) -> list[dict[str, Any]]:
+    """The identity of an unfinished store and its shards; a last line cut by a kill is dropped.
+
+    Raises `StoreError` naming the line that is no entry of such a record.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    except UnicodeDecodeError as error:
+        raise StoreError(f"{path}: not UTF-8 ({error}); {ANEW}") from error
+    if not lines:
+        lines = [""]  # in an empty file the identity is missing, which is no JSON
+    entries = [_parsed(line, path, number) for number, line in enumerate(lines, 1)]
+    sites = entries[0].get("sites")
+    if not (isinstance(sites, list) and all(map(_is_count, sites))):
+        raise StoreError(f"{path} line 1: sites = {sites!r:.80}: expected site numbers; {ANEW}")
+    for number, shard in enumerate(entries[1:], 2):
+        names = {shard_name(site, shard["shard"]) for site in sites} if _is_shard(shard) else {}
+        if set(shard.get("files", ())) != names or not names:
+            raise StoreError(f"{path} line {number}: no shard of this store; {ANEW}")
+    return entries
+
+
+def _parsed(line: str, path: Path, number: int) -> dict[str, Any]:
+    try:
+        entry = parsed_json(line)
+    except ValueError as error:
+        raise StoreError(f"{path} line {number}: not JSON ({error}); {ANEW}") from error
+    if not isinstance(entry, dict):
+        raise StoreError(f"{path} line {number}: found {entry!r:.80}, no entry; {ANEW}")
+    return entry
 
 
 def refuse_difference(folder: Path, present: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -15,11 +15,13 @@ from safetensors import safe_open
 from torch import Tensor
 
 from saelib.activations.shards import (
+    MANIFEST,
     PAGES,
     TOKENS,
     StoreError,
     check_hash,
     check_size,
+    dtype_name,
     read_manifest,
     refuse_difference,
     shard_name,
@@ -50,6 +52,7 @@ class Store:
         self.device = torch.device("cpu")
         self._starts = np.cumsum([0, *(shard["rows"] for shard in manifest["shards"])])
         self._mapped: dict[tuple[int, int], dict[str, Tensor]] = {}
+        self._median_checked: set[int] = set()  # sites
         for name, entry in manifest["files"].items():
             check_size(path / name, entry)
             if verify:
@@ -141,6 +144,7 @@ class Store:
                 check_hash(path, self.manifest["shards"][shard]["files"][name])
             with safe_open(path, "pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            _check_shard(path, self.manifest, shard, tensors)
             self._mapped[site, shard] = tensors
         return self._mapped[site, shard]
 
@@ -201,6 +205,9 @@ class Store:
         "ordinary".
         """
         norms = self.norm(site)
+        if site not in self._median_checked:
+            _check_median(self, site, norms)
+            self._median_checked.add(site)
         return token_classes(norms, self.tokens["position"], self.median_norm(site), factor)
 
     def mask(
@@ -229,12 +236,51 @@ def training_median_norm(store: Store, site: int) -> float:
 
     Raises `StoreError` where there is no such row.
     """
-    chosen = store.mask("all", "train") & (store.tokens["position"] > 0)
+    chosen = _later_training_rows(store)
     if not chosen.any():
         raise StoreError(
             f"{store.path}: no training row after position 0, so site {site} has no median norm"
         )
     return float(np.median(store.norm(site)[chosen]))
+
+
+def _check_shard(
+    path: Path, manifest: dict[str, Any], shard: int, tensors: dict[str, Tensor]
+) -> None:
+    """`StoreError` for a shard of another dtype, width or length than the manifest says."""
+    stated = (manifest["dtype"], [manifest["shards"][shard]["rows"], manifest["d_model"]])
+    x = tensors["x"]
+    if (dtype_name(x.dtype), list(x.shape)) != stated:
+        raise StoreError(
+            f"{path}: x is {dtype_name(x.dtype)} {list(x.shape)} where the manifest says "
+            f"{stated[0]} {stated[1]}; delete the manifest and collect again"
+        )
+
+
+def _check_median(store: Store, site: int, norms: Float32[np.ndarray, " rows"]) -> None:
+    """`StoreError` where the manifest's median is not that of the norms: masks hang on it."""
+    stated = store.manifest["median_norm"][str(site)]
+    later = _later_training_rows(store)
+    beyond = (_count(later, norms < stated), _count(later, norms > stated))
+    if 2 * max(beyond) > np.count_nonzero(later):
+        raise StoreError(
+            f"{store.path / MANIFEST}: median_norm of site {site} = {stated!r}: no median of its "
+            f"rows, of which {beyond[0]} are below it and {beyond[1]} above; delete it and "
+            "collect again"
+        )
+
+
+def _later_training_rows(store: Store) -> Bool[np.ndarray, " rows"]:
+    """Rows of training pages after position 0."""
+    chosen = store.mask("all", "train")
+    chosen &= store.tokens["position"] > 0
+    return chosen
+
+
+def _count(chosen: Bool[np.ndarray, " rows"], rows: Bool[np.ndarray, " rows"]) -> int:
+    """How many rows are in both; `rows` is written into, for want of memory."""
+    rows &= chosen
+    return int(np.count_nonzero(rows))
 
 
 def _gather(shard: dict[str, Tensor], index: Integer[np.ndarray, " n"], out: Tensor) -> None:

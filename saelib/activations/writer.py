@@ -34,6 +34,7 @@ from saelib.activations.shards import (
     dtype_name,
     quantised,
     read_manifest,
+    read_progress,
     refuse_difference,
     shard_name,
     torch_dtype,
@@ -185,10 +186,7 @@ class StoreWriter:
 
         Raises `StoreError` for another store's record, and for a line that is not JSON.
         """
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-        if not lines:
-            lines = [""]  # in an empty file the identity is missing, which is no JSON
-        identity, *shards = [_parsed(line, path, n) for n, line in enumerate(lines, 1)]
+        identity, *shards = read_progress(path)
         refuse_difference(self.path, identity, self.identity)
         return shards
 
@@ -316,12 +314,3 @@ def _content_fields(contexts: Contexts, config: CollectConfig) -> dict[str, Any]
 
 def _json_line(value: dict[str, Any]) -> str:
     return json.dumps(value, sort_keys=True) + "\n"
-
-
-def _parsed(line: str, path: Path, number: int) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise StoreError(
-            f"{path} line {number}: not JSON ({error.msg}); delete it and collect again"
-        ) from error

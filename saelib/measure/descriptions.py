@@ -19,8 +19,9 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from saelib.config import stable_hash
 from saelib.env import headless
-from saelib.files import locked, write_text
+from saelib.files import locked, parsed_json, write_text
 from saelib.measure.features.chat import AnswerError, Chat, ChatError
 from saelib.measure.features.contexts import ContextWindow
 from saelib.measure.features.identity import SHORT
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 ANSWER = 200  # tokens that an answer may have
 LONGEST = 400  # characters of a description
+SEALED = "hash"  # of a line's other fields
 FIELDS = ("latent", "description", "score", "n_scored", "model", "sae", "corpus_id")
 EXPLAIN = """\
 Below are excerpts of text. In each, the tokens on which one feature of a language model is active
@@ -224,7 +226,7 @@ def kept_descriptions(lens: IndexedSAE, model: str | None = None) -> pd.DataFram
         ValueError: the file is damaged; names file and line.
     """
     lines = [
-        line for line in _lines(_path(lens)) if (line["sae"], line["corpus_id"]) == _bound(lens)
+        line for line in read_lines(_path(lens)) if (line["sae"], line["corpus_id"]) == _bound(lens)
     ]
     chosen = [line for line in lines if model is None or line["model"] == model]
     latest = {line["latent"]: line for line in chosen}
@@ -241,15 +243,29 @@ def _bound(lens: IndexedSAE) -> tuple[str, str]:
     return lens.checksum, lens.index.manifest["corpus_id"]
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """All lines of a file of descriptions; none without a file.
+
+    A line carries a hash of the others of its fields; those of earlier versions have none.
+
+    Raises:
+        ValueError: a line is damaged; names file and line.
+    """
     if not path.exists():
         return []
     lines = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    try:
+        texts = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: damaged, not UTF-8 ({error}); delete it") from error
+    for number, text in enumerate(texts, 1):
         try:
-            line = json.loads(text)
-            lines.append({name: line[name] for name in FIELDS})
-        except (ValueError, KeyError, TypeError) as error:
+            content = parsed_json(text)
+            line = {name: content[name] for name in FIELDS}
+            if content.get(SEALED, stable_hash(line)) != stable_hash(line):
+                raise ValueError("not what its hash says")
+            lines.append(line)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{path}: line {number} is damaged; delete it and the latent is described anew"
             ) from error
@@ -258,5 +274,6 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 def _keep(path: Path, line: dict[str, Any]) -> None:
     with locked(path.with_suffix(".lock")):
-        lines = [*_lines(path), line]
-        write_text(path, "".join(json.dumps(one, sort_keys=True) + "\n" for one in lines))
+        lines = [*read_lines(path), line]
+        sealed = (one | {SEALED: stable_hash(one)} for one in lines)
+        write_text(path, "".join(json.dumps(one, sort_keys=True) + "\n" for one in sealed))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from saelib.activations.lm import LM
 from saelib.activations.moments import row_moments
 from saelib.activations.store import Store
 from saelib.config import EvalConfig, stable_hash
-from saelib.files import write_json
+from saelib.files import parsed_json, write_json
 from saelib.measure.replaced_loss import context_length, replaced_losses
 
 SEALED = "hash"  # of the other fields of the file
@@ -170,7 +169,7 @@ def read_reference(cache: Path) -> SiteReference:
         ValueError: it is no reference, or its content is not what its hash says; names the file.
     """
     try:
-        content = json.loads(cache.read_text(encoding="utf-8"))
+        content = parsed_json(cache.read_text(encoding="utf-8"))
         stated = content.pop(SEALED, None) if isinstance(content, dict) else None
         reference = SiteReference(**content)
         if stated is None:

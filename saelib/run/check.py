@@ -1,10 +1,9 @@
 """Reading everything that a profile has on disk, to tell what is damaged and what heals it.
 
 Each file is read as its own reader reads it: the store by its manifest, run folders by their seals,
-reference losses, counts of live rows and checkpoints by the checksum in them, `results.csv` by its
-seal and the runs it was built from, indices of features by their seals, what notebooks left by the
-seals in their records. `twins/`, `ablation/` and `descriptions/` beside an SAE are bound to it by
-their own files, and are looked at when they are opened.
+reference losses, counts of live rows, checkpoints and what is kept of features by the checksum in
+them, indices of features by their seals, `results.csv` by its seal and the runs it was built from,
+and what notebooks left by their records.
 """
 
 from __future__ import annotations
@@ -17,19 +16,33 @@ from typing import Any
 import pandas as pd
 
 from saelib.activations.live import StreamError, read_counts
-from saelib.activations.shards import PROGRESS, StoreError, check_hash, check_size, read_manifest
+from saelib.activations.shards import (
+    PROGRESS,
+    StoreError,
+    check_hash,
+    check_size,
+    read_manifest,
+    read_progress,
+)
 from saelib.env import data_dir
 from saelib.files import read_json
+from saelib.measure.descriptions import read_lines
+from saelib.measure.features.bound_table import read_bound
 from saelib.measure.features.index import ANEW as ANEW_INDEX
-from saelib.measure.features.index import FEATURES
+from saelib.measure.features.index import INDEX
+from saelib.measure.indexed import ABLATION, TWINS
 from saelib.measure.reference import read_reference
-from saelib.run.identity import IDENTITY_FILE, read_identity
-from saelib.run.results import ANEW, RESULTS, read_results, results_text
-from saelib.run.run_folder import CHECKPOINT, RunFolder
+from saelib.run.edited import absent_rows, edited_rows, unknown_rows
+from saelib.run.identity import IDENTITY_FILE, read_identity, require_same_store
+from saelib.run.jobs import read_record
+from saelib.run.results import RESULTS, read_results
+from saelib.run.run_folder import ALL_FILES, CHECKPOINT, METRICS, RunFolder
 from saelib.run.seals import edited
+from saelib.run.source_notebooks import require_valid
 from saelib.run.trained import Trained
 from saelib.sae.checkpoint import check_checkpoint
 from saelib.seal import SEAL, checked, fault_of, read_seal, remedy
+from saelib.show.explore.notes import NOTES, Notes
 
 AGAIN = "delete it and run `make workbook` again"
 
@@ -78,35 +91,57 @@ def check_profile(profile: str) -> Inspection:
         )
     folder = data_dir(profile)
     seen = Inspection()
-    seen.read(folder / IDENTITY_FILE, lambda: read_identity(folder, profile), AGAIN)
-    _check_store(folder / "store", seen)
+    recorded = seen.read(folder / IDENTITY_FILE, lambda: read_identity(folder, profile), AGAIN)
+    manifest = _check_store(folder / "store", seen)
+    if recorded and manifest:
+        seen.read(
+            folder / IDENTITY_FILE,
+            lambda: require_same_store(folder, recorded, manifest["store_id"]),
+        )
     _check_runs(folder / "saes", seen)
     for path in sorted((folder / "eval").glob("*.json")):
         seen.read(path, lambda path=path: read_reference(path))
     for path in sorted((folder / "stream").glob("*.jsonl")):
         seen.read(path, lambda path=path: read_counts(path))
+    _check_features(folder, seen)
     _check_tables(folder, seen)
     if not seen.damaged:
         _check_results(profile, folder / RESULTS, seen)
-    seen.damaged += [
-        line if str(folder) in line else f"{folder}/{line}" for line in edited(profile)
-    ]
+    seen.damaged += [_named(folder, line) for line in edited(profile)]
     return seen
 
 
-def _check_store(folder: Path, seen: Inspection) -> None:
-    """Every file of a finished store."""
+def _named(folder: Path, line: str) -> str:
+    """A sentence of `seals.edited` with the whole path in it."""
+    return line if str(folder) in line else f"{folder}/{line}"
+
+
+def _check_store(folder: Path, seen: Inspection) -> dict[str, Any] | None:
+    """Every file of a finished store; returns its manifest, None without a whole one."""
     if not (folder / "manifest.json").exists():
         state = "unfinished" if (folder / PROGRESS).exists() else "missing"
         seen.notices.append(f"{folder}: {state}; notebook 01 collects what is missing")
-        return
+        _check_progress(folder, seen)
+        return None
     manifest = seen.read(folder / "manifest.json", lambda: read_manifest(folder))
     if manifest is None:
-        return
+        return None
     shards = [entry for shard in manifest["shards"] for entry in shard["files"].items()]
     for name, entry in [*manifest["files"].items(), *shards]:
         path = folder / name
         seen.read(path, lambda path=path, entry=entry: _check_stored(path, entry))
+    return manifest
+
+
+def _check_progress(folder: Path, seen: Inspection) -> None:
+    """The record of an unfinished store, and the shards that it lists."""
+    for path in sorted(folder.glob("progress*.jsonl")):
+        entries = seen.read(path, lambda path=path: read_progress(path)) or [{}]
+        for shard in entries[1:]:
+            for name, entry in shard["files"].items():
+                file = folder / name
+                if file.exists():  # else it is written again
+                    seen.read(file, lambda file=file, entry=entry: _check_stored(file, entry))
 
 
 def _check_stored(path: Path, entry: dict[str, Any]) -> None:
@@ -136,15 +171,34 @@ def _check_run(run: RunFolder, seen: Inspection) -> None:
         seen.n_files += 1
         if fault := fault_of(path, seal):
             seen.damaged.append(f"{path}: {fault}; {remedy(path)}")
+    unlisted = [name for name in (*ALL_FILES, METRICS) if (run.path / name).exists()]
+    unlisted = [name for name in unlisted if seal and name not in seal.files]
+    if unlisted:
+        seen.notices.append(
+            f"{run.path / SEAL}: does not list {', '.join(unlisted)}, so they count as not written "
+            "to their end, as after a kill; notebook 02 writes them anew"
+        )
     if run.path.exists() and len(seen.damaged) == n_damaged:
         if run.is_trained:
             heals = f"delete the folder {run.path} and run `make workbook` again"
             seen.read(run.path, lambda: (run.load(), run.history, run.events, run.snapshots), heals)
         seen.read(run.path / "metrics.json", lambda: run.row)
-    for folder in sorted(run.path.glob(f"{FEATURES}*")):
-        _check_index(folder, seen)
     for path in sorted(run.path.glob(CHECKPOINT.replace(".", "*."))):
         seen.read(path, lambda path=path: check_checkpoint(path))
+
+
+def _check_features(folder: Path, seen: Inspection) -> None:
+    """Indices of features, what is kept beside them, and the reader's notes."""
+    for index in sorted(folder.rglob(INDEX)):
+        _check_index(index.parent, seen)
+    tables = [path for name in (TWINS, ABLATION) for path in folder.rglob(f"{name}/*.csv")]
+    for path in sorted(tables):
+        seen.read(path, lambda path=path: read_bound(path, {}))
+    for path in sorted(folder.rglob("descriptions/*.jsonl")):
+        seen.read(path, lambda path=path: read_lines(path))
+    notes = folder / NOTES
+    if notes.exists():
+        seen.read(notes, lambda: Notes(notes).read(""))
 
 
 def _check_index(folder: Path, seen: Inspection) -> None:
@@ -156,6 +210,10 @@ def _check_index(folder: Path, seen: Inspection) -> None:
 
 def _check_tables(folder: Path, seen: Inspection) -> None:
     """Tables and records that notebooks left: whether they can be read."""
+    for path in sorted(folder.glob("notebooks/*.ipynb")):
+        seen.read(path, lambda path=path: require_valid(path), AGAIN)
+    for path in sorted(folder.glob("notebooks/*.json")):
+        seen.read(path, lambda path=path: read_record(path), AGAIN)
     for path in sorted(folder.glob("verdicts/*.json")):
         seen.read(path, lambda path=path: read_json(path), AGAIN)
     for path in [*sorted(folder.glob("diagnostics/*.csv")), *folder.glob("timings.csv")]:
@@ -165,18 +223,10 @@ def _check_tables(folder: Path, seen: Inspection) -> None:
 def _check_results(profile: str, path: Path, seen: Inspection) -> None:
     """Each row of results.csv must be what its run's metrics.json says, and all be as sealed."""
     if not path.exists():
+        seen.notices += filter(None, [absent_rows(path)])
         return
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    rebuilt = results_text(Trained(profile).measured_rows()).splitlines()
-    wrong = sorted(set(lines) - set(rebuilt)) if lines[:1] == rebuilt[:1] else []
-    for line in wrong:
-        seen.damaged.append(
-            f"{path}: the row of run {line.partition(',')[0]} is not what the runs' metrics.json "
-            f"say; {ANEW}"
-        )
-    if not wrong and seen.read(path, lambda: read_results(path)) is None:
+    wrong = seen.read(path, lambda: sorted(edited_rows(path)))
+    seen.damaged += wrong or []
+    if wrong or wrong is None or seen.read(path, lambda: read_results(path)) is None:
         return
-    if lines[:1] != rebuilt[:1]:
-        seen.notices.append(f"{path}: has other columns, being of an earlier version")
-    elif set(rebuilt) - set(lines):
-        seen.notices.append(f"{path}: lacks runs that are measured; notebook 02 adds them")
+    seen.notices += filter(None, (Trained(profile).runs_without_row(path), unknown_rows(path)))

@@ -22,6 +22,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from saelib.activations.collect import collect
+from saelib.activations.fingerprint import fingerprint, require_same_model
 from saelib.activations.live import LiveBlocks, LiveRows, stored_contexts
 from saelib.activations.lm import LM, resolve_site
 from saelib.activations.moments import row_moments
@@ -29,11 +30,20 @@ from saelib.activations.rows import ShuffledRows
 from saelib.activations.store import Store
 from saelib.config import CollectConfig, ConfigError, CorpusConfig, EvalConfig, StreamConfig
 from saelib.env import data_dir, headless
-from saelib.files import remove_leftovers_of_the_dead, update_json
+from saelib.files import remove_leftovers_of_the_dead
 from saelib.hardware import choose_device
 from saelib.measure.reference import SiteReference, site_reference
 from saelib.ranks import SINGLE_PROCESS, Ranks
-from saelib.run.identity import IDENTITY_FILE, read_identity, require_same_identity, rows_id
+from saelib.run.identity import (
+    FINGERPRINT,
+    IDENTITY_FILE,
+    STORE,
+    read_identity,
+    require_same_identity,
+    require_same_store,
+    rows_id,
+    write_identity,
+)
 from saelib.run.results import log_time
 from saelib.run.schedule import row_order
 from saelib.sae.spec import Spec
@@ -100,16 +110,29 @@ class Collected:
         """Run the model over the contexts, or open what is finished; loading began at `start`."""
         folder = self.folder / "store"
         first_rank = not self.ranks.rank
+        recorded = self._recorded()
+        path = self.folder / IDENTITY_FILE
+        require_same_model(recorded.get(FINGERPRINT), self.lm, path)
+        self.identity = {FINGERPRINT: fingerprint(self.lm)} | recorded | self.identity
         if first_rank:  # model, text and sites are there
-            update_json(self.folder / IDENTITY_FILE, self.identity)
+            write_identity(self.folder, self.identity)
         finished = (folder / "manifest.json").exists()
         resumed = folder.exists()
         self.store = collect(self.lm, contexts, sites, folder, cfg, not headless(), self.ranks)
         self.store.device = self.lm.device
+        self.identity[STORE] = self.store.store_id
+        if first_rank:
+            write_identity(self.folder, self.identity)
         if first_rank and not finished:
             seconds = time.monotonic() - start
             rows = self.store.n_rows
             log_time(self.folder, "collect", seconds, tokens=rows, resumed=resumed)
+
+    def _recorded(self) -> dict[str, Any]:
+        """What an earlier collection left on record; empty without one."""
+        if not (self.folder / IDENTITY_FILE).exists():
+            return {}
+        return read_identity(self.folder, self.profile)
 
     # -- model, text, activations ------------------------------------------------------------------
 
@@ -133,6 +156,7 @@ class Collected:
                 f"{self.profile!r} first"
             )
         store = Store.open(folder)
+        require_same_store(self.folder, self._recorded(), store.store_id)
         store.device = self.device
         return store
 
@@ -142,7 +166,9 @@ class Collected:
         if headless():
             transformers_logging.disable_progress_bar()
         path = resolve_model(self.identity["model"])
-        return LM.load(path, dtype=self.identity["dtype"], device=self.device_name)
+        lm = LM.load(path, dtype=self.identity["dtype"], device=self.device_name)
+        require_same_model(self.identity.get(FINGERPRINT), lm, self.folder / IDENTITY_FILE)
+        return lm
 
     @cached_property
     def contexts(self) -> Contexts:

@@ -14,10 +14,10 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
-from saelib.config import ConfigError, CorpusConfig
+from saelib.config import CorpusConfig
 from saelib.env import data_dir
-from saelib.files import read_json, write_text
-from saelib.run.identity import IDENTITY_FILE
+from saelib.files import write_text
+from saelib.run.identity import IDENTITY_FILE, read_identity
 from saelib.run.jobs import (
     COLLECT,
     Job,
@@ -207,10 +207,10 @@ def _is_collected(job: Job) -> bool:
     folder = job.main.parent
     if not all((folder / name).is_file() for name in (IDENTITY_FILE, "store/manifest.json")):
         return False
-    identity = read_json(folder / IDENTITY_FILE)
     try:
+        identity = read_identity(folder, folder.name)
         corpus = filled(CorpusConfig, job.values, seed=job.values["corpus_seed"])
-    except (ConfigError, KeyError):
+    except (ValueError, KeyError):  # the former also of a damaged file
         return False
     asked = {"model": job.values["model"], "dtype": job.values["dtype"], "corpus": corpus.to_dict()}
     return all(identity.get(name) == value for name, value in asked.items())

@@ -6,17 +6,25 @@ collected from and refuses anything else, so that no table mixes two models or t
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from saelib import __version__
 from saelib.config import ConfigError, EvalConfig, stable_hash
-from saelib.files import read_json
+from saelib.files import read_json, write_json
 from saelib.versions import MEASURING_VERSION, STREAMING_VERSION, TRAINING_VERSION
 
 IDENTITY_FILE = "workspace.json"
+SEALED = "hash"  # of the other fields of the file
+STORE = "store_id"  # of the finished store
+FINGERPRINT = "fingerprint"  # of the model that was collected with
+REMEDY = "delete it and run notebook 01 again"
 FIXED = ("model", "dtype", "corpus", "stream")  # a profile's folder holds one of each
+
+log = logging.getLogger(__name__)
 
 
 def code_version() -> str:
@@ -30,15 +38,53 @@ def measurement(evaluation: EvalConfig) -> dict[str, Any]:
 
 
 def read_identity(folder: Path, profile: str) -> dict[str, Any]:
-    """Model, text and streaming of a profile; FileNotFoundError says what to run where nothing was
-    collected.
+    """Model, text and streaming of a profile, as they were written.
+
+    A file of an earlier version, without a hash, opens with a notice.
+
+    Raises:
+        FileNotFoundError: nothing was collected; says what to run.
+        ValueError: the file is damaged; names it.
     """
     path = folder / IDENTITY_FILE
     if not path.exists():
         raise FileNotFoundError(
             f"{path} is missing: run notebook 01_collect with profile {profile!r} first"
         )
-    return read_json(path)
+    return _read(path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: damaged, found {content!r:.80} for a mapping; {REMEDY}")
+    stated = content.pop(SEALED, None)
+    if stated is None:
+        log.warning("%s: of an earlier version, has no hash; opened unchecked", path)
+    elif stated != stable_hash(content):
+        raise ValueError(f"{path}: damaged, its content is not what its hash says; {REMEDY}")
+    for name, kind in (("model", str), ("dtype", str), ("corpus", dict)):
+        if stated is not None and not isinstance(content.get(name), kind):
+            raise ValueError(f"{path}: {name} = {content.get(name)!r:.80}: damaged; {REMEDY}")
+    if stated is not None and not {"source", "ctx_len"} <= set(content["corpus"]):
+        raise ValueError(f"{path}: corpus = {content['corpus']!r:.80}: no description; {REMEDY}")
+    return content
+
+
+def write_identity(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Keep what a profile is collected from, unless it is there already."""
+    path = folder / IDENTITY_FILE
+    if path.exists():
+        recorded = _read(path)
+        is_fixed = not os.access(folder, os.W_OK)  # as a finished profile may be
+        if recorded == identity or (is_fixed and _is_part(recorded, identity)):
+            return
+    write_json(path, {**identity, SEALED: stable_hash(dict(identity))})
+
+
+def _is_part(recorded: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
+    """Whether all that is on record is so; an earlier version recorded less."""
+    return all(identity.get(name) == value for name, value in recorded.items())
 
 
 def require_same_identity(folder: Path, identity: Mapping[str, Any]) -> None:
@@ -46,13 +92,26 @@ def require_same_identity(folder: Path, identity: Mapping[str, Any]) -> None:
     path = folder / IDENTITY_FILE
     if not path.exists():
         return
-    recorded = read_json(path)
+    recorded = _read(path)
     for name in FIXED:
         if recorded.get(name) != identity.get(name):
             raise ConfigError(
                 f"{path}: {name} is {recorded.get(name)}, now asked for {identity.get(name)}; "
                 f"remove {folder} or give the profile another name"
             )
+
+
+def require_same_store(folder: Path, recorded: Mapping[str, Any], store_id: str) -> None:
+    """Raise ValueError where a profile's file is another's, or of a collection without an end.
+
+    Files of earlier versions name neither model nor store, and are believed.
+    """
+    kept = recorded.get(STORE)
+    if kept != store_id and FINGERPRINT in recorded:
+        raise ValueError(
+            f"{folder / IDENTITY_FILE} is of store {kept or '(none)'}, beside it lies {store_id}: "
+            "they are not of one collection; run notebook 01 again"
+        )
 
 
 def rows_id(store_id: str, identity: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from saelib.run.source_notebooks import code_cells, parameters, read_notebook, s
 from saelib.versions import MEASURING_VERSION, STREAMING_VERSION, STUDY_VERSION, TRAINING_VERSION
 
 FEATURES = "06_features"  # it writes the atlases
+SEALED = "hash"  # of a record's other fields
 COLLECT = "01_collect"  # the later notebooks read the store it makes
 
 
@@ -178,6 +179,9 @@ def read_record(record: Path) -> dict[str, Any]:
     content = read_json(record)
     if not isinstance(content, dict) or not isinstance(content.get("key"), str):
         raise ValueError(f"{record}: damaged, no record of a notebook")
+    stated = content.pop(SEALED, None)  # earlier versions have none
+    if stated not in (None, stable_hash(content)):
+        raise ValueError(f"{record}: damaged, its content is not what its hash says")
     if not isinstance(content.get("settings", {}), dict):
         raise ValueError(f"{record}: damaged, settings = {content['settings']!r:.80}")
     if not isinstance(content.get("seals", {}), dict):
@@ -238,4 +242,4 @@ def write_record(job: Job, key: str, seals: Mapping[str, Any] | None = None) -> 
         "seals": dict(before.get("seals", {}) if seals is None else seals),
     }
     if before != record:
-        write_json(job.record, record)
+        write_json(job.record, record | {SEALED: stable_hash(record)})

@@ -21,7 +21,19 @@ RESERVED = "profile"  # set by the profile's file name, in every notebook that h
 # Folders of data/ that belong to no profile; `make clean-data` keeps them too.
 KEPT = ("recorded", "assets")
 
+LARGEST = 200_000  # bytes of a profile or grid
+
 Values = dict[str, Any]
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads plain values: a few lines of aliases of aliases stand for more than any memory has."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            alias = self.peek_event()
+            raise yaml.YAMLError(f"an alias, *{alias.anchor}; write the value out")
+        return super().compose_node(parent, index)
 
 
 def _mapping(value: Any, what: str) -> Values:
@@ -32,6 +44,8 @@ def _mapping(value: Any, what: str) -> Values:
 
 
 def _load_yaml(path: Path) -> Values:
+    if path.stat().st_size > LARGEST:
+        raise ConfigError(f"{path}: larger than {LARGEST:,} bytes, the most of such a file")
     try:
         return _mapping(_parsed(path.read_text(encoding="utf-8")), str(path))
     except UnicodeDecodeError as error:
@@ -45,7 +59,7 @@ def _load_yaml(path: Path) -> Values:
 def _parsed(text: str) -> Any:
     """What YAML text says; `YAMLError` also for a value of a type's form that is none."""
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _PlainLoader)
     except (ValueError, LookupError, AttributeError, TypeError) as error:  # "2001-99-99", "!!int x"
         raise yaml.YAMLError(f"a value that cannot be read ({error})") from error
 

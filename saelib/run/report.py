@@ -18,7 +18,7 @@ import logging
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,13 @@ import pandas as pd
 from saelib.env import ATLAS, data_dir
 from saelib.files import replaced_folder, write_text
 from saelib.run import headlines
+from saelib.run.edited import absent_rows, edited_rows, unknown_rows
 from saelib.run.headlines import interval_text
 from saelib.run.jobs import intact_record
 from saelib.run.page import Link, anchor, notebook_html
 from saelib.run.plain import without_controls
 from saelib.run.seals import edited, edited_results, unsealed
-from saelib.run.source_notebooks import read_notebook
+from saelib.run.source_notebooks import require_valid
 from saelib.run.turns import turn
 from saelib.study.f3_features_atlas import atlas_file
 from saelib.study.f3_features_findings import SIX_FEATURES
@@ -53,6 +54,10 @@ from saelib.text.assets import EMBEDDED, MODEL_LABEL
 log = logging.getLogger("saelib")
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
+RESULTS = {  # what the report takes of the table
+    **{"model_id": str, "site": int},
+    **dict.fromkeys(("tokens_trained", "n_test_pages", "n_test_tokens"), float),
+}
 LEADS = {"F3": "F3b"}  # the claim that stands for its finding where none has the finding's name
 FINDINGS = {  # as reported by the experiment the workbook reproduces
     "F0": "Not reported by the experiment: what has to be known before.",
@@ -65,8 +70,24 @@ FINDINGS = {  # as reported by the experiment the workbook reproduces
 # What a run left behind
 
 
-def _table(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path) if path.is_file() else pd.DataFrame()
+def _table(path: Path, **dtypes: type) -> pd.DataFrame:
+    """A table, empty where there is none.
+
+    Raises ValueError naming the file where it is no table or lacks a column of `dtypes`.
+    """
+    if not path.is_file():
+        return pd.DataFrame()
+    try:
+        table = pd.read_csv(path).astype(dtypes)
+    except (ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: damaged ({reason}); delete it, or run its notebook") from error
+    return table
+
+
+def _results(profile: str) -> pd.DataFrame:
+    """The table of results, empty where there is none; ValueError naming it where it is damaged."""
+    return _table(data_dir(profile) / "results.csv", **RESULTS)
 
 
 def _span(values: pd.Series) -> str:
@@ -75,7 +96,7 @@ def _span(values: pd.Series) -> str:
 
 def facts(profile: str) -> list[tuple[str, str]]:
     """What the results table says of the run's size: model, sites, SAEs, pages and tokens."""
-    rows = _table(data_dir(profile) / "results.csv")
+    rows = _results(profile)
     if rows.empty:
         return []
     seeds = [("training seeds", str(rows["seed"].nunique()))] if "seed" in rows else []
@@ -93,7 +114,7 @@ def facts(profile: str) -> list[tuple[str, str]]:
 
 def stage_times(profile: str) -> list[tuple[str, int, float]]:
     """(stage, rows, summed seconds) of timings.csv, whole notebooks before their parts."""
-    rows = _table(data_dir(profile) / "timings.csv")
+    rows = _table(data_dir(profile) / "timings.csv", stage=str, seconds=float)
     if rows.empty:
         return []
     total = rows.groupby("stage", sort=False)["seconds"].agg(["size", "sum"])
@@ -122,7 +143,7 @@ def unreadable(notebooks: Mapping[str, Path]) -> dict[str, str]:
     lines = {}
     for page, path in notebooks.items():
         try:
-            read_notebook(path)
+            require_valid(path)
         except ValueError as error:
             lines[page] = f"{error}: it has no page; run {path.name.partition('.')[0]} again"
     return lines
@@ -249,7 +270,7 @@ def undecided_reason(profile: str, findings: Sequence[Mapping[str, Any]]) -> str
     """Why claims are undecided: too few seeds or test pages, else their rules; empty if none is."""
     if not any(finding["verdict"] == "undecided" for finding in findings):
         return ""
-    rows = _table(data_dir(profile) / "results.csv")
+    rows = _results(profile)
     lacking = []
     if "seed" in rows and rows["seed"].nunique() < MIN_SEEDS:
         lacking.append(_lacking("training seeds", MIN_SEEDS, rows["seed"].nunique()))
@@ -300,7 +321,7 @@ def atlases(profile: str) -> list[Path]:
 
 def six_features(profile: str) -> list[dict[str, Any]]:
     """The latents that notebook 06 chose, with the atlas of their site; empty without it."""
-    rows = _table(data_dir(profile) / "diagnostics" / f"{SIX_FEATURES}.csv")
+    rows = _table(data_dir(profile) / "diagnostics" / f"{SIX_FEATURES}.csv", site=int)
     pages = {path.name for path in atlases(profile)}
     entries = rows.fillna("").to_dict("records")
     for entry in entries:
@@ -331,8 +352,9 @@ def _build(profile: str) -> Path:
     damaged = unreadable(notebooks)
     notebooks = {page: path for page, path in notebooks.items() if page not in damaged}
     notices = [line.replace(f"{data_dir(profile)}/", "") for line in damaged.values()]
-    lines = [*edited_results(profile), *edited(profile)]
-    notices += [line.replace(f"{data_dir(profile)}/", "") for line in lines]
+    faults = [*edited_results(profile), *edited(profile)]
+    faults += [*_edited_results(profile), *_unrecorded(notebooks.values())]
+    notices += [line.replace(f"{data_dir(profile)}/", "") for line in faults]
     for notice in notices:
         log.warning("%s", notice)
     findings = load(profile)
@@ -375,6 +397,21 @@ def _build(profile: str) -> Path:
     return folder / "index.html"
 
 
+def _unrecorded(notebooks: Iterable[Path]) -> Iterator[str]:
+    """Executed notebooks without the record that seals what they left, each in a sentence."""
+    for path in notebooks:
+        record = path.with_name(path.name.partition(".")[0] + ".json")
+        if not record.is_file() and ".failed" not in path.name:
+            yield f"{record} is missing: what {path.stem} left is not checked"
+
+
+def _edited_results(profile: str) -> list[str]:
+    """Rows of the results that their runs' folders deny, each in a sentence."""
+    path = data_dir(profile) / "results.csv"
+    lines = [*edited_rows(path), unknown_rows(path)] if path.is_file() else []
+    return list(filter(None, [*lines, absent_rows(path)]))
+
+
 def _words(stem: str) -> str:
     """ "site 2" of "site_02"."""
     name, _, number = stem.partition("_")
@@ -383,6 +420,8 @@ def _words(stem: str) -> str:
 
 def _neighbours(pages: Sequence[Link]) -> Iterator[tuple[Link | None, Link | None]]:
     """Of each page the one before and the one after it."""
+    if not pages:  # all notebooks are damaged
+        return iter(())
     return zip([None, *pages[:-1]], [*pages[1:], None], strict=True)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +66,10 @@ def holds(path: Path, rows: Iterable[Mapping[str, Any]]) -> bool:
     return path.is_file() and path.read_bytes() == results_text(rows).encode("utf-8")
 
 
-def results_text(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The content of `results.csv`."""
+def results_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = COLUMNS) -> str:
+    """The content of `results.csv`; of an earlier version, of its columns."""
     buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()

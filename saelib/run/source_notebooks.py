@@ -57,9 +57,26 @@ def read_notebook(path: Path) -> dict[str, Any]:
     return notebook
 
 
+def require_valid(path: Path) -> None:
+    """Raise ValueError naming the file where a notebook is damaged or not as its format asks."""
+    import nbformat  # takes long to import: only where a notebook is shown
+
+    content = read_notebook(path)
+    try:
+        nbformat.validate(nbformat.from_dict(content))
+    except (nbformat.ValidationError, ValueError, KeyError, AttributeError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path}: no notebook of format 4 ({reason})") from error
+
+
 def _is_cell(cell: Any) -> bool:
     """Whether this has what every reader of cells takes for granted."""
     if not isinstance(cell, dict) or not isinstance(cell.get("metadata"), dict):
+        return False
+    if not isinstance(cell.get("cell_type"), str):
+        return False
+    tagged = cell["metadata"].get("tags", [])
+    if not isinstance(tagged, list) or not all(isinstance(tag, str) for tag in tagged):
         return False
     source = cell.get("source")
     lines = [source] if isinstance(source, str) else source
@@ -91,7 +108,12 @@ def parameters(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path.name}: {len(cells)} cells tagged 'parameters'; expected exactly one"
         )
-    return dict(_literal(path, node) for node in ast.parse(cells[0]["source"]).body)
+    try:
+        nodes = ast.parse(cells[0]["source"]).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # as ast.parse says
+        reason = str(error) or type(error).__name__
+        raise ConfigError(f"{path.name}: parameters cell: no Python ({reason})") from error
+    return dict(_literal(path, node) for node in nodes)
 
 
 def _literal(path: Path, node: ast.stmt) -> tuple[str, Any]:

@@ -14,7 +14,8 @@ from transformers import AutoTokenizer
 from saelib.activations.store import Store
 from saelib.config import ConfigError, CorpusConfig
 from saelib.env import data_dir
-from saelib.files import is_there, read_json
+from saelib.files import is_there
+from saelib.run.identity import read_identity
 from saelib.run.parameters import filled
 from saelib.text.assets import resolve_model
 from saelib.text.contexts import load_contexts
@@ -62,7 +63,7 @@ def text_of(p: Mapping[str, Any], depth_contexts: int) -> TextSize:
     """
     cfg = filled(CorpusConfig, p, seed=p["corpus_seed"])
     folder = data_dir(p["profile"])
-    identity = read_json(folder / "workspace.json") if is_stored(folder) else {}
+    identity = read_identity(folder, folder.name) if is_stored(folder) else {}
     if identity.get("corpus") == cfg.to_dict() and "stream" not in identity:
         tokens = Store.open(folder / "store", verify=False).tokens
         return _counted(tokens["page"], tokens["split"], cfg, depth_contexts)

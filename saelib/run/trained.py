@@ -8,6 +8,7 @@ A run is named by the hash of its configuration, of the rows and of `TRAINING_VE
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,12 +17,15 @@ import pandas as pd
 from saelib.config import EvalConfig
 from saelib.ranks import SINGLE_PROCESS, Ranks
 from saelib.run.collected import Collected
+from saelib.run.edited import edited_rows, unknown_rows
 from saelib.run.results import holds, is_sealed, read_results, write_results
 from saelib.run.run_folder import RunFolder
 from saelib.run.turns import turn
 from saelib.sae import Autoencoder
 from saelib.sae.history import Snapshot
 from saelib.sae.spec import Spec, make_spec, run_id
+
+log = logging.getLogger(__name__)
 
 
 class Trained(Collected):
@@ -65,8 +69,29 @@ class Trained(Collected):
     # -- what is there -----------------------------------------------------------------------------
 
     def results(self) -> pd.DataFrame:
-        """`results.csv` as a table, with column `arm`; see `read_results` for what it raises."""
-        return read_results(self.folder / "results.csv")
+        """`results.csv` as a table, with column `arm`; see `read_results` for what it raises.
+
+        Raises ValueError where a row is not what its run's folder says. A warning says where
+        measured runs have no row.
+        """
+        path = self.folder / "results.csv"
+        table = read_results(path)
+        for fault in edited_rows(path):
+            raise ValueError(fault)
+        for notice in filter(None, (self.runs_without_row(path), unknown_rows(path))):
+            log.warning("%s", notice)
+        return table
+
+    def runs_without_row(self, path: Path) -> str:
+        """In a sentence, how many measured runs a table lacks; empty where it lacks none."""
+        if not (self.folder / "store" / "manifest.json").exists():
+            return ""
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        there = {line.partition(",")[0] for line in text.splitlines()}
+        absent = [row["run_id"] for row in self.measured_rows() if row["run_id"] not in there]
+        if not absent:
+            return ""
+        return f"{path}: lacks {len(absent)} runs that are measured; notebook 02 adds them"
 
     def write_results(self) -> Path:
         """Rebuild `results.csv` from the `metrics.json` of this store's runs, sorted by run_id."""

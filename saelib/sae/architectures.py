@@ -61,8 +61,8 @@ def load_sae(folder: Path | str) -> Autoencoder:
     path = Path(folder) / "config.json"
     if not (path.exists() and is_listed(path)):
         raise FileNotFoundError(f"{path} is missing: not a (finished) SAE folder")
-    sae = _described(checked(path))
     weights = checked(path.with_name("weights.safetensors"))
+    sae = _described(checked(path), weights)
     try:
         tensors = load_file(weights)
         sae.load_state_dict(tensors)
@@ -79,14 +79,22 @@ def load_sae(folder: Path | str) -> Autoencoder:
     return sae.requires_grad_(False)
 
 
-def _described(path: Path) -> Autoencoder:
-    """An SAE of the configuration that a file holds, its tensors yet to be filled."""
+def _described(path: Path, weights: Path) -> Autoencoder:
+    """An SAE of the configuration that a file holds, its tensors yet to be filled from `weights`,
+    which must have the room that they take.
+    """
     values = read_json(path)
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of fields, found {values!r:.80}")
     try:
+        config = SAEConfig.from_dict(values)
+        if 2 * 4 * config.d_in * config.n_latents > weights.stat().st_size:  # W_enc and W_dec
+            raise ValueError(
+                f"{weights} does not fit {path}: it is smaller than an SAE of d_in = "
+                f"{config.d_in}, n_latents = {config.n_latents}"
+            )
         with torch.device("meta"):  # draws nothing
-            sae = build_sae(SAEConfig.from_dict(values))
+            sae = build_sae(config)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     return sae.to_empty(device="cpu")  # in the strides that it was built with

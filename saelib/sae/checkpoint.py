@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from saelib.config import ConfigError
-from saelib.files import replaced_file
+from saelib.files import parsed_json, replaced_file
 from saelib.sae.history import History, Snapshot
 from saelib.sae.resample import ResampleEvent
 from saelib.sae.trainer import Trainer
@@ -150,12 +150,19 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         else:
             _require_checksum(path, tensors, metadata[CHECKSUM])
             text = bytes(tensors.pop(STATE).numpy())
-        state = json.loads(text)
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError, KeyError) as error:
+        raise ValueError(_damaged(path, repr(error))) from error
+    return _parsed_state(path, text), tensors
+
+
+def _parsed_state(path: Path, text: str | bytes) -> dict[str, Any]:
+    try:
+        state = parsed_json(text)
+    except ValueError as error:
         raise ValueError(_damaged(path, repr(error))) from error
     if not isinstance(state, dict):
         raise ValueError(_damaged(path, "its state is no mapping"))
-    return state, tensors
+    return state
 
 
 def check_checkpoint(path: Path) -> None:

@@ -17,6 +17,7 @@ from saelib.text.rows import CorpusError, Row, matching_files
 HUB_ID = re.compile(rf"(?=.{{1,{HUB_CHARS}}}\Z)[\w-][\w.-]*(/[\w-][\w.-]*)?")
 SLICE = re.compile(r"([^\[\]:+]+)\[([0-9]{0,18}):([0-9]{0,18})\]", re.ASCII)
 FILE_SUFFIXES = (".zip", ".jsonl", ".parquet", ".gz", ".txt")
+BATCH = 8  # rows that are read at once
 SAVED = ("state.json", "dataset_dict.json")  # files that `save_to_disk` leaves
 
 
@@ -24,8 +25,37 @@ def parquet_rows(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
     """Rows of a Parquet file or of a folder of them."""
     for path in matching_files(cfg.path, cfg.source, "*.parquet"):
         refuse_huge_rows(path, cfg.text_column)
-        # By its folder: asked for the "parquet" loader by name, `datasets` would tell the hub.
-        yield from loaded_rows(str(path.parent.resolve()), where=str(path), data_files=path.name)
+        yield from _parquet_file(path)
+
+
+def _parquet_file(path: Path) -> Iterator[Row]:
+    """Rows of one file, a value unpacked at a time.
+
+    Texts stay in their dictionary until then: a value that many rows share, written once, would
+    fill the memory where they are unpacked together.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(path)
+        texts = [field.name for field in schema if pa.types.is_string(field.type)]
+        file = pq.ParquetFile(path, read_dictionary=texts, pre_buffer=False)
+        number = 0
+        for batch in _batches(file):
+            for row in range(batch.num_rows):
+                number += 1
+                values = {name: batch[name][row].as_py() for name in batch.schema.names}
+                yield f"{path}, row {number}", values
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CorpusError(f"{path}: cannot be read ({reason})") from error
+
+
+def _batches(file: Any) -> Iterator[Any]:
+    """A few rows at a time of each row group, none of the next one before it is asked for."""
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(BATCH, row_groups=[group])
 
 
 def refuse_huge_rows(path: Path, column: str) -> None:

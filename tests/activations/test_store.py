@@ -30,6 +30,7 @@ from saelib.activations.rows import ShuffledRows
 from saelib.activations.shards import StoreError
 from saelib.activations.store import CLASSES, Store
 from saelib.activations.writer import shard_plan
+from saelib.config import stable_hash
 from saelib.text.pages import SPLITS
 
 
@@ -598,3 +599,30 @@ def test_columns_and_classes_take_little_more_memory_than_they_have_bytes(tmp_pa
     tracemalloc.stop()
     assert columns < 20  # bytes a row, of which 17 stay
     assert masks < 8  # for any number of sites
+
+
+MANIFEST_EDITS = [
+    ("dtype", "float16", "x is float32"),
+    ("dtype", "nonsense", "dtype = 'nonsense': expected one of float32"),
+    ("d_model", D + 1, rf"x is float32 \[6, {D}\] where"),
+    ("n_rows", 100, "n_rows = 100: expected 36, the rows of its shards"),
+    ("sites", [1], r"shards\[0\] = .*: expected shard 0"),
+    ("sites", None, "sites = None: expected site numbers"),
+    ("median_norm", {"1": 1.0}, "median_norm = .*: expected a number of each site"),
+    ("median_norm", {"1": 1.0, "3": 2.9}, "median_norm of site 1 = 1.0: no median of its rows"),
+    ("files", {"../outside.safetensors": {"bytes": 1, "sha256": ""}}, "files = .*: expected bytes"),
+    ("shards", None, "shards = None: expected a list"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "message"), MANIFEST_EDITS)
+def test_a_manifest_of_a_right_id_is_not_believed_what_its_files_deny(
+    tmp_path, field, value, message
+):
+    make_store(tmp_path / "s")
+    path = tmp_path / "s" / "manifest.json"
+    manifest = json.loads(path.read_text()) | {field: value}
+    del manifest["store_id"]
+    path.write_text(json.dumps(manifest | {"store_id": stable_hash(manifest)}))
+    with pytest.raises(StoreError, match=message):
+        Store.open(tmp_path / "s").mask("ordinary")

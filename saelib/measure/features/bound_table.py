@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from saelib.files import write_text
+from saelib.config import stable_hash
+from saelib.files import parsed_json, write_text
 
 
 def write_bound(path: Path, table: pd.DataFrame, binding: Mapping[str, str | int]) -> None:
     """Write a table with its index, whole or not at all."""
     body = table.to_csv()
-    head = dict(binding) | {"sha256": _digest(body)}
+    head = dict(binding) | {"sha256": _digest(body), "hash": stable_hash(dict(binding))}
     write_text(path, f"# {json.dumps(head, sort_keys=True)}\n{body}")
 
 
@@ -34,8 +35,10 @@ def read_bound(path: Path, binding: Mapping[str, str | int]) -> pd.DataFrame | N
         return None
     head, _, body = path.read_bytes().decode(errors="replace").partition("\n")
     try:
-        bound = json.loads(head.removeprefix("# "))
+        bound = parsed_json(head.removeprefix("# "))
         whole = bound.pop("sha256") == _digest(body)
+        stated = bound.pop("hash", None)  # earlier versions have none
+        whole &= stated in (None, stable_hash(bound))
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: damaged (first line); delete it and it is computed anew") from (
             error

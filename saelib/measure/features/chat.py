@@ -19,6 +19,7 @@ from urllib.request import (
 )
 
 from saelib.config import ConfigError
+from saelib.files import parsed_json
 
 LARGEST = 1 << 20  # bytes of a reply
 HOME = ("localhost", "127.0.0.1", "::1")
@@ -87,7 +88,7 @@ class Chat:
         """
         content = self._content(self._posted(question, max_tokens))
         try:
-            return json.loads(_unfenced(content))
+            return parsed_json(_unfenced(content))
         except ValueError as error:
             raise AnswerError(f"the answer is no JSON: {content[:80]!r}") from error
 
@@ -126,7 +127,7 @@ class Chat:
 
     def _content(self, data: bytes) -> str:
         try:
-            content = json.loads(data)["choices"][0]["message"]["content"]
+            content = parsed_json(data)["choices"][0]["message"]["content"]
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise ChatError(f"{self.host}: the reply is no chat completion") from error
         if not isinstance(content, str):

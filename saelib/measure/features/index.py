@@ -8,6 +8,7 @@ sealed (`saelib.seal`): an index that was edited is refused by its reader.
     codes.safetensors        where each latent fires, and its activations
     tokens.safetensors       the tokens, see `sources.TokenTable`
     details.safetensors      histograms, contexts, token types, vocabulary, neighbours
+    seal.json                size and checksum of these, which each reader checks
 """
 
 from __future__ import annotations
@@ -185,7 +186,7 @@ class FeatureIndex:
         """
         latent = latent_number(latent, self.n_latents)
         span = slice(int(self._starts[latent]), int(self._starts[latent + 1]))
-        return load_latent(self.folder / CODES, span)
+        return load_latent(self._checked(CODES), span)
 
     def firing_on(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """Latents that fire on a row of `tokens`, strongest first, and their activations there.

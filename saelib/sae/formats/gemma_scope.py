@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from saelib.sae.formats.parts import FormatError, Parts, as_floats, refuse_other
 
 WEIGHTS = "params.npz"
 NAMES = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
+# What numpy and zipfile raise; a RuntimeError where an archive is encrypted or packed in a way
+# that is not known.
+DAMAGE = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def read(folder: Path) -> Parts:
@@ -33,7 +37,7 @@ def read(folder: Path) -> Parts:
             arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise FormatError(f"{file} is missing") from None
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise FormatError(f"{file}: damaged, or it holds pickled objects ({error})") from error
     raw = {_name(name): _tensor(array, file) for name, array in arrays.items()}
     refuse_others(raw, NAMES, file)

@@ -88,12 +88,20 @@ def read(folder: Path) -> Parts:
         _add_pre_bias(name, tensors, file)
     if config.get("rescale_acts_by_decoder_norm", False):
         fold_decoder_norm_(tensors)
-    metadata = config.get("metadata") or config  # version 5 has its keys beside the others
+    metadata = _mapping(config, "metadata", folder) or config  # version 5: beside the others
     hook = metadata.get("hook_name", metadata.get("hook_point"))
-    k = config.get("k", (config.get("activation_fn_kwargs") or {}).get("k"))
+    k = config.get("k", _mapping(config, "activation_fn_kwargs", folder).get("k"))
     options = {"k": whole_number(folder / CONFIG, "k", k)} if name == "topk" else {}
     arch = next(ours for ours, theirs in ARCHITECTURE.items() if theirs == name)
     return Parts(arch, tensors, site_of_hook(str(hook)), options, file)
+
+
+def _mapping(config: dict[str, Any], name: str, folder: Path) -> dict[str, Any]:
+    """A field that holds further ones; empty where there is none."""
+    value = config.get(name) or {}
+    if not isinstance(value, dict):
+        raise FormatError(f"{folder / CONFIG}: {name} = {value!r:.80}: expected a mapping")
+    return value
 
 
 def _architecture(config: dict[str, Any], file: Path) -> str:
