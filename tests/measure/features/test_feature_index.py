@@ -49,6 +49,30 @@ def test_the_case_is_rich(naive):
     assert (~naive.first & ~naive.ordinary).any()
 
 
+def test_groups_of_latents_hold_a_block_of_entries_or_one_latent(tmp_path, monkeypatch):
+    monkeypatch.setattr(codes, "BLOCK", 6)
+    counts = [3, 3, 2, 9, 1, 0, 5, 4]  # entries of each latent, the n-th row's first
+    latents = np.repeat(np.arange(8), counts)
+    rows = np.concatenate([np.arange(count) for count in counts])
+    with codes.CodeSpool(8, tmp_path) as spool:
+        for row in range(9):
+            chosen = latents[rows == row]
+            values = (10 * chosen + row).astype(np.float32)
+            spool.add(np.full(len(chosen), row), chosen, values)
+        groups = dict(spool.groups())
+    # 3 + 3 | 2 | 9, more than a block | 1 + 0 + 5 | 4
+    assert {first: group.counts.tolist() for first, group in groups.items()} == {
+        0: [3, 3],
+        2: [2],
+        3: [9],
+        4: [1, 0, 5],
+        7: [4],
+    }
+    for first, group in groups.items():
+        own = np.repeat(np.arange(first, first + len(group.counts)), group.counts)
+        assert (group.values == 10 * own + group.rows).all()
+
+
 def test_the_table_holds_what_dense_codes_say(index, naive):
     table = index.table
     assert [column.name for column in TABLE] == list(table)[: len(TABLE)]
