@@ -1,11 +1,13 @@
 """Notebook 01's messages say what was seen, on models with and without sinks, BOS or repeats."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers.random_stores import SITES, D, make_contexts, make_store
 
 from saelib.study import norms, text_card
 
@@ -91,6 +93,19 @@ def test_the_first_word_is_followed_behind_bos_by_its_own_position():
 def tokens(sink, repeat, relative=None):
     relative = np.ones(len(sink)) if relative is None else np.asarray(relative)
     return norms.Repeats(15, np.array(sink), np.array(repeat), relative)
+
+
+def test_repeats_have_only_their_own_kind_before_them(tmp_path):
+    words = [5, 5, 5, 7, 5, 3, 3, 4, 4, 4]  # two contexts, of 5 and of 5
+    contexts = make_contexts(lengths=(5, 5), page_of=(0, 1), split_of=(0, 0))
+    contexts = replace(contexts, ids=np.array(words, dtype=np.int32))
+    sizes = torch.tensor([50.0, 40, 1, 2, 1, 10, 1, 1, 1, 30])
+    x = {site: sizes[:, None] * torch.eye(D)[0] for site in SITES}
+    found = norms.repeats(make_store(tmp_path, x, contexts=contexts), SITES[1])
+    assert np.flatnonzero(found.repeat).tolist() == [1, 2, 6]
+    assert np.flatnonzero(found.sink).tolist() == [1, 9]  # over five times the median of 1
+    assert found.relative_norm == pytest.approx(sizes.numpy() / np.repeat([50, 10], 5))
+    assert found.site == SITES[1]
 
 
 def test_nothing_is_claimed_of_repeats_where_there_are_none():
