@@ -132,3 +132,18 @@ def test_titles_of_densities_say_what_a_larger_lambda_does():
 def test_the_middle_site_or_the_middle_one_of_those_there():
     assert plain.middle_site(Space(), [2, 6, 9]) == 6
     assert plain.middle_site(Space(), [1, 2, 3]) == 2
+
+
+@pytest.mark.parametrize(("times", "holds"), [(1.6, True), (1.4, False)])
+def test_the_densest_sae_of_each_site_is_shuffled(sweep, monkeypatch, times, holds):
+    shuffled = []
+
+    def shuffled_fvu(ws, spec):
+        shuffled.append((spec.sae.site, spec.train.lam))
+        return times * sweep.finest.loc[spec.sae.site, "fvu"]
+
+    monkeypatch.setattr(plain, "_shuffled_fvu", shuffled_fvu)
+    [(worse, claim)] = plain.shuffled_check(Space(), sweep)
+    assert worse == holds
+    assert "each of 2 SAEs" in claim
+    assert shuffled == [(2, 0.5), (6, 0.5)]  # where 0.05 is left; 0.2 at λ = 2
