@@ -57,6 +57,14 @@ def test_larger_share_at_the_deepest_site_is_read_from_paired_differences():
     assert {ratio.compare(1) for ratio in ratios} == {"lower"}
 
 
+def test_each_dictionary_tried_is_measured_against_pca():
+    tried = {"pursuit": 0.25, "learned items": 0.1, "trained 2 × longer": 0.4}
+    tried |= {"2 × as many items": 0.6, f3_dictionary.PCA: 0.5, "encoder": 0.8}
+    by_seed = {(29, name): [constant(fvu)] for name, fvu in tried.items()}
+    ratios = f3_dictionary.over_pca(Errors(by_seed, COMPARED, {}), params())
+    assert [ratio.value for ratio in ratios] == pytest.approx([0.5, 0.2, 0.8, 1.2])
+
+
 @pytest.mark.parametrize(
     ("shares", "words"),
     [
