@@ -137,6 +137,21 @@ def test_few_tokens_hold_most_of_the_norm_only_where_they_do():
 
 
 @pytest.mark.parametrize(
+    ("tokens", "norm", "near_input", "holds"),
+    [
+        (0.019, 0.9, 0.4, [True, True, True]),
+        (0.021, 0.6, 0.31, [False, True, False]),
+        (0.019, 0.49, 0.2, [True, False, True]),
+    ],
+)
+def test_the_checks_of_few_tokens_and_most_of_the_norm(tokens, norm, near_input, holds):
+    rows = [(2, "first", 0.01, near_input), (15, "first", tokens / 2, norm / 2)]
+    rows += [(15, "sink", tokens / 2, norm / 2), (15, "ordinary", 1 - tokens, 1 - norm)]
+    shares = pd.DataFrame(rows, columns=["site", "class", "share_tokens", "share_sq_norm"])
+    assert [bool(held) for held, _ in norms.shares_checks(shares, 15, 2)] == holds
+
+
+@pytest.mark.parametrize(
     ("top_all", "top_ordinary", "words"),
     [(0.9, 0.02, "only where sinks are counted"), (0.9, 0.9, "with and without"), (0.1, 0.1, "No")],
 )

@@ -12,7 +12,7 @@ from helpers.models import VOCABULARY
 from helpers.random_stores import make_store
 from safetensors.numpy import load_file
 
-from saelib.measure.features import FeatureIndex, IndexOptions, build_index, codes
+from saelib.measure.features import FeatureIndex, IndexOptions, build, build_index, codes
 from saelib.measure.features.columns import TABLE
 from saelib.measure.features.contexts import KINDS, TRIES, priorities
 from saelib.sae import ARCHITECTURES
@@ -47,6 +47,32 @@ def test_the_case_is_rich(naive):
     assert (fired > 0).sum() > 40
     assert 0 < naive.ordinary.sum() < len(naive.rows)
     assert (~naive.first & ~naive.ordinary).any()
+
+
+@pytest.mark.parametrize("with_model", [False, True])
+def test_the_forecast_grows_with_rows_latents_and_words(sae, store, lm, monkeypatch, with_model):
+    """Two seconds for the first rows, on each of which three latents fire."""
+    ticks = iter([10.0, 12.0])
+
+    def entries(sae, x):
+        fired = np.zeros(3 * len(x), dtype=np.int64)
+        return fired, fired, fired.astype(np.float32)
+
+    monkeypatch.setattr(build, "TRIED", 8)
+    monkeypatch.setattr(build, "entries", entries)
+    monkeypatch.setattr(build.time, "perf_counter", lambda: next(ticks))
+    seconds = build.forecast(sae, store, lm if with_model else None, OPTIONS)
+    rows = int(store.mask("all", OPTIONS.split).sum())
+    columns = rows + N_LATENTS + (VOCABULARY if with_model else 0)
+    by_hand = build.PRODUCTS * (2 / 8) * columns + build.SECONDS_PER_CODE * 3 * rows
+    assert seconds == pytest.approx(by_hand)
+
+
+def test_the_details_are_what_the_table_has_no_room_for(index):
+    details = load_file(index.folder / "details.safetensors")
+    assert "contexts" in " ".join(details)
+    assert all(len(values) == N_LATENTS for values in details.values())
+    assert all(values.ndim > 1 for values in details.values())
 
 
 def test_groups_of_latents_hold_a_block_of_entries_or_one_latent(tmp_path, monkeypatch):
