@@ -126,6 +126,15 @@ def test_checks_count_sites():
     assert lines[3].endswith("2 of 2")  # one site's shuffled curve does not reach the L0
 
 
+def test_a_bound_of_a_check_is_not_passed_by_reaching_it():
+    per_codes = {"encoder": 1.0, "pursuit": 0.95, "random items": 1.0, "refitted": 1.0}
+    by_seed = {(2, name): [constant(fvu)] for name, fvu in per_codes.items()}
+    lines = f3_dictionary.checks(Errors(by_seed, COMPARED, {2: None}))
+    assert all("0 of 1" in line for line in lines[:3])
+    by_seed[2, "pursuit"] = [constant(0.949)]
+    assert f3_dictionary.checks(Errors(by_seed, COMPARED, {2: None}))[0].endswith("1 of 1 sites")
+
+
 def curve(*points):
     rows = pd.DataFrame(points, columns=["lambda", "l0_val"]).assign(l0=1.0)
     return Curve(rows, pages=lambda run: None)
