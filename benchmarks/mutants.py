@@ -19,7 +19,9 @@ import hashlib
 import importlib
 import itertools
 import json
+import math
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -79,6 +81,7 @@ NO_HELP = {"test_cuda"}  # tests that need a GPU
 # Plugins that no test of these rooms needs; one takes two seconds to import.
 UNUSED_PLUGINS = "-p no:cacheprovider -p no:nbval -p no:anyio -p no:xdist"
 NO_TESTS, NOT_THE_COPY = 5, 97  # exit statuses of a test process
+WAITING = 20  # a test process may wait so many times the processor time that it may use
 RECORDING = 5  # a whole file, its lines traced, may take as many times longer
 SAME = ("module", "line", "kind", "before", "after")  # one break is told from another by these
 COLUMNS = ("room", "kind", "breaks", "killed", "timed_out", "survived", "score")
@@ -426,7 +429,7 @@ class Copy:
         options: tuple[str, ...] = ("-x",),
         record: Path | None = None,
     ) -> tuple[int | None, str]:
-        """Pytest's exit status, None where it took longer than the limit; the test that failed.
+        """Pytest's exit status, None where it went over the limit; the test that failed.
 
         `record`: a file for what each test runs; no failure stops the tests then.
         """
@@ -435,18 +438,20 @@ class Copy:
         child = os.fork()
         if child == 0:
             try:
+                resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(limit), math.ceil(limit) + 5))
                 os._exit(self._in_child(tests, note, options, record))
             finally:  # never back into the parent's code
                 os._exit(1)
-        end = time.monotonic() + limit
+        end = time.monotonic() + WAITING * limit
         done = False
         try:
             while time.monotonic() < end:
                 done, status = os.waitpid(child, os.WNOHANG)
                 if done:
-                    return os.waitstatus_to_exitcode(status), note.read_text(encoding="utf-8")
+                    code = os.waitstatus_to_exitcode(status)
+                    return None if code == -signal.SIGXCPU else code, note.read_text("utf-8")
                 time.sleep(0.05)
-            return None, note.read_text(encoding="utf-8")
+            return None, note.read_text("utf-8")
         finally:
             if not done:
                 os.kill(child, signal.SIGKILL)
@@ -587,7 +592,7 @@ def main() -> None:
     parser.add_argument("--rooms", nargs="+", choices=ROOMS, default=ROOMS, help="of these alone")
     parser.add_argument("--only", nargs="+", metavar="MODULE", help="part of a module's path")
     parser.add_argument(
-        "--limit", type=float, default=300.0, help="most seconds for the tests of a break"
+        "--limit", type=float, default=300.0, help="most processor seconds for the tests of a break"
     )
     parser.add_argument(
         "--reach",
