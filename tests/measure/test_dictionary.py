@@ -104,8 +104,10 @@ def test_a_shuffled_stream_is_the_same_however_it_was_reached():
     second.seek(20)
     assert torch.equal(next(second)[0], batches[2])
     plain = MemoryStream(table, 10)
-    for batch in batches:
+    for i, batch in enumerate(batches):
         as_stored = next(plain)[0]
+        # the recorded runs hold by this order
+        assert torch.equal(batch, dictionary.shuffled_dims(as_stored, 5 + 10 * i))
         assert not torch.equal(batch, as_stored)
         assert torch.equal(batch.sort(0).values, as_stored.sort(0).values)
     drawn, as_stored = (s.sample(10, torch.Generator().manual_seed(2), 0) for s in (first, plain))
