@@ -5,28 +5,37 @@ python benchmarks/mutants.py --only saelib/measure/pursuit.py --n 1000 --list
 
 The package is copied to a temporary folder and broken there: a comparison swapped, a constant
 changed, + for -, * for /, a `not` dropped, `and` for `or`, min for max, a statement that changes
-something in place left out, two arguments swapped. The tests of the same room that import the
-module run until one fails. Breaks stand in an order that the seed and their own text decide:
-`--n 120` repeats `--n 60` and goes on.
+something in place left out, two arguments swapped. The tests of the same room that run the broken
+line, nearest first, run until one fails; which those are, `reach` finds out by `coverage`. Breaks
+stand in an order that the seed and their own text decide: `--n 120` repeats `--n 60` and goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import gc
 import hashlib
+import importlib
 import itertools
 import json
+import math
 import os
+import resource
 import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+from reach import Reach, Recorder, lines_about
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("sae", "measure", "study")
@@ -69,7 +78,11 @@ PAIRS += ("clamp_min", "clamp_max"), ("idxmin", "idxmax"), ("nanmin", "nanmax"),
 EXTREMES = {a: b for pair in PAIRS for a, b in (pair, pair[::-1])}
 FAR = 4  # a test with so many modules between itself and a broken one is not asked
 NO_HELP = {"test_cuda"}  # tests that need a GPU
+# Plugins that no test of these rooms needs; one takes two seconds to import.
+UNUSED_PLUGINS = "-p no:cacheprovider -p no:nbval -p no:anyio -p no:xdist"
 NO_TESTS, NOT_THE_COPY = 5, 97  # exit statuses of a test process
+WAITING = 20  # a test process may wait so many times the processor time that it may use
+RECORDING = 5  # a whole file, its lines traced, may take as many times longer
 SAME = ("module", "line", "kind", "before", "after")  # one break is told from another by these
 COLUMNS = ("room", "kind", "breaks", "killed", "timed_out", "survived", "score")
 
@@ -269,6 +282,10 @@ def dotted(path: Path, root: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+def in_room(name: str, room: str) -> bool:
+    return f"{name}.".startswith(f"saelib.{room}.")
+
+
 class Choice:
     """Which test files belong to a module."""
 
@@ -300,6 +317,17 @@ class Choice:
         chosen = sorted((n, str(path.relative_to(ROOT))) for path, n in near.items() if n < FAR)
         return [path for _, path in chosen]
 
+    def below(self, room: str) -> list[str]:
+        """Modules that a room needs and that lead neither to it nor to a room after it."""
+        own = {name for path in modules() if in_room(name := dotted(path, ROOT), room)}
+        later = {n for n in self.imports for r in ROOMS[ROOMS.index(room) :] if in_room(n, r)}
+        leading = set().union(*(self._steps(name) for name in later))
+        needed = own
+        while more := set().union(*(self.imports[name] for name in needed)) - needed:
+            needed = needed | more
+        left_out = {dotted(ROOT / "saelib" / path, ROOT) for path in LEFT_OUT}
+        return sorted(needed - leading - left_out)
+
     def _steps(self, name: str) -> dict[str, int]:
         """How many imports lead from each module to one; a module that cannot reach it is out."""
         steps, last = {name: 0}, {name}
@@ -315,11 +343,12 @@ class Choice:
 class Copy:
     """The repository's package and tests in a temporary folder, and test runs in it.
 
-    A run is a fork of this process, which has the large libraries imported and nothing of the
-    package.
+    A run is a fork of this process, which has imported the large libraries and, of the package,
+    what stands below the room whose modules are broken. Nothing is imported twice in one process:
+    checkers of types keep the classes that they saw first.
     """
 
-    def __init__(self, folder: Path, limit: float) -> None:
+    def __init__(self, folder: Path, limit: float, kept: Path | None) -> None:
         self.folder, self.limit = folder, limit
         self.sound: dict[str, bool] = {}  # tests that were run on unbroken code: whether they pass
         self.stamp = int(time.time())
@@ -333,6 +362,7 @@ class Copy:
             target = folder / path.relative_to(ROOT)
             if not path.name.startswith(".git") and not target.exists():
                 target.symlink_to(path)
+        self.reach = Reach(folder, kept or folder / "reach", self.reached)
 
     def write(self, module: str, source: bytes) -> None:
         """Put a source in place, with a time of its own: no cached bytecode fits another."""
@@ -342,71 +372,129 @@ class Copy:
         os.utime(path, (self.stamp, self.stamp))
 
     def tried(self, one: Break, tests: list[str]) -> tuple[str, str]:
-        """What became of a break, and by which test: killed, timed out or survived."""
+        """What became of a break, and by which test: killed, timed out or survived.
+
+        `tests` are files, the nearest first. That one runs as a whole; of others only the tests
+        that run the broken line, beginning with those of the files whose reach is known.
+        """
         source = (self.folder / one.module).read_bytes()
         if source[one.start : one.stop].decode() != one.before:
             raise SystemExit(f"{one.module} changed while it was copied: start again")
-        for test in tests:
-            self.write(one.module, one.applied(source))
-            try:
-                status, failed = self.run(test)
-            finally:
-                self.write(one.module, source)
-            if status in (0, NO_TESTS):
-                continue
-            if failed not in self.sound:
-                options = () if "::" in failed or status is None else ("--collect-only",)
-                self.sound[failed] = self.run(failed, *options)[0] in (0, NO_TESTS)
-            if self.sound[failed]:
-                return ("timed out" if status is None else "killed"), failed
-            print(f"{failed} fails on unbroken code here: not counted", flush=True)
+        for names in self._parts(one.module, lines_about(source, one.line), tests):
+            if names and (found := self._outcome(one, source, names)):
+                return found
         return "survived", ""
 
-    def run(self, test: str, *options: str) -> tuple[int | None, str]:
-        """Pytest's exit status, None where it took longer than the limit; the test that failed."""
+    def _parts(self, module: str, lines: range, tests: list[str]) -> Iterator[list[str]]:
+        """The tests to ask, part by part."""
+        nearest = [test for test in tests[:1] if not self.reach.is_known(test)]
+        yield nearest
+        known = [test for test in tests if self.reach.is_known(test)]
+        yield [name for test in known for name in self.reach.tests(test, module, lines)]
+        for test in tests:
+            if test not in (*nearest, *known):
+                yield self.reach.tests(test, module, lines)
+
+    def _outcome(self, one: Break, source: bytes, names: list[str]) -> tuple[str, str] | None:
+        """What became of a break by some tests; None where they pass, or fail on sound code too."""
+        self.write(one.module, one.applied(source))
+        try:
+            status, failed = self.run(names, self.limit)
+        finally:
+            self.write(one.module, source)
+        if status in (0, NO_TESTS):
+            return None
+        if failed not in self.sound:
+            options = () if "::" in failed or status is None else ("--collect-only",)
+            self.sound[failed] = self.run([failed], self.limit, options)[0] in (0, NO_TESTS)
+        if self.sound[failed]:
+            return ("timed out" if status is None else "killed"), failed
+        print(f"{failed} fails on unbroken code here: not counted", flush=True)
+        rest = names[names.index(failed) + 1 :] if failed in names else []
+        return self._outcome(one, source, rest) if rest else None
+
+    def reached(self, test: str) -> dict:
+        """What the tests of a file run, of unbroken code: see `reach.Recorder.record`."""
+        out = self.folder / "reached.json"
+        out.unlink(missing_ok=True)
+        status, _ = self.run([test], RECORDING * self.limit, record=out)
+        if not out.exists():
+            raise SystemExit(f"{test} does not end on unbroken code (status {status})")
+        return json.loads(out.read_text(encoding="utf-8"))
+
+    def run(
+        self,
+        tests: list[str],
+        limit: float,
+        options: tuple[str, ...] = ("-x",),
+        record: Path | None = None,
+    ) -> tuple[int | None, str]:
+        """Pytest's exit status, None where it went over the limit; the test that failed.
+
+        `record`: a file for what each test runs; no failure stops the tests then.
+        """
         note = self.folder / "failed.txt"
-        note.write_text(test, encoding="utf-8")
+        note.write_text(tests[0].partition("::")[0], encoding="utf-8")
         child = os.fork()
         if child == 0:
             try:
-                os._exit(self._in_child(test, note, options))
+                resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(limit), math.ceil(limit) + 5))
+                os._exit(self._in_child(tests, note, options, record))
             finally:  # never back into the parent's code
                 os._exit(1)
-        end = time.monotonic() + self.limit
+        end = time.monotonic() + WAITING * limit
         done = False
         try:
             while time.monotonic() < end:
                 done, status = os.waitpid(child, os.WNOHANG)
                 if done:
-                    return os.waitstatus_to_exitcode(status), note.read_text(encoding="utf-8")
+                    code = os.waitstatus_to_exitcode(status)
+                    return None if code == -signal.SIGXCPU else code, note.read_text("utf-8")
                 time.sleep(0.05)
-            return None, test
+            return None, note.read_text("utf-8")
         finally:
             if not done:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
 
-    def _in_child(self, test: str, note: Path, options: tuple[str, ...]) -> int:
-        import pytest
-
-        class Recorder:
-            def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-                if report.failed:
-                    note.write_text(report.nodeid, encoding="utf-8")
+    def _in_child(
+        self, tests: list[str], note: Path, options: tuple[str, ...], record: Path | None
+    ) -> int:
+        class Noted:
+            def pytest_runtest_logstart(self, nodeid: str) -> None:
+                note.write_text(nodeid, encoding="utf-8")
 
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        os.chdir(self.folder)
         with open(self.folder / "last_run.txt", "w", encoding="utf-8") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
-        os.environ["PYTHONPATH"] = str(self.folder)
-        os.environ.pop("SAELIB_HOME", None)
-        sys.path[:] = [str(self.folder), *(p for p in sys.path if not belongs_here(p))]
-        quiet = ("-q", "-x", "--no-header")
-        status = int(pytest.main([*quiet, *options, test], plugins=[Recorder()]))
+        # the package's types are checked from `enter` on, not by the option of pyproject
+        arguments = ["-q", "--no-header", "-o", f"addopts={UNUSED_PLUGINS}"]
+        if record:
+            recorder = Recorder(self.folder)
+            status = int(pytest.main([*arguments, *tests], plugins=[recorder]))
+            record.write_text(json.dumps(recorder.record()), encoding="utf-8")
+        else:
+            status = int(pytest.main([*arguments, *options, *tests], plugins=[Noted()]))
         package = sys.modules.get("saelib")
         mine = package is None or Path(package.__file__ or "").is_relative_to(self.folder)
         return status if mine else NOT_THE_COPY
+
+    def enter(self) -> None:
+        """Make the folder's package the one that this process imports, types checked."""
+        os.chdir(self.folder)
+        os.environ["PYTHONPATH"] = str(self.folder)
+        os.environ.pop("SAELIB_HOME", None)
+        sys.path[:] = [str(self.folder), *(p for p in sys.path if not belongs_here(p))]
+        *packages, checker = checked_packages(self.folder / "pyproject.toml")
+        install_import_hook(packages, checker)
+
+
+def checked_packages(project: Path) -> list[str]:
+    """The packages whose types the tests check and, last, the checker: from pyproject's options."""
+    options = tomllib.loads(project.read_text(encoding="utf-8"))["tool"]["pytest"]["ini_options"]
+    values = (one.partition("=") for one in options["addopts"].split())
+    return next(value.split(",") for name, _, value in values if name == "--jaxtyping-packages")
 
 
 def belongs_here(path: str) -> bool:
@@ -417,17 +505,19 @@ def belongs_here(path: str) -> bool:
 def import_libraries() -> None:
     """What every test process needs, imported once, before the forks."""
     import beartype
+    import hypothesis
+    import hypothesis.extra.numpy
     import jaxtyping
     import matplotlib.pyplot
     import numpy
     import pandas
-    import pytest
     import safetensors.torch
     import torch
     import transformers.models.auto.modeling_auto
     import transformers.models.llama.modeling_llama
 
-    libraries = (beartype, jaxtyping, matplotlib, numpy, pandas, pytest, safetensors, transformers)
+    libraries = (beartype, hypothesis, jaxtyping, matplotlib, numpy, pandas, pytest)
+    libraries += (safetensors, transformers)
     assert all(libraries)
     torch.set_num_threads(1)
 
@@ -470,6 +560,17 @@ def chosen_breaks(args: argparse.Namespace) -> list[Break]:
     return every[args.start : args.start + args.n]
 
 
+def in_rooms(breaks: list[Break], rooms: Sequence[str], choice: Choice) -> Iterator[Break]:
+    """The breaks room by room; what stands below a room is imported before its first."""
+    for room in sorted(rooms, key=ROOMS.index):
+        own = [one for one in breaks if Path(one.module).parts[1] == room]
+        if own:
+            for name in choice.below(room):
+                importlib.import_module(name)
+            gc.freeze()  # a fork need not look through them again
+        yield from own
+
+
 def write_rows(path: Path, rows: list[dict]) -> None:
     """The rows as JSON; the file appears whole."""
     text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
@@ -488,12 +589,20 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=150, help="how many breaks")
     parser.add_argument("--start", type=int, default=0, help="the first break's place in the order")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rooms", nargs="+", choices=ROOMS, default=ROOMS, help="of these alone")
     parser.add_argument("--only", nargs="+", metavar="MODULE", help="part of a module's path")
-    parser.add_argument("--limit", type=float, default=240.0, help="seconds a test file may take")
+    parser.add_argument(
+        "--limit", type=float, default=300.0, help="most processor seconds for the tests of a break"
+    )
+    parser.add_argument(
+        "--reach",
+        type=lambda text: Path(text).absolute(),
+        help="keep there which tests run which lines",
+    )
     parser.add_argument("--list", action="store_true", help="print the breaks and run nothing")
     parser.add_argument(
         "--json",
-        type=Path,
+        type=lambda text: Path(text).absolute(),
         help="write a row a break there; what stands there already is not tried again",
     )
     args = parser.parse_args()
@@ -502,15 +611,16 @@ def main() -> None:
         print("\n".join(f"{one.kind:10}  {one}" for one in breaks))
         return
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"}
+    os.environ["SAELIB_HEADLESS"] = "1"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that no test is left running
     import_libraries()
-    choice, rows = Choice(), earlier_rows(args.json)
+    rows = earlier_rows(args.json)
     done = {tuple(row[name] for name in SAME) for row in rows}
+    left = [one for one in breaks if tuple(getattr(one, name) for name in SAME) not in done]
     with tempfile.TemporaryDirectory(prefix="mutants") as folder:
-        copy = Copy(Path(folder), args.limit)
-        for one in breaks:
-            if tuple(getattr(one, name) for name in SAME) in done:
-                continue
+        choice, copy = Choice(), Copy(Path(folder), args.limit, args.reach)
+        copy.enter()
+        for one in in_rooms(left, args.rooms, choice):
             start = time.monotonic()
             result, test = copy.tried(one, choice.tests(one.module))
             seconds = time.monotonic() - start

@@ -481,10 +481,39 @@ TINY = {
     'addopts = "--jaxtyping-packages=saelib.sae,beartype.beartype"\n',
     "saelib/__init__.py": "",
     "saelib/sae/__init__.py": "",
-    "saelib/sae/twice.py": "def twice(n: int) -> int:\n    return min(n, 100) * 2\n",
+    "saelib/sae/twice.py": "UNUSED = 7\n\n\n"
+    "def twice(n: int) -> int:\n    return min(n, 100) * 2\n",
     "tests/sae/test_twice.py": "from saelib.sae.twice import twice\n\n\n"
     "def test_twice():\n    assert twice(3) == 6\n",
+    # `test_wrong` fails on unbroken code too: no kill
+    "tests/sae/test_wrong.py": "import saelib.sae.twice\n\n\n"
+    "def test_wrong():\n    assert saelib.sae.twice.twice is None\n\n\n"
+    "def test_far():\n    assert saelib.sae.twice.twice(200) < 202\n",
 }
+
+
+HEADS = b"""\
+def first(a,
+          b=2):
+    total = (
+        a + b
+    )
+    if total > 3 and (
+        a
+    ):
+        return max(
+            a, b)
+    return 0
+"""
+
+
+def test_the_lines_about_a_break_are_those_of_its_statement(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from reach import lines_about
+
+    about = {line: lines_about(HEADS, line) for line in (2, 4, 7, 10, 11)}
+    spans = {line: (found.start, found.stop - 1) for line, found in about.items()}
+    assert spans == {2: (1, 2), 4: (3, 5), 7: (6, 8), 10: (9, 10), 11: (11, 11)}
 
 
 @pytest.mark.slow
@@ -497,7 +526,8 @@ def test_breaks_are_killed_or_survive(tmp_path):
         (tmp_path / "saelib" / room).mkdir()
     (tmp_path / "benchmarks").mkdir()
     script = tmp_path / "benchmarks" / "mutants.py"
-    script.write_bytes((BENCHMARKS / "mutants.py").read_bytes())
+    for name in ("mutants.py", "reach.py"):
+        (tmp_path / "benchmarks" / name).write_bytes((BENCHMARKS / name).read_bytes())
     out = tmp_path / "rows.json"
     command = [sys.executable, str(script), "--json", str(out)]
     environment = os.environ | {"PYTHONPATH": ""}
@@ -509,9 +539,10 @@ def test_breaks_are_killed_or_survive(tmp_path):
         "(min(n, 100) / 2)": killed,
         "max": killed,
         "3": killed,
-        "101": ("survived", ""),
+        "101": ("killed", "tests/sae/test_wrong.py::test_far"),
+        "8": ("survived", ""),
     }
-    assert done.stdout.splitlines()[-1] == "all  all  4  3  0  1  0.75"
+    assert done.stdout.splitlines()[-1] == "all  all  5  4  0  1  0.8"
     assert (tmp_path / "saelib" / "sae" / "twice.py").read_text() == TINY["saelib/sae/twice.py"]
 
 

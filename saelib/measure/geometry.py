@@ -21,7 +21,7 @@ from saelib.activations.moments import row_moments
 from saelib.activations.store import CLASSES, Store
 from saelib.config import SINK_FACTOR
 from saelib.measure.bootstrap import bootstrap_pages, heaviest_share
-from saelib.measure.reconstruction import NEGLIGIBLE
+from saelib.measure.reconstruction import NEGLIGIBLE, ratio
 
 BATCH = 4096  # rows read at once
 QUANTILES = {"q05": 0.05, "q25": 0.25, "median": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
@@ -111,8 +111,8 @@ def site_profile(
     top1_share, top3_share   share of the variance in the 1 and 3 dimensions that have most of it
     participation      (Σλ)² / Σλ² of the covariance's eigenvalues: an effective rank of at most
                        count − 1
-    A class without rows has count 0, one without variance no gamma, participation or top share:
-    nan. Raises `ValueError` for a site whose activations are all zero.
+    A class without rows has count 0, one without variance no gamma, participation or top share,
+    one of zeros no mean share: nan. Raises `ValueError` for a site whose activations are all zero.
     """
     chosen = store.mask("all", split)
     rows = []
@@ -156,8 +156,9 @@ def _profile(sums: CovarianceSums, norms: np.ndarray, total: float) -> dict[str,
     mean_square = sums.mean.square().sum().item()
     variance = covariance.trace().item()
     row["norm_share"] = square * sums.n / total
-    row["mean_share"] = mean_square / square
-    if not variance > NEGLIGIBLE * square:  # none, or nan
+    behind = max(square, sums.shift.square().sum().item())
+    row["mean_share"] = ratio(mean_square, square, behind)
+    if not variance > NEGLIGIBLE * behind:  # none, or nan
         return row
     by_dim = covariance.diagonal().sort(descending=True).values
     row["gamma"] = (mean_square / variance) ** 0.5

@@ -50,6 +50,23 @@ def test_pursuit_uses_as_many_latents_as_the_encoder(case):
     np.testing.assert_allclose(errors["pursuit"], rebuilt, rtol=1e-3, atol=1e-3)
 
 
+def test_items_are_learned_with_as_many_a_row_as_the_encoder_uses(case, monkeypatch):
+    sae, x, train, _ = case
+    asked = []
+
+    def learn_atoms(batches, start, k):
+        asked.append((torch.cat(list(batches)), k))
+        return start
+
+    monkeypatch.setattr(dictionary, "learn_atoms", learn_atoms)
+    dictionary.code_errors(sae, x[:8], train[:9])
+    [(rows, k)] = asked
+    assert k == round(float((sae.encode_raw(x[:8]) > 0).sum(-1).float().mean())) > 1
+    torch.testing.assert_close(rows, sae.normalize(train[:9]) - sae.b_dec)
+    dictionary._learned_atoms(sae, train[:9], torch.zeros(8, 32))
+    assert asked[-1][1] == 1  # one at least
+
+
 def test_code_errors_need_a_unit_norm_decoder():
     sae = build_sae(SAEConfig("sae", 4, 8, l1_mode="norm_weighted"))
     with pytest.raises(ValueError, match="l1_mode = 'norm_weighted'"):
@@ -87,8 +104,10 @@ def test_a_shuffled_stream_is_the_same_however_it_was_reached():
     second.seek(20)
     assert torch.equal(next(second)[0], batches[2])
     plain = MemoryStream(table, 10)
-    for batch in batches:
+    for i, batch in enumerate(batches):
         as_stored = next(plain)[0]
+        # the recorded runs hold by this order
+        assert torch.equal(batch, dictionary.shuffled_dims(as_stored, 5 + 10 * i))
         assert not torch.equal(batch, as_stored)
         assert torch.equal(batch.sort(0).values, as_stored.sort(0).values)
     drawn, as_stored = (s.sample(10, torch.Generator().manual_seed(2), 0) for s in (first, plain))

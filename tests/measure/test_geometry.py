@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers.random_stores import LENGTHS as RANDOM_LENGTHS
 from helpers.random_stores import N_ROWS as RANDOM_ROWS
 from helpers.random_stores import SITES as RANDOM_SITES
 from helpers.random_stores import D as RANDOM_WIDTH
@@ -312,3 +313,20 @@ def test_a_site_whose_activations_are_all_zero_is_named(tmp_path):
     zero = make_store(tmp_path / "s", rows)
     with pytest.raises(ValueError, match="site 1: all activations are zero"):
         geometry.site_profile(zero)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e3])
+def test_a_class_whose_activations_are_all_zero_has_no_shares_of_its_own(tmp_path, mean):
+    x = torch.zeros(RANDOM_ROWS, RANDOM_WIDTH)
+    starts = np.cumsum([0, *RANDOM_LENGTHS[:-1]])
+    ordinary = np.setdiff1d(np.arange(RANDOM_ROWS), starts)
+    x[ordinary, 0] = mean
+    x[ordinary, 1] = torch.tensor([1.0, -1.0]).repeat(len(ordinary) // 2)
+    profile = geometry.site_profile(make_store(tmp_path / "s", dict.fromkeys(RANDOM_SITES, x)))
+    first = profile.set_index(["site", "class"]).loc[(RANDOM_SITES[0], "first")]
+    assert first["count"] == len(starts)
+    assert first["norm_share"] == pytest.approx(0, abs=1e-12)
+    assert first[["mean_share", "gamma", "participation", "top1_share"]].isna().all()
+    others = profile.set_index(["site", "class"]).loc[(RANDOM_SITES[0], "ordinary")]
+    assert others["mean_share"] == pytest.approx(mean**2 / (mean**2 + 1))
+    assert others["top1_share"] == pytest.approx(1)

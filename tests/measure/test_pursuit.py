@@ -6,7 +6,14 @@ import math
 import pytest
 import torch
 
-from saelib.measure.pursuit import fista, fista_at_l1, learn_atoms, nn_omp, refit
+from saelib.measure.pursuit import (
+    _non_negative,
+    fista,
+    fista_at_l1,
+    learn_atoms,
+    nn_omp,
+    refit,
+)
 
 
 def unit(*shape, seed=0, dtype=torch.float64):
@@ -90,6 +97,27 @@ def test_omp_is_exact_where_several_atoms_are_given_back_at_once():
     torch.testing.assert_close(
         nn_omp(x, atoms, 6) @ atoms, alone @ atoms
     )  # whatever rows stand beside it
+
+
+def test_an_atom_that_points_at_the_error_never_raises_it():
+    """The step to the new best codes ends where the first of the old ones would fall below 0."""
+    g = torch.Generator().manual_seed(0)
+    given_back = []
+    for _ in range(40):
+        atoms = torch.randn(5, 5, generator=g, dtype=torch.float64) + 0.8  # coherent
+        atoms /= atoms.norm(dim=-1, keepdim=True)
+        x = torch.randn(100, 5, generator=g, dtype=torch.float64) + 0.8
+        old = torch.zeros(100, 5, dtype=torch.float64)
+        old[:, :4] = nn_omp(x, atoms[:4], 4)
+        points = ((x - old @ atoms) @ atoms[4]) > 1e-3
+        x, old = x[points], old[points]
+        filled = old > 0
+        filled[:, 4] = True
+        support = torch.arange(5).expand(len(x), 5)
+        new = _non_negative(atoms @ atoms.T, support, filled, old, x @ atoms.T)
+        assert (error(x, new, atoms) < error(x, old, atoms)).all()
+        given_back += ((old > 0) & (new == 0)).sum(-1).tolist()
+    assert max(given_back) > 1  # the case is rich
 
 
 def test_omp_gives_back_atoms_that_end_at_zero():

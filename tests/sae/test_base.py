@@ -9,7 +9,7 @@ from helpers.sealing import resealed
 
 from saelib.config import ConfigError, SAEConfig
 from saelib.sae import build_sae, load_sae
-from saelib.sae.base import How
+from saelib.sae.base import DRAWN_ROWS, How, random_rows
 
 ARCHS = ["sae", "gated"]
 
@@ -31,6 +31,17 @@ def test_saved_and_loaded_sae_is_bit_identical(arch, tmp_path):
     assert loaded.config == sae.config
     assert torch.equal(loaded.reconstruct(x), sae.reconstruct(x))
     assert json.loads((tmp_path / "a/metrics.json").read_text()) == {"fvu": 0.25}
+
+
+@pytest.mark.parametrize(
+    "shard", [slice(0, 90), slice(90, 2 * DRAWN_ROWS), slice(DRAWN_ROWS + 5, None), slice(7, 9)]
+)
+def test_a_shard_draws_the_rows_that_the_whole_dictionary_has_there(shard):
+    config = SAEConfig(d_in=3, n_latents=2 * DRAWN_ROWS + 100)  # two blocks and a remainder
+    whole, ranks = (torch.Generator().manual_seed(5) for _ in range(2))
+    rows = random_rows(config, whole, slice(None))
+    assert torch.equal(random_rows(config, ranks, shard), rows[shard])
+    assert torch.equal(whole.get_state(), ranks.get_state())  # what is drawn next agrees too
 
 
 @pytest.mark.parametrize("arch", ARCHS)

@@ -8,7 +8,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
+from saelib.sae import sparse
 from saelib.sae.sparse import library
 
 pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
@@ -236,3 +238,10 @@ def test_processes_that_start_together_all_load(cache):
     ]
     assert [process.communicate()[0] for process in together] == ["True\n"] * 3
     assert len(kept(cache)) == 1
+
+
+def test_compiled_code_is_taken_on_the_cpu_wherever_there_is_some(monkeypatch):
+    monkeypatch.setattr(sparse.sparse_c, "available", lambda: True)
+    assert sparse.operations(torch.device("cpu")) is sparse.sparse_c
+    monkeypatch.setattr(sparse.sparse_c, "available", lambda: False)
+    assert sparse.operations(torch.device("cpu")) is sparse.sparse_plain

@@ -8,7 +8,7 @@ from saelib.config import ConfigError, SAEConfig, TrainConfig
 from saelib.sae import build_sae, load_sae
 from saelib.sae.base import How
 from saelib.sae.spec import make_spec, run_id
-from saelib.sae.topk import TopKOptions, TopKSAE
+from saelib.sae.topk import TopKOptions, TopKSAE, top_positive
 from saelib.sae.trainer import Trainer
 
 D_IN, N_LATENTS, K, AUX_K = 12, 40, 5, 7
@@ -42,6 +42,15 @@ def test_codes_by_hand():
     x = torch.tensor([[5.0, 1.0, 2.0], [0.0, -1.0, 0.5]])
     # x − b_dec + b_enc = (4, 1.5, 2): the two largest; (−1, −.5, .5): only one is above 0
     assert sae.encode(x).tolist() == [[4.0, 0.0, 2.0], [0.0, 0.0, 0.5]]
+
+
+def test_the_largest_count_only_above_zero():
+    a = torch.tensor([[0.0, 2.0, -1.0, 1.0], [3.0, 1.0, 2.0, 4.0]])
+    bias = torch.tensor([0.0, 0.0, 1.0, 0.5])
+    largest = top_positive(a, bias, 3)  # 0, 2, 0, 1.5: nothing at 0 fires
+    assert largest.tolist() == [[False, True, False, True], [True, False, True, True]]
+    allowed = torch.tensor([True, True, True, False])
+    assert top_positive(a, bias, 1, allowed).tolist()[1] == [True, False, False, False]
 
 
 def test_auxiliary_loss_by_hand():

@@ -341,6 +341,21 @@ def test_history_holds_the_fvu_about_the_batch_mean(table):
     assert trainer.history.table[0]["fvu"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_history_holds_means_over_the_rows_since_the_last_one(table):
+    sae = build_sae(SAEConfig(d_in=D, n_latents=N), torch.Generator().manual_seed(0))
+    trainer = Trainer(sae, _cfg(log_every=2))
+    by_step = []
+    for x in table[:128].split(32):
+        f, x_hat = (value.detach() for value in sae(x))
+        l1 = trainer.lam * f.sum(1).mean()
+        by_step.append([(x - x_hat).pow(2).sum(1).mean(), l1, (f > 0).sum(1).float().mean()])
+        trainer.step_(x)
+    means = torch.tensor(by_step).view(2, 2, 3).mean(1)
+    for row, (mse, l1, l0) in zip(trainer.history.table, means.tolist(), strict=True):
+        assert [row["mse"], row["l1"], row["l0"]] == pytest.approx([mse, l1, l0], rel=1e-5)
+        assert row["loss"] == pytest.approx(mse + l1, rel=1e-5)
+
+
 def test_resampled_latents_count_as_alive_and_gates_never_open_are_reported_apart(table):
     cfg = _cfg(loss="full", dead_window=64)
     trainer = Trainer(

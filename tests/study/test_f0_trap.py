@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.random_stores import SITES, make_store, make_x
 
 from saelib.study import f0_trap
 
@@ -109,3 +110,11 @@ def test_the_checks_hold_on_a_trap_and_not_without_one():
         )
     )
     assert not all(holds for holds, _ in f0_trap.checks(table(NO_SINKS), 15, 32))
+
+
+def test_the_share_told_to_the_oracles_is_that_of_test_tokens_which_are_no_ordinary_ones(tmp_path):
+    x = make_x()
+    x[SITES[0]][15] *= 1e3  # a sink at one site: neither first nor, here or there, ordinary
+    # the test page has contexts of 4 and 5 tokens, rows 10 to 18
+    store = make_store(tmp_path / "s", x)
+    assert f0_trap.share_of_tokens(store) == pytest.approx(3 / 9)

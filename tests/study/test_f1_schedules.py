@@ -38,6 +38,11 @@ def test_the_rule_states_the_margin_unrounded():
     assert "more than 2.5% in FVU" in f1.rule(f1.Params(**PARAMS | {"margin": 0.025}))
 
 
+@pytest.mark.parametrize(("steps", "every"), [(160, 4), (4000, 100), (79, 1), (12, 1)])
+def test_the_history_has_forty_rows_or_each_step(steps, every):
+    assert f1.log_every(f1.Params(**PARAMS | {"tokens": 64 * steps})) == every
+
+
 def test_worse_than_each_other_schedule_supports():
     assert decide(site(WORSE, WORSE, WORSE)) == "supported"
 

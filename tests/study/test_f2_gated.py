@@ -193,6 +193,17 @@ def test_controls_fail_where_a_shuffled_decoder_does_as_well():
     assert holds == [False, False, "loss recovered is undefined in 2 of 2 SAEs"]
 
 
+@pytest.mark.parametrize(
+    ("fvu", "shuffled", "worse"),
+    [(0.3, 0.9, False), (0.55, 1.05, False), (0.55, 1.2, True), (0.3, 1.05, True)],
+)
+def test_a_shuffled_decoder_is_worse_than_the_mean_and_than_twice_the_fvu(fvu, shuffled, worse):
+    controls = pd.DataFrame({"fvu": [fvu], "shuffled": [shuffled]})
+    rows = pd.DataFrame({"loss_recovered_mean": [0.6]})
+    outcomes = [outcome for outcome, _ in f2_gated.control_checks(controls, rows)]
+    assert outcomes[:2] == [True, worse]
+
+
 def test_the_description_names_a_model_without_its_path(p):
     text = f2_gated.describe(PowerLaws(), p)
     assert text.startswith("tiny-llama: sites 2, 15, 29; plain, two_term, full; 2 seeds")

@@ -25,6 +25,14 @@ def test_lengths_are_whole_batches(p):
     assert f2_lengths.tokens_of_length(p, 1.0) == 1000
 
 
+def test_the_trend_is_of_the_longest_training_over_the_shortest():
+    lengths = lengths_of(constant(1.2), constant(1.5))
+    assert lengths.trend.value == pytest.approx(1.5 / 1.2)
+    log_fvu = lengths.log_fvu | {(arm, 2.0): constant(0.0) for arm in ("full", "two_term")}
+    longer = lengths._replace(log_fvu=log_fvu, tokens={2.0: 2000} | lengths.tokens)
+    assert longer.trend.value == pytest.approx(1 / 1.2)  # two-term over full is 1 there
+
+
 def test_other_lengths_begin_where_the_whole_length_brackets_the_l0(p):
     ws = PowerLaws()
     runs = f2_gated.train(ws, p)

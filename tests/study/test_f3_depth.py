@@ -83,6 +83,8 @@ def test_the_table_shown_has_at_most_twelve_rows():
 
 def test_compared_sites_are_among_the_depths():
     assert f3_depth.depth_sites(30, 9, COMPARED) == [0, 2, 9, 15, 18, 27, 29]
+    assert f3_depth.depth_sites(30, 10, COMPARED) == [0, 2, 10, 15, 20, 29, 30]
+    assert f3_depth.depth_sites(29, 10, COMPARED) == [0, 2, 10, 15, 20, 29]  # 29 is the last
 
 
 def test_what_is_drawn_has_intervals_for_fvu_alone():

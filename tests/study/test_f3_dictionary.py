@@ -57,6 +57,14 @@ def test_larger_share_at_the_deepest_site_is_read_from_paired_differences():
     assert {ratio.compare(1) for ratio in ratios} == {"lower"}
 
 
+def test_each_dictionary_tried_is_measured_against_pca():
+    tried = {"pursuit": 0.25, "learned items": 0.1, "trained 2 × longer": 0.4}
+    tried |= {"2 × as many items": 0.6, f3_dictionary.PCA: 0.5, "encoder": 0.8}
+    by_seed = {(29, name): [constant(fvu)] for name, fvu in tried.items()}
+    ratios = f3_dictionary.over_pca(Errors(by_seed, COMPARED, {}), params())
+    assert [ratio.value for ratio in ratios] == pytest.approx([0.5, 0.2, 0.8, 1.2])
+
+
 @pytest.mark.parametrize(
     ("shares", "words"),
     [
@@ -116,6 +124,15 @@ def test_checks_count_sites():
     assert lines[0].endswith("at 3 of 3 sites")
     assert lines[1].endswith("at 3 of 3")
     assert lines[3].endswith("2 of 2")  # one site's shuffled curve does not reach the L0
+
+
+def test_a_bound_of_a_check_is_not_passed_by_reaching_it():
+    per_codes = {"encoder": 1.0, "pursuit": 0.95, "random items": 1.0, "refitted": 1.0}
+    by_seed = {(2, name): [constant(fvu)] for name, fvu in per_codes.items()}
+    lines = f3_dictionary.checks(Errors(by_seed, COMPARED, {2: None}))
+    assert all("0 of 1" in line for line in lines[:3])
+    by_seed[2, "pursuit"] = [constant(0.949)]
+    assert f3_dictionary.checks(Errors(by_seed, COMPARED, {2: None}))[0].endswith("1 of 1 sites")
 
 
 def curve(*points):

@@ -7,6 +7,7 @@ import torch
 from helpers.f3_cases import SCOPE, between
 
 from saelib.measure.bootstrap import page_draws, widening
+from saelib.measure.features import FeatureIndex
 from saelib.measure.features.one_thing import Description, Held
 from saelib.run.source_notebooks import parameters as literals
 from saelib.run.source_notebooks import sources
@@ -226,3 +227,21 @@ def test_checks_name_what_does_not_hold(changed, holding):
     cell = {"share": 0.2, "by_chance": 0.0, "judged": 90, "living": 100, "l0_val": 33.0} | changed
     table = pd.DataFrame([cell])
     assert [outcome for outcome, _ in study.checks(table, table, parameters())] == holding
+
+
+@pytest.mark.parametrize(
+    ("ranked", "n", "chosen"),
+    [
+        # site 2 has none described by a neighbour, site 29 none by the token
+        ({2: ([5, 6], []), 29: ([], [7, 8, 9])}, 4, [(2, 5), (2, 6), (29, 7), (29, 8)]),
+        ({2: ([5, 6], [4]), 29: ([], [])}, 2, [(2, 4), (2, 5)]),  # in turn
+        ({2: ([5, 6], [4]), 29: ([], [])}, 6, [(2, 4), (2, 5), (2, 6)]),
+        ({2: ([], []), 29: ([], [])}, 6, []),
+    ],
+)
+def test_latents_are_shown_from_each_site_and_kind_in_turn(monkeypatch, ranked, n, chosen):
+    order = iter(ranked.values())
+    monkeypatch.setattr(findings, "_ranked", lambda *_: next(order))
+    looks = dict.fromkeys(ranked, looked([0.5], [100]))
+    indices = dict.fromkeys(ranked, object.__new__(FeatureIndex))
+    assert findings.chosen_latents(looks, indices, None, n) == chosen

@@ -42,6 +42,15 @@ def test_a_yardstick_averages_seeds_in_logarithms_or_as_they_are():
     assert Yardstick("sum", by_seed, over_logs=False).at_site(2).value == pytest.approx(2.5)
 
 
+def test_the_text_table_has_a_row_a_yardstick_and_a_column_a_shallower_site():
+    table = ladder(between(2, 3), between(0.5, 0.6, 0.52)).text_table()
+    assert table.index.name == "site 29"
+    rows = [ORIGINAL_ALL, "original: 1", "PCA"]
+    words = ["2.5 [2, 3]", "0.52 [0.5, 0.6]", "1.2 [1.2, 1.2]"]
+    column = dict(zip(rows, words, strict=True))
+    assert table.to_dict() == {"/ site 2": column, "/ site 15": column}
+
+
 def test_single_seeds_are_drawn_without_pca():
     seeds = ladder(between(2, 3), between(1, 2)).seeds()
     assert len(seeds) == 2 * 2 * 3

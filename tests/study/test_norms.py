@@ -1,11 +1,13 @@
 """Notebook 01's messages say what was seen, on models with and without sinks, BOS or repeats."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers.random_stores import SITES, D, make_contexts, make_store
 
 from saelib.study import norms, text_card
 
@@ -93,6 +95,19 @@ def tokens(sink, repeat, relative=None):
     return norms.Repeats(15, np.array(sink), np.array(repeat), relative)
 
 
+def test_repeats_have_only_their_own_kind_before_them(tmp_path):
+    words = [5, 5, 5, 7, 5, 3, 3, 4, 4, 4]  # two contexts, of 5 and of 5
+    contexts = make_contexts(lengths=(5, 5), page_of=(0, 1), split_of=(0, 0))
+    contexts = replace(contexts, ids=np.array(words, dtype=np.int32))
+    sizes = torch.tensor([50.0, 40, 1, 2, 1, 10, 1, 1, 1, 30])
+    x = {site: sizes[:, None] * torch.eye(D)[0] for site in SITES}
+    found = norms.repeats(make_store(tmp_path, x, contexts=contexts), SITES[1])
+    assert np.flatnonzero(found.repeat).tolist() == [1, 2, 6]
+    assert np.flatnonzero(found.sink).tolist() == [1, 9]  # over five times the median of 1
+    assert found.relative_norm == pytest.approx(sizes.numpy() / np.repeat([50, 10], 5))
+    assert found.site == SITES[1]
+
+
 def test_nothing_is_claimed_of_repeats_where_there_are_none():
     assert norms.repeats_checks(tokens([True, False], [False, False])) == []
     assert "no sinks" in norms.repeats_sentence(tokens([False, False], [False, False]))
@@ -119,6 +134,21 @@ def test_few_tokens_hold_most_of_the_norm_only_where_they_do():
     assert "0.8 % of the tokens, 99 %" in norms.shares_note(special, 15, "m")
     plain = norms.class_shares(profile(0.01, 0.1, 0.1))
     assert norms.shares_title(plain, 15).startswith("Ordinary tokens hold most")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "norm", "near_input", "holds"),
+    [
+        (0.019, 0.9, 0.4, [True, True, True]),
+        (0.021, 0.6, 0.31, [False, True, False]),
+        (0.019, 0.49, 0.2, [True, False, True]),
+    ],
+)
+def test_the_checks_of_few_tokens_and_most_of_the_norm(tokens, norm, near_input, holds):
+    rows = [(2, "first", 0.01, near_input), (15, "first", tokens / 2, norm / 2)]
+    rows += [(15, "sink", tokens / 2, norm / 2), (15, "ordinary", 1 - tokens, 1 - norm)]
+    shares = pd.DataFrame(rows, columns=["site", "class", "share_tokens", "share_sq_norm"])
+    assert [bool(held) for held, _ in norms.shares_checks(shares, 15, 2)] == holds
 
 
 @pytest.mark.parametrize(

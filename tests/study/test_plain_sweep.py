@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from saelib.sae.spec import make_spec
+from saelib.study import f4_lambda
 from saelib.study import sweep as plain
 
 PARAMS = {"n_latents": 32, "tokens": 1024, "batch_size": 64, "lr": 8e-3, "schedule": "linear"}
@@ -132,3 +133,27 @@ def test_titles_of_densities_say_what_a_larger_lambda_does():
 def test_the_middle_site_or_the_middle_one_of_those_there():
     assert plain.middle_site(Space(), [2, 6, 9]) == 6
     assert plain.middle_site(Space(), [1, 2, 3]) == 2
+
+
+@pytest.mark.parametrize(("times", "holds"), [(1.6, True), (1.4, False)])
+def test_the_densest_sae_of_each_site_is_shuffled(sweep, monkeypatch, times, holds):
+    shuffled = []
+
+    def shuffled_fvu(ws, spec):
+        shuffled.append((spec.sae.site, spec.train.lam))
+        return times * sweep.finest.loc[spec.sae.site, "fvu"]
+
+    monkeypatch.setattr(plain, "_shuffled_fvu", shuffled_fvu)
+    [(worse, claim)] = plain.shuffled_check(Space(), sweep)
+    assert worse == holds
+    assert "each of 2 SAEs" in claim
+    assert shuffled == [(2, 0.5), (6, 0.5)]  # where 0.05 is left; 0.2 at λ = 2
+
+
+@pytest.mark.parametrize(("l0", "fvu"), [(64.0, "0.1"), (45.2548, "0.141"), (1000.0, "–")])
+def test_one_lambda_or_one_l0_is_a_row_of_the_table(sweep, l0, fvu):
+    table = f4_lambda.one_lambda_or_one_l0(sweep, l0)
+    assert table["FVU", 2].tolist() == table["FVU", 6].tolist() == ["0.05", "0.2", fvu]
+    assert table["L0", 6].tolist()[:2] == ["128", "32"]
+    assert table.index.tolist() == ["λ = 0.5", "λ = 2", f"L0 = {l0:g}"]
+    assert table["L0", 6].tolist()[2] == f"{l0:.3g}"

@@ -15,7 +15,7 @@ from helpers.sealing import flip
 from safetensors.numpy import load_file
 
 from saelib.config import ConfigError
-from saelib.measure.features import FeatureIndex, IndexOptions, build_index, codes
+from saelib.measure.features import FeatureIndex, IndexOptions, build, build_index, codes
 from saelib.measure.features.columns import TABLE
 from saelib.measure.features.contexts import KINDS, TRIES, priorities
 from saelib.sae import ARCHITECTURES
@@ -51,6 +51,56 @@ def test_the_case_is_rich(naive):
     assert (fired > 0).sum() > 40
     assert 0 < naive.ordinary.sum() < len(naive.rows)
     assert (~naive.first & ~naive.ordinary).any()
+
+
+@pytest.mark.parametrize("with_model", [False, True])
+def test_the_forecast_grows_with_rows_latents_and_words(sae, store, lm, monkeypatch, with_model):
+    """Two seconds for the first rows, on each of which three latents fire."""
+    ticks = iter([10.0, 12.0])
+
+    def entries(sae, x):
+        fired = np.zeros(3 * len(x), dtype=np.int64)
+        return fired, fired, fired.astype(np.float32)
+
+    monkeypatch.setattr(build, "TRIED", 8)
+    monkeypatch.setattr(build, "entries", entries)
+    monkeypatch.setattr(build.time, "perf_counter", lambda: next(ticks))
+    seconds = build.forecast(sae, store, lm if with_model else None, OPTIONS)
+    rows = int(store.mask("all", OPTIONS.split).sum())
+    columns = rows + N_LATENTS + (VOCABULARY if with_model else 0)
+    by_hand = build.PRODUCTS * (2 / 8) * columns + build.SECONDS_PER_CODE * 3 * rows
+    assert seconds == pytest.approx(by_hand)
+
+
+def test_the_details_are_what_the_table_has_no_room_for(index):
+    details = load_file(index.folder / "details.safetensors")
+    assert "contexts" in " ".join(details)
+    assert all(len(values) == N_LATENTS for values in details.values())
+    assert all(values.ndim > 1 for values in details.values())
+
+
+def test_groups_of_latents_hold_a_block_of_entries_or_one_latent(tmp_path, monkeypatch):
+    monkeypatch.setattr(codes, "BLOCK", 6)
+    counts = [3, 3, 2, 9, 1, 0, 5, 4]  # entries of each latent, the n-th row's first
+    latents = np.repeat(np.arange(8), counts)
+    rows = np.concatenate([np.arange(count) for count in counts])
+    with codes.CodeSpool(8, tmp_path) as spool:
+        for row in range(9):
+            chosen = latents[rows == row]
+            values = (10 * chosen + row).astype(np.float32)
+            spool.add(np.full(len(chosen), row), chosen, values)
+        groups = dict(spool.groups())
+    # 3 + 3 | 2 | 9, more than a block | 1 + 0 + 5 | 4
+    assert {first: group.counts.tolist() for first, group in groups.items()} == {
+        0: [3, 3],
+        2: [2],
+        3: [9],
+        4: [1, 0, 5],
+        7: [4],
+    }
+    for first, group in groups.items():
+        own = np.repeat(np.arange(first, first + len(group.counts)), group.counts)
+        assert (group.values == 10 * own + group.rows).all()
 
 
 def test_the_table_holds_what_dense_codes_say(index, naive):
