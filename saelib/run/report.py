@@ -27,7 +27,7 @@ import nbformat
 import pandas as pd
 
 from saelib.env import data_dir
-from saelib.files import replaced_folder, write_text
+from saelib.files import remove_leftovers_of_the_dead, replaced_folder, write_text
 from saelib.run import headlines
 from saelib.run.headlines import interval_text
 from saelib.run.jobs import intact_record
@@ -319,6 +319,7 @@ def build_report(profile: str) -> Path:
         ValueError: a file of findings is damaged; names it.
     """
     with turn(data_dir(profile), "report"):
+        remove_leftovers_of_the_dead(data_dir(profile))  # a killed report's, among others
         return _build(profile)
 
 

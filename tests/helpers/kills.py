@@ -1,0 +1,292 @@
+"""Processes that are killed, or refused the disk, at the n-th change of a file; then one goes on.
+
+    LD_PRELOAD=file_faults.so python -m helpers.kills FOLDER --kills 20 --seed 0 --json PATH
+
+A trial forks a process that has imported everything, and works in a folder of its own. `campaign`
+builds `file_faults.c` and starts this module with it.
+"""
+
+import argparse
+import ctypes
+import errno
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from helpers.whole_profile import (
+    PROFILE,
+    differences,
+    make_home,
+    run_profile,
+    tree,
+    write_workbook,
+)
+
+COUNT, BEFORE, AFTER, HALF, FROM, ONCE = range(6)
+ENDINGS = {"before": BEFORE, "after": AFTER, "half written": HALF}
+REFUSALS = {"full disk": errno.ENOSPC, "input/output error": errno.EIO, "read-only": errno.EROFS}
+ATTEMPTS = 60  # kills of one trial, at most; then it goes on undisturbed
+SHARE = 4  # a run is killed within the first quarter of as many changes as a whole one makes
+CRASHED = 70  # exit status of a process that ended with a traceback
+HERE = Path(__file__).parent
+
+
+@dataclass
+class Outcome:
+    """What became of one trial."""
+
+    kind: str
+    seed: int
+    kills: int = 0
+    places: Counter = field(default_factory=Counter)  # kills by the folder that was changed
+    faults: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+# -- one process -----------------------------------------------------------------------------------
+
+
+def changes() -> ctypes.CDLL:
+    """The preloaded library that counts changes; None where it is not preloaded."""
+    library = ctypes.CDLL(None)
+    library.file_faults_arm.argtypes = [ctypes.c_char_p, ctypes.c_long, ctypes.c_int, ctypes.c_int]
+    library.file_faults_count.restype = ctypes.c_long
+    return library
+
+
+def in_child(work, home: Path, log: Path, at=0, fault=COUNT, error=0) -> int:
+    """Call work(home) in a forked process that is disturbed at change `at`; its exit status, or
+    minus the number of the signal that ended it.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    status = CRASHED
+    try:
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        library = changes()
+        library.file_faults_arm(str(home / "data").encode(), at, fault, error)
+        status = work(home) or 0
+        print(f"\n[changes] {library.file_faults_count()}")
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _killed_at(log: Path, home: Path) -> str:
+    """Which folder of the profile was being changed."""
+    lines = [x for x in log.read_text(errors="replace").splitlines() if x.startswith("[killed at]")]
+    name = lines[-1].removeprefix("[killed at] ") if lines else ""
+    below = name.removeprefix(f"{home / 'data' / PROFILE}").strip("/")
+    parts = below.split("/")
+    return parts[0] if len(parts) > 1 else "other files"
+
+
+# -- trials ----------------------------------------------------------------------------------------
+
+
+class Campaign:
+    """Trials of `run_profile` in a folder, compared with what an undisturbed run leaves."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.log = folder / "log.txt"
+        write_workbook(folder)
+        warm = make_home(folder, "warm")
+        with _silent():
+            if run_profile(warm):  # imports everything
+                raise RuntimeError(f"the undisturbed run failed, see {self.log}")
+        shutil.rmtree(warm)
+        home = make_home(folder, "undisturbed")
+        self._go_on(home)
+        self.expected = tree(home)
+        self.changes = int(self.log.read_text().rpartition("[changes] ")[2])
+
+    def killed(self, seed: int) -> Outcome:
+        """Kill a run and those that go on with it, until one comes to its end."""
+        draw = random.Random(f"kills {seed}")
+        outcome = Outcome("killed", seed)
+        start = time.monotonic()
+        home = make_home(self.folder, f"killed_{seed}")
+        for _ in range(ATTEMPTS):
+            at = draw.randint(1, self.changes // SHARE)
+            ending = ENDINGS[draw.choice(sorted(ENDINGS))]
+            status = in_child(run_profile, home, self.log, at, ending)
+            if status != -9:
+                break
+            outcome.kills += 1
+            outcome.places[_killed_at(self.log, home)] += 1
+        if status not in (0, -9):
+            outcome.faults.append(f"status {status} after a kill: {self._said()}")
+        return self._ended(home, outcome, start)
+
+    def refused(self, kind: str, seed: int) -> Outcome:
+        """A run whose disk fails from some change on, or once; then one on a sound disk."""
+        draw = random.Random(f"{kind} {seed}")
+        error = REFUSALS[kind]
+        outcome = Outcome(kind, seed)
+        start = time.monotonic()
+        home = make_home(self.folder, f"refused_{error}_{seed}")
+        at = draw.randint(1, self.changes // 2)
+        fault = draw.choice((FROM, ONCE))
+        status = in_child(run_profile, home, self.log, at, fault, error)
+        text = self.log.read_text(errors="replace")
+        if status and not _names_a_file(text, home, os.strerror(error)):
+            outcome.faults.append(f"status {status}, no file and reason named: {self._said()}")
+        if "Traceback" in text or status not in (0, 1, 2):
+            outcome.faults.append(f"status {status}, a traceback: {self._said()}")
+        if fault == FROM and status == 0 and f"[changes] {at - 1}" not in text:
+            outcome.faults.append(f"status 0 on a disk that failed: {self._said()}")
+        if error != errno.EROFS or fault == ONCE:
+            outcome.faults += [f"litter: {path}" for path in _temporaries(home)]
+        outcome.faults += _damages(home)
+        return self._ended(home, outcome, start)
+
+    def _ended(self, home: Path, outcome: Outcome, start: float) -> Outcome:
+        """Go on undisturbed; what then differs is a fault."""
+        self._go_on(home, outcome.faults)
+        outcome.faults += differences(tree(home), self.expected)
+        outcome.faults += _damages(home)
+        outcome.seconds = time.monotonic() - start
+        if not outcome.faults:
+            shutil.rmtree(home)
+        return outcome
+
+    def _go_on(self, home: Path, faults: list[str] | None = None) -> None:
+        status = in_child(run_profile, home, self.log)
+        if status and faults is None:
+            raise RuntimeError(f"the undisturbed run failed: {self._said()}")
+        if status:
+            faults.append(f"status {status} of the run that went on: {self._said()}")
+
+    def _said(self) -> str:
+        return " | ".join(self.log.read_text(errors="replace").splitlines()[-12:])[-1500:]
+
+
+def _names_a_file(text: str, home: Path, reason: str) -> bool:
+    """Whether one line names a file of the workbook and why it could not be written."""
+    places = (str(home), f"data/{PROFILE}", "notebooks/")
+    return any(
+        reason in line and any(place in line for place in places) for line in text.splitlines()
+    )
+
+
+def _temporaries(home: Path) -> list[str]:
+    return [str(path.relative_to(home)) for path in home.rglob("*.tmp")]
+
+
+def _damages(home: Path) -> list[str]:
+    """What `python -m saelib check` finds damaged, in a process of its own."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        from saelib.run.check import check_profile, profiles
+
+        os.environ["SAELIB_HOME"] = str(home)
+        lines = check_profile(PROFILE).damaged if PROFILE in profiles() else []
+        os.write(write, json.dumps(lines)[:60_000].encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        answer = pipe.read()
+    os.waitpid(pid, 0)
+    return [f"damaged: {line}" for line in json.loads(answer or '["check crashed"]')]
+
+
+class _silent:
+    """Nothing of this process reaches its standard output."""
+
+    def __enter__(self):
+        sys.stdout.flush()
+        self._kept = os.dup(1)
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, 1)
+        os.close(nothing)
+
+    def __exit__(self, *exception):
+        sys.stdout.flush()
+        os.dup2(self._kept, 1)
+        os.close(self._kept)
+
+
+# -- the process that has the library --------------------------------------------------------------
+
+
+def build(folder: Path) -> Path:
+    """The library; CalledProcessError without a compiler."""
+    library = folder / "file_faults.so"
+    compiler = os.environ.get("CC", "cc")
+    source = HERE / "file_faults.c"
+    command = [compiler, "-O2", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+    return library
+
+
+def campaign(folder: Path, kills: int = 0, refusals: int = 0, seed: int = 0) -> list[dict]:
+    """At least so many kills, and so many trials of each refusal; a row for each trial."""
+    folder.mkdir(parents=True, exist_ok=True)
+    answer = folder / "outcomes.jsonl"
+    variables = {
+        "LD_PRELOAD": str(build(folder)),
+        "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE.parent)]),
+        "OMP_NUM_THREADS": "1",
+        "SAELIB_HEADLESS": "1",
+        "MPLBACKEND": "Agg",
+        "HF_HUB_OFFLINE": "1",
+    }
+    command = [sys.executable, "-m", "helpers.kills", str(folder), "--seed", str(seed)]
+    command += ["--kills", str(kills), "--refusals", str(refusals), "--json", str(answer)]
+    subprocess.run(command, env=os.environ | variables, check=True)
+    return [json.loads(line) for line in answer.read_text().splitlines()]
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("folder", type=Path)
+    options.add_argument("--kills", type=int, default=0)
+    options.add_argument("--refusals", type=int, default=0)
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--json", type=Path, required=True)
+    args = options.parse_args()
+    import torch
+
+    torch.set_num_threads(1)
+    folder = Path(tempfile.mkdtemp(dir=args.folder))
+    trials = Campaign(folder)
+    killed = 0
+    with args.json.open("w") as file:
+
+        def keep(outcome: Outcome) -> None:
+            row = vars(outcome) | {"changes": trials.changes}
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+
+        for number in range(args.refusals):
+            for kind in REFUSALS:
+                keep(trials.refused(kind, args.seed + number))
+        number = args.seed
+        while killed < args.kills:
+            outcome = trials.killed(number)
+            killed += outcome.kills
+            number += 1
+            keep(outcome)
+
+
+if __name__ == "__main__":
+    main()
