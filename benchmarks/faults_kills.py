@@ -1,0 +1,104 @@
+"""Runs that are killed, find the disk full, or meet another process; what they leave is compared.
+
+    python benchmarks/faults.py kills [--n 1000] [--seed 0] [--json PATH]
+    python benchmarks/faults_kills.py refusals|pairs|smoke [--n N] [--seed S] [--json PATH]
+
+kills     a micro profile through every stage, killed at the n-th change of a file and gone on with,
+          until n kills are done: its folder must be that of an undisturbed run, byte for byte
+refusals  n runs each on a disk that is full, fails or is read-only from some change on
+pairs     n rounds each of two processes at once on one profile
+smoke     `python -m saelib run --profile smoke`, its group of processes killed n times
+
+Needs a C compiler. `tests/helpers/kills.py` says what is counted and what may differ;
+`tests/faults/test_kills.py` is the short form. Rows of other parts in the file are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests")]
+from harness import machine, report
+
+COLUMNS = ("part", "name", "trials", "kills", "faults", "seconds")
+Rows = list[dict[str, Any]]
+
+
+def _row(part: str, name: str, outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What became of some trials."""
+    return {
+        "part": part,
+        "name": name,
+        "trials": len(outcomes),
+        "kills": sum(outcome["kills"] for outcome in outcomes),
+        "faults": sum(bool(outcome["faults"]) for outcome in outcomes),
+        "seconds": sum(outcome["seconds"] for outcome in outcomes),
+        "first_faults": [outcome["faults"][:5] for outcome in outcomes if outcome["faults"]][:5],
+    }
+
+
+def kills(n: int, seed: int, folder: Path) -> Rows:
+    """A row for all kills, and one for each folder that was being changed."""
+    from helpers.kills import campaign
+
+    outcomes = campaign(folder, kills=n, seed=seed)
+    places: Counter[str] = Counter()
+    for outcome in outcomes:
+        places.update(outcome["places"])
+    whole = _row("kills", "all", outcomes) | {"changes": outcomes[0]["changes"]}
+    return [whole, *({"part": "kills", "name": name, "kills": places[name]} for name in places)]
+
+
+def refusals(n: int, seed: int, folder: Path) -> Rows:
+    """A row for each kind of disk."""
+    from helpers.kills import REFUSALS, campaign
+
+    outcomes = campaign(folder, refusals=n, seed=seed)
+    return [
+        _row("refusals", kind, [outcome for outcome in outcomes if outcome["kind"] == kind])
+        for kind in REFUSALS
+    ]
+
+
+PARTS = {"kills": (kills, 1000), "refusals": (refusals, 50)}
+
+
+def _kept(path: Path, part: str, rows: Rows, about: dict[str, Any]) -> Rows:
+    """Rows of the other parts in a file, and these."""
+    others = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    kept = [row for row in others if row["part"] != part]
+    return kept + [{"machine": about} | row for row in rows]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 1 where a trial had a fault."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("part", choices=sorted(PARTS))
+    options.add_argument("--n", type=int)
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--json", type=Path, help="write the rows there, beside other parts'")
+    args = options.parse_args(argv)
+    run, n = PARTS[args.part]
+    about = machine("cpu")
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = run(args.n or n, args.seed, Path(folder))
+    print(f"{args.part}: {time.monotonic() - start:.0f} s")
+    report(rows, COLUMNS, about, None)
+    if args.json:
+        kept = _kept(args.json, args.part, rows, about)
+        args.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    return int(any(row.get("faults") for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
