@@ -1,16 +1,17 @@
 """Runs that are killed, find the disk full, or meet another process; what they leave is compared.
 
-    python benchmarks/faults.py kills [--n 1000] [--seed 0] [--json PATH]
-    python benchmarks/faults_kills.py refusals|pairs|smoke [--n N] [--seed S] [--json PATH]
+    python benchmarks/faults.py kills|pairs [--n N] [--seed 0] [--json PATH]
+    python benchmarks/faults_kills.py refusals|ranks|smoke [--n N] [--seed 0] [--json PATH]
 
 kills     a micro profile through every stage, killed at the n-th change of a file and gone on with,
           until n kills are done: its folder must be that of an undisturbed run, byte for byte
 refusals  n runs each on a disk that is full, fails or is read-only from some change on
-pairs     n rounds each of two processes at once on one profile
+ranks     n trainings by two processes, one of which is killed again and again
+pairs     n rounds of two processes at once on one profile, through every stage
 smoke     `python -m saelib run --profile smoke`, its group of processes killed n times
 
 Needs a C compiler. `tests/helpers/kills.py` says what is counted and what may differ;
-`tests/faults/test_kills.py` is the short form. Rows of other parts in the file are kept.
+`tests/faults/test_kills.py` is the short form. Rows of other parts and seeds in the file are kept.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "tests")]
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from harness import machine, report
 
-COLUMNS = ("part", "name", "trials", "kills", "faults", "seconds")
+COLUMNS = ("part", "name", "seed", "trials", "kills", "faults", "seconds")
 Rows = list[dict[str, Any]]
 
 
@@ -38,6 +39,7 @@ def _row(part: str, name: str, outcomes: Sequence[dict[str, Any]]) -> dict[str, 
     return {
         "part": part,
         "name": name,
+        "seed": outcomes[0]["seed"],
         "trials": len(outcomes),
         "kills": sum(outcome["kills"] for outcome in outcomes),
         "faults": sum(bool(outcome["faults"]) for outcome in outcomes),
@@ -55,7 +57,8 @@ def kills(n: int, seed: int, folder: Path) -> Rows:
     for outcome in outcomes:
         places.update(outcome["places"])
     whole = _row("kills", "all", outcomes) | {"changes": outcomes[0]["changes"]}
-    return [whole, *({"part": "kills", "name": name, "kills": places[name]} for name in places)]
+    by_place = {"part": "kills", "seed": seed}
+    return [whole, *(by_place | {"name": name, "kills": places[name]} for name in sorted(places))]
 
 
 def refusals(n: int, seed: int, folder: Path) -> Rows:
@@ -69,13 +72,29 @@ def refusals(n: int, seed: int, folder: Path) -> Rows:
     ]
 
 
-PARTS = {"kills": (kills, 1000), "refusals": (refusals, 50)}
+def ranks(n: int, seed: int, folder: Path) -> Rows:
+    """Two ranks, of which one is killed, again and again."""
+    from helpers.kills import campaign
+
+    return [_row("ranks", "all", campaign(folder, ranks=n, seed=seed))]
 
 
-def _kept(path: Path, part: str, rows: Rows, about: dict[str, Any]) -> Rows:
-    """Rows of the other parts in a file, and these."""
+def pairs(n: int, seed: int, folder: Path) -> Rows:
+    """Two whole runs at once."""
+    from helpers.kills import campaign
+
+    return [_row("pairs", "all", campaign(folder, pairs=n, seed=seed))]
+
+
+PARTS = {"kills": (kills, 1000), "refusals": (refusals, 50), "ranks": (ranks, 20)}
+PARTS["pairs"] = (pairs, 100)
+
+
+def _kept(path: Path, rows: Rows, about: dict[str, Any]) -> Rows:
+    """Rows of other parts and other seeds in a file, and these."""
     others = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    kept = [row for row in others if row["part"] != part]
+    mine = {(row["part"], row["seed"]) for row in rows}
+    kept = [row for row in others if (row["part"], row["seed"]) not in mine]
     return kept + [{"machine": about} | row for row in rows]
 
 
@@ -95,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{args.part}: {time.monotonic() - start:.0f} s")
     report(rows, COLUMNS, about, None)
     if args.json:
-        kept = _kept(args.json, args.part, rows, about)
+        kept = _kept(args.json, rows, about)
         args.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     return int(any(row.get("faults") for row in rows))
 

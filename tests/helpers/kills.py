@@ -13,30 +13,44 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+import torch
+
+from helpers.processes import free_port, place
 from helpers.whole_profile import (
     PROFILE,
+    collect,
     differences,
     make_home,
     run_profile,
+    run_stages,
+    train,
     tree,
     write_workbook,
 )
+from saelib.ranks import process_group
+from saelib.run.check import check_profile, profiles
 
 COUNT, BEFORE, AFTER, HALF, FROM, ONCE = range(6)
 ENDINGS = {"before": BEFORE, "after": AFTER, "half written": HALF}
 REFUSALS = {"full disk": errno.ENOSPC, "input/output error": errno.EIO, "read-only": errno.EROFS}
 ATTEMPTS = 60  # kills of one trial, at most; then it goes on undisturbed
-SHARE = 4  # a run is killed within the first quarter of as many changes as a whole one makes
+SHARE = 8  # a run is killed within the first eighth of as many changes as a whole one makes
 CRASHED = 70  # exit status of a process that ended with a traceback
+RANKS = 2
+RANK_KILLS = 6  # of one trial
+LATEST = 1.5  # seconds by which the second of a pair is later, at most
 HERE = Path(__file__).parent
 
 
@@ -63,22 +77,33 @@ def changes() -> ctypes.CDLL:
     return library
 
 
-def in_child(work, home: Path, log: Path, at=0, fault=COUNT, error=0) -> int:
-    """Call work(home) in a forked process that is disturbed at change `at`; its exit status, or
-    minus the number of the signal that ended it.
-    """
+@dataclass(frozen=True)
+class Disturbance:
+    """What happens to a process at its n-th change of a file; nothing by default."""
+
+    at: int = 0
+    fault: int = COUNT
+    error: int = 0
+
+
+NOTHING = Disturbance()
+
+
+def fork(work, home: Path, log: Path, disturbance: Disturbance) -> int:
+    """Call work(home) in a forked process, its output in `log`; the number of the process."""
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
     if pid:
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        return pid
     status = CRASHED
     try:
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
         os.dup2(output, 2)
         library = changes()
-        library.file_faults_arm(str(home / "data").encode(), at, fault, error)
+        what = (disturbance.at, disturbance.fault, disturbance.error)
+        library.file_faults_arm(str(home / "data").encode(), *what)
         status = work(home) or 0
         print(f"\n[changes] {library.file_faults_count()}")
     except BaseException:
@@ -87,6 +112,48 @@ def in_child(work, home: Path, log: Path, at=0, fault=COUNT, error=0) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def in_child(work, home: Path, log: Path, disturbance: Disturbance = NOTHING) -> int:
+    """`fork`, waited for: its exit status, or minus the number of the signal that ended it."""
+    return status_of(fork(work, home, log, disturbance))
+
+
+def status_of(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def as_ranks(home: Path, logs: Sequence[Path], odd: int, disturbance: Disturbance) -> list[int]:
+    """Collect and train in two processes that share the work, one of them disturbed; statuses.
+
+    Where one ends badly the other is killed, as torchrun does.
+    """
+    port = free_port()
+    pids = [
+        fork(partial(_one_rank, rank, port), home, log, disturbance if rank == odd else NOTHING)
+        for rank, log in enumerate(logs)
+    ]
+    statuses = {}
+    while len(statuses) < len(pids):
+        pid, status = os.wait()
+        statuses[pid] = os.waitstatus_to_exitcode(status)
+        if statuses[pid]:
+            for other in set(pids) - set(statuses):
+                os.kill(other, signal.SIGKILL)
+    return [statuses[pid] for pid in pids]
+
+
+def _one_rank(rank: int, port: int, home: Path) -> None:
+    os.environ["SAELIB_HOME"] = str(home)
+    place(rank, RANKS, port)
+    with process_group("cpu") as ranks:
+        collect(PROFILE, ranks)
+        train(PROFILE, ranks)
+
+
+def _later(work, delay: float, home: Path) -> int:
+    time.sleep(delay)
+    return work(home)
 
 
 def _killed_at(log: Path, home: Path) -> str:
@@ -125,16 +192,63 @@ class Campaign:
         start = time.monotonic()
         home = make_home(self.folder, f"killed_{seed}")
         for _ in range(ATTEMPTS):
-            at = draw.randint(1, self.changes // SHARE)
-            ending = ENDINGS[draw.choice(sorted(ENDINGS))]
-            status = in_child(run_profile, home, self.log, at, ending)
-            if status != -9:
+            status = in_child(run_profile, home, self.log, self._kill(draw))
+            if status != -signal.SIGKILL:
                 break
             outcome.kills += 1
             outcome.places[_killed_at(self.log, home)] += 1
-        if status not in (0, -9):
+        if status not in (0, -signal.SIGKILL):
             outcome.faults.append(f"status {status} after a kill: {self._said()}")
         return self._ended(home, outcome, start)
+
+    def _kill(self, draw: random.Random) -> Disturbance:
+        at = draw.randint(1, self.changes // SHARE)
+        return Disturbance(at, ENDINGS[draw.choice(sorted(ENDINGS))])
+
+    def lost_ranks(self, seed: int) -> Outcome:
+        """Two ranks, of which one is killed again and again; then one process goes on."""
+        draw = random.Random(f"ranks {seed}")
+        outcome = Outcome("lost rank", seed)
+        start = time.monotonic()
+        home = make_home(self.folder, f"ranks_{seed}")
+        logs = [self.folder / f"rank_{rank}.txt" for rank in range(RANKS)]
+        for _ in range(RANK_KILLS):
+            odd = draw.randrange(RANKS)
+            statuses = as_ranks(home, logs, odd, self._kill(draw))
+            if statuses[odd] != -signal.SIGKILL:
+                break
+            outcome.kills += 1
+            outcome.places[_killed_at(logs[odd], home)] += 1
+        if statuses[odd] not in (0, -signal.SIGKILL):
+            said = logs[odd].read_text(errors="replace")[-1500:]
+            outcome.faults.append(f"statuses {statuses} after a kill: {said}")
+        return self._ended(home, outcome, start)
+
+    def pair(self, seed: int) -> Outcome:
+        """Two processes at once; the second runs the profile too, or its stages without a driver.
+
+        Only what either leaves is compared: nobody goes on afterwards.
+        """
+        draw = random.Random(f"pair {seed}")
+        outcome = Outcome("pair", seed)
+        start = time.monotonic()
+        home = make_home(self.folder, f"pair_{seed}")
+        logs = [self.folder / f"pair_{which}.txt" for which in range(2)]
+        second = partial(_later, draw.choice((run_stages, run_profile)), draw.uniform(0, LATEST))
+        pids = [
+            fork(work, home, log, NOTHING)
+            for work, log in zip((run_profile, second), logs, strict=True)
+        ]
+        for pid, log in zip(pids, logs, strict=True):
+            if status := status_of(pid):
+                said = log.read_text(errors="replace")[-1500:]
+                outcome.faults.append(f"status {status}: {said}")
+        outcome.faults += differences(tree(home), self.expected)
+        outcome.faults += _damages(home)
+        outcome.seconds = time.monotonic() - start
+        if not outcome.faults:
+            shutil.rmtree(home)
+        return outcome
 
     def refused(self, kind: str, seed: int) -> Outcome:
         """A run whose disk fails from some change on, or once; then one on a sound disk."""
@@ -145,7 +259,7 @@ class Campaign:
         home = make_home(self.folder, f"refused_{error}_{seed}")
         at = draw.randint(1, self.changes // 2)
         fault = draw.choice((FROM, ONCE))
-        status = in_child(run_profile, home, self.log, at, fault, error)
+        status = in_child(run_profile, home, self.log, Disturbance(at, fault, error))
         text = self.log.read_text(errors="replace")
         if status and not _names_a_file(text, home, os.strerror(error)):
             outcome.faults.append(f"status {status}, no file and reason named: {self._said()}")
@@ -196,8 +310,6 @@ def _damages(home: Path) -> list[str]:
     read, write = os.pipe()
     pid = os.fork()
     if not pid:
-        from saelib.run.check import check_profile, profiles
-
         os.environ["SAELIB_HOME"] = str(home)
         lines = check_profile(PROFILE).damaged if PROFILE in profiles() else []
         os.write(write, json.dumps(lines)[:60_000].encode())
@@ -238,8 +350,12 @@ def build(folder: Path) -> Path:
     return library
 
 
-def campaign(folder: Path, kills: int = 0, refusals: int = 0, seed: int = 0) -> list[dict]:
-    """At least so many kills, and so many trials of each refusal; a row for each trial."""
+def campaign(folder: Path, seed: int = 0, **numbers: int) -> list[dict]:
+    """A row for each trial.
+
+    numbers: `kills`, at least so many; `refusals`, so many trials of each; `ranks` and `pairs`, so
+    many trials.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     answer = folder / "outcomes.jsonl"
     variables = {
@@ -251,7 +367,9 @@ def campaign(folder: Path, kills: int = 0, refusals: int = 0, seed: int = 0) -> 
         "HF_HUB_OFFLINE": "1",
     }
     command = [sys.executable, "-m", "helpers.kills", str(folder), "--seed", str(seed)]
-    command += ["--kills", str(kills), "--refusals", str(refusals), "--json", str(answer)]
+    command += ["--json", str(answer)]
+    for name, number in numbers.items():
+        command += [f"--{name}", str(number)]
     subprocess.run(command, env=os.environ | variables, check=True)
     return [json.loads(line) for line in answer.read_text().splitlines()]
 
@@ -259,33 +377,32 @@ def campaign(folder: Path, kills: int = 0, refusals: int = 0, seed: int = 0) -> 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("folder", type=Path)
-    options.add_argument("--kills", type=int, default=0)
-    options.add_argument("--refusals", type=int, default=0)
-    options.add_argument("--seed", type=int, default=0)
+    for name in ("kills", "refusals", "ranks", "pairs", "seed"):
+        options.add_argument(f"--{name}", type=int, default=0)
     options.add_argument("--json", type=Path, required=True)
     args = options.parse_args()
-    import torch
-
     torch.set_num_threads(1)
-    folder = Path(tempfile.mkdtemp(dir=args.folder))
-    trials = Campaign(folder)
-    killed = 0
+    trials = Campaign(Path(tempfile.mkdtemp(dir=args.folder)))
     with args.json.open("w") as file:
-
-        def keep(outcome: Outcome) -> None:
-            row = vars(outcome) | {"changes": trials.changes}
-            file.write(json.dumps(row) + "\n")
+        for outcome in _outcomes(trials, args):
+            file.write(json.dumps(vars(outcome) | {"changes": trials.changes}) + "\n")
             file.flush()
 
-        for number in range(args.refusals):
-            for kind in REFUSALS:
-                keep(trials.refused(kind, args.seed + number))
-        number = args.seed
-        while killed < args.kills:
-            outcome = trials.killed(number)
-            killed += outcome.kills
-            number += 1
-            keep(outcome)
+
+def _outcomes(trials: Campaign, args: argparse.Namespace) -> Iterator[Outcome]:
+    for number in range(args.seed, args.seed + args.refusals):
+        yield from (trials.refused(kind, number) for kind in REFUSALS)
+    for number in range(args.seed, args.seed + args.pairs):
+        yield trials.pair(number)
+    for number in range(args.seed, args.seed + args.ranks):
+        yield trials.lost_ranks(number)
+    killed = 0
+    number = args.seed
+    while killed < args.kills:
+        outcome = trials.killed(number)
+        killed += outcome.kills
+        number += 1
+        yield outcome
 
 
 if __name__ == "__main__":

@@ -12,65 +12,97 @@ import os
 import re
 from pathlib import Path
 
+import pandas as pd
+from matplotlib.figure import Figure
 from nbformat.v4 import new_output
 from papermill.engines import Engine, papermill_engines
 
 from helpers.toy_workbook import write_notebook
 from helpers.workspaces import write_inputs
-from saelib.config import stable_hash
+from saelib.__main__ import main
+from saelib.config import CollectConfig, CorpusConfig, EvalConfig, stable_hash
+from saelib.env import root
+from saelib.ranks import SINGLE_PROCESS, Ranks
+from saelib.run.opening import subjects
 from saelib.run.plain import without_controls
+from saelib.run.workspace import Workspace
+from saelib.show.explore.atlas import write_atlas
+from saelib.show.style import save_figure
+from saelib.study import notebooks
+from saelib.study.f3_features_atlas import ATLAS
+from saelib.study.finding import Finding, figure_path, record, record_abstract, record_table
 
 PROFILE = "micro"
 INPUTS = "inputs"  # below the home's parent: workspace.json and the notebooks name them
 PARAMETERS = 'profile: str = "micro"  # set by the driver\n'
+CODE = "from helpers.whole_profile import {name}\n{name}(profile)\n"
+STAGES = {
+    "01_collect": "collect",
+    "02_train_sae": "train_and_judge",
+    "06_features": "look_at_features",
+}
+RECIPE = {"n_latents": 48, "tokens": 1024, "batch_size": 64, "lr": 3e-3, "log_every": 4}
+DEAD = {"resample_at": (0.3,), "dead_window": 256, "snapshots": 2}
+ARMS = (
+    ("plain", 1, {}),
+    ("full", 2, DEAD),
+    ("plain", 3, {"tokens_mask": "all"}),
+    ("plain", 1, {"seed": 1}),
+)
 
-COLLECT = """
-from contextlib import redirect_stdout
-from saelib.config import CollectConfig, CorpusConfig, EvalConfig
-from saelib.run.workspace import Workspace
-ws = Workspace(profile, "cpu", EvalConfig(ce_tokens=128))
-text = CorpusConfig("jsonl", path="{inputs}/pages.jsonl", ctx_len=16, contexts_per_page=3)
-sites = CollectConfig(shard_tokens=1024)
-with redirect_stdout(None):  # says how much room there is
-    store = ws.collect("{inputs}/model", text, [1, "middle", -2], sites, dtype="float32")
-print(store.store_id)
-"""
-TRAIN = """
-from saelib.config import EvalConfig
-from saelib.run.workspace import Workspace
-from saelib.show.style import save_figure
-from saelib.study.finding import Finding, figure_path, record, record_abstract, record_table
-from matplotlib.figure import Figure
-ws = Workspace(profile, "cpu", EvalConfig(ce_tokens=128))
-ws.checkpoint_every, ws.together = 4, 3
-recipe = dict(n_latents=48, tokens=1024, batch_size=64, lr=3e-3, log_every=4)
-dead = dict(resample_at=(0.3,), dead_window=256, snapshots=2)
-arms = [("plain", 1, {{}}), ("full", 2, dead), ("plain", 3, dict(tokens_mask="all")),
-        ("plain", 1, dict(seed=1))]
-rows = ws.train([ws.spec(a, s, lam=0.5, **recipe, **more) for a, s, more in arms], "02_train_sae")
-record_table(profile, "02_rows", rows[["arm", "site", "fvu"]])
-fig = Figure(figsize=(1, 1))
-fig.subplots().plot(ws.results()["fvu"])
-print(save_figure(fig, "02_fvu", profile).name)
-figure = figure_path(profile, "02_fvu")
-record(profile, "02_train_sae", [Finding("F4", "A claim.", "A rule.", "undecided", {{}},
-       f"FVU {{rows['fvu'].iloc[0]:.3f}}.", "Heading", figure)])
-record_abstract(profile, "02_train_sae", f"{{len(rows)}} SAEs.")
-"""
-FEATURES = """
-from saelib.config import EvalConfig
-from saelib.run.opening import subjects
-from saelib.run.workspace import Workspace
-from saelib.show.explore.atlas import write_atlas
-ws = Workspace(profile, "cpu", EvalConfig(ce_tokens=128))
-rows = ws.results()
-lens = subjects(ws, rows[(rows["site"] == 1) & (rows["seed"] == 0)])[0].load()
-latent = int(lens.index.table["n_fired"].idxmax())
-print(len(lens.matches()), lens.ablation(latent) > -9)
-atlas = ws.folder / "atlas" / "site_01.html"
-print(write_atlas(atlas, lens.index, ws.lm.tokenizer, "plain", {{"l0": 1.0}}).name)
-"""
-NOTEBOOKS = {"01_collect": COLLECT, "02_train_sae": TRAIN, "06_features": FEATURES}
+
+# -- the stages ------------------------------------------------------------------------------------
+
+
+def opened(profile: str, ranks: Ranks = SINGLE_PROCESS) -> Workspace:
+    """The profile's workspace, which saves checkpoints every fourth step."""
+    ws = Workspace(profile, "cpu", EvalConfig(ce_tokens=128), ranks)
+    ws.checkpoint_every, ws.together = 4, 3
+    return ws
+
+
+def collect(profile: str, ranks: Ranks = SINGLE_PROCESS) -> None:
+    """Activations at three sites."""
+    inputs = root().parent / INPUTS
+    text = CorpusConfig("jsonl", str(inputs / "pages.jsonl"), ctx_len=16, contexts_per_page=3)
+    stored = CollectConfig(shard_tokens=1024)
+    with contextlib.redirect_stdout(None):  # says how much room there is
+        opened(profile, ranks).collect(
+            str(inputs / "model"), text, [1, "middle", -2], stored, dtype="float32"
+        )
+
+
+def train(profile: str, ranks: Ranks = SINGLE_PROCESS) -> pd.DataFrame:
+    """SAEs of two architectures; their rows of results."""
+    ws = opened(profile, ranks)
+    specs = [ws.spec(arm, site, lam=0.5, **RECIPE, **more) for arm, site, more in ARMS]
+    return ws.train(specs, "02_train_sae")
+
+
+def train_and_judge(profile: str) -> None:
+    """Also a table, a figure, a verdict and the abstract."""
+    rows = train(profile)
+    record_table(profile, "02_rows", rows[["arm", "site", "fvu"]])
+    fig = Figure(figsize=(1, 1))
+    fig.subplots().plot(opened(profile).results()["fvu"])
+    print(save_figure(fig, "02_fvu", profile).name)
+    words = ("A claim.", "A rule.", "undecided", {}, f"FVU {rows['fvu'].iloc[0]:.3f}.", "Heading")
+    record(profile, "02_train_sae", [Finding("F4", *words, figure_path(profile, "02_fvu"))])
+    record_abstract(profile, "02_train_sae", f"{len(rows)} SAEs.")
+
+
+def look_at_features(profile: str) -> None:
+    """Two indices, their matches, an ablation, and an atlas."""
+    ws = opened(profile)
+    rows = ws.results()
+    lens = subjects(ws, rows[(rows["site"] == 1) & (rows["seed"] == 0)])[0].load()
+    latent = int(lens.index.table["n_fired"].idxmax())
+    print(len(lens.matches()), f"{lens.ablation(latent):.3f}")
+    atlas = ws.folder / ATLAS / "site_01.html"
+    print(write_atlas(atlas, lens.index, ws.lm.tokenizer, "plain", {"l0": 1.0}).name)
+
+
+# -- the workbook ----------------------------------------------------------------------------------
 
 
 def write_workbook(folder: Path) -> None:
@@ -78,8 +110,8 @@ def write_workbook(folder: Path) -> None:
     inputs = folder / INPUTS
     (inputs / "notebooks" / "profiles").mkdir(parents=True)
     write_inputs(inputs)
-    for name, code in NOTEBOOKS.items():
-        write_notebook(inputs, name, PARAMETERS, code.format(inputs=inputs))
+    for notebook, name in STAGES.items():
+        write_notebook(inputs, notebook, PARAMETERS, CODE.format(name=name))
     (inputs / "notebooks" / "profiles" / f"{PROFILE}.yaml").write_text("common: {}\n")
 
 
@@ -128,13 +160,19 @@ class InThisProcess(Engine):
 
 def run_profile(home: Path) -> int:
     """`python -m saelib run --profile micro` in this process, without kernels; its exit status."""
-    from saelib.__main__ import main
-    from saelib.study import notebooks
-
     os.environ["SAELIB_HOME"] = str(home)
     papermill_engines.register(None, InThisProcess)
     notebooks.PARAMETERS.clear()  # these notebooks have parameters of their own
     return main(["run", "--profile", PROFILE])
+
+
+def run_stages(home: Path) -> int:
+    """The stages alone, as a script of a user's runs them beside the driver."""
+    os.environ["SAELIB_HOME"] = str(home)
+    collect(PROFILE)
+    train(PROFILE)
+    look_at_features(PROFILE)
+    return 0
 
 
 # -- what is compared ------------------------------------------------------------------------------
