@@ -1,14 +1,15 @@
 """Runs that are killed, find the disk full, or meet another process; what they leave is compared.
 
     python benchmarks/faults.py kills|pairs [--n N] [--seed 0] [--json PATH]
-    python benchmarks/faults_kills.py refusals|ranks|smoke [--n N] [--seed 0] [--json PATH]
+    python benchmarks/faults_kills.py refusals|ranks|smoke|threads [--n N] [--seed 0] [--json PATH]
 
 kills     a micro profile through every stage, killed at the n-th change of a file and gone on with,
           until n kills are done: its folder must be that of an undisturbed run, byte for byte
 refusals  n runs each on a disk that is full, fails or is read-only from some change on
 ranks     n trainings by two processes, one of which is killed again and again
 pairs     n rounds of two processes at once on one profile, through every stage
-smoke     `python -m saelib run --profile smoke`, its group of processes killed n times
+smoke     `python -m saelib run --profile smoke` with its kernels killed n times
+threads   its notebooks 01 to 03 begun with two threads, killed, gone on with one: what differs
 
 Needs a C compiler. `tests/helpers/kills.py` says what is counted and what may differ;
 `tests/faults/test_kills.py` is the short form. Rows of other parts and seeds in the file are kept.
@@ -30,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from harness import machine, report
 
+ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ("part", "name", "seed", "trials", "kills", "faults", "seconds")
 Rows = list[dict[str, Any]]
 
@@ -86,8 +88,61 @@ def pairs(n: int, seed: int, folder: Path) -> Rows:
     return [_row("pairs", "all", campaign(folder, pairs=n, seed=seed))]
 
 
+def smoke(n: int, seed: int, folder: Path) -> Rows:
+    """Profile smoke through the driver, undisturbed and killed n times."""
+    from helpers import killed_workbook as workbook
+
+    request = ["--profile", "smoke"]
+    homes = [workbook.make_home(folder / name, ROOT) for name in ("alone", "killed")]
+    log = folder / "log.txt"
+    alone = workbook.run_killed(homes[0], "smoke", request, [], seed, log)
+    moments = workbook.seeded_moments(n, workbook.n_files(homes[0], "smoke"), seed)
+    killed = workbook.run_killed(homes[1], "smoke", request, moments, seed, log)
+    return [smoke_row(alone, killed, homes, seed)]
+
+
+def smoke_row(alone: Any, killed: Any, homes: Sequence[Path], seed: int) -> dict[str, Any]:
+    """What became of the two runs."""
+    from helpers.killed_workbook import unequal
+
+    faults = alone.faults + killed.faults + unequal(*homes, "smoke")
+    outcome = {"seed": seed, "kills": killed.kills, "faults": faults, "seconds": killed.seconds}
+    return _row("smoke", "all", [outcome]) | {"seconds_alone": alone.seconds}
+
+
+def threads(n: int, seed: int, folder: Path) -> Rows:
+    """Notebooks 01 to 03 of smoke begun with two threads, killed midway, gone on with one.
+
+    n: runs that are tried, each killed at another moment.
+    """
+    from helpers import killed_workbook as workbook
+
+    request = ["--profile", "smoke", "01", "02", "03"]
+    alone = workbook.make_home(folder / "alone", ROOT)
+    log = folder / "log.txt"
+    workbook.run_killed(alone, "smoke", request, [], seed, log)
+    rows = []
+    for number in range(seed, seed + n):
+        home = workbook.make_home(folder / f"threads_{number}", ROOT)
+        moments = workbook.seeded_moments(1, workbook.n_files(alone, "smoke"), number)
+        killed = workbook.run_killed(
+            home, "smoke", request, moments, number, log, lambda kills: 1 if kills else 2
+        )
+        rows.append(threads_row(killed, alone, home, number))
+    return rows
+
+
+def threads_row(killed: Any, alone: Path, home: Path, seed: int) -> dict[str, Any]:
+    """Beside what became of it: claims whose verdict is another one, the largest changes."""
+    from helpers.killed_workbook import changes_of_results, other_verdicts
+
+    faults = killed.faults + other_verdicts(home, alone, "smoke")
+    outcome = {"seed": seed, "kills": killed.kills, "faults": faults, "seconds": killed.seconds}
+    return _row("threads", "2, then 1", [outcome]) | changes_of_results(home, alone, "smoke")
+
+
 PARTS = {"kills": (kills, 1000), "refusals": (refusals, 50), "ranks": (ranks, 20)}
-PARTS["pairs"] = (pairs, 100)
+PARTS |= {"pairs": (pairs, 100), "smoke": (smoke, 20), "threads": (threads, 1)}
 
 
 def _kept(path: Path, rows: Rows, about: dict[str, Any]) -> Rows:

@@ -1,5 +1,6 @@
 """`python -m saelib run` with its kernels, killed again and again."""
 
+import json
 import os
 import random
 import signal
@@ -11,7 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-POLL = 0.1  # seconds between two looks at what is there
+from saelib.run.results import read_results
+
+POLL = 0.3  # seconds between two looks at what is there
 LATER = 8.0  # a kill comes up to so many seconds after the file that it waits for
 # Compared by their names alone: times and locks; notebook 01 says how much room there is, and the
 # report shows it.
@@ -81,8 +84,8 @@ def _parents() -> Iterator[tuple[int, int]]:
 
 
 def n_files(home: Path, profile: str) -> int:
-    """Files of a profile, temporary ones too."""
-    return sum(len(files) for _, _, files in os.walk(home / "data" / profile))
+    """Files of a profile, temporary ones too, locks left out."""
+    return len(list(_times(home / "data" / profile)))
 
 
 def run_killed(
@@ -102,10 +105,11 @@ def run_killed(
     outcome = KilledRun()
     began = time.monotonic()
     for moment in [*sorted(moments), None]:
+        started = time.time()
         process = start(home, arguments, log, threads(outcome.kills))
         delay = draw.uniform(0, LATER)
         while process.poll() is None:
-            if moment is not None and n_files(home, profile) >= moment:
+            if moment is not None and _is_due(home / "data" / profile, moment, started):
                 time.sleep(delay)
                 if process.poll() is None:
                     kill_all(process)
@@ -116,6 +120,19 @@ def run_killed(
             outcome.faults.append(f"status {process.returncode} after {outcome.kills} kills")
     outcome.seconds = time.monotonic() - began
     return outcome
+
+
+def _is_due(folder: Path, moment: int, started: float) -> bool:
+    """Whether so many files are there, of which this start has written one."""
+    times = list(_times(folder))
+    return len(times) >= moment and max(times) > started
+
+
+def _times(folder: Path) -> Iterator[float]:
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # temporary ones go
+            if path.is_file() and ".locks" not in path.parts:
+                yield path.stat().st_mtime
 
 
 def seeded_moments(n: int, files: int, seed: int) -> list[int]:
@@ -137,3 +154,34 @@ def unequal(home: Path, other: Path, profile: str) -> list[str]:
 
 def _files(folder: Path) -> dict[str, Path]:
     return {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
+
+
+# -- another number of threads ---------------------------------------------------------------------
+
+SAME = ["arm", "site", "lambda", "seed", "schedule", "resample", "normalize", "tokens_mask"]
+MEASURED = ("fvu", "l0", "ce_id", "ce_sae", "loss_recovered")
+
+
+def other_verdicts(home: Path, other: Path, profile: str) -> list[str]:
+    """Claims on which two homes do not have the same verdict, or that one of them lacks."""
+    one, two = (_verdicts(folder / "data" / profile) for folder in (home, other))
+    names = sorted(set(one) | set(two))
+    lines = [(name, one.get(name), two.get(name)) for name in names]
+    return [f"{name}: {here}, not {there}" for name, here, there in lines if here != there]
+
+
+def _verdicts(folder: Path) -> dict[str, str]:
+    files = sorted(folder.glob("verdicts/*.json"))
+    entries = [entry for path in files for entry in json.loads(path.read_text(encoding="utf-8"))]
+    return {entry["name"]: entry["verdict"] for entry in entries}
+
+
+def changes_of_results(home: Path, other: Path, profile: str) -> dict[str, float | int]:
+    """SAEs that both homes trained, and the largest relative change of what was measured."""
+    one, two = (read_results(folder / "data" / profile / "results.csv") for folder in (home, other))
+    both = one.merge(two, on=SAME, suffixes=("", "_other"))
+    changes = {"saes": len(both), "saes_alone": len(one) + len(two) - 2 * len(both)}
+    for name in MEASURED:
+        change = (both[name] / both[f"{name}_other"] - 1).abs().max()
+        changes[f"{name}_change"] = float(change)
+    return changes

@@ -151,6 +151,11 @@ def _one_rank(rank: int, port: int, home: Path) -> None:
         train(PROFILE, ranks)
 
 
+def _with_two_threads(home: Path) -> int:
+    torch.set_num_threads(2)
+    return run_profile(home)
+
+
 def _later(work, delay: float, home: Path) -> int:
     time.sleep(delay)
     return work(home)
@@ -222,6 +227,19 @@ class Campaign:
         if statuses[odd] not in (0, -signal.SIGKILL):
             said = logs[odd].read_text(errors="replace")[-1500:]
             outcome.faults.append(f"statuses {statuses} after a kill: {said}")
+        return self._ended(home, outcome, start)
+
+    def other_threads(self, seed: int) -> Outcome:
+        """A run begun with two threads and killed midway; one with a single thread goes on."""
+        draw = random.Random(f"threads {seed}")
+        outcome = Outcome("threads", seed)
+        start = time.monotonic()
+        home = make_home(self.folder, f"threads_{seed}")
+        at = draw.randint(self.changes // 4, 3 * self.changes // 4)
+        status = in_child(_with_two_threads, home, self.log, Disturbance(at, BEFORE))
+        if status != -signal.SIGKILL:
+            outcome.faults.append(f"status {status} before change {at}: {self._said()}")
+        outcome.kills += 1
         return self._ended(home, outcome, start)
 
     def pair(self, seed: int) -> Outcome:
@@ -353,8 +371,8 @@ def build(folder: Path) -> Path:
 def campaign(folder: Path, seed: int = 0, **numbers: int) -> list[dict]:
     """A row for each trial.
 
-    numbers: `kills`, at least so many; `refusals`, so many trials of each; `ranks` and `pairs`, so
-    many trials.
+    numbers: `kills`, at least so many; `refusals`, so many trials of each; `ranks`, `pairs` and
+    `threads`, so many trials.
     """
     folder.mkdir(parents=True, exist_ok=True)
     answer = folder / "outcomes.jsonl"
@@ -377,7 +395,7 @@ def campaign(folder: Path, seed: int = 0, **numbers: int) -> list[dict]:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("folder", type=Path)
-    for name in ("kills", "refusals", "ranks", "pairs", "seed"):
+    for name in ("kills", "refusals", "ranks", "pairs", "threads", "seed"):
         options.add_argument(f"--{name}", type=int, default=0)
     options.add_argument("--json", type=Path, required=True)
     args = options.parse_args()
@@ -392,6 +410,8 @@ def main() -> None:
 def _outcomes(trials: Campaign, args: argparse.Namespace) -> Iterator[Outcome]:
     for number in range(args.seed, args.seed + args.refusals):
         yield from (trials.refused(kind, number) for kind in REFUSALS)
+    for number in range(args.seed, args.seed + args.threads):
+        yield trials.other_threads(number)
     for number in range(args.seed, args.seed + args.pairs):
         yield trials.pair(number)
     for number in range(args.seed, args.seed + args.ranks):
