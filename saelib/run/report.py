@@ -33,6 +33,7 @@ from saelib.run.headlines import interval_text
 from saelib.run.jobs import intact_record
 from saelib.run.page import Link, anchor, notebook_html
 from saelib.run.plain import without_controls
+from saelib.run.results import read_times
 from saelib.run.seals import edited, unsealed
 from saelib.run.source_notebooks import read_notebook
 from saelib.run.turns import turn
@@ -93,7 +94,7 @@ def facts(profile: str) -> list[tuple[str, str]]:
 
 def stage_times(profile: str) -> list[tuple[str, int, float]]:
     """(stage, rows, summed seconds) of timings.csv, whole notebooks before their parts."""
-    rows = _table(data_dir(profile) / "timings.csv")
+    rows = read_times(data_dir(profile))
     if rows.empty:
         return []
     total = rows.groupby("stage", sort=False)["seconds"].agg(["size", "sum"])

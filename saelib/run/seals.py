@@ -14,9 +14,9 @@ from typing import Any
 from saelib.config import stable_hash
 from saelib.env import data_dir
 from saelib.run.jobs import Job, read_record
+from saelib.run.results import TIMES, whole_rows
 from saelib.run.source_notebooks import code_cells, read_notebook
 
-TIMES = "timings.csv"  # rows are added to it: its first bytes are sealed
 KINDS = ("verdicts/*.json", "verdicts/*.txt", "diagnostics/*.csv")
 
 
@@ -29,7 +29,7 @@ def seals_of(job: Job) -> dict[str, Any]:
     seals[f"{job.folder.name}/{job.output.name}"] = _cells(job.output)
     times = job.main.parent / TIMES
     if times.is_file() and not job.grid:
-        content = times.read_bytes()
+        content = whole_rows(times.read_bytes())  # more are added to it
         seals[TIMES] = {"bytes": len(content), "sha256": _digest(content)}
     return seals
 

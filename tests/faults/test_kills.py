@@ -2,13 +2,18 @@
 not been; a short part of `benchmarks/faults.py kills`.
 """
 
+import os
 import shutil
+import sys
 
 import pytest
 from helpers.kills import REFUSALS, campaign
 
 KILLS = 12
-pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or shutil.which(os.environ.get("CC", "cc")) is None,
+    reason="needs Linux and a C compiler",
+)
 
 
 @pytest.fixture(scope="module")
