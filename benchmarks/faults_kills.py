@@ -3,6 +3,8 @@
     python benchmarks/faults.py kills|pairs [--n N] [--seed 0] [--json PATH]
     python benchmarks/faults_kills.py refusals|ranks|smoke|threads [--n N] [--seed 0] [--json PATH]
 
+With `--log PATH` trials are kept as they end, and a campaign that was stopped goes on.
+
 kills     a micro profile through every stage, killed at the n-th change of a file and gone on with,
           until n kills are done: its folder must be that of an undisturbed run, byte for byte
 refusals  n runs each on a disk that is full, fails or is read-only from some change on
@@ -50,11 +52,11 @@ def _row(part: str, name: str, outcomes: Sequence[dict[str, Any]]) -> dict[str, 
     }
 
 
-def kills(n: int, seed: int, folder: Path) -> Rows:
+def kills(n: int, seed: int, folder: Path, log: Path | None) -> Rows:
     """A row for all kills, and one for each folder that was being changed."""
     from helpers.kills import campaign
 
-    outcomes = campaign(folder, kills=n, seed=seed)
+    outcomes = campaign(folder, seed, log, kills=n)
     places: Counter[str] = Counter()
     for outcome in outcomes:
         places.update(outcome["places"])
@@ -63,41 +65,41 @@ def kills(n: int, seed: int, folder: Path) -> Rows:
     return [whole, *(by_place | {"name": name, "kills": places[name]} for name in sorted(places))]
 
 
-def refusals(n: int, seed: int, folder: Path) -> Rows:
+def refusals(n: int, seed: int, folder: Path, log: Path | None) -> Rows:
     """A row for each kind of disk."""
     from helpers.kills import REFUSALS, campaign
 
-    outcomes = campaign(folder, refusals=n, seed=seed)
+    outcomes = campaign(folder, seed, log, refusals=n)
     return [
         _row("refusals", kind, [outcome for outcome in outcomes if outcome["kind"] == kind])
         for kind in REFUSALS
     ]
 
 
-def ranks(n: int, seed: int, folder: Path) -> Rows:
+def ranks(n: int, seed: int, folder: Path, log: Path | None) -> Rows:
     """Two ranks, of which one is killed, again and again."""
     from helpers.kills import campaign
 
-    return [_row("ranks", "all", campaign(folder, ranks=n, seed=seed))]
+    return [_row("ranks", "all", campaign(folder, seed, log, ranks=n))]
 
 
-def pairs(n: int, seed: int, folder: Path) -> Rows:
+def pairs(n: int, seed: int, folder: Path, log: Path | None) -> Rows:
     """Two whole runs at once."""
     from helpers.kills import campaign
 
-    return [_row("pairs", "all", campaign(folder, pairs=n, seed=seed))]
+    return [_row("pairs", "all", campaign(folder, seed, log, pairs=n))]
 
 
-def smoke(n: int, seed: int, folder: Path) -> Rows:
+def smoke(n: int, seed: int, folder: Path, log: Path | None) -> Rows:
     """Profile smoke through the driver, undisturbed and killed n times."""
     from helpers import killed_workbook as workbook
 
     request = ["--profile", "smoke"]
     homes = [workbook.make_home(folder / name, ROOT) for name in ("alone", "killed")]
-    log = folder / "log.txt"
-    alone = workbook.run_killed(homes[0], "smoke", request, [], seed, log)
+    said = log or folder / "log.txt"
+    alone = workbook.run_killed(homes[0], "smoke", request, [], seed, said)
     moments = workbook.seeded_moments(n, workbook.n_files(homes[0], "smoke"), seed)
-    killed = workbook.run_killed(homes[1], "smoke", request, moments, seed, log)
+    killed = workbook.run_killed(homes[1], "smoke", request, moments, seed, said)
     return [smoke_row(alone, killed, homes, seed)]
 
 
@@ -110,7 +112,7 @@ def smoke_row(alone: Any, killed: Any, homes: Sequence[Path], seed: int) -> dict
     return _row("smoke", "all", [outcome]) | {"seconds_alone": alone.seconds}
 
 
-def threads(n: int, seed: int, folder: Path) -> Rows:
+def threads(n: int, seed: int, folder: Path, log: Path | None) -> Rows:
     """Notebooks 01 to 03 of smoke begun with two threads, killed midway, gone on with one.
 
     n: runs that are tried, each killed at another moment.
@@ -119,14 +121,14 @@ def threads(n: int, seed: int, folder: Path) -> Rows:
 
     request = ["--profile", "smoke", "01", "02", "03"]
     alone = workbook.make_home(folder / "alone", ROOT)
-    log = folder / "log.txt"
-    workbook.run_killed(alone, "smoke", request, [], seed, log)
+    said = log or folder / "log.txt"
+    workbook.run_killed(alone, "smoke", request, [], seed, said)
     rows = []
     for number in range(seed, seed + n):
         home = workbook.make_home(folder / f"threads_{number}", ROOT)
         moments = workbook.seeded_moments(1, workbook.n_files(alone, "smoke"), number)
         killed = workbook.run_killed(
-            home, "smoke", request, moments, number, log, lambda kills: 1 if kills else 2
+            home, "smoke", request, moments, number, said, lambda kills: 1 if kills else 2
         )
         rows.append(threads_row(killed, alone, home, number))
     return rows
@@ -160,12 +162,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument("--n", type=int)
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--json", type=Path, help="write the rows there, beside other parts'")
+    options.add_argument("--log", type=Path, help="trials are kept there, and not made again")
     args = options.parse_args(argv)
     run, n = PARTS[args.part]
     about = machine("cpu")
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        rows = run(args.n or n, args.seed, Path(folder))
+        rows = run(args.n or n, args.seed, Path(folder), args.log)
     print(f"{args.part}: {time.monotonic() - start:.0f} s")
     report(rows, COLUMNS, about, None)
     if args.json:

@@ -20,9 +20,9 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -188,7 +188,8 @@ class Campaign:
         home = make_home(folder, "undisturbed")
         self._go_on(home)
         self.expected = tree(home)
-        self.changes = int(self.log.read_text().rpartition("[changes] ")[2])
+        self.changes = self._counted()
+        self._refused: dict[int, int] = {}  # changes of a run that an error can hit
 
     def killed(self, seed: int) -> Outcome:
         """Kill a run and those that go on with it, until one comes to its end."""
@@ -275,7 +276,7 @@ class Campaign:
         outcome = Outcome(kind, seed)
         start = time.monotonic()
         home = make_home(self.folder, f"refused_{error}_{seed}")
-        at = draw.randint(1, self.changes // 2)
+        at = draw.randint(1, self._changes_refused(error))
         fault = draw.choice((FROM, ONCE))
         status = in_child(run_profile, home, self.log, Disturbance(at, fault, error))
         text = self.log.read_text(errors="replace")
@@ -283,12 +284,24 @@ class Campaign:
             outcome.faults.append(f"status {status}, no file and reason named: {self._said()}")
         if "Traceback" in text or status not in (0, 1, 2):
             outcome.faults.append(f"status {status}, a traceback: {self._said()}")
-        if fault == FROM and status == 0 and f"[changes] {at - 1}" not in text:
+        if fault == FROM and status == 0:
             outcome.faults.append(f"status 0 on a disk that failed: {self._said()}")
         if error != errno.EROFS or fault == ONCE:
             outcome.faults += [f"litter: {path}" for path in _temporaries(home)]
         outcome.faults += _damages(home)
         return self._ended(home, outcome, start)
+
+    def _changes_refused(self, error: int) -> int:
+        """How many changes of an undisturbed run could have failed with this error."""
+        if error not in self._refused:
+            home = make_home(self.folder, f"counted_{error}")
+            in_child(run_profile, home, self.log, Disturbance(sys.maxsize, FROM, error))
+            self._refused[error] = self._counted()
+            shutil.rmtree(home)
+        return self._refused[error]
+
+    def _counted(self) -> int:
+        return int(self.log.read_text().rpartition("[changes] ")[2])
 
     def _ended(self, home: Path, outcome: Outcome, start: float) -> Outcome:
         """Go on undisturbed; what then differs is a fault."""
@@ -368,14 +381,16 @@ def build(folder: Path) -> Path:
     return library
 
 
-def campaign(folder: Path, seed: int = 0, **numbers: int) -> list[dict]:
+def campaign(folder: Path, seed: int = 0, log: Path | None = None, **numbers: int) -> list[dict]:
     """A row for each trial.
+
+    log: where trials are kept as they end; those that it holds are not made again.
 
     numbers: `kills`, at least so many; `refusals`, so many trials of each; `ranks`, `pairs` and
     `threads`, so many trials.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    answer = folder / "outcomes.jsonl"
+    answer = log or folder / "outcomes.jsonl"
     variables = {
         "LD_PRELOAD": str(build(folder)),
         "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE.parent)]),
@@ -389,7 +404,13 @@ def campaign(folder: Path, seed: int = 0, **numbers: int) -> list[dict]:
     for name, number in numbers.items():
         command += [f"--{name}", str(number)]
     subprocess.run(command, env=os.environ | variables, check=True)
-    return [json.loads(line) for line in answer.read_text().splitlines()]
+    return kept(answer)
+
+
+def kept(log: Path) -> list[dict]:
+    """Trials that have ended."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [json.loads(line) for line in lines]
 
 
 def main() -> None:
@@ -400,29 +421,35 @@ def main() -> None:
     options.add_argument("--json", type=Path, required=True)
     args = options.parse_args()
     torch.set_num_threads(1)
-    trials = Campaign(Path(tempfile.mkdtemp(dir=args.folder)))
-    with args.json.open("w") as file:
-        for outcome in _outcomes(trials, args):
-            file.write(json.dumps(vars(outcome) | {"changes": trials.changes}) + "\n")
+    begun = cache(lambda: Campaign(Path(tempfile.mkdtemp(dir=args.folder))))
+    done = {(row["kind"], row["seed"]): row["kills"] for row in kept(args.json)}
+    with args.json.open("a") as file:
+        for outcome in _outcomes(begun, args, done):
+            file.write(json.dumps(vars(outcome) | {"changes": begun().changes}) + "\n")
             file.flush()
 
 
-def _outcomes(trials: Campaign, args: argparse.Namespace) -> Iterator[Outcome]:
-    for number in range(args.seed, args.seed + args.refusals):
-        yield from (trials.refused(kind, number) for kind in REFUSALS)
-    for number in range(args.seed, args.seed + args.threads):
-        yield trials.other_threads(number)
-    for number in range(args.seed, args.seed + args.pairs):
-        yield trials.pair(number)
-    for number in range(args.seed, args.seed + args.ranks):
-        yield trials.lost_ranks(number)
-    killed = 0
+def _outcomes(
+    begun: Callable[[], Campaign], args: argparse.Namespace, done: Mapping[tuple[str, int], int]
+) -> Iterator[Outcome]:
+    """Trials that are asked for and not done yet."""
+    for kind, asked, trial in (
+        *((kind, args.refusals, partial(Campaign.refused, kind=kind)) for kind in REFUSALS),
+        ("threads", args.threads, Campaign.other_threads),
+        ("pair", args.pairs, Campaign.pair),
+        ("lost rank", args.ranks, Campaign.lost_ranks),
+    ):
+        for number in range(args.seed, args.seed + asked):
+            if (kind, number) not in done:
+                yield trial(begun(), seed=number)
+    killed = sum(done.values()) if args.kills else 0
     number = args.seed
     while killed < args.kills:
-        outcome = trials.killed(number)
-        killed += outcome.kills
+        if ("killed", number) not in done:
+            outcome = begun().killed(number)
+            killed += outcome.kills
+            yield outcome
         number += 1
-        yield outcome
 
 
 if __name__ == "__main__":
