@@ -61,7 +61,7 @@ def remove_leftovers(folder: Path) -> None:
 
     Only for the holder of a lock that keeps other writers away: theirs would be deleted too.
     """
-    for path in sorted(folder.rglob(".*.tmp")):
+    for path in _temporaries(folder):
         _remove(path)
 
 
@@ -70,10 +70,18 @@ def remove_leftovers_of_the_dead(folder: Path) -> None:
 
     In a folder that this process cannot write nothing is deleted.
     """
-    for path in sorted(folder.rglob(".*.tmp")):
+    for path in _temporaries(folder):
         writer = re.fullmatch(rf"\..*\.{_host()}\.(\d+)\.tmp", path.name)
         if writer and not _is_running(int(writer[1])) and os.access(path.parent, os.W_OK):
             _remove(path)
+
+
+def _temporaries(folder: Path) -> Iterator[Path]:
+    """Temporary neighbours anywhere in a folder; those of running writers vanish meanwhile."""
+    for parent, folders, files in os.walk(folder):  # it passes over folders that are gone
+        found = [name for name in (*folders, *files) if re.fullmatch(r"\..*\.tmp", name)]
+        folders[:] = [name for name in folders if name not in found]
+        yield from (Path(parent, name) for name in found)
 
 
 def _is_running(pid: int) -> bool:

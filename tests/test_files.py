@@ -8,6 +8,7 @@ import resource
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -83,6 +84,23 @@ def test_of_a_killed_writer_nothing_stays(tmp_path):
     assert len(names(tmp_path)) == 1
     remove_leftovers_of_the_dead(tmp_path)
     assert names(tmp_path) == []
+
+
+def test_leftovers_are_removed_while_another_process_writes(tmp_path):
+    def write():
+        while not ended.is_set():
+            write_bytes(tmp_path / "a" / "b", b"c")
+
+    ended = threading.Event()
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(400):
+            remove_leftovers_of_the_dead(tmp_path)
+    finally:
+        ended.set()
+        writer.join()
+    assert names(tmp_path / "a") == ["b"]
 
 
 def test_a_disk_that_fails_is_named(tmp_path):
