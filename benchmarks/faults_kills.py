@@ -27,6 +27,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,14 @@ def _row(part: str, name: str, outcomes: Sequence[dict[str, Any]]) -> dict[str, 
 
 
 def kills(n: int, seed: int, folder: Path, log: Path | None) -> Rows:
-    """A row for all kills, and one for each folder that was being changed."""
+    """Runs of the micro profile that are killed until n kills are done."""
     from helpers.kills import campaign
 
-    outcomes = campaign(folder, seed, log, kills=n)
+    return kills_rows(campaign(folder, seed, log, kills=n), seed)
+
+
+def kills_rows(outcomes: Sequence[dict[str, Any]], seed: int) -> Rows:
+    """A row for all kills, and one for each folder that was being changed."""
     places: Counter[str] = Counter()
     for outcome in outcomes:
         for name, number in outcome["places"].items():
@@ -93,26 +98,28 @@ def pairs(n: int, seed: int, folder: Path, log: Path | None) -> Rows:
     return [_row("pairs", "all", campaign(folder, seed, log, pairs=n))]
 
 
-def smoke(n: int, seed: int, folder: Path, log: Path | None) -> Rows:
-    """Profile smoke through the driver, undisturbed and killed n times."""
+def smoke(n: int, seed: int, folder: Path, log: Path | None, notebooks: Sequence[str] = ()) -> Rows:
+    """Notebooks of profile smoke through the driver, undisturbed and killed n times."""
     from helpers import killed_workbook as workbook
 
-    request = ["--profile", "smoke"]
+    request = ["--profile", "smoke", *notebooks]
     homes = [workbook.make_home(folder / name, ROOT) for name in ("alone", "killed")]
     said = log or folder / "log.txt"
     alone = workbook.run_killed(homes[0], "smoke", request, [], seed, said)
     moments = workbook.seeded_moments(n, workbook.n_files(homes[0], "smoke"), seed)
     killed = workbook.run_killed(homes[1], "smoke", request, moments, seed, said)
-    return [smoke_row(alone, killed, homes, seed)]
+    return [smoke_row(alone, killed, homes, seed, " ".join(notebooks) or "all")]
 
 
-def smoke_row(alone: Any, killed: Any, homes: Sequence[Path], seed: int) -> dict[str, Any]:
+def smoke_row(
+    alone: Any, killed: Any, homes: Sequence[Path], seed: int, name: str
+) -> dict[str, Any]:
     """What became of the two runs."""
     from helpers.killed_workbook import unequal
 
     faults = alone.faults + killed.faults + unequal(*homes, "smoke")
     outcome = {"seed": seed, "kills": killed.kills, "faults": faults, "seconds": killed.seconds}
-    return _row("smoke", "all", [outcome]) | {"seconds_alone": alone.seconds}
+    return _row("smoke", name, [outcome]) | {"seconds_alone": alone.seconds}
 
 
 def threads(n: int, seed: int, folder: Path, log: Path | None) -> Rows:
@@ -166,8 +173,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--json", type=Path, help="write the rows there, beside other parts'")
     options.add_argument("--log", type=Path, help="trials are kept there, and not made again")
+    options.add_argument("--notebooks", nargs="*", default=[], help="of smoke; none: all")
     args = options.parse_args(argv)
     run, n = PARTS[args.part]
+    if args.part == "smoke":
+        run = partial(smoke, notebooks=args.notebooks)
     about = machine("cpu")
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
