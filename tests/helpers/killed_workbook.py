@@ -158,7 +158,6 @@ def _files(folder: Path) -> dict[str, Path]:
 
 # -- another number of threads ---------------------------------------------------------------------
 
-SAME = ["arm", "site", "lambda", "seed", "schedule", "resample", "normalize", "tokens_mask"]
 MEASURED = ("fvu", "l0", "ce_id", "ce_sae", "loss_recovered")
 
 
@@ -177,9 +176,11 @@ def _verdicts(folder: Path) -> dict[str, str]:
 
 
 def changes_of_results(home: Path, other: Path, profile: str) -> dict[str, float | int]:
-    """SAEs that both homes trained, and the largest relative change of what was measured."""
+    """SAEs that both homes trained, by run id, and the largest relative change of what was
+    measured.
+    """
     one, two = (read_results(folder / "data" / profile / "results.csv") for folder in (home, other))
-    both = one.merge(two, on=SAME, suffixes=("", "_other"))
+    both = one.merge(two, on="run_id", suffixes=("", "_other"))
     changes = {"saes": len(both), "saes_alone": len(one) + len(two) - 2 * len(both)}
     for name in MEASURED:
         change = (both[name] / both[f"{name}_other"] - 1).abs().max()
