@@ -122,6 +122,15 @@ TABLES = {  # file: heading and columns
         "intervals are stretched by",
         BEND,
     ),
+    "kills": (
+        "Kills, full disks, two at once: trials, and those after which something was lost, left or "
+        "unsaid",
+        ("part", "name", "seed", "trials", "kills", "faults", "changes", "saes", "fvu_change"),
+    ),
+    "flat": (
+        "One process over twenty runs of tiny SAEs, as many a run as profile default has",
+        ("name", "saes", "rss_mb", "open_files", "threads", "mb_per_run"),
+    ),
     "workbook": (
         "Where `make workbook` spends its time, profile default",
         ("name", "seconds", "times", "share"),

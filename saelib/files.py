@@ -1,10 +1,10 @@
 """Files and folders that appear whole or not at all, JSON whose errors name the file, and locks.
 
-A writer fills a temporary neighbour, `.name.<hash of the host>.<pid>.tmp`, and renames it, which
-POSIX does atomically. So a reader sees the old content or the new one, and two processes that write
-one file do not disturb each other. A killed writer leaves its neighbour behind:
-`remove_leftovers`. Content is not flushed to the disk first: after a loss of power a file may be
-damaged.
+A writer works in a temporary neighbour, the folder `.name.<hash of the host>.<pid>.tmp`, and
+renames what it made there, which POSIX does atomically. So a reader sees the old content or the new
+one, and two processes that write one file do not disturb each other. A killed writer leaves its
+neighbour behind, with what libraries had begun in it: `remove_leftovers`. Content is not flushed to
+the disk first: after a loss of power a file may be damaged.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 NO_LOCKS = "SAELIB_NO_LOCKS"  # set: this is the one process at work here, and nothing is locked
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -50,7 +52,7 @@ def is_there(path: str | Path) -> bool:
 
 
 def temporary_name(path: Path) -> Path:
-    """The neighbour of `path` that this process fills before it takes the place of `path`."""
+    """The neighbour of `path` in which this process makes what takes the place of `path`."""
     return path.with_name(f".{path.name}.{_host()}.{os.getpid()}.tmp")
 
 
@@ -64,7 +66,7 @@ def remove_leftovers(folder: Path) -> None:
 
     Only for the holder of a lock that keeps other writers away: theirs would be deleted too.
     """
-    for path in sorted(folder.rglob(".*.tmp")):
+    for path in _temporaries(folder):
         _remove(path)
 
 
@@ -73,10 +75,18 @@ def remove_leftovers_of_the_dead(folder: Path) -> None:
 
     In a folder that this process cannot write nothing is deleted.
     """
-    for path in sorted(folder.rglob(".*.tmp")):
+    for path in _temporaries(folder):
         writer = re.fullmatch(rf"\..*\.{_host()}\.(\d+)\.tmp", path.name)
         if writer and not _is_running(int(writer[1])) and os.access(path.parent, os.W_OK):
             _remove(path)
+
+
+def _temporaries(folder: Path) -> Iterator[Path]:
+    """Temporary neighbours anywhere in a folder; those of running writers vanish meanwhile."""
+    for parent, folders, files in os.walk(folder):  # it passes over folders that are gone
+        found = [name for name in (*folders, *files) if re.fullmatch(r"\..*\.tmp", name)]
+        folders[:] = [name for name in folders if name not in found]
+        yield from (Path(parent, name) for name in found)
 
 
 def _is_running(pid: int) -> bool:
@@ -105,18 +115,20 @@ def replaced_file(path: Path) -> Iterator[Path]:
     If the block raises, `path` stays as it was. The file gets the permissions that `open` gives
     (the umask's), also where a library creates it for its owner alone.
     """
-    temporary = temporary_name(path)
+    neighbour = temporary_name(path)
+    temporary = neighbour / path.name
     try:
         with full_disk_named(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.unlink(missing_ok=True)  # of a killed process that had the same number
+            _remove(neighbour)  # of a killed process that had the same number
+            neighbour.mkdir()
             temporary.touch()
             mode = temporary.stat().st_mode & 0o777
             yield temporary
             temporary.chmod(mode)
             os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(neighbour, ignore_errors=True)
 
 
 @contextmanager
@@ -154,26 +166,28 @@ def _equal_folders(one: Path, two: Path) -> bool:
 @contextmanager
 def full_disk_named(path: Path) -> Iterator[None]:
     """`DiskFullError` naming `path` where the block finds no space to write it, by whatever
-    library: safetensors has an error of its own.
+    library: safetensors has an error of its own. Other errors of the disk name `path` too.
     """
     try:
         yield
     except Exception as error:
-        reason = _lack_of_space(error)
-        if reason is None:
+        number = _system_error(error)
+        if number in FULL:
+            raise DiskFullError(
+                f"{path}: not written ({os.strerror(number)}): free some space on its disk and "
+                "run again; what was finished is kept"
+            ) from error
+        if number is None or getattr(error, "filename", None):
             raise
-        raise DiskFullError(
-            f"{path}: not written ({reason}): free some space on its disk and run again; "
-            "what was finished is kept"
-        ) from error
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
-def _lack_of_space(error: Exception) -> str | None:
-    """The system's word for it, where a disk, a quota or a limit was full; else None."""
-    number = error.errno if isinstance(error, OSError) else None
-    if number is None and (match := re.search(r"\(os error (\d+)\)", str(error))):
-        number = int(match[1])
-    return os.strerror(number) if number in FULL else None
+def _system_error(error: Exception) -> int | None:
+    """The system's number of an error, whatever library reports it; None where it has none."""
+    if isinstance(error, OSError):
+        return error.errno
+    match = re.search(r"\(os error (\d+)\)", str(error))
+    return int(match[1]) if match and isinstance(error, SafetensorError) else None
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -243,15 +257,19 @@ def locked(
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
+    with path.open("a+b", buffering=0) as file:  # else closing it could try and fail to write
         _acquire(file, path, wait, on_wait)
-        file.truncate(0)
-        file.write(f"pid {os.getpid()} on host {socket.gethostname()}")
-        file.flush()
+        _name_holder(file, path, f"pid {os.getpid()} on host {socket.gethostname()}")
         try:
             yield
         finally:
-            file.truncate(0)
+            _name_holder(file, path, "")
+
+
+def _name_holder(file: Any, path: Path, holder: str) -> None:
+    with full_disk_named(path):
+        file.truncate(0)
+        file.write(holder.encode())
 
 
 def _acquire(
@@ -261,7 +279,7 @@ def _acquire(
         lock_file(file, path, wait=False)
     except BlockingIOError:
         file.seek(0)
-        holder = file.read() or "another process"
+        holder = file.read().decode() or "another process"
         if not wait:
             raise LockedError(path, holder) from None
         if on_wait:

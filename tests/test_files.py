@@ -8,11 +8,13 @@ import resource
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from saelib.files import (
@@ -64,6 +66,72 @@ def test_a_write_that_fails_leaves_the_old_content_and_nothing_else(tmp_path):
         _write_half(temporary)
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a"]
+
+
+def test_what_a_library_writes_beside_its_file_goes_with_it(tmp_path):
+    with replaced_file(tmp_path / "weights") as temporary:
+        (temporary.parent / ".tmpAb3xYz").write_text("safetensors' own, before it renames it")
+    assert names(tmp_path) == ["weights"]
+
+
+def test_of_a_killed_writer_nothing_stays(tmp_path):
+    script = (
+        "import os, sys\nfrom pathlib import Path\nfrom saelib.files import replaced_file\n"
+        "with replaced_file(Path(sys.argv[1]) / 'weights') as temporary:\n"
+        "    (temporary.parent / '.tmpAb3xYz').touch()\n    os._exit(9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script, str(tmp_path)]).returncode == 9
+    assert len(names(tmp_path)) == 1
+    remove_leftovers_of_the_dead(tmp_path)
+    assert names(tmp_path) == []
+
+
+def test_leftovers_are_removed_while_another_process_writes(tmp_path):
+    def write():
+        while not ended.is_set():
+            write_bytes(tmp_path / "a" / "b", b"c")
+
+    ended = threading.Event()
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(400):
+            remove_leftovers_of_the_dead(tmp_path)
+    finally:
+        ended.set()
+        writer.join()
+    assert names(tmp_path / "a") == ["b"]
+
+
+def test_a_disk_that_fails_is_named(tmp_path):
+    with (
+        pytest.raises(OSError, match=r"Input/output error: '.*/a'$"),
+        replaced_file(tmp_path / "a"),
+    ):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    with (
+        pytest.raises(OSError, match=r"Input/output error: '.*/a'$"),
+        replaced_file(tmp_path / "a"),
+    ):
+        raise SafetensorError("I/O error: Input/output error (os error 5)")
+    with pytest.raises(FileNotFoundError, match="other"), replaced_file(tmp_path / "a"):
+        (tmp_path / "other").read_bytes()
+    with pytest.raises(ValueError, match="os error 5"), replaced_file(tmp_path / "a"):
+        raise ValueError("of another thing (os error 5)")
+    assert names(tmp_path) == []
+
+
+def test_a_lock_that_cannot_be_written_is_named(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with (
+            pytest.raises(OSError, match=r"/\.lock: not written .* free"),
+            locked(tmp_path / ".lock"),
+        ):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_temporary_name_carries_the_process_and_is_no_file_of_its_kind(tmp_path):

@@ -16,7 +16,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from saelib.config import CorpusConfig
 from saelib.env import data_dir
-from saelib.files import write_text
+from saelib.files import full_disk_named, write_text
 from saelib.run.identity import IDENTITY_FILE, read_identity
 from saelib.run.jobs import (
     COLLECT,
@@ -40,8 +40,9 @@ log = logging.getLogger("saelib")
 
 
 def tidy(notebook: Any) -> Any:
-    """Drop what differs between two equal runs: papermill's paths and times, the cells' clocks, the
-    machine's folders; and control sequences, which a page's title may hold.
+    """Drop what differs between two equal runs: papermill's paths and times, the cells' clocks, its
+    random name of the cell it adds, the machine's folders; and control sequences, which a page's
+    title may hold.
     """
     notebook["metadata"].pop("papermill", None)
     notebook["metadata"].pop("widgets", None)
@@ -49,6 +50,8 @@ def tidy(notebook: Any) -> Any:
     for cell in notebook["cells"]:
         for key in ("papermill", "execution"):
             cell["metadata"].pop(key, None)
+        if INJECTED in tags(cell) and "id" in cell:
+            cell["id"] = INJECTED
         for output in cell.get("outputs", []):
             _clean(output)
     return notebook
@@ -74,7 +77,8 @@ def execute(source: Path, output: Path, values: Mapping[str, Any], grid: str = "
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
         # the kernel inherits these variables; the caller's come back afterwards
-        with patch.dict(os.environ, SAELIB_HEADLESS="1", SAELIB_GRID=grid):
+        variables = patch.dict(os.environ, SAELIB_HEADLESS="1", SAELIB_GRID=grid)
+        with variables, full_disk_named(output):
             papermill.execute_notebook(
                 source,
                 output,

@@ -27,13 +27,14 @@ import nbformat
 import pandas as pd
 
 from saelib.env import ATLAS, data_dir
-from saelib.files import replaced_folder, write_text
+from saelib.files import remove_leftovers_of_the_dead, replaced_folder, write_text
 from saelib.run import headlines
 from saelib.run.edited import absent_rows, edited_rows, unknown_rows
 from saelib.run.headlines import interval_text
 from saelib.run.jobs import intact_record
 from saelib.run.page import Link, anchor, notebook_html
 from saelib.run.plain import without_controls
+from saelib.run.results import read_times
 from saelib.run.seals import edited, edited_results, unsealed
 from saelib.run.source_notebooks import require_valid
 from saelib.run.turns import turn
@@ -114,7 +115,7 @@ def facts(profile: str) -> list[tuple[str, str]]:
 
 def stage_times(profile: str) -> list[tuple[str, int, float]]:
     """(stage, rows, summed seconds) of timings.csv, whole notebooks before their parts."""
-    rows = _table(data_dir(profile) / "timings.csv", stage=str, seconds=float)
+    rows = read_times(data_dir(profile))
     if rows.empty:
         return []
     total = rows.groupby("stage", sort=False)["seconds"].agg(["size", "sum"])
@@ -340,6 +341,7 @@ def build_report(profile: str) -> Path:
         ValueError: a file of findings is damaged; names it.
     """
     with turn(data_dir(profile), "report"):
+        remove_leftovers_of_the_dead(data_dir(profile))  # a killed report's, among others
         return _build(profile)
 
 

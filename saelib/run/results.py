@@ -19,6 +19,7 @@ from saelib.seal import checked, fault_of, read_seal, replace_sealed
 
 ANEW = "delete it and run notebook 02: it is built anew"
 RESULTS = "results.csv"
+TIMES = "timings.csv"
 TIMINGS = ("run_id", "stage", "seconds", "tokens_per_second", "resumed")
 
 
@@ -86,13 +87,13 @@ def log_time(
     """Append one row to `timings.csv` in `folder`: seconds of a stage, tokens per second where it
     has tokens.
     """
-    path = folder / "timings.csv"
+    path = folder / TIMES
     path.parent.mkdir(parents=True, exist_ok=True)
     rate = f"{tokens / seconds:.1f}" if tokens and seconds > 0 else ""
     row = [run, stage, f"{seconds:.3f}", rate, str(resumed).lower()]
-    with full_disk_named(path), path.open("ab", buffering=0) as file:
+    with full_disk_named(path), path.open("a+b", buffering=0) as file:
         lock_file(file, path)
-        end = file.seek(0, io.SEEK_END)
+        end = _drop_half_row(file)
         text = io.StringIO(newline="")
         csv.writer(text).writerows([row] if end else [TIMINGS, row])
         try:
@@ -100,6 +101,37 @@ def log_time(
         except OSError:
             file.truncate(end)  # no half row where the disk is full
             raise
+
+
+def _drop_half_row(file: io.RawIOBase) -> int:
+    """Cut off what a killed process wrote of a row; the bytes that stay."""
+    file.seek(0)
+    content = file.read()
+    end = len(whole_rows(content))
+    if end < len(content):
+        file.truncate(end)
+    return end
+
+
+def whole_rows(content: bytes) -> bytes:
+    """The content of `timings.csv` without a last row that is being written, or never was."""
+    return content[: content.rfind(b"\n") + 1]
+
+
+def read_times(folder: Path) -> pd.DataFrame:
+    """The rows of `timings.csv`; empty where there are none.
+
+    Raises ValueError naming the file where it is no table or lacks a stage or its seconds.
+    """
+    path = folder / TIMES
+    content = whole_rows(path.read_bytes()) if path.is_file() else b""
+    if not content:
+        return pd.DataFrame()
+    try:
+        return pd.read_csv(io.BytesIO(content)).astype({"stage": str, "seconds": float})
+    except (ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: damaged ({reason}); delete it, or run its notebook") from error
 
 
 def _write_all(file: io.RawIOBase, data: bytes) -> None:

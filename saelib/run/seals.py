@@ -15,11 +15,10 @@ from typing import Any
 from saelib.config import stable_hash
 from saelib.env import ATLAS, data_dir
 from saelib.run.jobs import Job, read_record
-from saelib.run.results import ANEW, RESULTS
+from saelib.run.results import ANEW, RESULTS, TIMES, whole_rows
 from saelib.run.source_notebooks import code_cells, read_notebook
 from saelib.seal import SEAL, SealError, fault_of, read_seal
 
-TIMES = "timings.csv"  # rows are added to it: its first bytes are sealed
 KINDS = ("verdicts/*.json", "verdicts/*.txt", "diagnostics/*.csv", f"{ATLAS}/*.html")
 
 
@@ -33,7 +32,7 @@ def seals_of(job: Job) -> dict[str, Any]:
     seals[f"{job.folder.name}/{job.output.name}"] = _cells(job.output)
     times = job.main.parent / TIMES
     if times.is_file() and not job.grid:
-        content = times.read_bytes()
+        content = whole_rows(times.read_bytes())  # more are added to it
         seals[TIMES] = {"bytes": len(content), "sha256": _digest(content)}
     return seals
 

@@ -64,3 +64,20 @@ def test_no_half_row_of_times_is_left_on_a_full_disk(inputs):
     log_time(folder, "train", 3.5, "c" * 12)
     rows = list(csv.DictReader((folder / "timings.csv").open()))
     assert [row["seconds"] for row in rows] == ["1.500", "3.500"]
+
+
+def test_half_a_row_of_times_that_a_kill_left_is_dropped(tmp_path):
+    from saelib.run.results import log_time, read_times
+
+    assert read_times(tmp_path).empty
+    log_time(tmp_path, "train", 1.5, "a" * 12)
+    path = tmp_path / "timings.csv"
+    whole = path.read_bytes()
+    for half in (b"b", b"bbbbbbbbbbbb,train,2.", b"bbbbbbbbbbbb,train,2.500,,false\r"):
+        path.write_bytes(whole + half)
+        assert list(read_times(tmp_path)["seconds"]) == [1.5]
+        log_time(tmp_path, "train", 3.5, "c" * 12)
+        assert list(read_times(tmp_path)["seconds"]) == [1.5, 3.5]
+    path.write_bytes(whole[:4])  # of the header
+    log_time(tmp_path, "train", 3.5, "c" * 12)
+    assert list(read_times(tmp_path)["seconds"]) == [3.5]

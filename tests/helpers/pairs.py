@@ -9,7 +9,7 @@ import torch
 
 from helpers.workspaces import RECIPE, open_workspace, specs_over_sites
 
-TIMEOUT = 120  # seconds, of which a round takes two
+TIMEOUT = 600  # seconds, of which a round takes two on a free machine
 
 
 def collect_and_train(home: Path, profile: str, which: int) -> None:

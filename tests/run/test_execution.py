@@ -1,7 +1,9 @@
 """Real little notebooks, executed by papermill: what is run, skipped, refused and reported."""
 
 import csv
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +42,26 @@ def workbook(home, monkeypatch):
 
 def statuses(results) -> list[str]:
     return [r.status for r in results]
+
+
+def test_two_equal_runs_leave_equal_bytes(workbook):
+    folder = workbook / "data" / "smoke" / "notebooks"
+    assert statuses(run("smoke", ["01"])) == ["done"]
+    once = (folder / "01_a.ipynb").read_bytes()
+    assert statuses(run("smoke", ["01"], force=True)) == ["done"]
+    assert (folder / "01_a.ipynb").read_bytes() == once
+
+
+def test_an_executed_copy_that_cannot_be_written_is_named(workbook, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("saelib.run.execution.papermill.execute_notebook", fail)
+    (result,) = run("smoke", ["01"])
+    assert result.error.endswith(
+        "Input/output error: "
+        + repr(str(workbook / "data" / "smoke" / "notebooks" / "01_a.partial.ipynb"))
+    )
 
 
 def test_a_run_executes_skips_what_is_finished_and_reruns_what_changed(workbook, monkeypatch):

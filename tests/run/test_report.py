@@ -1,7 +1,10 @@
 """The report shows what was recorded, and needs neither network nor scripts."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -12,7 +15,7 @@ import pytest
 from helpers.toy_workbook import write_notebook, write_profile
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from saelib.files import write_text
+from saelib.files import temporary_name, write_text
 from saelib.run import report
 from saelib.run.jobs import jobs_of, write_record
 from saelib.run.page import draw_formulas
@@ -497,3 +500,15 @@ def test_control_sequences_in_a_recorded_sentence_do_not_reach_the_report(home, 
     record_abstract("smoke", "02_x", f"The page {title} says so.")
     page = report.build_report("smoke").with_name("details.html").read_text()
     assert "The page Red says so." in page
+
+
+def test_what_a_killed_report_left_goes_with_the_next_one(home):
+    write_executed(home)
+    folder = home / "data" / "smoke"
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    name = temporary_name(folder / "report").name.replace(f".{os.getpid()}.", f".{dead.pid}.")
+    (folder / name).mkdir()
+    (folder / name / "index.html").write_text("half")
+    report.build_report("smoke")
+    assert not (folder / name).exists()
