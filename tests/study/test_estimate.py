@@ -231,3 +231,8 @@ def test_two_runs_agree_where_their_intervals_overlap():
     alone = Estimate(np.array([1.0, np.nan]))  # a bare value neither agrees nor differs
     assert alone.agrees({"value": 1.0, "lo": 0.9, "hi": 1.1}) is None
     assert alone.agrees({"value": 2.0, "lo": 1.9, "hi": 2.1}) is None
+
+
+def test_a_number_before_an_estimate_is_added_to_it():
+    one = Estimate(np.array([2.0, 1.0, 3.0]))
+    assert (10 + one).draws.tolist() == (one + 10).draws.tolist() == [12.0, 11.0, 13.0]
