@@ -23,6 +23,7 @@ from saelib.files import read_json, write_bytes, write_json
 SEAL = "seal.json"
 FORMAT = 1
 SETTLED = 2_000_000_000  # ns; a file changed later than this before its hash may change unnoticed
+KEPT = 4096  # paths of which a process remembers the hash, or the seal
 ATTEMPTS = 3  # readings of a folder whose writer is at work
 
 log = logging.getLogger(__name__)
@@ -63,8 +64,15 @@ def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if _is_settled(stamp):
-        _hashes[str(path)] = (stamp, digest)
+        _keep(_hashes, path, (stamp, digest))
     return digest
+
+
+def _keep(kept: dict[str, Any], path: Path, value: Any) -> None:
+    """Keep what was found of a path, and of at most `KEPT` of them."""
+    while len(kept) >= KEPT:
+        kept.pop(next(iter(kept)), None)
+    kept[str(path)] = value
 
 
 # -- reading
@@ -88,7 +96,7 @@ def read_seal(folder: Path, heals: str = "") -> Seal | None:
         return kept[1]
     seal = _parsed(path, heals or remedy(path))
     if _is_settled(stamp):
-        _seals[str(path)] = (stamp, seal)
+        _keep(_seals, path, (stamp, seal))
     return seal
 
 

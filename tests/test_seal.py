@@ -157,6 +157,17 @@ def test_a_file_is_hashed_once_a_process_and_again_after_a_change(folder, monkey
         checked(folder / "a")
 
 
+def test_hashes_of_a_bounded_number_of_files_are_remembered(folder, monkeypatch):
+    monkeypatch.setattr(seal, "_is_settled", lambda stamp: True)
+    monkeypatch.setattr(seal, "KEPT", 3)
+    monkeypatch.setattr(seal, "_hashes", {})
+    names = [f"f{i}" for i in range(5)]
+    for name in names:
+        (folder / name).write_text(name)
+        sha256_of(folder / name)
+    assert list(seal._hashes) == [str(folder / name) for name in names[2:]], "the last ones"
+
+
 def test_a_file_just_written_is_not_taken_as_known(folder):
     before = sha256_of(folder / "a")
     flip(folder / "a")  # within the resolution of the file system's clock, as it may be

@@ -32,7 +32,7 @@ from saelib.run.kernel import OwnKernel
 from saelib.run.parameters import filled
 from saelib.run.plain import without_controls, without_paths
 from saelib.run.results import log_time
-from saelib.run.seals import seals_of
+from saelib.run.seals import seals_of, seals_with_prose
 from saelib.run.source_notebooks import INJECTED, PARAMETERS_TAG, code_cells, tags
 from saelib.run.turns import turn
 
@@ -139,7 +139,8 @@ def run_job(job: Job, profile: str, force: bool = False) -> Result:
 def _run_job(job: Job, profile: str, force: bool) -> Result:
     if is_finished(job) and not force:
         refresh_prose(job)
-        write_record(job, job_key(job))  # which values came by `--set` may have changed
+        # which values came by `--set` may have changed, and prose
+        write_record(job, job_key(job), seals_with_prose(job))
         return Result(job, "skipped")
     partial = job.folder / f"{job.name}.partial.ipynb"
     resumed = job.failed.is_file() or partial.is_file()  # an earlier attempt failed or was killed

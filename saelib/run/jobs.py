@@ -227,10 +227,10 @@ def is_finished(job: Job) -> bool:
     return len(executed) == len(code_cells(read_notebook(job.source)))
 
 
-def write_record(job: Job, key: str, seals: Mapping[str, Any] | None = None) -> None:
+def write_record(job: Job, key: str, seals: Mapping[str, Any]) -> None:
     """Keep beside the executed notebook what it was made from, unless it is there already.
 
-    seals: checksums of what it left (`seals`); without them those on record stay.
+    seals: checksums of what it left (`seals`).
     """
     before = intact_record(job.record)
     record = {
@@ -239,7 +239,7 @@ def write_record(job: Job, key: str, seals: Mapping[str, Any] | None = None) -> 
         "settings": dict(job.settings),
         "versions": versions(),
         "grid": job.grid,
-        "seals": dict(before.get("seals", {}) if seals is None else seals),
+        "seals": dict(seals),
     }
     if before != record:
         write_json(job.record, record | {SEALED: stable_hash(record)})

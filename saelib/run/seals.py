@@ -1,8 +1,9 @@
 """What an executed notebook left, sealed when it finished: the report says what was edited since.
 
 A seal is a checksum in the notebook's record (`jobs`): of its verdicts, its part of the abstract,
-its tables, figures and atlases, of its code cells with their outputs, and of `timings.csv` up to
-then. `results.csv`, which several notebooks add to, has a seal of its own (`saelib.seal`).
+its tables, figures and atlases, of its code cells with their outputs, of its prose, which is
+brought up to the source's later, and of `timings.csv` up to then. `results.csv`, which several
+notebooks add to, has a seal of its own (`saelib.seal`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from saelib.config import stable_hash
 from saelib.env import ATLAS, data_dir
-from saelib.run.jobs import Job, read_record
+from saelib.run.jobs import Job, intact_record, read_record
 from saelib.run.results import ANEW, RESULTS, TIMES, whole_rows
 from saelib.run.source_notebooks import code_cells, read_notebook
 from saelib.seal import SEAL, SealError, fault_of, read_seal
@@ -29,12 +30,25 @@ def seals_of(job: Job) -> dict[str, Any]:
         str(path.relative_to(folder)): _digest(path.read_bytes())
         for path in [*job.claims, *job.atlases]
     }
-    seals[f"{job.folder.name}/{job.output.name}"] = _cells(job.output)
+    seals[_notebook(job)] = {"cells": _cells(job.output), "prose": _prose(job.output)}
     times = job.main.parent / TIMES
     if times.is_file() and not job.grid:
         content = whole_rows(times.read_bytes())  # more are added to it
         seals[TIMES] = {"bytes": len(content), "sha256": _digest(content)}
     return seals
+
+
+def seals_with_prose(job: Job) -> dict[str, Any]:
+    """A finished job's seals; its prose as it is now, brought up to the source's."""
+    seals = dict(intact_record(job.record).get("seals", {}))
+    name = _notebook(job)
+    if isinstance(seals.get(name), Mapping):
+        seals[name] = {**seals[name], "prose": _prose(job.output)}
+    return seals
+
+
+def _notebook(job: Job) -> str:
+    return f"{job.folder.name}/{job.output.name}"
 
 
 def edited(profile: str) -> list[str]:
@@ -104,20 +118,33 @@ def _anew(record: Path) -> str:
 
 def _is_whole(path: Path, seal: Any) -> bool:
     """Whether a file is as it was sealed."""
+    if path.suffix == ".ipynb":
+        return _is_whole_notebook(path, seal)
     if isinstance(seal, Mapping):
         return _digest(path.read_bytes()[: seal["bytes"]]) == seal["sha256"]
-    if path.suffix != ".ipynb":
-        return _digest(path.read_bytes()) == seal
+    return _digest(path.read_bytes()) == seal
+
+
+def _is_whole_notebook(path: Path, seal: Any) -> bool:
+    """Whether its cells are as sealed; earlier versions sealed those of code alone."""
+    kept = seal if isinstance(seal, Mapping) else {"cells": seal, "prose": None}
     try:
-        return _cells(path) == seal
+        is_same_prose = kept["prose"] in (None, _prose(path))
+        return _cells(path) == kept["cells"] and is_same_prose
     except ValueError:
         return False
 
 
 def _cells(path: Path) -> str:
-    """Of the code cells and their outputs: prose is brought up to the source's later."""
+    """Of the code cells and their outputs."""
     cells = code_cells(read_notebook(path))
     return stable_hash([[cell["source"], cell["outputs"]] for cell in cells])
+
+
+def _prose(path: Path) -> str:
+    """Of the cells that are no code."""
+    cells = read_notebook(path)["cells"]
+    return stable_hash([cell["source"] for cell in cells if cell["cell_type"] != "code"])
 
 
 def _digest(data: bytes) -> str:

@@ -19,6 +19,7 @@ from saelib.files import write_json, write_text
 from saelib.run import jobs
 from saelib.run.execution import run
 from saelib.run.jobs import jobs_of
+from saelib.run.seals import edited
 from saelib.run.source_notebooks import tags
 from saelib.text.assets import AssetError
 
@@ -244,6 +245,20 @@ def test_prose_changed_after_the_run_shows_without_running_again(workbook):
     ]
     assert [tags(c) for c in done.cells][1:3] == [["parameters"], ["injected-parameters"]]
     assert done.cells[3].outputs[0].text == "0.25 smoke 1 notebooks\n"
+    assert edited("smoke") == [], "brought up to the source's, and sealed so"
+
+
+def test_prose_that_was_edited_is_told_until_a_run_puts_it_back(workbook):
+    run("smoke", ["01"])
+    path = workbook / "data" / "smoke" / "notebooks" / "01_a.ipynb"
+    whole = path.read_text()
+    done = nbformat.read(path, as_version=4)
+    done.cells[0].source += " 7"
+    nbformat.write(done, path)
+    (line,) = edited("smoke")
+    assert "notebooks/01_a.ipynb was edited after 01_a had finished" in line
+    assert statuses(run("smoke", ["01"])) == ["skipped"]
+    assert (path.read_text(), edited("smoke")) == (whole, [])
 
 
 def test_a_grid_run_leaves_one_notebook_a_point_and_goes_on_after_a_failure(workbook):
