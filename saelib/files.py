@@ -48,7 +48,7 @@ class LockedError(RuntimeError):
 
 def is_there(path: str | Path) -> bool:
     """Whether there is a file or folder of that name; of one that none can have, False."""
-    return os.path.exists(path)
+    return os.path.exists(Path(path))
 
 
 def temporary_name(path: Path) -> Path:

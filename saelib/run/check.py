@@ -96,7 +96,7 @@ def check_profile(profile: str) -> Inspection:
     if recorded and manifest:
         seen.read(
             folder / IDENTITY_FILE,
-            lambda: require_same_store(folder, recorded, manifest["store_id"]),
+            lambda: require_same_store(folder, recorded, manifest),
         )
     _check_runs(folder / "saes", seen)
     for path in sorted((folder / "eval").glob("*.json")):

@@ -37,6 +37,7 @@ from saelib.ranks import SINGLE_PROCESS, Ranks
 from saelib.run.identity import (
     FINGERPRINT,
     IDENTITY_FILE,
+    ROWS_OF,
     STORE,
     read_identity,
     require_same_identity,
@@ -114,6 +115,7 @@ class Collected:
         path = self.folder / IDENTITY_FILE
         require_same_model(recorded.get(FINGERPRINT), self.lm, path)
         self.identity = {FINGERPRINT: fingerprint(self.lm)} | recorded | self.identity
+        self.identity[ROWS_OF] = {"model_id": self.lm.model_id, "corpus_id": contexts.corpus_id}
         if first_rank:  # model, text and sites are there
             write_identity(self.folder, self.identity)
         finished = (folder / "manifest.json").exists()
@@ -156,7 +158,7 @@ class Collected:
                 f"{self.profile!r} first"
             )
         store = Store.open(folder)
-        require_same_store(self.folder, self._recorded(), store.store_id)
+        require_same_store(self.folder, self._recorded(), store.manifest)
         store.device = self.device
         return store
 

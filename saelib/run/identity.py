@@ -20,6 +20,9 @@ from saelib.versions import MEASURING_VERSION, STREAMING_VERSION, TRAINING_VERSI
 IDENTITY_FILE = "workspace.json"
 SEALED = "hash"  # of the other fields of the file
 STORE = "store_id"  # of the finished store
+ROWS_OF = (
+    "rows_of"  # ids of the model and the contexts that are collected, known before the store's
+)
 FINGERPRINT = "fingerprint"  # of the model that was collected with
 REMEDY = "delete it and run notebook 01 again"
 FIXED = ("model", "dtype", "corpus", "stream")  # a profile's folder holds one of each
@@ -101,15 +104,21 @@ def require_same_identity(folder: Path, identity: Mapping[str, Any]) -> None:
             )
 
 
-def require_same_store(folder: Path, recorded: Mapping[str, Any], store_id: str) -> None:
-    """Raise ValueError where a profile's file is another's, or of a collection without an end.
+def require_same_store(
+    folder: Path, recorded: Mapping[str, Any], manifest: Mapping[str, Any]
+) -> None:
+    """Raise ValueError where a profile's file is not of the store beside it, by its manifest.
 
-    Files of earlier versions name neither model nor store, and are believed.
+    Of a collection that was killed before the file named its store, by model and contexts. Files of
+    earlier versions name neither, and are believed.
     """
-    kept = recorded.get(STORE)
-    if kept != store_id and FINGERPRINT in recorded:
+    if FINGERPRINT not in recorded:
+        return
+    kept = {STORE: recorded[STORE]} if STORE in recorded else recorded.get(ROWS_OF, {})
+    if not kept or any(manifest[name] != value for name, value in kept.items()):
+        ours = ", ".join(map(str, kept.values())) or "(none)"
         raise ValueError(
-            f"{folder / IDENTITY_FILE} is of store {kept or '(none)'}, beside it lies {store_id}: "
+            f"{folder / IDENTITY_FILE} is of store {ours}, beside it lies {manifest[STORE]}: "
             "they are not of one collection; run notebook 01 again"
         )
 

@@ -101,9 +101,19 @@ REFUSED = [
     ("described", "data/tiny/workspace.json", edit(corpus={}), "corpus = {}"),
     ("live_run", "data/live/workspace.json", of_profile("half"), "not of one collection"),
     ("live_run", "data/live/workspace.json", of_profile("tiny"), "not of one collection"),
-    ("results", "data/tiny/results.csv", replace(",plain,", ",full,"), "is not what the run's"),
-    ("results", "data/tiny/results.csv", replace("fvu_all", "fvu_alm"), "no column is called"),
-    ("results", "data/tiny/results.csv", repeated, "stands there 2 times"),
+    (
+        "results",
+        "data/tiny/results.csv",
+        replace(",plain,", ",full,"),
+        "sealed; delete it and run notebook 02",
+    ),
+    (
+        "results",
+        "data/tiny/results.csv",
+        replace("fvu_all", "fvu_alm"),
+        "sealed; delete it and run notebook 02",
+    ),
+    ("results", "data/tiny/results.csv", repeated, "sealed; delete it and run notebook 02"),
     ("report", "data/tiny/results.csv", emptied, "results.csv: damaged"),
     ("report", "data/tiny/timings.csv", replace("train,", "train,x"), "timings.csv: damaged"),
     (

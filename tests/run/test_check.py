@@ -271,6 +271,27 @@ def test_an_edited_results_table_is_refused_by_its_reader_until_it_is_built_anew
     assert check_profile("tiny").damaged == []
 
 
+def _a_row_edited(lines):
+    return [lines[0], lines[1].replace(",0.0", ",0.1", 1), *lines[2:]]
+
+
+@pytest.mark.parametrize(
+    ("edit", "sentence"),
+    [
+        (_a_row_edited, "is not what the run's metrics.json says"),
+        (lambda lines: [lines[0].replace("fvu_all", "fvu_alm"), *lines[1:]], "called 'fvu_alm'"),
+        (lambda lines: [*lines, lines[1]], "stands there 2 times"),
+    ],
+)
+def test_a_table_without_a_seal_is_held_to_the_folders_of_its_runs(ws, edit, sentence):
+    (ws.folder / "seal.json").unlink()
+    path = ws.folder / "results.csv"
+    path.write_text("\n".join([*edit(path.read_text().splitlines()), ""]))
+    assert sentence in _only_line(path)
+    with pytest.raises(ValueError, match=rf"{path}: .*; delete it and run notebook 02"):
+        ws.results()
+
+
 def test_a_damaged_seal_of_the_results_table_is_deleted_and_written_anew(ws):
     path = ws.folder / "seal.json"
     whole = path.read_bytes()

@@ -105,5 +105,5 @@ def test_a_code_under_one_latent_per_token_has_collapsed():
 def test_the_fewest_test_pages_of_a_sweep_are_its_scope():
     ws = SimpleNamespace(identity={"model": "embedded"})
     table = pd.DataFrame({"n_test_pages": [22, 20, 21]})
-    scope = f3_sites.scope_of(ws, SimpleNamespace(seeds=[0, 1]), f3_sites.Sweep(table, {}))
+    scope = f3_sites.scope_of(ws, params(seeds=[0, 1]), f3_sites.Sweep(table, {}))
     assert (scope.n_seeds, scope.n_pages) == (2, 20)
