@@ -87,14 +87,15 @@ def _described(path: Path, weights: Path) -> Autoencoder:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of fields, found {values!r:.80}")
     try:
-        with torch.device("meta"):  # draws nothing, and takes no room
-            sae = build_sae(SAEConfig.from_dict(values))
+        config = SAEConfig.from_dict(values)
+        config = architecture(config).checked(config)
+        if 2 * 4 * config.d_in * config.n_latents > weights.stat().st_size:  # W_enc and W_dec
+            raise ValueError(
+                f"{weights} does not fit {path}: it is smaller than an SAE of d_in = "
+                f"{config.d_in}, n_latents = {config.n_latents}"
+            )
+        with torch.device("meta"):  # draws nothing
+            sae = build_sae(config)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    config = sae.config
-    if 2 * 4 * config.d_in * config.n_latents > weights.stat().st_size:  # W_enc and W_dec
-        raise ValueError(
-            f"{weights} does not fit {path}: it is smaller than an SAE of d_in = "
-            f"{config.d_in}, n_latents = {config.n_latents}"
-        )
     return sae.to_empty(device="cpu")  # in the strides that it was built with
