@@ -50,7 +50,7 @@ def test_readme_runs_in_order(names, monkeypatch):
     replaced = {  # the names of the workbook's own run, which a test does not have
         '"data/default/saes/<run_id>"': repr(folder),
         'saelib.open("default", site=15': 'saelib.open("tiny", site=2',
-        "1671": str(latent),
+        "919": str(latent),
         'Workspace("default")': 'Workspace("tiny")',
         '"The war ended in May 1945."': '"w1 w2 w3"',
         '"My favourite food is"': '"w1 w2"',

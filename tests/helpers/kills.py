@@ -262,12 +262,7 @@ class Campaign:
             if status := status_of(pid):
                 said = log.read_text(errors="replace")[-1500:]
                 outcome.faults.append(f"status {status}: {said}")
-        outcome.faults += differences(tree(home), self.expected)
-        outcome.faults += _damages(home)
-        outcome.seconds = time.monotonic() - start
-        if not outcome.faults:
-            shutil.rmtree(home)
-        return outcome
+        return self._compared(home, outcome, start)
 
     def refused(self, kind: str, seed: int) -> Outcome:
         """A run whose disk fails from some change on, or once; then one on a sound disk."""
@@ -306,6 +301,10 @@ class Campaign:
     def _ended(self, home: Path, outcome: Outcome, start: float) -> Outcome:
         """Go on undisturbed; what then differs is a fault."""
         self._go_on(home, outcome.faults)
+        return self._compared(home, outcome, start)
+
+    def _compared(self, home: Path, outcome: Outcome, start: float) -> Outcome:
+        """What differs from an undisturbed run is a fault; a folder without one is removed."""
         outcome.faults += differences(tree(home), self.expected)
         outcome.faults += _damages(home)
         outcome.seconds = time.monotonic() - start
