@@ -25,7 +25,7 @@ from saelib.study.curve import Curve
 from saelib.study.estimate import Estimate, geometric_mean, of_pages, over_seeds
 from saelib.study.finding import MIN_PAGES, MIN_SEEDS, Finding, Verdict, enough, majority
 from saelib.study.finding_params import ScheduleParams as Params
-from saelib.study.scope import Scope, interval_words, sites_label
+from saelib.study.scope import Scope, sites_label
 from saelib.study.sweep import NOTEBOOK, Sweep
 
 NAME = "F1"
@@ -362,7 +362,7 @@ def figure(
 ) -> Figure:
     """Hard restarts over each other schedule: FVU at matched L0, and the training objective."""
     per_seed = gaps(trained.chosen)
-    several = " and seeds, paired; of the objective over seeds alone" * (scope.n_seeds > 1)
+    objective = "; of the objective over seeds alone" * (scope.n_seeds > 1)
     against = over_sites(by_cell)
     extra = ", ".join(
         f"{100 * (ratio.value - 1):+.1f} % against {LOOKS[other].label}"
@@ -377,7 +377,7 @@ def figure(
         points(per_seed, by_cell),
         per_seed if scope.n_seeds > 1 else None,
         title=title(against),
-        interval=f"{interval_words(scope.n_pages, 1)}{several}",
+        interval=f"{scope.matched_interval}, paired{objective}",
         note=note,
         share_x=False,
         value_label="hard restarts / this schedule",

@@ -166,7 +166,7 @@ def ratio(ratios: Ratios, matched: Matched, p: Params, scope: Scope) -> Figure:
         points,
         _by_panel(seed_ratios(matched, sites)) if several else None,
         title=ratio_title(table),
-        interval=f"{scope.interval}, paired",
+        interval=f"{scope.matched_interval}, paired",
         note=f"{ratio_words(table)} {_margin_words(table, p.margin)}{scope.note}",
         value_label=f"ratio of FVU at L0 = {p.l0_target:g}",
         reference=(1, "equal FVU"),

@@ -148,7 +148,7 @@ def figure(lengths: Lengths, p: Params, site: int, scope: Scope) -> Figure:
         length_table(lengths),
         seed_table(lengths) if scope.n_seeds > 1 else None,
         title=title(lengths, p.margin, p.length_l0),
-        interval=f"{scope.interval}, paired",
+        interval=f"{scope.matched_interval}, paired",
         note=f"Site {site}. {sentence(lengths, p.length_l0)} {scope.note}",
         value_label=f"FVU over the plain SAE's at L0 = {p.length_l0:g}",
         reference=(1, "plain SAE"),

@@ -152,7 +152,7 @@ def effect(
         effect_table(ratios, p.margin),
         seed_effects(matched, runs) if several else None,
         title=effect_title(ratios, p.margin),
-        interval=f"{scope.interval}, paired",
+        interval=f"{scope.matched_interval}, paired",
         note=f"{effect_words(ratios)} {scope.note}",
         value_label=f"ratio of FVU at L0 = {p.l0_target:g}",
         reference=(1, "no effect"),

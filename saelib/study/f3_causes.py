@@ -335,7 +335,7 @@ def figure(division: Division, p: LayerParams, scope: Scope) -> Figure:
         rows,
         seed_table(division) if scope.n_seeds > 1 else None,
         title=title(division),
-        interval=scope.interval,
+        interval=scope.matched_interval,
         note=order + caption(division, p, scope),
         value_label=f"log FVU, site {deep} less site {near}",
         reference=(0, "no gap"),

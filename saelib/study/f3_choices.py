@@ -135,7 +135,7 @@ def figure(result: Choices, p: LayerParams, scope: Scope) -> Figure:
         rows,
         result.seed_table() if scope.n_seeds > 1 else None,
         title=title(result),
-        interval=scope.interval,
+        interval=scope.matched_interval,
         note=note,
         value_label=f"FVU of site {deep} over site {near}'s",
         reference=(1, "no gap"),

@@ -253,7 +253,7 @@ def matched_figure(matched: Matched, scope: Scope) -> Figure:
     )
     note += f"Ordinary tokens, {scope.trainings}, {scope.model}."
     return depth.layer_matched(
-        matched.table(), title=matched_title(matched), interval=scope.interval, note=note
+        matched.table(), title=matched_title(matched), interval=scope.matched_interval, note=note
     )
 
 

@@ -37,6 +37,13 @@ class Scope:
         return interval_words(self.n_pages, self.n_seeds)
 
     @property
+    def matched_interval(self) -> str:
+        """What an interval at matched L0 is: it also holds what a curve may bend between points."""
+        if self.n_pages < LEAST_PAGES:
+            return self.interval
+        return f"{self.interval}, wider by what a curve may bend"
+
+    @property
     def note(self) -> str:
         """The end of a caption: seeds and model."""
         return f"{self.trainings}. {self.model}."

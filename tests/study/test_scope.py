@@ -35,3 +35,10 @@ def test_several_seeds_widen_what_an_interval_is():
     assert scope.trainings == "3 seeds"
     assert scope.interval == "95 % bootstrap over 22 test pages and seeds"
     assert sites_label([2, 15, 29]) == "sites 2, 15, 29"
+
+
+def test_an_interval_at_matched_l0_says_that_it_holds_what_a_curve_may_bend():
+    assert Scope("a", 3, 22).matched_interval == (
+        "95 % bootstrap over 22 test pages and seeds, wider by what a curve may bend"
+    )
+    assert Scope("a", 1, 4).matched_interval.startswith("no interval: 4 test pages")
