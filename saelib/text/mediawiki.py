@@ -81,8 +81,12 @@ def articles(
 
 
 def _namespace(page: ET.Element, title: str, prefixes: dict[str, str]) -> str:
-    """A page's namespace by its number; dumps before 2011 have it in the title alone."""
-    return page.findtext("{*}ns") or prefixes.get(title.partition(":")[0], "0")
+    """A page's namespace by its number; dumps before 2011 have it in the title alone.
+
+    An article may be called what a namespace is called: "File" without a colon is one.
+    """
+    prefix, colon, _ = title.partition(":")
+    return page.findtext("{*}ns") or (prefixes.get(prefix, "0") if colon else "0")
 
 
 def with_english_links(wikitext: str, prefixes: dict[str, str]) -> str:

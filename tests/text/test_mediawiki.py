@@ -119,10 +119,13 @@ def test_an_old_dump_has_its_namespaces_in_the_titles(tmp_path):
         (2, "Talk:Abel", "talk"),
         (3, "Wikipedia:About", "we"),
         (4, "Alien: Isolation", "Two."),
+        (5, "File", "an article on files"),
+        (6, "Talk", "an article on talk"),
     ]
     (tmp_path / "d.xml").write_text(OLD + "".join(old_page(*p) for p in pages) + "</mediawiki>")
     report: dict = {}
-    assert [p.title for p in read_pages(config(tmp_path), report)] == ["Abel", "Alien: Isolation"]
+    titles = [p.title for p in read_pages(config(tmp_path), report)]
+    assert titles == ["Abel", "Alien: Isolation", "File", "Talk"], "a name is no prefix"
     assert report["pages_other_namespace"] == 2
 
 
