@@ -61,6 +61,7 @@ def test_next_lambda_bisects_in_the_logarithm_and_stops_when_close():
 def test_next_lambda_goes_outwards_until_the_bound():
     assert propose_lambda([(1, 10)], 30) == pytest.approx(1 / 4)  # one point has no slope
     assert propose_lambda([(2, 50)], 30) == pytest.approx(8)
+    assert propose_lambda([(1, 10), (4, 0)], 30) == pytest.approx(1 / 4)  # nor a collapsed one
     assert propose_lambda([(4000, 50)], 30) == pytest.approx(1e4)
     assert propose_lambda([(1e4, 50)], 30) is None
     assert propose_lambda([(3e-4, 5)], 30) == pytest.approx(1e-4)

@@ -43,6 +43,12 @@ def test_classes_and_titles_of_an_own_text(lm, store, tmp_path):
     assert index.firing_on(0)[0].tolist() == []
 
 
+def test_first_tokens_are_no_part_of_the_norm_that_makes_a_sink(lm):
+    """Most tokens here are of huge norm, but most that follow another are not."""
+    texts = [[SINK_TOKEN, 3], [SINK_TOKEN, 5], [SINK_TOKEN, 6], [SINK_TOKEN, 8, SINK_TOKEN]]
+    assert OwnPages(OwnText(lm, texts), 2).tokens.kind.tolist() == [0, 2, 0, 2, 0, 2, 0, 2, 1]
+
+
 def test_own_texts_are_told_apart(lm, store, tmp_path):
     sae = make_sae(store)
     a = build_index(sae, OwnText(lm, TEXT), lm, tmp_path / "a", options=OPTIONS)
