@@ -127,7 +127,7 @@ def matched_l0(matched: Matched, ratios: Ratios, l0: float, scope: Scope) -> Fig
     return depth.layer_matched(
         matched.means.reset_index().assign(l0_target=l0),
         title=matched_title(matched, l0),
-        interval=scope.interval,
+        interval=scope.matched_interval,
         note=f"{mean_ratio_words(ratios)} {_crosses(matched)}{scope.note}",
     )
 
