@@ -29,7 +29,7 @@ from saelib.activations.gguf_header import check_gguf
 from saelib.activations.hub import ModelLoadError
 from saelib.activations.live import StreamError, read_counts
 from saelib.activations.shards import StoreError, read_manifest, read_progress
-from saelib.config import stable_hash
+from saelib.config import CorpusConfig, stable_hash
 from saelib.measure.descriptions import checked_description, checked_fits, read_lines
 from saelib.measure.features.bound_table import read_bound
 from saelib.measure.features.chat import AnswerError, Chat, ChatError
@@ -43,6 +43,7 @@ from saelib.sae.checkpoint import check_checkpoint
 from saelib.sae.formats import export, load
 from saelib.seal import read_seal
 from saelib.show.explore.notes import Notes
+from saelib.text.tables import parquet_rows
 
 ERRORS = (ValueError, OSError, StoreError, StreamError, ModelLoadError, ChatError, AnswerError)
 MEMORY = 1_000_000_000  # bytes that a trial may take beside what the process has
@@ -144,6 +145,20 @@ def _arrays() -> bytes:
     file = io.BytesIO()
     np.savez(file, **{name: tensor.numpy() for name, tensor in weights().items()})
     return file.getvalue()
+
+
+def _parquet() -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = {"id": [1, 2, 3], "text": ["one", "two " * 50, "three"], "title": ["a", "b", None]}
+    file = io.BytesIO()
+    pq.write_table(pa.table(rows), file, row_group_size=2)
+    return file.getvalue()
+
+
+def _parquet_pages(path: Path) -> object:
+    return list(parquet_rows(CorpusConfig(source="parquet", path=str(path)), {}))
 
 
 def _in_folder(path: Path) -> Callable[[Path], object]:
@@ -285,6 +300,7 @@ def readers(folder: Path) -> dict[str, Reader]:
             _in_folder(own),
             1,
         ),
+        "parquet": Reader("pages.parquet", (_parquet(),), _parquet_pages, 1.5),
         "numpy arrays": Reader(
             "gemma-scope-2b-pt-res/layer_1/w/params.npz",
             (_arrays(),),

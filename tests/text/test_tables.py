@@ -1,10 +1,13 @@
 """Parquet files and data sets become rows."""
 
+import multiprocessing
 import os
 import random
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import datasets
 import pyarrow as pa
@@ -50,11 +53,32 @@ def test_a_parquet_file_that_unpacks_to_huge_rows_is_refused_unread(tmp_path):
     pq.write_table(rows, path, compression="zstd", use_dictionary=False)
     del rows
     before = pa.total_allocated_bytes()
-    with pytest.raises(
-        CorpusError, match=r"a\.parquet: 2 rows of 'text' unpack to 60,\d+,\d+ bytes"
-    ):
+    with pytest.raises(CorpusError, match=r"a\.parquet: 2 rows unpack to 60,\d+,\d+ bytes"):
         list(read_pages(config("parquet", path)))
     assert pa.total_allocated_bytes() - before < 1_000_000
+
+
+def _read_footers_that_differ_by_a_byte(path: Path) -> None:
+    """Reads each; run in a process of its own."""
+    whole = path.read_bytes()
+    first = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for place in range(first, len(whole) - 8):
+        for bits in (1, 2):
+            damaged = bytearray(whole)
+            damaged[place] ^= bits
+            path.write_bytes(damaged)
+            with suppress(CorpusError):
+                list(read_pages(config("parquet", path)))
+
+
+def test_no_damage_to_a_parquet_files_footer_ends_the_process(tmp_path):
+    pq.write_table(pa.table({"text": ["one", None, "three"]}), tmp_path / "a.parquet")
+    process = multiprocessing.get_context("spawn").Process(
+        target=_read_footers_that_differ_by_a_byte, args=(tmp_path / "a.parquet",)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == 0
 
 
 @pytest.mark.parametrize("place", range(4, 60, 5))
