@@ -47,6 +47,7 @@ def load_pretrained(name: str, dtype: torch.dtype, gguf_file: str = "") -> tuple
         if Path(source).is_dir():
             _check_folder(name, Path(source), options.get("gguf_file"))
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+        tokenizer("a")  # settings of a wrong type are found where they are used
         model, report = AutoModelForCausalLM.from_pretrained(
             source,
             dtype=dtype,

@@ -118,8 +118,8 @@ def require_same_store(
     if not kept or any(manifest[name] != value for name, value in kept.items()):
         ours = ", ".join(map(str, kept.values())) or "(none)"
         raise ValueError(
-            f"{folder / IDENTITY_FILE} is of store {ours}, beside it lies {manifest[STORE]}: "
-            "they are not of one collection; run notebook 01 again"
+            f"{folder / IDENTITY_FILE} is of store {ours}, its store's manifest.json of "
+            f"{manifest[STORE]}: they are not of one collection; run notebook 01 again"
         )
 
 

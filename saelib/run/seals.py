@@ -2,8 +2,8 @@
 
 A seal is a checksum in the notebook's record (`jobs`): of its verdicts, its part of the abstract,
 its tables, figures and atlases, of its code cells with their outputs, of its prose, which is
-brought up to the source's later, and of `timings.csv` up to then. `results.csv`, which several
-notebooks add to, has a seal of its own (`saelib.seal`).
+brought up to the source's later, of what else the file holds, and of `timings.csv` up to then.
+`results.csv`, which several notebooks add to, has a seal of its own (`saelib.seal`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from saelib.config import stable_hash
 from saelib.env import ATLAS, data_dir
 from saelib.run.jobs import Job, intact_record, read_record
 from saelib.run.results import ANEW, RESULTS, TIMES, whole_rows
-from saelib.run.source_notebooks import code_cells, read_notebook
+from saelib.run.source_notebooks import INJECTED, code_cells, read_notebook, tags
 from saelib.seal import SEAL, SealError, fault_of, read_seal
 
+PROSE = ("prose", "texts")  # parts of a notebook that are brought up to the source's
 KINDS = ("verdicts/*.json", "verdicts/*.txt", "diagnostics/*.csv", f"{ATLAS}/*.html")
 
 
@@ -30,7 +31,8 @@ def seals_of(job: Job) -> dict[str, Any]:
         str(path.relative_to(folder)): _digest(path.read_bytes())
         for path in [*job.claims, *job.atlases]
     }
-    seals[_notebook(job)] = {"cells": _cells(job.output), "prose": _prose(job.output)}
+    parts = _parts(job.output)
+    seals[_notebook(job)] = {name: parts[name] for name in ("cells", "texts", "rest")}
     times = job.main.parent / TIMES
     if times.is_file() and not job.grid:
         content = whole_rows(times.read_bytes())  # more are added to it
@@ -43,7 +45,10 @@ def seals_with_prose(job: Job) -> dict[str, Any]:
     seals = dict(intact_record(job.record).get("seals", {}))
     name = _notebook(job)
     if isinstance(seals.get(name), Mapping):
-        seals[name] = {**seals[name], "prose": _prose(job.output)}
+        parts = _parts(job.output)
+        seals[name] = {
+            part: parts[part] if part in PROSE else kept for part, kept in seals[name].items()
+        }
     return seals
 
 
@@ -126,25 +131,39 @@ def _is_whole(path: Path, seal: Any) -> bool:
 
 
 def _is_whole_notebook(path: Path, seal: Any) -> bool:
-    """Whether its cells are as sealed; earlier versions sealed those of code alone."""
-    kept = seal if isinstance(seal, Mapping) else {"cells": seal, "prose": None}
+    """Whether each part of it that was sealed is as it was; at first the code cells alone were."""
+    kept = seal if isinstance(seal, Mapping) else {"cells": seal}
     try:
-        is_same_prose = kept["prose"] in (None, _prose(path))
-        return _cells(path) == kept["cells"] and is_same_prose
+        parts = _parts(path)
     except ValueError:
         return False
+    return all(parts.get(name) == value for name, value in kept.items())
 
 
-def _cells(path: Path) -> str:
-    """Of the code cells and their outputs."""
-    cells = code_cells(read_notebook(path))
-    return stable_hash([[cell["source"], cell["outputs"]] for cell in cells])
+def _parts(path: Path) -> dict[str, str]:
+    """Checksums of an executed notebook's parts.
+
+    cells: sources and outputs of the code; texts: the other cells and their places (prose: their
+    sources, as earlier versions sealed them); rest: all else, such as the injected parameters.
+    """
+    notebook = read_notebook(path)
+    code = code_cells(notebook)
+    texts = [cell if cell["cell_type"] != "code" else None for cell in notebook["cells"]]
+    frames = [
+        cell if INJECTED in tags(cell) else _without_content(cell)
+        for cell in notebook["cells"]
+        if cell["cell_type"] == "code"
+    ]
+    return {
+        "cells": stable_hash([[cell["source"], cell.get("outputs")] for cell in code]),
+        "prose": stable_hash([cell["source"] for cell in filter(None, texts)]),
+        "texts": stable_hash(texts),
+        "rest": stable_hash({**notebook, "cells": frames}),
+    }
 
 
-def _prose(path: Path) -> str:
-    """Of the cells that are no code."""
-    cells = read_notebook(path)["cells"]
-    return stable_hash([cell["source"] for cell in cells if cell["cell_type"] != "code"])
+def _without_content(cell: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in cell.items() if name not in ("source", "outputs")}
 
 
 def _digest(data: bytes) -> str:

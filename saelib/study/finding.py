@@ -218,6 +218,10 @@ def _check(entry: Mapping[str, Any], where: str) -> None:
     for field in TEXTS:
         if not isinstance(entry[field], str) or not entry[field].strip():
             raise ValueError(f"{where}: {field} = {entry[field]!r}: expected text")
+    if not isinstance(entry["beside_recorded"], str):
+        raise ValueError(
+            f"{where}: beside_recorded = {entry['beside_recorded']!r:.80}: expected text or ''"
+        )
     _check_verdict(entry["verdict"], where)
     _check_name(entry["name"], where)
     _check_estimates(entry["estimates"], where)
@@ -328,9 +332,21 @@ def record_abstract(profile: str, notebook: str, text: str) -> Path:
 
 
 def read_abstracts(profile: str) -> dict[str, str]:
-    """Notebook -> its recorded sentences, in order."""
+    """Notebook -> its recorded sentences, in order.
+
+    ValueError where a file is damaged.
+    """
     files = sorted((data_dir(profile) / "verdicts").glob("*.txt"))
-    return {path.stem: path.read_text(encoding="utf-8").strip() for path in files}
+    return {path.stem: _abstract(path) for path in files}
+
+
+def _abstract(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: damaged ({error}); run notebook {path.stem[:2]} again"
+        ) from error
 
 
 def checks(results: Iterable[Check]) -> str:

@@ -237,6 +237,7 @@ def test_damaged_json_is_named(file, data, folder):
         ("tokenizer.json", {"model": 3}),
         ("tokenizer.json", {"version": "1.0", "model": {"type": "WordLevel", "vocab": []}}),
         ("tokenizer_config.json", {"tokenizer_class": 3}),
+        ("tokenizer_config.json", {"model_max_length": [2048]}),
         ("config.json", {}),
         ("config.json", {"model_type": "no-such-model"}),
         ("config.json", {"model_type": "llama", "num_hidden_layers": "four"}),

@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -16,7 +18,7 @@ from helpers.toy_workbook import write_notebook, write_profile
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from saelib.files import temporary_name, write_text
-from saelib.run import report
+from saelib.run import report, seals
 from saelib.run.jobs import jobs_of, write_record
 from saelib.run.page import draw_formulas
 from saelib.run.results import log_time, results_text
@@ -436,6 +438,58 @@ def test_a_digit_that_was_changed_after_the_run_is_told_with_the_file(
         assert line in page.read_text()
     (folder / name).write_bytes(whole)
     assert "was edited" not in built_index()
+
+
+def _of_first_code(name: str, value: object) -> Callable[[dict], None]:
+    def edit(notebook: dict) -> None:
+        next(c for c in notebook["cells"] if c["cell_type"] == "code")[name] = value
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        _of_first_code("id", "another"),
+        _of_first_code("execution_count", 7),
+        _of_first_code("metadata", {"a": 1}),
+        lambda notebook: notebook["metadata"].update(a=1),
+        lambda notebook: notebook["cells"].reverse(),
+        lambda notebook: notebook["cells"][0].update(source="other"),
+        lambda notebook: [cell.pop("outputs", None) for cell in notebook["cells"]],
+    ],
+)
+def test_whatever_was_changed_in_an_executed_notebook_is_told(
+    home, figure, monkeypatch, caplog, edit
+):
+    monkeypatch.setattr("saelib.study.notebooks.PARAMETERS", {})
+    path = sealed_run(home, figure) / "notebooks" / "02_x.ipynb"
+    notebook = json.loads(path.read_text())
+    edit(notebook)
+    path.write_text(json.dumps(notebook))
+    with suppress(ValueError):  # some are no notebook any more
+        report.build_report("smoke")
+    assert "notebooks/02_x.ipynb was edited after 02_x had finished" in caplog.text
+
+
+def test_a_notebook_that_an_earlier_version_sealed_is_whole(home, figure, monkeypatch, caplog):
+    monkeypatch.setattr("saelib.study.notebooks.PARAMETERS", {})
+    sealed_run(home, figure)
+    (job,) = jobs_of("smoke")
+    parts = seals._parts(job.output)
+    for earlier in (parts["cells"], {"cells": parts["cells"], "prose": parts["prose"]}):
+        write_record(job, "key", seals_of(job) | {"notebooks/02_x.ipynb": earlier})
+        report.build_report("smoke")
+        assert caplog.text == ""
+
+
+@pytest.mark.parametrize("content", [b"It is \xff.", b"\x89"])
+def test_an_abstract_that_is_no_text_is_named(home, figure, monkeypatch, content):
+    monkeypatch.setattr("saelib.study.notebooks.PARAMETERS", {})
+    path = sealed_run(home, figure) / "verdicts" / "02_x.txt"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"verdicts/02_x\.txt: damaged .*run notebook 02 again"):
+        report.build_report("smoke")
 
 
 def test_an_atlas_and_the_results_that_were_edited_are_told(home, figure, monkeypatch, caplog):

@@ -137,6 +137,15 @@ def test_a_file_that_is_no_list_of_findings_is_refused_by_name(home, text):
         finding.load("smoke")
 
 
+@pytest.mark.parametrize("damaged", [None, ["site 2: agrees"], {}])
+def test_a_comparison_that_is_no_text_is_refused_when_read(home, damaged):
+    path = finding.record("smoke", "02_x", [made(home)])
+    (entry,) = json.loads(path.read_text())
+    path.write_text(json.dumps([entry | {"beside_recorded": damaged}]))
+    with pytest.raises(ValueError, match=r"02_x\.json, finding 0: beside_recorded = "):
+        finding.load("smoke")
+
+
 @pytest.mark.parametrize(
     "damaged", [None, [1], {"a": {"value": 1.0}}, {"a": {"value": "x", "lo": 1.0, "hi": 2.0}}]
 )
