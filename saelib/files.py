@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import socket
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,6 +27,8 @@ from typing import Any
 from safetensors import SafetensorError
 
 NO_LOCKS = "SAELIB_NO_LOCKS"  # set: this is the one process at work here, and nothing is locked
+# How members of an archive may be packed.
+PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # of flock
 
@@ -222,6 +225,19 @@ def update_text(path: Path, text: str) -> None:
 def update_json(path: Path, value: Any) -> None:
     """`write_json`, unless the file holds just that: then a folder may be read-only."""
     update_text(path, _json_text(value))
+
+
+def check_packing(archive: zipfile.ZipFile) -> None:
+    """Raise `zipfile.BadZipFile` where a member is packed in a way that is not read.
+
+    LZMA, since such a member may ask for 4 GB of memory in a few bytes.
+    """
+    for member in archive.infolist():
+        if member.compress_type not in PACKINGS:
+            raise zipfile.BadZipFile(
+                f"{member.filename!r} is packed by method {member.compress_type}; expected "
+                "stored (0), deflated (8) or bzip2 (12)"
+            )
 
 
 def read_json(path: Path) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from saelib.config import CorpusConfig
-from saelib.files import is_there
+from saelib.files import check_packing, is_there
 from saelib.text.rows import DAMAGE, CorpusError, Row, json_lines, jsonl_rows
 from saelib.text.tables import hub_id, loaded_rows
 
@@ -47,6 +47,7 @@ def _archived_rows(path: str) -> Iterator[Row]:
     where = path
     try:
         with zipfile.ZipFile(path) as archive:
+            check_packing(archive)
             for name in archived_names(archive, path):
                 where = f"{path}/{name}"
                 # buffered: a member's own `readline` with a bound is slow

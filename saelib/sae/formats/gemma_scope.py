@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from saelib.files import check_packing
 from saelib.sae.formats.parts import FormatError, Parts, as_floats, refuse_others, without_pre_bias
 
 WEIGHTS = "params.npz"
@@ -34,6 +35,7 @@ def read(folder: Path) -> Parts:
     file = folder / WEIGHTS
     try:
         with np.load(file, allow_pickle=False) as archive:
+            check_packing(archive.zip)
             arrays = {name: archive[name] for name in archive.files}
     except FileNotFoundError:
         raise FormatError(f"{file} is missing") from None

@@ -129,6 +129,10 @@ def test_numpy_files_that_are_none(tmp_path):
     folder = write_gemma_scope(tmp_path / "a", weights() | {"extra": torch.zeros(1)})
     with pytest.raises(FormatError, match="holds extra, which this reader does not know"):
         load(folder, site=1)
+    with zipfile.ZipFile(folder / "params.npz", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("W_enc.npy", b"x")
+    with pytest.raises(FormatError, match=r"params.npz: .*packed by method 14; expected stored"):
+        load(folder, site=1)
     (folder / "params.npz").write_bytes(b"PK\x03\x04 no archive")
     with pytest.raises(FormatError, match=r"params.npz: damaged"):
         load(folder, site=1)
