@@ -20,10 +20,6 @@ from saelib.run import execution, profiles, source_notebooks
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 SOURCES = sorted(FOLDER.glob("[0-9]*.ipynb"))
 PUBLISHED = sorted(FOLDER.glob("published/**/*.ipynb"))
-# Profiles whose recorded copies show the notebooks' earlier form until they are recorded again.
-# Their code is held by its recorded hash (test_record), and docs/findings.md says so.
-EARLIER = ("full",)
-CURRENT = [p for p in PUBLISHED if p.parent.name not in EARLIER]
 PROFILES = sorted(FOLDER.glob("profiles/*.yaml"))
 NAMES = [
     *("01_collect", "02_train_sae", "03_train_gated", "04_resampling", "05_layer_analysis"),
@@ -345,7 +341,7 @@ def test_a_profile_fits_the_notebooks(profile):
     assert list(profiles.resolve_profile(profile.stem)) == SOURCES
 
 
-@pytest.mark.parametrize("path", CURRENT, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda p: p.stem)
 def test_a_published_copy_equals_its_source_in_code(path):
     assert same_code(read(path), read(FOLDER / path.name))
 

@@ -249,9 +249,8 @@ def test_every_reported_finding_was_recorded(profile):
     assert names == {"F0", "F1", "F2", "F3", "F4"}
 
 
-# `full` was recorded before notebook 06 was there
-@pytest.mark.parametrize(("profile", "n_copies"), [("default", 6), ("full", 5)])
-def test_nobody_edits_the_code_of_a_published_copy(profile, n_copies):
+@pytest.mark.parametrize("profile", ["default", "full"])
+def test_nobody_edits_the_code_of_a_published_copy(profile):
     recorded = published.recorded_hashes(profile)
     assert recorded == published.hashes(published.copies(profile))
-    assert len(recorded) == n_copies
+    assert len(recorded) == 6

@@ -6,7 +6,6 @@ Both are computed from `data/recorded/<profile>/` alone; `tools/record.py` write
 from __future__ import annotations
 
 import ast
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ from saelib.study import (
     f3_layers,
     f4_lambda,
 )
-from saelib.study.finding import NO_RULE, figure_file, load, recorded_estimates
+from saelib.study.finding import NO_RULE, load, recorded_estimates
 
 MAX_ROWS = 12  # of a finding's table of estimates
 RULES = {  # for records that hold none
@@ -161,14 +160,14 @@ def _age(profile: str) -> str:
 
 def _section(profile: str, entry: Entry) -> str:
     name, notebook = entry["name"], entry["notebook"]
-    picture = os.path.relpath(figure_file(entry["figure"]), root() / "docs")
+    picture = f"../figures/{profile}/{Path(entry['figure']).name}"
     link = f"../notebooks/published/{profile}/{notebook}.ipynb"
     parts = [
         f"### {name}: {entry['claim']}",
         f"**{entry['verdict'].capitalize()}.** {entry['sentence']}",
         f"Rule: {entry['rule']} Computed in [{notebook}]({link}), “{entry['section']}”.",
         estimate_table(entry["estimates"]),
-        f"![{name}: {entry['claim']}]({Path(picture).as_posix()})",
+        f"![{name}: {entry['claim']}]({picture})",
     ]
     return "\n\n".join(filter(None, parts))
 
