@@ -24,9 +24,10 @@ def fever_rows(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
     columns = ["id", cfg.text_column]
     if not is_there(path):
         hub = hub_id(cfg.path, cfg.source)
-        return loaded_rows(hub, where=cfg.path, columns=columns, **ON_THE_HUB)
+        return loaded_rows(hub, cfg.path, columns, columns=columns, **ON_THE_HUB)
     if is_conversion(path):
-        return loaded_rows(cfg.path, where=cfg.path, columns=columns, data_files="**/*.parquet")
+        files = {"columns": columns, "data_files": "**/*.parquet"}
+        return loaded_rows(cfg.path, cfg.path, columns, **files)
     if is_archive(path):
         return _archived_rows(cfg.path)
     return jsonl_rows(cfg, report, PAGES)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from saelib.config import HUB_CHARS, CorpusConfig, shown
-from saelib.files import is_there
+from saelib.files import is_there, read_json
 from saelib.text.lines import LINE_BYTES
 from saelib.text.rows import CorpusError, Row, matching_files
 
@@ -88,10 +88,17 @@ def dataset_rows(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
     """
     name, config, asked = (*cfg.path.split(":", 2), "", "")[:3]
     split, first, last = sliced(asked or "train", cfg.path)
+    wanted = [cfg.text_column, cfg.id_column, "title"]
     if any(is_there(Path(name) / file) for file in SAVED):
-        return islice(_saved_rows(name, split), first, last)
+        return islice(_saved_rows(name, split, wanted), first, last)
+    if is_there(name) and Path(name).is_file():
+        raise CorpusError(
+            f"corpus path {shown(name)} is a file, and source {cfg.source!r} reads a folder or a "
+            "hub id; expected source 'jsonl', 'parquet' or 'text' for a file"
+        )
     path = name if is_there(name) else hub_id(name, cfg.source)
-    return islice(loaded_rows(path, name, name=config or None, split=split), first, last)
+    rows = loaded_rows(path, name, wanted, name=config or None, split=split)
+    return islice(rows, first, last)
 
 
 def sliced(asked: str, path: str) -> tuple[str, int, int | None]:
@@ -124,32 +131,122 @@ def hub_id(path: str, source: str) -> str:
     )
 
 
-def _saved_rows(folder: str, split: str) -> Iterator[Row]:
-    import datasets  # takes seconds to import: only where it is needed
+def _saved_rows(folder: str, split: str, wanted: Sequence[str]) -> Iterator[Row]:
+    """Rows of what `save_to_disk` left, a data set or a dictionary of them by split."""
+    state, splits = (Path(folder) / file for file in SAVED)
+    path = folder if is_there(state) else str(_saved_split(splits, split))
 
-    loaded = datasets.load_from_disk(folder)
-    if isinstance(loaded, datasets.DatasetDict):
-        if split not in loaded:
-            raise CorpusError(f"{folder}: no split {split!r}; it has {', '.join(loaded)}")
-        loaded = loaded[split]
-    return ((f"{folder}, row {n}", row) for n, row in enumerate(loaded, 1))
+    def opened() -> Any:
+        import datasets  # takes seconds to import: only where it is needed
+
+        return datasets.Dataset.load_from_disk(path).to_iterable_dataset()
+
+    return _read(folder, opened, wanted)
 
 
-def loaded_rows(path: str, where: str, split: str = "train", **options: Any) -> Iterator[Row]:
-    """Rows of a hub data set or a local folder, streamed.
+def _saved_split(splits: Path, split: str) -> Path:
+    """The folder of a split that a dictionary of data sets lists; `CorpusError` without."""
+    try:
+        listed = read_json(splits)
+    except (OSError, ValueError) as error:
+        raise CorpusError(f"{splits}: cannot be read ({error})") from error
+    names = listed.get("splits") if isinstance(listed, dict) else None
+    if not isinstance(names, list):
+        raise CorpusError(f"{splits}: damaged; expected an object with the list 'splits'")
+    if split not in names:
+        raise CorpusError(
+            f"{splits.parent}: no split {split!r}; it has {', '.join(map(str, names[:20]))}"
+        )
+    return splits.parent / split
+
+
+def loaded_rows(
+    path: str, where: str, wanted: Sequence[str], split: str = "train", **options: Any
+) -> Iterator[Row]:
+    """Rows of a hub data set or a local folder, streamed: the wanted columns, the text's first.
 
     Raises `CorpusError` naming `where` for whatever stops the library.
     """
-    import datasets
-
     local = Path(path).exists()
+
+    def opened() -> Any:
+        import datasets
+
+        if not local:
+            return datasets.load_dataset(path, split=split, streaming=True, **options)
+        _refuse_remote_files(Path(path))
+        # whole, since a folder may be called like a format, such as "text"
+        folder = str(Path(path).absolute())
+        rows = datasets.load_dataset(folder, split=split, streaming=True, **options)
+        # by row group: a whole Parquet file is read ahead, by up to 1 GB; not on the hub, where
+        # each group would be its own request
+        return rows.reshard()
+
+    advice = "" if local else "; where the hub cannot be reached, give a local folder as path"
+    return _read(where, opened, wanted, advice)
+
+
+def _read(
+    where: str, opened: Callable[[], Any], wanted: Sequence[str], advice: str = ""
+) -> Iterator[Row]:
+    """Rows of the streamed data set that `opened` gives; `CorpusError` for whatever stops it."""
     try:
-        rows = datasets.load_dataset(path, split=split, streaming=True, **options)
-        if local:  # by row group: a whole Parquet file is read ahead, by up to 1 GB
-            rows = rows.reshard()  # not on the hub, where each group would be its own request
-        for number, row in enumerate(rows, 1):
+        for number, row in enumerate(_unopened(opened(), wanted), 1):
             yield f"{where}, row {number}", row
-    except Exception as error:  # the hub client's transports share no base class of errors
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        advice = "" if local else "; where the hub cannot be reached, give a local folder as path"
+    except CorpusError:
+        raise
+    # the hub client's transports share no base class of errors, and a file may hold anything
+    except Exception as error:
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         raise CorpusError(f"{where}: cannot be read ({reason}){advice}") from error
+
+
+def _unopened(rows: Any, wanted: Sequence[str]) -> Any:
+    """The rows with the wanted columns alone, where they have a text.
+
+    A value that names an image or another file, which may lie anywhere, stays its name.
+    """
+    if rows.features is None:
+        return rows
+    rows = rows.decode(False)
+    if wanted[0] not in rows.features:  # all of them, which a message lists
+        return rows
+    return rows.select_columns([name for name in dict.fromkeys(wanted) if name in rows.features])
+
+
+def _refuse_remote_files(folder: Path) -> None:
+    """Raise `CorpusError` where a folder's own description names data that lie elsewhere.
+
+    A colon is in each address of them, also in those of files within remote archives.
+    """
+    for path, card in _descriptions(folder):
+        for name in _places(card):
+            if not isinstance(name, str) or ":" in name:
+                raise CorpusError(
+                    f"{path}: data_files or data_dir {shown(name)}: expected files of this "
+                    "folder, without a colon; files of other places are not asked for"
+                )
+
+
+def _places(card: Any) -> Iterator[Any]:
+    """The files and folders that a description names as its data, as it has them."""
+    from datasets.data_files import sanitize_patterns
+    from datasets.utils.metadata import MetadataConfigs
+
+    for config in MetadataConfigs.from_dataset_card_data(card).values():
+        for files in sanitize_patterns(config.get("data_files") or []).values():
+            yield from files
+        yield config.get("data_dir") or ""
+
+
+def _descriptions(folder: Path) -> Iterator[tuple[Path, Any]]:
+    """(file, what `datasets` reads of it) of each file in which a folder describes its data."""
+    import yaml
+    from huggingface_hub import DatasetCard, DatasetCardData
+
+    readme, alone = folder / "README.md", folder / ".huggingface.yaml"
+    if readme.is_file():
+        yield readme, DatasetCard.load(readme).data
+    if alone.exists():
+        values = yaml.safe_load(alone.read_text(encoding="utf-8"))
+        yield alone, DatasetCardData(**(values or {}))

@@ -76,7 +76,13 @@ def test_fever_folder_archive_and_parquet_give_the_same_pages(tmp_path):
         assert list(read_pages(config("fever", path), report)) == FEVER_PAGES
         assert (report["pages_blank"], report["bad_lines"]) == (3, 0)
     streamed = list(
-        loaded_rows(str(tmp_path / "conversion"), "hub", columns=["id", "text"], **ON_THE_HUB)
+        loaded_rows(
+            str(tmp_path / "conversion"),
+            "hub",
+            ["id", "text"],
+            columns=["id", "text"],
+            **ON_THE_HUB,
+        )
     )
     assert streamed == [
         (f"hub, row {i}", {k: r[k] for k in ("id", "text")}) for i, r in enumerate(FEVER_ROWS, 1)
