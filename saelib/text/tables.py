@@ -25,11 +25,16 @@ def parquet_rows(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
     """Rows of a Parquet file or of a folder of them."""
     for path in matching_files(cfg.path, cfg.source, "*.parquet"):
         refuse_huge_rows(path)
-        yield from _parquet_file(path)
+        yield from _parquet_file(path, _columns(cfg))
 
 
-def _parquet_file(path: Path) -> Iterator[Row]:
-    """Rows of one file, a value unpacked at a time.
+def _columns(cfg: CorpusConfig) -> list[str]:
+    """The columns of which a page is made, its text's first."""
+    return [name for name in (cfg.text_column, cfg.id_column, "title") if name]
+
+
+def _parquet_file(path: Path, wanted: Sequence[str]) -> Iterator[Row]:
+    """Rows of one file, a value unpacked at a time; of other columns than the wanted the names.
 
     Texts stay in their dictionary until then: a value that many rows share, written once, would
     fill the memory where they are unpacked together.
@@ -39,23 +44,49 @@ def _parquet_file(path: Path) -> Iterator[Row]:
 
     try:
         schema = pq.read_schema(path)
-        texts = [field.name for field in schema if pa.types.is_string(field.type)]
+        names = _once(schema.names, wanted, path)
+        texts = [name for name in names if pa.types.is_string(schema.field(name).type)]
         file = pq.ParquetFile(path, read_dictionary=texts, pre_buffer=False)
         number = 0
-        for batch in _batches(file):
+        for batch in _batches(file, names):
             for row in range(batch.num_rows):
                 number += 1
-                values = {name: batch[name][row].as_py() for name in batch.schema.names}
-                yield f"{path}, row {number}", values
+                yield f"{path}, row {number}", _values(batch, row, names, schema.names)
+    except CorpusError:
+        raise
     except (pa.ArrowException, OSError, ValueError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CorpusError(f"{path}: cannot be read ({reason})") from error
 
 
-def _batches(file: Any) -> Iterator[Any]:
+def _once(names: Sequence[str], wanted: Sequence[str], path: Path) -> list[str]:
+    """The wanted columns that a file has; `CorpusError` for a name that two of them have."""
+    for name in wanted:
+        if names.count(name) > 1:
+            raise CorpusError(f"{path}: {names.count(name)} columns are called {shown(name)}")
+    return [name for name in dict.fromkeys(wanted) if name in names]
+
+
+def _values(
+    batch: Any, row: int, names: Sequence[str], all_names: Sequence[str]
+) -> dict[str, Any] | str:
+    """A row's values, None for those that are not read, or why one of these cannot be one here.
+
+    A time may be beyond the years that Python knows, and a text no UTF-8.
+    """
+    values = dict.fromkeys(all_names)
+    for name in names:
+        try:
+            values[name] = batch[name][row].as_py()
+        except (ValueError, ArithmeticError, LookupError) as error:
+            return f"field {shown(name)} cannot be read ({error})"
+    return values
+
+
+def _batches(file: Any, names: Sequence[str]) -> Iterator[Any]:
     """A few rows at a time of each row group, none of the next one before it is asked for."""
     for group in range(file.num_row_groups):
-        yield from file.iter_batches(BATCH, row_groups=[group])
+        yield from file.iter_batches(BATCH, row_groups=[group], columns=names)
 
 
 def refuse_huge_rows(path: Path) -> None:
@@ -88,7 +119,7 @@ def dataset_rows(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
     """
     name, config, asked = (*cfg.path.split(":", 2), "", "")[:3]
     split, first, last = sliced(asked or "train", cfg.path)
-    wanted = [cfg.text_column, cfg.id_column, "title"]
+    wanted = _columns(cfg)
     if any(is_there(Path(name) / file) for file in SAVED):
         return islice(_saved_rows(name, split, wanted), first, last)
     if is_there(name) and Path(name).is_file():

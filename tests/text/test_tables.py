@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -267,3 +268,58 @@ def test_a_saved_data_set_of_a_cut_table_is_an_error_that_names_its_folder(tmp_p
     table.write_bytes(table.read_bytes()[:size])
     with pytest.raises(CorpusError, match="saved: cannot be read"):
         list(read_pages(config("dataset", tmp_path / "saved")))
+
+
+# ---- columns of Parquet files
+
+
+TEXTS = pa.array(["one", "two"])
+
+
+@pytest.mark.parametrize(
+    ("names", "values"),
+    [
+        (["when"], pa.array([2**60, 1], pa.timestamp("us"))),
+        (["when"], pa.array([2**30, 1], pa.date32())),
+        (["when"], pa.array([2**62, 1], pa.duration("s"))),
+        (["when"], pa.array([1, 2], pa.timestamp("us", tz="No/Where"))),
+        (["same", "same"], pa.array([1, 2])),
+    ],
+)
+def test_a_column_that_is_not_asked_for_is_not_read(tmp_path, names, values):
+    table = pa.table([TEXTS, *[values] * len(names)], names=["text", *names])
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert [p.text for p in read_pages(config("parquet", tmp_path))] == ["one", "two"]
+    cfg = config("parquet", tmp_path, id_column=names[0], on_bad_line="skip")
+    if len(names) > 1:
+        with pytest.raises(CorpusError, match=r"a\.parquet: 2 columns are called 'same'"):
+            list(read_pages(cfg))
+        return
+    report: dict = {}
+    assert len(list(read_pages(cfg, report))) + report["bad_lines"] == 2
+    assert "a.parquet, row 1: field 'when' cannot be read" in report["bad_line_examples"][0]
+
+
+def test_a_row_that_is_not_utf_8_is_named_and_the_others_are_read(tmp_path):
+    buffers = pa.array([b"\xff", b"two"]).buffers()
+    table = pa.table({"text": pa.Array.from_buffers(pa.string(), 2, buffers)})
+    pq.write_table(table, tmp_path / "a.parquet")
+    report: dict = {}
+    cfg = config("parquet", tmp_path, on_bad_line="skip")
+    assert [p.text for p in read_pages(cfg, report)] == ["two"]
+    assert "a.parquet, row 1: field 'text' cannot be read" in report["bad_line_examples"][0]
+
+
+def test_a_list_of_millions_of_nulls_beside_the_text_takes_no_memory(tmp_path):
+    n = 3_000_000
+    nulls = pa.ListArray.from_arrays(pa.array([0, n], pa.int32()), pa.nulls(n, pa.int8()))
+    pq.write_table(pa.table({"text": ["one"], "x": nulls}), tmp_path / "a.parquet")
+    del nulls
+    before = pa.total_allocated_bytes()
+    tracemalloc.start()
+    pages = read_pages(config("parquet", tmp_path))
+    assert next(pages).text == "one"
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert pa.total_allocated_bytes() - before < 1_000_000
+    assert peak < 2_000_000
