@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from saelib.config import CorpusConfig
+from saelib.config import SHOWN, CorpusConfig, shown
 from saelib.files import check_packing, is_there
 from saelib.text.rows import DAMAGE, CorpusError, Row, json_lines, jsonl_rows
 from saelib.text.tables import hub_id, loaded_rows
@@ -50,13 +50,18 @@ def _archived_rows(path: str) -> Iterator[Row]:
         with zipfile.ZipFile(path) as archive:
             check_packing(archive)
             for name in archived_names(archive, path):
-                where = f"{path}/{name}"
+                where = f"{path}/{_printable(name)}"
                 # buffered: a member's own `readline` with a bound is slow
                 with archive.open(name) as member, io.BufferedReader(member) as stream:
                     yield from json_lines(where, stream)
     except DAMAGE as error:
-        reason = str(error) or "it ends too early"
+        reason = str(error)[:SHOWN] or "it ends too early"  # it may hold two names
         raise CorpusError(f"{where}: archive cannot be read ({reason})") from error
+
+
+def _printable(name: str) -> str:
+    """A member's name as a message may have it: of others, and of up to 65,535 characters."""
+    return name if name.isprintable() and len(name) <= SHOWN else shown(name)
 
 
 def archived_names(archive: zipfile.ZipFile, path: str) -> list[str]:

@@ -16,7 +16,7 @@ from xml.sax.saxutils import quoteattr
 
 from tqdm.auto import tqdm
 
-from saelib.config import CorpusConfig, shown, stable_hash
+from saelib.config import SHOWN, CorpusConfig, shown, stable_hash
 from saelib.env import headless
 from saelib.text.assets import embedded_wiki, enwik8, made_once
 from saelib.text.lines import LINE_BYTES, PIECE, TOO_LONG
@@ -180,7 +180,7 @@ def _xml_pages(path: Path, cut: bool) -> Iterator[tuple[Path, ET.Element, dict[s
     prefixes: dict[str, str] = {}
     metered: _Metered | None = None
     try:
-        with OPENERS.get(path.suffix, open)(path, "rb") as stream:
+        with OPENERS.get(path.suffix.lower(), open)(path, "rb") as stream:
             metered = _Metered(stream)
             while not metered.is_ended:
                 for page in _pages_of(metered, prefixes):
@@ -189,7 +189,8 @@ def _xml_pages(path: Path, cut: bool) -> Iterator[tuple[Path, ET.Element, dict[s
         if cut and isinstance(error, ET.ParseError):
             return
         within = _within(metered.page if metered else None)
-        raise CorpusError(f"{path}: not a whole MediaWiki dump ({error}{within})") from error
+        reason = f"{str(error)[:SHOWN]}{within}"  # it may name an encoding of any length
+        raise CorpusError(f"{path}: not a whole MediaWiki dump ({reason})") from error
 
 
 def _pages_of(metered: _Metered, prefixes: dict[str, str]) -> Iterator[ET.Element]:

@@ -154,7 +154,7 @@ def hub_id(path: str, source: str) -> str:
 
     Raises `CorpusError` otherwise.
     """
-    if HUB_ID.fullmatch(path) and Path(path).suffix not in FILE_SUFFIXES:
+    if HUB_ID.fullmatch(path) and Path(path).suffix.lower() not in FILE_SUFFIXES:
         return path
     raise CorpusError(
         f"corpus path {shown(path)} does not exist, and is no hub id (owner/name); source "
