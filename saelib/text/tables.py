@@ -18,6 +18,7 @@ HUB_ID = re.compile(rf"(?=.{{1,{HUB_CHARS}}}\Z)[\w-][\w.-]*(/[\w-][\w.-]*)?")
 SLICE = re.compile(r"([^\[\]:+]+)\[([0-9]{0,18}):([0-9]{0,18})\]", re.ASCII)
 FILE_SUFFIXES = (".zip", ".jsonl", ".parquet", ".gz", ".txt")
 BATCH = 8  # rows that are read at once
+REFUSED = ("webdataset", "iceberg", "lance")  # formats of `datasets` that are not opened
 SAVED = ("state.json", "dataset_dict.json")  # files that `save_to_disk` leaves
 
 
@@ -201,20 +202,31 @@ def loaded_rows(
     local = Path(path).exists()
 
     def opened() -> Any:
-        import datasets
-
         if not local:
-            return datasets.load_dataset(path, split=split, streaming=True, **options)
+            return _streamed(path, split, **options)
         _refuse_remote_files(Path(path))
         # whole, since a folder may be called like a format, such as "text"
-        folder = str(Path(path).absolute())
-        rows = datasets.load_dataset(folder, split=split, streaming=True, **options)
+        rows = _streamed(str(Path(path).absolute()), split, **options)
         # by row group: a whole Parquet file is read ahead, by up to 1 GB; not on the hub, where
         # each group would be its own request
         return rows.reshard()
 
     advice = "" if local else "; where the hub cannot be reached, give a local folder as path"
     return _read(where, opened, wanted, advice)
+
+
+def _streamed(path: str, split: str, **options: Any) -> Any:
+    """What `datasets.load_dataset` streams, but `CorpusError` for a format of `REFUSED`."""
+    import datasets
+
+    builder = datasets.load_dataset_builder(path, **options)
+    kind = type(builder).__module__.rpartition(".")[2]
+    if kind in REFUSED:
+        raise CorpusError(
+            f"{path}: data in the format {kind!r}, whose files may be pickles or name others "
+            "elsewhere, are not read; expected JSON Lines, Parquet, Arrow, CSV or text"
+        )
+    return builder.as_streaming_dataset(split=split)
 
 
 def _read(

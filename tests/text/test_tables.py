@@ -1,12 +1,15 @@
 """Parquet files and data sets become rows."""
 
 import http.server
+import io
 import multiprocessing
 import os
+import pickle
 import random
 import re
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 import tracemalloc
@@ -323,3 +326,30 @@ def test_a_list_of_millions_of_nulls_beside_the_text_takes_no_memory(tmp_path):
     tracemalloc.stop()
     assert pa.total_allocated_bytes() - before < 1_000_000
     assert peak < 2_000_000
+
+
+class Opened:
+    """A pickle of it makes a file when it is opened."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["0.pth", "0.pickle", "0.pyd"])
+def test_a_pickle_in_an_archive_of_a_folder_is_never_opened(tmp_path, monkeypatch, name):
+    def refuse(*arguments, **options):
+        raise AssertionError("opened")
+
+    monkeypatch.setattr("torch.load", refuse)
+    members = {"0.txt": b"one", name: pickle.dumps(Opened(tmp_path / "was-opened"))}
+    with tarfile.open(tmp_path / "train.tar", "w") as archive:
+        for member, content in members.items():
+            info = tarfile.TarInfo(member)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    with pytest.raises(CorpusError, match="data in the format 'webdataset', whose files may be"):
+        list(read_pages(config("dataset", tmp_path, text_column="txt")))
+    assert not (tmp_path / "was-opened").exists()
