@@ -318,7 +318,9 @@ def is_expected(error: Exception) -> bool:
 
 
 def for_the_terminal(record: logging.LogRecord) -> bool:
-    """Let a message of papermill's through without control sequences, unless it is noise."""
+    """Let a message through without control sequences, which a file's name or a page's title may
+    hold, unless it is papermill's noise.
+    """
     from saelib.run.plain import without_controls
 
     message = record.getMessage()
@@ -330,8 +332,9 @@ def for_the_terminal(record: logging.LogRecord) -> bool:
 def set_up_logging() -> None:
     """Messages alone, on standard output; of many processes the first one speaks."""
     level = logging.ERROR if os.environ.get("RANK", "0") != "0" else logging.INFO
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stdout)
-    logging.getLogger("papermill").addFilter(for_the_terminal)
+    terminal = logging.StreamHandler(sys.stdout)
+    terminal.addFilter(for_the_terminal)
+    logging.basicConfig(level=level, format="%(message)s", handlers=[terminal])
     # nbconvert's remarks on missing alternative texts
     logging.getLogger("traitlets").setLevel(logging.ERROR)
 

@@ -6,10 +6,10 @@ Python's, without this package or with another version of it.
 
 from __future__ import annotations
 
-import sys
-
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
+
+from saelib.text.child import python
 
 
 class OwnKernel(AsyncKernelManager):
@@ -18,5 +18,5 @@ class OwnKernel(AsyncKernelManager):
     @property
     def kernel_spec(self) -> KernelSpec:
         """How to start it."""
-        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        argv = python("-m", "ipykernel_launcher", "-f", "{connection_file}")
         return KernelSpec(argv=argv, display_name="Python 3", language="python")

@@ -8,13 +8,13 @@ processor time, so that a busy machine drops no page that an idle one reads.
 from __future__ import annotations
 
 import json
-import os
 import resource
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
+
+from saelib.text.child import environment, python
 
 SECONDS = 3.0  # of processor time for any page
 # and for each character: ten times what the slowest of the embedded articles takes
@@ -65,13 +65,11 @@ class Cleaner:
 
 
 def _started() -> subprocess.Popen[bytes]:
-    package = str(Path(__file__).parents[2])
-    path = os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
-        [sys.executable, "-c", COMMAND],
+        python("-c", COMMAND),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": path},
+        env=environment(),
     )
 
 

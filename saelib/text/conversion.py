@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,8 @@ def convert_apart(gguf: Path, folder: Path) -> Path:
 
     Raises `AssetError` with its reason where it fails.
     """
-    package = str(Path(__file__).parents[2])
-    path = os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])
     arguments = ("-c", CALL, str(gguf), str(folder))
-    _, reason = run_python(*arguments, PYTHONPATH=path, TQDM_DISABLE="1")
+    _, reason = run_python(*arguments, TQDM_DISABLE="1")
     if reason:
         raise AssetError(f"{gguf.name} could not be converted ({reason}); nothing was kept")
     return folder

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from saelib.config import CorpusConfig
+from saelib.config import SHOWN, CorpusConfig, shown
 from saelib.files import check_packing, is_there
 from saelib.text.rows import DAMAGE, CorpusError, Row, json_lines, jsonl_rows
 from saelib.text.tables import hub_id, loaded_rows
@@ -24,9 +24,10 @@ def fever_rows(cfg: CorpusConfig, report: dict[str, Any]) -> Iterator[Row]:
     columns = ["id", cfg.text_column]
     if not is_there(path):
         hub = hub_id(cfg.path, cfg.source)
-        return loaded_rows(hub, where=cfg.path, columns=columns, **ON_THE_HUB)
+        return loaded_rows(hub, cfg.path, columns, columns=columns, **ON_THE_HUB)
     if is_conversion(path):
-        return loaded_rows(cfg.path, where=cfg.path, columns=columns, data_files="**/*.parquet")
+        files = {"columns": columns, "data_files": "**/*.parquet"}
+        return loaded_rows(cfg.path, cfg.path, columns, **files)
     if is_archive(path):
         return _archived_rows(cfg.path)
     return jsonl_rows(cfg, report, PAGES)
@@ -49,13 +50,18 @@ def _archived_rows(path: str) -> Iterator[Row]:
         with zipfile.ZipFile(path) as archive:
             check_packing(archive)
             for name in archived_names(archive, path):
-                where = f"{path}/{name}"
+                where = f"{path}/{_printable(name)}"
                 # buffered: a member's own `readline` with a bound is slow
                 with archive.open(name) as member, io.BufferedReader(member) as stream:
                     yield from json_lines(where, stream)
     except DAMAGE as error:
-        reason = str(error) or "it ends too early"
+        reason = str(error)[:SHOWN] or "it ends too early"  # it may hold two names
         raise CorpusError(f"{where}: archive cannot be read ({reason})") from error
+
+
+def _printable(name: str) -> str:
+    """A member's name as a message may have it: of others, and of up to 65,535 characters."""
+    return name if name.isprintable() and len(name) <= SHOWN else shown(name)
 
 
 def archived_names(archive: zipfile.ZipFile, path: str) -> list[str]:

@@ -16,7 +16,7 @@ from xml.sax.saxutils import quoteattr
 
 from tqdm.auto import tqdm
 
-from saelib.config import CorpusConfig, stable_hash
+from saelib.config import SHOWN, CorpusConfig, shown, stable_hash
 from saelib.env import headless
 from saelib.text.assets import embedded_wiki, enwik8, made_once
 from saelib.text.lines import LINE_BYTES, PIECE, TOO_LONG
@@ -33,6 +33,8 @@ COUNTS = {"pages_redirect", "pages_other_namespace"}
 SEAL = "sha256"  # beside the counts: of the pages' lines and of the counts
 MAKE_AGAIN = "delete it and run again"
 ENGLISH = {"-2": "Media", "6": "File", "14": "Category"}  # namespaces whose links show no text
+# Up to a link's first colon; read once, however many spaces are in it.
+LINK_PREFIX = re.compile(r"\[\[([^\[\]|:]++):")
 LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
 # Older names of a language's file namespace; a dump lists the newest alone.
 FILE_ALIASES = {
@@ -67,17 +69,17 @@ def articles(
     pages = (page for path in parts for page in _xml_pages(path, cut))
     for path, page, prefixes in pages:
         title = page.findtext("{*}title") or ""
-        wikitext = page.findtext("{*}revision/{*}text") or ""
+        wikitext = _newest_text(page)
         if _namespace(page, title, prefixes) != "0":
             report["pages_other_namespace"] += 1
         elif PASSED_OVER in page.attrib:
-            yield f"{path}, page {title!r}", f"a page of {TOO_LONG}"
+            yield f"{path}, page {shown(title)}", f"a page of {TOO_LONG}"
         elif page.find("{*}redirect") is not None or wikitext.lstrip()[:9].upper() == "#REDIRECT":
             report["pages_redirect"] += 1
         else:
             wikitext = with_english_links(wikitext, prefixes)
             article = {"id": page.findtext("{*}id"), "title": title, "wikitext": wikitext}
-            yield f"{path}, page {title!r}", article
+            yield f"{path}, page {shown(title)}", article
 
 
 def _namespace(page: ET.Element, title: str, prefixes: dict[str, str]) -> str:
@@ -86,7 +88,18 @@ def _namespace(page: ET.Element, title: str, prefixes: dict[str, str]) -> str:
     An article may be called what a namespace is called: "File" without a colon is one.
     """
     prefix, colon, _ = title.partition(":")
-    return page.findtext("{*}ns") or (prefixes.get(prefix, "0") if colon else "0")
+    number = (page.findtext("{*}ns") or "").strip()
+    return number or (prefixes.get(prefix, "0") if colon else "0")
+
+
+def _newest_text(page: ET.Element) -> str:
+    """Wikitext of a page's newest revision: a dump of histories has them all, in any order.
+
+    Of revisions of one time, or of none, the last.
+    """
+    revisions = reversed(page.findall("{*}revision"))
+    newest = max(revisions, key=lambda r: r.findtext("{*}timestamp") or "", default=page)
+    return newest.findtext("{*}text") or ""
 
 
 def with_english_links(wikitext: str, prefixes: dict[str, str]) -> str:
@@ -96,15 +109,21 @@ def with_english_links(wikitext: str, prefixes: dict[str, str]) -> str:
     that begins with a colon is shown, and stays.
     """
     names = {
-        name.casefold(): ENGLISH[number]
+        _folded(name): ENGLISH[number]
         for name, number in prefixes.items()
-        if number in ENGLISH and name.casefold() != ENGLISH[number].casefold()
+        if number in ENGLISH and _folded(name) != _folded(ENGLISH[number])
     }
-    if not names:
-        return wikitext
-    any_name = "|".join(map(re.escape, names))
-    pattern = rf"(?i)\[\[\s*({any_name})\s*:"
-    return re.sub(pattern, lambda match: f"[[{names[match[1].casefold()]}:", wikitext)
+
+    def english(match: re.Match[str]) -> str:
+        name = names.get(_folded(match[1].strip()))
+        return f"[[{name}:" if name else match[0]
+
+    return LINK_PREFIX.sub(english, wikitext) if names else wikitext
+
+
+def _folded(name: str) -> str:
+    """A name without its case and the dots of Turkish: "KATEGORİ" is "Kategori", "ı" is "i"."""
+    return name.casefold().replace("i\u0307", "i").replace("ı", "i")
 
 
 class _LongPage(ValueError):
@@ -161,7 +180,7 @@ def _xml_pages(path: Path, cut: bool) -> Iterator[tuple[Path, ET.Element, dict[s
     prefixes: dict[str, str] = {}
     metered: _Metered | None = None
     try:
-        with OPENERS.get(path.suffix, open)(path, "rb") as stream:
+        with OPENERS.get(path.suffix.lower(), open)(path, "rb") as stream:
             metered = _Metered(stream)
             while not metered.is_ended:
                 for page in _pages_of(metered, prefixes):
@@ -170,7 +189,8 @@ def _xml_pages(path: Path, cut: bool) -> Iterator[tuple[Path, ET.Element, dict[s
         if cut and isinstance(error, ET.ParseError):
             return
         within = _within(metered.page if metered else None)
-        raise CorpusError(f"{path}: not a whole MediaWiki dump ({error}{within})") from error
+        reason = f"{str(error)[:SHOWN]}{within}"  # it may name an encoding of any length
+        raise CorpusError(f"{path}: not a whole MediaWiki dump ({reason})") from error
 
 
 def _pages_of(metered: _Metered, prefixes: dict[str, str]) -> Iterator[ET.Element]:
@@ -184,8 +204,8 @@ def _pages_of(metered: _Metered, prefixes: dict[str, str]) -> Iterator[ET.Elemen
             tag = element.tag.rpartition("}")[2]
             if event == "start":
                 metered.page = element if tag == "page" else metered.page
-            elif tag == "namespace":
-                prefixes[element.text or ""] = element.get("key", "0")
+            elif tag == "namespace" and (name := (element.text or "").strip()):
+                prefixes[name] = element.get("key", "0")
             elif tag == "page":
                 yield element
                 top.clear()
@@ -205,7 +225,7 @@ def _pages_of(metered: _Metered, prefixes: dict[str, str]) -> Iterator[ET.Elemen
 def _within(page: ET.Element | None) -> str:
     """The title of the page that the parser is in, for a message."""
     title = None if page is None else page.findtext("{*}title")
-    return f", in page {title!r}" if title else ""
+    return f", in page {shown(title)}" if title else ""
 
 
 # ---- the bundled dumps, cleaned once
@@ -235,7 +255,10 @@ def _cleaned_rows(
             row = _cleaned_row(line, f"{path}:{number}")
             if "text" in row:
                 digest.update(line)
-                yield f"{dump}, page {row['title']!r}", {cfg.text_column: row.pop("text"), **row}
+                yield (
+                    f"{dump}, page {shown(row['title'])}",
+                    {cfg.text_column: row.pop("text"), **row},
+                )
             else:
                 counts = row
     seal = counts.pop(SEAL, None)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from saelib.env import root
+from saelib.text.child import environment, python
 
 
 class AssetError(RuntimeError):
@@ -48,9 +47,9 @@ def wheels_dir() -> Path:
 
 def run_python(*arguments: str, **variables: str) -> tuple[str, str]:
     """(what a new Python process prints, why it failed in a line, or "" where it did not)."""
-    env = {**os.environ, **variables}
-    command = [sys.executable, *arguments]
-    process = subprocess.run(command, capture_output=True, text=True, env=env)
+    process = subprocess.run(
+        python(*arguments), capture_output=True, text=True, env=environment(**variables)
+    )
     if not process.returncode:
         return process.stdout, ""
     lines = [line for line in process.stderr.splitlines() if line.strip()]

@@ -22,3 +22,12 @@ def test_a_kernel_of_another_python_is_not_taken_by_its_name(home, tmp_path, mon
     execute(write_notebook(home, "01_a", code=CELL), done, {})
     assert stdout_of(done) == f"{Path(sys.executable).resolve().parts}\n"
     assert "other" not in done.read_text()
+
+
+def test_no_module_beside_a_notebook_takes_the_place_of_one_that_the_kernel_needs(home, tmp_path):
+    for name in ("ipykernel_launcher", "ipykernel", "matplotlib"):
+        (home / "notebooks" / f"{name}.py").write_text("open('was-executed', 'w')\n")
+    done = tmp_path / "done.ipynb"
+    execute(write_notebook(home, "01_a", code="import matplotlib.pyplot\nprint(1)"), done, {})
+    assert stdout_of(done) == "1\n"
+    assert not (home / "notebooks" / "was-executed").exists()

@@ -50,3 +50,13 @@ def test_help_and_a_refusal_load_neither_torch_nor_pandas(arguments):
     code = REPORT_LOADED.format(arguments=arguments)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "loaded: []", done.stdout + done.stderr
+
+
+def test_control_sequences_in_a_message_do_not_reach_the_terminal():
+    code = (
+        "import logging; from saelib.__main__ import set_up_logging; set_up_logging()\n"
+        "logging.getLogger('saelib.run.fit').info('%s: \\x1b[2J\\x9b31mred', 'a\\x1b]0;b\\x07')\n"
+        "logging.getLogger('papermill').info('100%% \\x1b[31mred')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("a: red\n100%% red\n", "")

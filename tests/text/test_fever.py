@@ -76,7 +76,13 @@ def test_fever_folder_archive_and_parquet_give_the_same_pages(tmp_path):
         assert list(read_pages(config("fever", path), report)) == FEVER_PAGES
         assert (report["pages_blank"], report["bad_lines"]) == (3, 0)
     streamed = list(
-        loaded_rows(str(tmp_path / "conversion"), "hub", columns=["id", "text"], **ON_THE_HUB)
+        loaded_rows(
+            str(tmp_path / "conversion"),
+            "hub",
+            ["id", "text"],
+            columns=["id", "text"],
+            **ON_THE_HUB,
+        )
     )
     assert streamed == [
         (f"hub, row {i}", {k: r[k] for k in ("id", "text")}) for i, r in enumerate(FEVER_ROWS, 1)
@@ -208,3 +214,19 @@ def test_an_archive_that_unpacks_to_one_line_of_200_mb_is_a_bad_line_in_little_m
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 100e6
+
+
+@pytest.mark.parametrize("name", ["wiki-\x1b[31mred\x9b0m.jsonl", f"wiki-{'long' * 10_000}.jsonl"])
+def test_names_in_an_archive_are_shown_without_control_sequences_and_cut(tmp_path, name):
+    with zipfile.ZipFile(tmp_path / "wiki-pages.zip", "w") as archive:
+        archive.writestr(name, "no JSON\n")
+    with pytest.raises(CorpusError, match=r"wiki-pages\.zip/'wiki-.*: not JSON") as caught:
+        list(read_pages(config("fever", tmp_path / "wiki-pages.zip")))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+    archive = (tmp_path / "wiki-pages.zip").read_bytes()
+    (tmp_path / "wiki-pages.zip").write_bytes(archive.replace(b"wiki-", b"Wiki-", 1))
+    with pytest.raises(CorpusError, match="archive cannot be read") as caught:
+        list(read_pages(config("fever", tmp_path / "wiki-pages.zip")))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000

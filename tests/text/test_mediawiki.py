@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import re
+import time
 import tracemalloc
 from dataclasses import replace
 from itertools import islice
@@ -18,7 +19,12 @@ from saelib.config import CorpusConfig
 from saelib.text import apart, mediawiki
 from saelib.text import pages as pages_module
 from saelib.text.assets import embedded_wiki
-from saelib.text.mediawiki import CLEANING_VERSION, articles, write_cleaned
+from saelib.text.mediawiki import (
+    CLEANING_VERSION,
+    articles,
+    with_english_links,
+    write_cleaned,
+)
 from saelib.text.pages import Page, read_pages
 from saelib.text.rows import CorpusError
 from saelib.text.wikitext import clean_markup
@@ -40,11 +46,13 @@ def dump(path: Path, pages: list[tuple[str, str, str, str]]) -> Path:
     )
     head = '<mediawiki xmlns="http://www.mediawiki.org/xml/export-0.10/"><siteinfo/>'
     xml = f"{head}{body}</mediawiki>".encode()
-    path.write_bytes({".bz2": bz2.compress, ".gz": gzip.compress}.get(path.suffix, bytes)(xml))
+    path.write_bytes(
+        {".bz2": bz2.compress, ".gz": gzip.compress}.get(path.suffix.lower(), bytes)(xml)
+    )
     return path
 
 
-@pytest.mark.parametrize("name", ["d.xml", "d.xml.bz2", "d.xml.gz"])
+@pytest.mark.parametrize("name", ["d.xml", "d.xml.bz2", "d.xml.gz", "d.XML.GZ"])
 def test_a_dump_gives_its_articles_without_redirects_and_other_namespaces(tmp_path, name):
     pages = [
         ("Abel", "0", "12", ARTICLE),
@@ -143,6 +151,68 @@ def test_a_dump_names_files_and_categories_in_its_own_language(tmp_path):
     (tmp_path / "d.xml").write_text(GERMAN + old_page(1, "Abel", text) + "</mediawiki>")
     (page,) = read_pages(config(tmp_path))
     assert page.text == "Abel malt.\n\nMaler im Kategorienraum."
+
+
+TURKISH = GERMAN.replace("Kategorie", "Kategori").replace('"de"', '"tr"')
+
+
+def test_a_category_written_with_turkish_letters_is_one(tmp_path):
+    text = (
+        "Abel.\n[[KATEGORİ:Ressamlar|A]] [[kategorı : Ressamlar]] [[DATEİ:a.jpg]] [[Kategoriler:b]]"
+    )
+    (tmp_path / "d.xml").write_text(TURKISH + old_page(1, "Abel", text) + "</mediawiki>")
+    (page,) = read_pages(config(tmp_path, on_bad_line="skip"))
+    assert page.text == "Abel.\nKategoriler:b"
+
+
+def test_a_namespace_without_a_name_takes_no_link(tmp_path):
+    nameless = GERMAN.replace("Datei", " ")
+    text = "[[:Category:Maler|Die Maler]] und [[ :Abel|Abel]]."
+    (tmp_path / "d.xml").write_text(nameless + old_page(1, ":Abel", text) + "</mediawiki>")
+    (page,) = read_pages(config(tmp_path))
+    assert page.text == "Die Maler und Abel."
+
+
+def test_links_of_many_spaces_are_read_in_linear_time():
+    page = "[[" + " " * 80_000 + "[[x" * 100_000 + "[[" + " x" * 500_000
+    start = time.process_time()
+    assert with_english_links(page, {"Datei": "6", "": "14"}) == page
+    assert time.process_time() - start < 2
+
+
+def test_a_namespace_with_spaces_around_its_number_is_that_number(tmp_path):
+    pages = [("Abel", " 0\n", "1", "One."), ("Talk:Abel", " 1 ", "2", "talk")]
+    report: dict = {}
+    read = list(read_pages(config(dump(tmp_path / "d.xml", pages)), report))
+    assert (read, report["pages_other_namespace"]) == ([Page("1", "Abel", "One.")], 1)
+
+
+@pytest.mark.parametrize("times", [(3, 5, 4), (3, 4, 4), (None, None, None)])
+def test_of_a_dump_of_histories_the_newest_text_is_read(tmp_path, times):
+    revisions = "".join(
+        (f"<timestamp>200{time}-01-01T00:00:00Z</timestamp>" if time else "") + f"<text>{n}.</text>"
+        for n, time in enumerate(times)
+    ).replace("</text>", "</text></revision><revision>")
+    page = f"<page><title>Abel</title><id>1</id><revision>{revisions}</revision></page>"
+    (tmp_path / "d.xml").write_text(
+        OLD + page.replace("<revision></revision>", "") + "</mediawiki>"
+    )
+    (read,) = read_pages(config(tmp_path))
+    assert read.text == ("1." if times[1] == 5 else "2.")
+
+
+def test_a_title_without_end_is_not_repeated_in_full(tmp_path):
+    long = "long " * 50_000
+    pages = [(long, "0", "1", "One."), ("A", "0", "2", "Two."), (long, "0", "3", "{{" * 100_000)]
+    path = dump(tmp_path / "d.xml", pages)
+    report: dict = {}
+    assert [page.id for page in read_pages(config(path, on_bad_line="skip"), report)] == ["2"]
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CorpusError) as caught:
+        list(read_pages(config(path, on_bad_line="skip")))
+    for message in (*report["bad_line_examples"], str(caught.value)):
+        assert "long long" in message
+        assert len(message) < 1000
 
 
 @pytest.mark.parametrize(
@@ -342,6 +412,7 @@ def test_a_long_page_is_passed_over_in_the_memory_of_the_bound(tmp_path):
         "<mediawiki/>x",
         '<?xml version="1.0" encoding="no-such"?><mediawiki/>',
         '<?xml version="1.0" encoding="utf-7"?><mediawiki/>',
+        f'<?xml version="1.0" encoding="{"no" * 7000}"?><mediawiki/>',
         '<?xml version="1.0" encoding="shift_jis"?><mediawiki/>',
         '<!DOCTYPE m [<!ENTITY a "aaaaaaaaaa">'
         + "".join(
@@ -353,8 +424,9 @@ def test_a_long_page_is_passed_over_in_the_memory_of_the_bound(tmp_path):
 )
 def test_what_is_no_dump_is_an_error_that_names_the_file(tmp_path, text):
     (tmp_path / "d.xml").write_text(text, errors="surrogatepass")
-    with pytest.raises(CorpusError, match=r"d\.xml: not a whole MediaWiki dump"):
+    with pytest.raises(CorpusError, match=r"d\.xml: not a whole MediaWiki dump") as caught:
         list(read_pages(config(tmp_path / "d.xml")))
+    assert len(str(caught.value)) < 1000
 
 
 # ---- the embedded excerpt

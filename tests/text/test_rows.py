@@ -36,8 +36,9 @@ def test_a_missing_path_is_an_error_that_asks_no_hub(tmp_path):
         with pytest.raises(CorpusError, match=f"nothing' does not exist; source '{source}'"):
             list(read_pages(config(source, tmp_path / "nothing")))
     for source in ("fever", "dataset"):
-        with pytest.raises(CorpusError, match=r"nothing\.zip' does not exist, and is no hub id"):
-            list(read_pages(config(source, tmp_path / "nothing.zip")))
+        for name in ("nothing.zip", "nothing.ZIP", "nothing.Jsonl"):
+            with pytest.raises(CorpusError, match=f"{name}' does not exist, and is no hub id"):
+                list(read_pages(config(source, name)))
     with pytest.raises(CorpusError, match=r"holds no \*\.jsonl"):
         list(read_pages(config("jsonl", tmp_path)))
 
