@@ -17,7 +17,6 @@ norm), their codes say nothing: these are told apart, with a warning.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +31,7 @@ from saelib.activations.store import CLASSES, token_classes
 from saelib.config import ConfigError
 from saelib.measure.features import FeatureIndex
 from saelib.measure.indexed import IndexedSAE, Subject
-from saelib.measure.latents import whole_number
+from saelib.measure.latents import finite_number, whole_number
 from saelib.measure.listing import Listing
 from saelib.measure.steering import (
     Change,
@@ -233,14 +232,15 @@ class Lens(IndexedSAE):
         "scale" a factor; "ablate" takes none.
 
         Raises:
-            ConfigError: there is no such latent, the strength is no number, or no token of the
-                prompt would change; or there are no test pages for its largest code, or it is 0.
+            ConfigError: there is no such latent, the strength is no number or more than the model
+                can compute with, or no token of the prompt would change; or there are no test pages
+                for its largest code, or it is 0.
         """
         latent = self.latent_number(latent)
-        if not math.isfinite(strength):
-            raise ConfigError(f"strength = {strength!r}: expected a number")
-        value = strength * self.largest_code(latent) if mode in ("add", "clamp") else strength
-        change = Change(latent, mode, float(value))
+        value = finite_number(strength, "strength")
+        if mode in ("add", "clamp"):
+            value *= self.largest_code(latent)
+        change = Change(latent, mode, value)
         ids = self._ids(prompt)
         if ids.shape[1] < 2:
             raise ConfigError(f"prompt = {prompt!r}: one token, and the first is never changed")
