@@ -30,6 +30,7 @@ from torch import Tensor
 from saelib.activations.store import CLASSES, token_classes
 from saelib.config import ConfigError
 from saelib.measure.features import FeatureIndex
+from saelib.measure.features.pieces import is_writable
 from saelib.measure.indexed import IndexedSAE, Subject
 from saelib.measure.latents import finite_number, whole_number
 from saelib.measure.listing import Listing
@@ -98,7 +99,7 @@ class Lens(IndexedSAE):
         """Every token of a text with its class and codes.
 
         Raises:
-            ConfigError: the text is empty, or longer than the model's context.
+            ConfigError: the text is empty, none, or longer than the model's context.
         """
         ids = self._ids(text)
         site = self.sae.config.site
@@ -179,6 +180,8 @@ class Lens(IndexedSAE):
         return codes.max(0, initial=0.0)
 
     def _ids(self, text: str) -> Int64[Tensor, "1 tokens"]:
+        if not isinstance(text, str) or not is_writable(text):
+            raise ConfigError(f"text = {text!r:.80}: expected a text that can be written as UTF-8")
         ids = self._tokenized(text)
         if not ids.numel():
             raise ConfigError(f"text = {text!r}: no tokens")

@@ -22,6 +22,7 @@ from saelib.measure.descriptions import (
 )
 from saelib.measure.features.chat import Chat, ChatError
 
+HALF = {"description": "half of a pair: \ud800"}  # cannot be written
 DEAD = 63  # a latent that never fires
 
 
@@ -99,7 +100,12 @@ def test_what_is_described_is_kept_and_not_asked_again(lens, latents):
     assert again.equals(table)
     assert kept_descriptions(lens, "other").empty
     path = next(lens.beside("descriptions").glob("*.jsonl"))
-    path.write_text(path.read_text() + "{")
+    lines = path.read_text()
+    kept = json.loads(lines.splitlines()[0]) | HALF
+    path.write_text(lines + json.dumps({k: v for k, v in kept.items() if k != "hash"}))
+    with pytest.raises(ValueError, match=r"\.jsonl: line 4 is damaged"):
+        kept_descriptions(lens, "words")
+    path.write_text(lines + "{")
     with pytest.raises(ValueError, match=r"\.jsonl: line 4 is damaged"):
         kept_descriptions(lens, "words")
 
@@ -184,7 +190,7 @@ def test_settings_that_cannot_be_are_refused(settings, sentence):
 def test_answers_are_checked_strictly():
     assert checked_description({"description": " a\n b "}) == "a b"
     assert checked_fits({"fits": [0, 1]}, 2) == [0, 1]
-    for answer in ("x", {}, {"description": 3}, {"description": "y" * 401}):
+    for answer in ("x", {}, {"description": 3}, {"description": "y" * 401}, HALF):
         with pytest.raises(ValueError, match="expected"):
             checked_description(answer)
     for fits in ([0], [0, 2], [True, False], ["0", "1"], None):

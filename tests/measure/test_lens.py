@@ -130,6 +130,8 @@ def test_what_is_not_there_is_refused_saying_what_is(
 def test_texts_and_latents_that_cannot_be_are_refused(lens, monkeypatch):
     with pytest.raises(ConfigError, match="text = '': no tokens"):
         lens.see("")
+    with pytest.raises(ConfigError, match=r"text = 'w1 .*ud800': expected a text that can be wri"):
+        lens.codes(0, "w1 \ud800")
     with pytest.raises(ConfigError, match="latent 64: this SAE has the latents 0 to 63"):
         lens.steer(64, 1, PROMPT)
     monkeypatch.setattr(lens.lm, "max_length", 3)
