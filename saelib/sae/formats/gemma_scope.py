@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -28,6 +29,7 @@ from saelib.sae.formats.parts import (
 WEIGHTS = "params.npz"
 NAMES = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
 EXPANDED = 16  # bytes unpacked, for each in the file: weights are near to noise, which stays as is
+LONGEST_HEADER = 256  # characters; they are parsed as Python, in which longer ones may nest deeply
 HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -35,8 +37,8 @@ HEADERS = {
 # What numpy and zipfile raise; a RuntimeError where an archive is encrypted or packed in a way
 # that is not known.
 DAMAGE = (
-    *(ValueError, OSError, EOFError, RuntimeError, OverflowError),
-    *(zipfile.BadZipFile, zlib.error),
+    *(ValueError, TypeError, OSError, EOFError, RuntimeError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
 )
 
 
@@ -78,7 +80,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
         version = np.lib.format.read_magic(stream)
         if version not in HEADERS:
             raise ValueError(f"{member.filename!r} is an array of format {version}")
-        shape, _, dtype = HEADERS[version](stream)
+        shape, _, dtype = HEADERS[version](stream, max_header_size=LONGEST_HEADER)
     if math.prod(shape) * dtype.itemsize > member.file_size:
         raise ValueError(f"{member.filename!r} holds fewer numbers than its shape says")
     with archive.open(member) as stream:
