@@ -43,7 +43,7 @@ class Change:
             accepted = ", ".join(map(repr, MODES))
             raise ValueError(f"mode = {self.mode!r}: expected one of {accepted}")
         if not abs(self.value) <= LARGEST:
-            raise ConfigError(f"value = {self.value:g}: expected a number of float32")
+            raise ConfigError(f"value = {self.value!r:.80}: expected a number of float32")
 
     def new_code(self, f: Tensor) -> Tensor:
         """g from f, of any shape."""

@@ -83,6 +83,8 @@ def test_a_latent_or_mode_that_is_not_there_is_refused(lm, sae, ids):
     for latent in (-1, 64):
         with pytest.raises(ValueError, match=rf"latent {latent}: this SAE has the latents 0 to 63"):
             changed_stream(sae, stream, Change(latent))
+    with pytest.raises(ConfigError, match=r"value = 1000.*: expected a number of float32"):
+        Change(0, "add", 10**400)
     with pytest.raises(ValueError, match="mode = 'boost': expected one of 'add', 'scale'"):
         Change(0, "boost")
 

@@ -67,6 +67,8 @@ def _arrays(file: Path) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(file) as archive:
         check_packing(archive)
         members = archive.infolist()
+        if len({_name(member.filename) for member in members}) < len(members):
+            raise ValueError("it holds two arrays of one name")
         unpacked = sum(member.file_size for member in members)
         if unpacked > EXPANDED * file.stat().st_size:
             raise ValueError(

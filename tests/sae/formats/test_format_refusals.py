@@ -200,6 +200,13 @@ def test_a_numpy_file_s_sizes_are_looked_at_before_room_is_made(tmp_path, member
         load(tmp_path, site=1)
 
 
+def test_two_numpy_arrays_of_one_name_are_refused(tmp_path):
+    arrays = {name: t.numpy() for name, t in weights().items()}
+    np.savez(tmp_path / "params.npz", w_enc=2 * arrays["W_enc"], **arrays)
+    with pytest.raises(FormatError, match=r"params.npz: .*it holds two arrays of one name"):
+        load(tmp_path, site=1)
+
+
 def test_a_lone_array_in_the_place_of_the_archive(tmp_path):
     buffer = io.BytesIO()
     np.save(buffer, np.ones(3))
