@@ -59,7 +59,7 @@ class Deadline:
 
 
 class _Timed:
-    """A handler of urllib whose connections a deadline makes."""
+    """A handler of urllib whose connections a deadline makes; before one of urllib's classes."""
 
     def __init__(self, deadline: Deadline) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class _Timed:
             made._create_connection = self.deadline.connect
             return made
 
-        return super().do_open(connection, req, **options)  # type: ignore[misc]
+        return super().do_open(connection, req, **options)
 
 
 class _Plain(_Timed, HTTPHandler):
