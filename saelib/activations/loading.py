@@ -32,6 +32,7 @@ OBJECTS = (
     *("vocab.json", "model.safetensors.index.json"),
 )
 MOST_MISSING = 2  # weights that a config describes, for each in the files
+MOST_COMPUTED = 1 << 27  # numbers beside the weights, as tables of positions: half a GB
 SHOWN = 3  # weights named in a message
 
 
@@ -122,25 +123,34 @@ def _check_size(name: str, path: Path, values: dict[str, Any], headers: list[_He
             f"model {name!r} cannot be loaded: {path}: num_hidden_layers = {blocks}, "
             f"but its files hold {n_tensors} tensors"
         )
-    if "quantization_config" in values:  # several weights are packed into one value
+    if values.get("quantization_config"):  # several weights are packed into one value
         return
     stored = sum(header.n_values for header in headers)
-    described = _n_parameters(path.parent)
+    described, computed = _n_values(path.parent)
     if described > MOST_MISSING * stored:
         raise ModelLoadError(
             f"model {name!r} cannot be loaded: {path}: describes {described:,} weights, "
             f"but its files hold {stored:,}"
         )
+    if computed > max(MOST_COMPUTED, MOST_MISSING * stored):
+        raise ModelLoadError(
+            f"model {name!r} cannot be loaded: {path}: describes tables of {computed:,} numbers, "
+            f"as of positions, beside {stored:,} weights in its files"
+        )
 
 
-def _n_parameters(folder: Path) -> int:
-    """Parameters of the model that a folder's config describes; no room is made for them."""
+def _n_values(folder: Path) -> tuple[int, int]:
+    """(weights, other numbers) of the model that a folder's config describes.
+
+    No room is made for them.
+    """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
             config, attn_implementation=None, trust_remote_code=False
         )
-    return sum(parameter.numel() for parameter in model.parameters())
+    weights, others = model.parameters(), model.buffers()
+    return sum(weight.numel() for weight in weights), sum(other.numel() for other in others)
 
 
 def _check_weights(name: str, report: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ from saelib.measure.features.chat import AnswerError, Chat, ChatError
 from saelib.measure.features.contexts import ContextWindow
 from saelib.measure.features.identity import SHORT
 from saelib.measure.features.index import FeatureIndex
-from saelib.measure.features.pieces import marked, token_pieces
+from saelib.measure.features.pieces import is_writable, marked, token_pieces
 from saelib.measure.indexed import IndexedSAE
 
 log = logging.getLogger(__name__)
@@ -157,10 +157,11 @@ def checked_description(answer: Any) -> str:
     """The description of an answer.
 
     Raises:
-        AnswerError: it is not {"description": "..."} with some words.
+        AnswerError: it is not {"description": "..."} with some words that can be written.
     """
     text = answer.get("description") if isinstance(answer, dict) else None
-    if not isinstance(text, str) or not 0 < len(text.strip()) <= LONGEST:
+    usable = isinstance(text, str) and 0 < len(text.strip()) <= LONGEST and is_writable(text)
+    if not usable:
         raise AnswerError(f'expected {{"description": "..."}}, answered {str(answer)[:80]!r}')
     return " ".join(text.split())
 
@@ -264,6 +265,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             line = {name: content[name] for name in FIELDS}
             if content.get(SEALED, stable_hash(line)) != stable_hash(line):
                 raise ValueError("not what its hash says")
+            if not is_writable(line["description"]):
+                raise ValueError("a description that cannot be written")
             lines.append(line)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(

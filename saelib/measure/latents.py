@@ -1,7 +1,8 @@
-"""Numbers of latents that a caller gives, checked in one place."""
+"""Numbers that a caller gives, of latents and others, checked in one place."""
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
@@ -17,6 +18,21 @@ def whole_number(value: Any, name: str) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise ConfigError(f"{name} = {value!r}: expected a whole number")
     return operator.index(value)
+
+
+def finite_number(value: Any, name: str) -> float:
+    """A number of Python, numpy or torch, as a float.
+
+    Raises:
+        ConfigError: it is anything else, or is not finite.
+    """
+    try:
+        number = math.nan if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, OverflowError):  # the last of a whole number beyond every float
+        number = math.nan
+    if not math.isfinite(number):
+        raise ConfigError(f"{name} = {value!r:.80}: expected a number")
+    return number
 
 
 def latent_number(latent: Any, n_latents: int) -> int:

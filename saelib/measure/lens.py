@@ -17,7 +17,6 @@ norm), their codes say nothing: these are told apart, with a warning.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,8 +30,9 @@ from torch import Tensor
 from saelib.activations.store import CLASSES, token_classes
 from saelib.config import ConfigError
 from saelib.measure.features import FeatureIndex
+from saelib.measure.features.pieces import is_writable
 from saelib.measure.indexed import IndexedSAE, Subject
-from saelib.measure.latents import whole_number
+from saelib.measure.latents import finite_number, whole_number
 from saelib.measure.listing import Listing
 from saelib.measure.steering import (
     Change,
@@ -99,7 +99,7 @@ class Lens(IndexedSAE):
         """Every token of a text with its class and codes.
 
         Raises:
-            ConfigError: the text is empty, or longer than the model's context.
+            ConfigError: the text is empty, none, or longer than the model's context.
         """
         ids = self._ids(text)
         site = self.sae.config.site
@@ -180,6 +180,8 @@ class Lens(IndexedSAE):
         return codes.max(0, initial=0.0)
 
     def _ids(self, text: str) -> Int64[Tensor, "1 tokens"]:
+        if not isinstance(text, str) or not is_writable(text):
+            raise ConfigError(f"text = {text!r:.80}: expected a text that can be written as UTF-8")
         ids = self._tokenized(text)
         if not ids.numel():
             raise ConfigError(f"text = {text!r}: no tokens")
@@ -233,14 +235,15 @@ class Lens(IndexedSAE):
         "scale" a factor; "ablate" takes none.
 
         Raises:
-            ConfigError: there is no such latent, the strength is no number, or no token of the
-                prompt would change; or there are no test pages for its largest code, or it is 0.
+            ConfigError: there is no such latent, the strength is no number or more than the model
+                can compute with, or no token of the prompt would change; or there are no test pages
+                for its largest code, or it is 0.
         """
         latent = self.latent_number(latent)
-        if not math.isfinite(strength):
-            raise ConfigError(f"strength = {strength!r}: expected a number")
-        value = strength * self.largest_code(latent) if mode in ("add", "clamp") else strength
-        change = Change(latent, mode, float(value))
+        value = finite_number(strength, "strength")
+        if mode in ("add", "clamp"):
+            value *= self.largest_code(latent)
+        change = Change(latent, mode, value)
         ids = self._ids(prompt)
         if ids.shape[1] < 2:
             raise ConfigError(f"prompt = {prompt!r}: one token, and the first is never changed")

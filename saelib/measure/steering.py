@@ -19,10 +19,12 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from saelib.activations.lm import LM
+from saelib.config import ConfigError
 from saelib.measure.latents import latent_number
 from saelib.sae import Autoencoder
 
 MODES = ("add", "scale", "clamp", "ablate")
+LARGEST = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Change:
         if self.mode not in MODES:
             accepted = ", ".join(map(repr, MODES))
             raise ValueError(f"mode = {self.mode!r}: expected one of {accepted}")
+        if not abs(self.value) <= LARGEST:
+            raise ConfigError(f"value = {self.value!r:.80}: expected a number of float32")
 
     def new_code(self, f: Tensor) -> Tensor:
         """g from f, of any shape."""
@@ -65,7 +69,7 @@ def changed_stream(
     positions: where; everywhere without them.
 
     Raises:
-        ConfigError: there is no such latent.
+        ConfigError: there is no such latent, or the changed stream is too large for the model.
     """
     latent_number(change.latent, sae.config.n_latents)
     x = stream.float()
@@ -73,7 +77,15 @@ def changed_stream(
     step = (change.new_code(f) - f) / sae.scale
     if positions is not None:
         step = step * positions
-    return x + step[..., None] * sae.W_dec[change.latent]
+    moved = x + step[..., None] * sae.W_dec[change.latent]
+    # the model takes squares of it in float32, and else computes in the stream's dtype
+    fits = moved.square().sum(-1).isfinite().all() and moved.to(stream.dtype).isfinite().all()
+    if not fits:
+        raise ConfigError(
+            f"mode {change.mode!r}, value = {change.value:g}: the model cannot compute with so "
+            "large a stream; give a smaller change"
+        )
+    return moved
 
 
 def steered_logits(

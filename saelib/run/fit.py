@@ -26,6 +26,8 @@ from saelib.activations.moments import tensor_moments
 from saelib.activations.rows import TensorRows, rows_of
 from saelib.config import SINK_FACTOR, ConfigError
 from saelib.env import headless
+from saelib.hardware import choose_device
+from saelib.measure.latents import finite_number, whole_number
 from saelib.measure.reconstruction import CodeSums, Reconstruction, RowSums
 from saelib.sae import Autoencoder, build_sae
 from saelib.sae.architectures import ARCHITECTURES
@@ -38,6 +40,7 @@ log = logging.getLogger(__name__)
 
 HELD_OUT = 0.1  # share of the rows on which L0 and FVU are measured
 LEAST_ROWS = 256
+LARGEST_SEED = 2**63 - 1  # that a generator of torch takes
 MEASURED_ROWS = 2048  # encoded at once
 NEAR = 1.1  # an L0 within this factor of the one asked for is reached
 STARTS = (0.7, 1.4, 2.8)  # λ per root of d_in / 576, with which the search begins
@@ -88,14 +91,17 @@ def fit(
 
     arch: an architecture ("sae", "gated", "topk") or one of its objectives ("plain", "two_term").
     settings: fields of the configurations, such as `n_latents` (default 4 d_in), `tokens`, `site`.
-    sink_factor: rows of more than so many median norms are left out; 0 keeps all.
+    sink_factor: rows of more than so many median norms (1 or more) are left out; 0 keeps all.
 
     Raises:
         ConfigError: x, l0 or a setting cannot be; names it, its value and what is accepted.
+        ValueError: there is no such device.
         TrainingDiverged: no SAE ended with finite weights.
     """
-    rows = _checked_rows(x).to(device)
-    is_sink = sinks(rows, sink_factor)
+    if not 0 <= whole_number(seed, "seed") <= LARGEST_SEED:
+        raise ConfigError(f"seed = {seed!r}: expected 0 to {LARGEST_SEED}")
+    rows = _checked_rows(x).to(choose_device(device))
+    is_sink = sinks(rows, _checked_factor(sink_factor))
     n_sinks = int(is_sink.sum())
     if n_sinks:
         log.warning(
@@ -118,8 +124,30 @@ def sinks(x: Float32[Tensor, "n d_in"], factor: float | int) -> Bool[Tensor, " n
     return norms > factor * norms.median() if factor else torch.zeros_like(norms, dtype=torch.bool)
 
 
+def _checked_factor(factor: Any) -> float:
+    """Below 1 it would leave out more than half of the rows."""
+    number = finite_number(factor, "sink_factor")
+    if number != 0 and number < 1:
+        raise ConfigError(f"sink_factor = {factor!r}: expected 0 (keeps all rows) or at least 1")
+    return number
+
+
+def _as_tensor(x: Any) -> Tensor:
+    if np.ma.is_masked(x):
+        raise ConfigError("x: an array with masked values: expected one without, such as its rows")
+    try:
+        rows = torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"x: {type(x).__name__}: expected floating-point rows [n, d_in] ({error})"
+        ) from error
+    if rows.layout != torch.strided or rows.is_meta:
+        raise ConfigError(f"x: {rows.layout} on {rows.device}: expected a dense tensor with values")
+    return rows
+
+
 def _checked_rows(x: Any) -> Float32[Tensor, "n d_in"]:
-    rows = torch.as_tensor(x)
+    rows = _as_tensor(x)
     if rows.ndim != 2 or rows.shape[1] < 1 or not rows.is_floating_point():
         raise ConfigError(
             f"x: shape {tuple(rows.shape)}, {rows.dtype}: expected floating-point rows [n, d_in]"
@@ -153,6 +181,8 @@ def _spec_maker(arm: str, d_in: int, seed: int, settings: dict[str, Any]) -> Any
     knob = ARCHITECTURES[ARMS[arm][0]].KNOB
     if knob in settings:
         raise ConfigError(f"{knob} = {settings[knob]!r}: l0 decides it; set l0")
+    if "d_in" in settings:
+        raise ConfigError(f"d_in = {settings['d_in']!r}: x decides it")
     fields = {"site": 0, "n_latents": 4 * d_in, **RECIPE, "seed": seed, **settings}
 
     def make(value: float | int) -> Spec:
@@ -163,7 +193,7 @@ def _spec_maker(arm: str, d_in: int, seed: int, settings: dict[str, Any]) -> Any
 
 def _checked_l0(l0: float | int, make: Any) -> float | int:
     n_latents = make(1).sae.n_latents
-    if not 0 < l0 <= n_latents:
+    if not 0 < finite_number(l0, "l0") <= n_latents:
         raise ConfigError(f"l0 = {l0!r}: expected above 0, at most n_latents = {n_latents}")
     if make(1).fixed_l0 is not None and l0 != int(l0):
         raise ConfigError(f"l0 = {l0!r}: expected a whole number, as arch has exactly so many")

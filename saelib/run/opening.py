@@ -18,6 +18,7 @@ from saelib.files import is_there
 from saelib.measure.features.identity import SHORT, sae_checksum
 from saelib.measure.features.index import FEATURES
 from saelib.measure.indexed import Split
+from saelib.measure.latents import finite_number
 from saelib.measure.lens import Lens, Subject
 from saelib.run.workspace import Workspace
 from saelib.sae.formats import load
@@ -192,7 +193,7 @@ def nearest_run(
             raise ConfigError(f"site = {site}: no SAE there; expected one of {sites}")
     if rows.empty:
         raise ConfigError("results.csv lists no SAE of normalised ordinary tokens")
-    if not l0 > 0:
+    if not finite_number(l0, "l0") > 0:
         raise ConfigError(f"l0 = {l0!r}: expected above 0")
     distance = np.log(rows["l0_val"] / l0).abs()
     near = rows[distance <= max(distance.min(), np.log1p(CLOSE))]

@@ -108,12 +108,26 @@ def load_checkpoint(trainer: Trainer, path: Path) -> None:
                 f"{path} belongs to another run: its {name} configuration is {state.get(name)}"
             )
     try:
+        _require_possible(state, tensors, trainer.cfg.steps)
         _restore(trainer, state, tensors)
     except torch.cuda.OutOfMemoryError:  # a RuntimeError that says nothing of the file
         raise
-    except (KeyError, RuntimeError) as error:  # a part is missing, or has another shape
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        # a part is missing, or of another shape or type
         raise ValueError(_damaged(path, repr(error))) from error
     trainer.sharding.ranks.agree(f"step in {path.name}", trainer.step)
+
+
+def _require_possible(state: dict[str, Any], tensors: dict[str, Tensor], steps: int) -> None:
+    """Raise `ValueError` for what no run of so many steps has, or weights that are not finite."""
+    step = state["step"]
+    if type(step) is not int or not 0 <= step <= steps:
+        raise ValueError(f"step = {step!r:.80}: expected 0 to {steps}")
+    if not isinstance(state["table"], list) or not isinstance(state["density"], int | float):
+        raise ValueError("its history or density is of another type")
+    for name, weight in _below("weights.", tensors).items():
+        if not weight.isfinite().all():
+            raise ValueError(f"{name} holds values that are not finite")
 
 
 def _restore(trainer: Trainer, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -121,6 +135,8 @@ def _restore(trainer: Trainer, state: dict[str, Any], tensors: dict[str, Tensor]
     for name, leaf in trainer.leaves.items():
         # fused Adam wants its step counter on the parameter's device
         moments = _below(f"adam.{name}.", tensors)
+        if any(v.ndim and v.shape != leaf.shape for v in moments.values()):
+            raise ValueError(f"Adam's moments of {name} have another shape than it")
         trainer.optimizer.state[leaf] = {k: v.to(leaf.device) for k, v in moments.items()}
     groups = trainer.optimizer.param_groups
     trainer.scheduler.load_state_dict(state["scheduler"] | {"lr_lambdas": [None] * len(groups)})

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from saelib.config import IN_WORDS
 from saelib.files import read_json
 from saelib.seal import checked, is_listed, sha256_of
 
@@ -31,20 +32,31 @@ def origin(folder: Path) -> Origin:
     """What the folder of an SAE says of itself.
 
     Raises:
-        ValueError: a file is damaged; names it.
+        ValueError: a file is damaged, or a field of another type; names it.
         FileNotFoundError: it holds no (finished) SAE.
     """
     config = _mapping(folder / "config.json")
     measured = folder / "metrics.json"
     metrics = _mapping(measured) if measured.exists() and is_listed(measured) else {}
-    stated = metrics.get("origin") or {}
-    row = metrics.get("row") or {}
+    stated = _field(metrics, "origin", dict, measured) or {}
+    row = _field(metrics, "row", dict, measured) or {}
+    site = _field(config, "site", int, folder / "config.json")
+    if site is None:
+        raise ValueError(f"{folder / 'config.json'}: site is missing")
     return Origin(
         model=stated.get("model") or row.get("model_id") or "",
         text=stated.get("text") or row.get("corpus_id") or "",
-        site=int(config["site"]),
-        weights=stated.get("weights", ""),
+        site=site,
+        weights=_field(stated, "weights", str, measured) or "",
     )
+
+
+def _field(values: dict[str, Any], name: str, kind: type, file: Path) -> Any:
+    """A field of that type; None where it is missing."""
+    value = values.get(name)
+    if value is not None and type(value) is not kind:
+        raise ValueError(f"{file}: {name} = {value!r:.80}: expected {IN_WORDS[kind]}")
+    return value
 
 
 def _mapping(file: Path) -> dict[str, Any]:

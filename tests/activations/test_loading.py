@@ -283,6 +283,7 @@ def test_weights_of_another_shape_are_named_with_both(folder):
     ("fields", "message"),
     [
         ({"vocab_size": 10**8}, "describes 6,400,035,104 weights, but"),
+        ({"vocab_size": 10**7, "quantization_config": None}, "describes 640,035,104 weights, but"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers = 1000000000, but its files hold 39"),
     ],
 )
@@ -290,6 +291,16 @@ def test_a_config_of_a_far_larger_model_is_refused_before_room_is_made(fields, m
     edit(folder / "config.json", **fields)
     began = time.monotonic()
     assert f"{folder / 'config.json'}: {message}" in refusal(folder)
+    assert time.monotonic() - began < 5
+
+
+def test_a_config_of_far_more_positions_than_weights_is_refused_before_room_is_made(tmp_path):
+    """GPT-J computes a table of them."""
+    save_model(tmp_path, "gptj", **OLD_NAMES, rotary_dim=4)
+    load(tmp_path)
+    edit(tmp_path / "config.json", n_positions=10**8)
+    began = time.monotonic()
+    assert "describes tables of 1,600,000,000 numbers, as of positions, beside" in refusal(tmp_path)
     assert time.monotonic() - began < 5
 
 

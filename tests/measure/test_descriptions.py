@@ -1,8 +1,12 @@
 """Descriptions by a language model over real HTTP: what is sent, checked, scored and kept."""
 
+import itertools
 import json
 import shutil
+import socket
+import threading
 import time
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
@@ -22,6 +26,11 @@ from saelib.measure.descriptions import (
 )
 from saelib.measure.features.chat import Chat, ChatError
 
+HALF = {"description": "half of a pair: \ud800"}  # cannot be written
+NO_ADDRESSES = (
+    *("http://[::1", "http://host:99999/v1", "http://host:abc/v1", f"http://{'a' * 70}/v1"),
+    *("http://127.0.0.1:1/v1/ü", "http://127.0.0.1:1/v 1", "http://a..b/v1", "http://h\x00/v1"),
+)
 DEAD = 63  # a latent that never fires
 
 
@@ -99,7 +108,12 @@ def test_what_is_described_is_kept_and_not_asked_again(lens, latents):
     assert again.equals(table)
     assert kept_descriptions(lens, "other").empty
     path = next(lens.beside("descriptions").glob("*.jsonl"))
-    path.write_text(path.read_text() + "{")
+    lines = path.read_text()
+    kept = json.loads(lines.splitlines()[0]) | HALF
+    path.write_text(lines + json.dumps({k: v for k, v in kept.items() if k != "hash"}))
+    with pytest.raises(ValueError, match=r"\.jsonl: line 4 is damaged"):
+        kept_descriptions(lens, "words")
+    path.write_text(lines + "{")
     with pytest.raises(ValueError, match=r"\.jsonl: line 4 is damaged"):
         kept_descriptions(lens, "words")
 
@@ -147,6 +161,59 @@ def test_a_slow_host_and_one_that_is_down_are_named():
         Chat(server.url, "m").reply("?", 5)
 
 
+@contextmanager
+def raw_host(pieces):
+    """The address of a host that answers each question with these bytes, a piece at a time."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection, _ = server.accept()
+            with connection, suppress(OSError):  # the other side leaves
+                connection.recv(65536)
+                for piece in pieces:
+                    connection.sendall(piece)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/v1"
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def slowly(content):
+    """One byte at a time, for ever."""
+    for place in itertools.count():
+        yield content[place : place + 1] or b" "
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        lambda: slowly(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"),
+        lambda: slowly(b"HTTP/1.1 200 OK\r\nX: "),
+        lambda: itertools.repeat(b"HTTP/1.1 100 Continue\r\n\r\n"),
+    ],
+)
+def test_a_host_that_never_ends_is_left_at_the_time_that_was_said(pieces):
+    began = time.monotonic()
+    with (
+        raw_host(pieces()) as url,
+        pytest.raises(ChatError, match=r"127.0.0.1:\d+: no reply within 0.5 s"),
+    ):
+        Chat(url, "m", timeout=0.5).reply("?", 5)
+    assert time.monotonic() - began < 5
+
+
+def test_what_a_host_says_of_an_error_moves_no_terminal():
+    with (
+        raw_host([b"HTTP/1.1 401 \x1b[31mred\x07\r\n\r\n"]) as url,
+        pytest.raises(ChatError) as info,
+    ):
+        Chat(url, "m").reply("?", 5)
+    assert str(info.value).endswith("HTTP 401 ([31mred)")
+
+
 def test_the_key_comes_from_the_variable_and_goes_to_the_named_host_alone(monkeypatch):
     monkeypatch.setenv("SOME_KEY", "secret")
     with chat_server(lambda _: completion("1")) as server:
@@ -172,6 +239,9 @@ def test_the_key_is_written_nowhere(lens, latents, monkeypatch, capsys, caplog):
     ("settings", "sentence"),
     [
         ({"base": "example.org"}, "base = 'example.org': expected an address"),
+        *(({"base": base}, "base: expected an address in ASCII, http") for base in NO_ADDRESSES),
+        ({"timeout": float("inf")}, "timeout = inf: expected seconds, above 0, at most 86,400"),
+        ({"timeout": 1e300}, r"timeout = 1e.300: expected seconds, above 0, at most 86,400"),
         ({"model": ""}, "model = '': expected the name"),
         ({"key_variable": "NOT_THERE"}, "key_variable = 'NOT_THERE': the environment has no"),
     ],
@@ -184,7 +254,7 @@ def test_settings_that_cannot_be_are_refused(settings, sentence):
 def test_answers_are_checked_strictly():
     assert checked_description({"description": " a\n b "}) == "a b"
     assert checked_fits({"fits": [0, 1]}, 2) == [0, 1]
-    for answer in ("x", {}, {"description": 3}, {"description": "y" * 401}):
+    for answer in ("x", {}, {"description": 3}, {"description": "y" * 401}, HALF):
         with pytest.raises(ValueError, match="expected"):
             checked_description(answer)
     for fits in ([0], [0, 2], [True, False], ["0", "1"], None):

@@ -116,6 +116,7 @@ def test_an_sae_s_folder_opens_with_its_model_alone(profile, monkeypatch):
         ({"arch": "gate"}, ConfigError, "arch = 'gate': no such SAE here; expected one of 'sae'"),
         ({"site": 1}, ConfigError, r"site = 1: no SAE there; expected one of \[2, 3\]"),
         ({"l0": 0}, ConfigError, "l0 = 0: expected above 0"),
+        ({"l0": 10**400}, ConfigError, "l0 = 1000.*: expected a number"),
     ],
 )
 def test_what_is_not_there_is_refused_saying_what_is(
@@ -129,6 +130,8 @@ def test_what_is_not_there_is_refused_saying_what_is(
 def test_texts_and_latents_that_cannot_be_are_refused(lens, monkeypatch):
     with pytest.raises(ConfigError, match="text = '': no tokens"):
         lens.see("")
+    with pytest.raises(ConfigError, match=r"text = 'w1 .*ud800': expected a text that can be wri"):
+        lens.codes(0, "w1 \ud800")
     with pytest.raises(ConfigError, match="latent 64: this SAE has the latents 0 to 63"):
         lens.steer(64, 1, PROMPT)
     monkeypatch.setattr(lens.lm, "max_length", 3)
@@ -188,6 +191,12 @@ def test_own_text_begins_as_the_contexts_of_training_do(lens, monkeypatch):
         (lambda lens: lens.top(PROMPT, k=0), "k = 0: expected at least 1 latent"),
         (lambda lens: lens.steer(True, 1, PROMPT), "latent = True: expected a whole number"),
         (lambda lens: lens.steer(3, float("nan"), PROMPT), "strength = nan: expected a number"),
+        (lambda lens: lens.steer(3, 10**400, PROMPT), "strength = 1000.*: expected a number"),
+        (
+            lambda lens: lens.steer(3, 1e300, PROMPT),
+            r"value = .*e\+\d+: expected a number of float",
+        ),
+        (lambda lens: lens.steer(3, 1e30, PROMPT), "the model cannot compute with so large a st"),
         (lambda lens: lens.steer(3, 1, "w1", mode="scale"), "prompt = 'w1': one token, and the"),
     ],
 )

@@ -1,10 +1,12 @@
 """Steering: nothing changed is the model itself; what changes is the one latent's part."""
 
+import copy
+
 import pytest
 import torch
 from helpers.models import D, run_full, tiny_llama
 
-from saelib.config import SAEConfig
+from saelib.config import ConfigError, SAEConfig
 from saelib.measure.steering import (
     Change,
     changed_stream,
@@ -81,8 +83,28 @@ def test_a_latent_or_mode_that_is_not_there_is_refused(lm, sae, ids):
     for latent in (-1, 64):
         with pytest.raises(ValueError, match=rf"latent {latent}: this SAE has the latents 0 to 63"):
             changed_stream(sae, stream, Change(latent))
+    with pytest.raises(ConfigError, match=r"value = 1000.*: expected a number of float32"):
+        Change(0, "add", 10**400)
     with pytest.raises(ValueError, match="mode = 'boost': expected one of 'add', 'scale'"):
         Change(0, "boost")
+
+
+@pytest.mark.parametrize("mode", ["add", "scale", "clamp"])
+@pytest.mark.parametrize("value", [1e300, 1e30, -1e25])
+def test_a_change_too_large_for_the_model_is_refused(lm, sae, ids, mode, value):
+    stream = lm.capture(ids, [SITE])[SITE]
+    sae = copy.deepcopy(sae)
+    getattr(sae, sae.bias_names()[0])[LATENT] = 99.0  # fires, so that a factor moves it too
+    with pytest.raises(ConfigError, match=r"value = -?1e\+\d+: "):
+        changed_stream(sae, stream, Change(LATENT, mode, value))
+
+
+def test_a_change_beyond_the_model_s_dtype_is_refused(lm, sae, ids):
+    stream = lm.capture(ids, [SITE])[SITE].half()
+    with pytest.raises(
+        ConfigError, match=r"value = 1e\+07: the model cannot compute with so large"
+    ):
+        changed_stream(sae, stream, Change(LATENT, "clamp", 1e7))
 
 
 def test_the_tokens_that_move_most_and_the_divergence_by_hand():

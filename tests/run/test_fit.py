@@ -15,6 +15,7 @@ from saelib.sae import load_sae
 
 D, N_ROWS, L0 = 16, 6000, 4
 RECIPE = {"tokens": 20_480, "n_latents": 48}
+MASKED = np.ma.masked_less(np.random.default_rng(0).normal(size=(300, 2)), -2)
 
 
 def sums_of_directions(n=N_ROWS):
@@ -114,11 +115,27 @@ def test_an_l0_out_of_reach_is_told_and_the_nearest_sae_is_given(rows, caplog):
         (torch.randn(300, 2), {"arch": "gatd"}, "arch = 'gatd': expected one of 'sae', 'gated'"),
         (torch.randn(300, 2), {"l0": 2, "lam": 1.0}, "lam = 1.0: l0 decides it"),
         (torch.randn(300, 2), {"l0": 2, "widht": 1}, "unknown field 'widht'"),
+        (torch.randn(300, 2), {"l0": 10**400}, "l0 = 1000.*: expected a number"),
+        (torch.randn(300, 2), {"l0": 2, "d_in": 3}, "d_in = 3: x decides it"),
+        (torch.randn(300, 2), {"seed": -1}, "seed = -1: expected 0 to 9223372036854775807"),
+        (torch.randn(300, 2), {"seed": 2**70}, "seed = 1180591620717411303424: expected 0 to"),
+        (torch.randn(300, 2), {"sink_factor": math.nan}, "sink_factor = nan: expected a number"),
+        (torch.randn(300, 2), {"sink_factor": -1}, r"sink_factor = -1: expected 0 \(keeps all row"),
+        (torch.randn(300, 2), {"sink_factor": 0.5}, "sink_factor = 0.5: expected 0 .* at least 1"),
+        (np.array([["a"]]), {}, r"x: ndarray: expected floating-point rows \[n, d_in\]"),
+        (torch.randn(300, 2).to_sparse(), {}, "x: torch.sparse_coo on cpu: expected a dense"),
+        (torch.empty(300, 2, device="meta"), {}, "x: torch.strided on meta: expected a dense"),
+        (MASKED, {}, "x: an array with masked values: expected one without"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_trained(x, settings, sentence):
     with pytest.raises(ConfigError, match=sentence):
         fit(x, **settings)
+
+
+def test_a_device_that_is_none_is_refused(rows):
+    with pytest.raises(ValueError, match="device 'zz': expected 'auto', 'cpu', 'cuda'"):
+        fit(rows, L0, device="zz")
 
 
 def test_batches_of_a_tensor_go_through_every_row_once_an_epoch():

@@ -1,5 +1,6 @@
 """The training loop: schedules, exact resume, resampling in the run, divergence, refusals."""
 
+import json
 import math
 
 import pytest
@@ -317,6 +318,38 @@ def test_a_checkpoint_whose_state_cannot_be_read_is_refused_by_name(tmp_path, me
     save_file({"x": torch.zeros(1)}, path, metadata)
     with pytest.raises(ValueError, match=r"c\.safetensors: damaged"):
         load_checkpoint(Trainer(build_sae(SAEConfig(d_in=D, n_latents=N)), _cfg()), path)
+
+
+@pytest.mark.parametrize(
+    ("state", "tensors"),
+    [
+        ({"step": "x"}, {}),
+        ({"step": -5}, {}),
+        ({"step": 10**6}, {}),
+        ({"events": 5}, {}),
+        ({"events": [{"zz": 1}]}, {}),
+        ({"snapshots": [1]}, {}),
+        ({"scheduler": 5}, {}),
+        ({"scheduler": {"_last_lr": 5}}, {}),
+        ({"table": 5}, {}),
+        ({"density": "x"}, {}),
+        ({}, {"generator": torch.zeros(5)}),
+        ({}, {"adam.W_dec.exp_avg": torch.zeros(1)}),
+        ({}, {"weights.W_dec": torch.full((N, D), torch.nan)}),
+        ({}, {"tokens_since_fired": torch.zeros(3)}),
+    ],
+)
+def test_a_checkpoint_without_a_checksum_that_cannot_be_is_refused_by_name(
+    state, tensors, tmp_path
+):
+    path = tmp_path / "c.safetensors"
+    trainer = Trainer(build_sae(SAEConfig(d_in=D, n_latents=N)), _cfg())
+    save_checkpoint(trainer, path)
+    kept = load_file(path)
+    stated = json.loads(bytes(kept.pop("state").numpy())) | state
+    save_file(kept | tensors, path, metadata={"state": json.dumps(stated)})
+    with pytest.raises(ValueError, match=r"c\.safetensors: damaged .* the run starts anew"):
+        load_checkpoint(trainer, path)
 
 
 def test_a_step_moves_no_decoder_row_along_itself_before_adam(table):

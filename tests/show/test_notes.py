@@ -33,6 +33,7 @@ def test_a_note_is_read_back_and_an_empty_one_is_forgotten(tmp_path):
         '{"version": 1, "saes": {"abc": {"latents": {"x": {"text": "a", "lists": []}}}}}',
         '{"version": 1, "saes": {"abc": {"latents": {"7": {"text": "a"}}}}}',
         '{"version": 1, "saes": {"abc": {"latents": {"7": {"text": 1, "lists": []}}}}}',
+        '{"version": 1, "saes": {"abc": {"latents": {"7": {"text": "\\ud800", "lists": []}}}}}',
         '{"version": 1, "saes": {"abc": {"latents": {"7": {"text": "a", "lists": [1]}}}}}',
     ],
 )
@@ -82,6 +83,6 @@ def test_notes_lie_in_the_profile_s_folder_else_beside_the_index(tmp_path, monke
 
 def test_names_of_lists_are_trimmed_and_each_stands_once():
     assert note_from(" a ", ["x ", "", "x", "y"]) == Note("a", ("x", "y"))
-    for text, lists in ((None, []), ("a", "x"), ("a", [1])):
+    for text, lists in ((None, []), ("a", "x"), ("a", [1]), ("\ud800", []), ("a", ["\udfff"])):
         with pytest.raises(ConfigError, match="expected a text and a list of names"):
             note_from(text, lists)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 from urllib.request import (
     HTTPRedirectHandler,
     OpenerDirector,
@@ -20,8 +20,10 @@ from urllib.request import (
 
 from saelib.config import ConfigError
 from saelib.files import parsed_json
+from saelib.measure.features.deadline import Deadline
 
 LARGEST = 1 << 20  # bytes of a reply
+LONGEST = 86_400  # seconds of the longest timeout, a day
 HOME = ("localhost", "127.0.0.1", "::1")
 
 
@@ -45,7 +47,7 @@ class Chat:
     """Where questions go: `POST {base}/chat/completions`.
 
     key_variable: the environment variable with the key; empty for a host that asks for none.
-    timeout: seconds that the host may stay silent.
+    timeout: seconds within which a reply must have come, whole.
     """
 
     base: str
@@ -55,15 +57,17 @@ class Chat:
     _key: str = field(init=False, repr=False, default="")
 
     def __post_init__(self) -> None:
-        address = urlsplit(self.base)
+        address = _address(self.base)
         if "@" in address.netloc:
             raise ConfigError("base: expected an address without a user's name or password")
         if address.scheme not in ("http", "https") or not address.hostname:
             raise ConfigError(f"base = {self.base!r}: expected an address, http(s)://host/v1")
         if not self.model:
             raise ConfigError("model = '': expected the name of a model that the host has")
-        if not self.timeout > 0:
-            raise ConfigError(f"timeout = {self.timeout!r}: expected seconds, above 0")
+        if not 0 < self.timeout <= LONGEST:
+            raise ConfigError(
+                f"timeout = {self.timeout!r:.80}: expected seconds, above 0, at most {LONGEST:,}"
+            )
         if self.key_variable and address.scheme == "http" and not self._is_home:
             raise ConfigError(f"base = {self.base!r}: a key goes over https alone")
         if self.key_variable:
@@ -105,19 +109,32 @@ class Chat:
             headers=self._headers(),
             method="POST",
         )
+        with Deadline(self.timeout) as deadline:
+            data = self._sent(request, deadline)
+        if deadline.is_over:  # and what came until then may end short
+            raise ChatError(self._late)
+        return data
+
+    def _sent(self, request: Request, deadline: Deadline) -> bytes:
         try:
-            with self._opener().open(request, timeout=self.timeout) as response:
+            with self._opener(deadline).open(request, timeout=self.timeout) as response:
                 return response.read(LARGEST)
         except HTTPError as error:
-            raise ChatError(f"{self.host}: HTTP {error.code} ({error.reason})") from error
+            reason = _printable(error.reason)
+            raise ChatError(f"{self.host}: HTTP {error.code} ({reason})") from error
         except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
-            if isinstance(reason, TimeoutError):
-                reason = f"no reply within {self.timeout:g} s"
-            raise ChatError(f"{self.host}: {reason}") from error
+            if deadline.is_over or isinstance(reason, TimeoutError):
+                raise ChatError(self._late) from error
+            raise ChatError(f"{self.host}: {_printable(reason)}") from error
 
-    def _opener(self) -> OpenerDirector:
-        return build_opener(_NoRedirects, *([ProxyHandler({})] if self._is_home else []))
+    @property
+    def _late(self) -> str:
+        return f"{self.host}: no reply within {self.timeout:g} s"
+
+    def _opener(self, deadline: Deadline) -> OpenerDirector:
+        direct = [ProxyHandler({})] if self._is_home else []
+        return build_opener(_NoRedirects, *direct, *deadline.handlers())
 
     def _headers(self) -> Mapping[str, str]:
         headers = {"Content-Type": "application/json"}
@@ -133,6 +150,28 @@ class Chat:
         if not isinstance(content, str):
             raise ChatError(f"{self.host}: the reply has no text")
         return content
+
+
+def _address(base: str) -> SplitResult:
+    """The parts of an address; it is not said where it is none, as it may hold a password.
+
+    Raises:
+        ConfigError: it cannot be taken apart, or holds what a request cannot.
+    """
+    try:
+        address = urlsplit(base)
+        is_usable = address.port != 0 and base.isascii() and base.isprintable() and " " not in base
+        (address.hostname or "").encode("idna")  # its labels have a longest length
+    except ValueError:
+        is_usable = False
+    if not is_usable:
+        raise ConfigError("base: expected an address in ASCII, http(s)://host/v1 or with a :port")
+    return address
+
+
+def _printable(reason: object) -> str:
+    """What a host says of an error, without the characters that a terminal would obey."""
+    return "".join(character for character in str(reason)[:200] if character.isprintable())
 
 
 def key_of(variable: str) -> str:

@@ -21,6 +21,11 @@ def token_pieces(tokenizer: Any, ids: list[int]) -> list[str]:
     return pieces
 
 
+def is_writable(text: str) -> bool:
+    """Whether a text can be written as UTF-8; half of a surrogate pair, as in JSON, cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def marked_text(tokenizer: Any, window: ContextWindow) -> str:
     """A context's text, the token of its peak «like this», spaces outside the marks."""
     pieces = token_pieces(tokenizer, window.token_ids.tolist())

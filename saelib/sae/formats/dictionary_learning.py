@@ -25,6 +25,7 @@ from saelib.sae.formats.parts import (
     refuse_option,
     refuse_others,
     site_of_hook,
+    under_our_names,
     whole_number,
     without_pre_bias,
     write_weights,
@@ -93,11 +94,8 @@ def read(folder: Path) -> Parts:
     file = folder / WEIGHTS
     raw = read_weights(file)
     refuse_others(raw, (*NAMES[name].values(), *NUMBERS.get(name, ())), file)
-    floats = as_floats(raw, NAMES[name].values(), file)
-    tensors = {ours: floats[theirs] for ours, theirs in NAMES[name].items()}
-    tensors |= {
-        ours: tensors[ours].T for ours, theirs in NAMES[name].items() if theirs in LAYERS.values()
-    }
+    turned = [ours for ours, theirs in NAMES[name].items() if theirs in LAYERS.values()]
+    tensors = under_our_names(raw, NAMES[name], file, turned)
     arch = "jumprelu"
     options = {}
     if name == "BatchTopKSAE":
@@ -107,7 +105,7 @@ def read(folder: Path) -> Parts:
     else:
         arch = next(ours for ours, theirs in CLASSES.items() if theirs == name)
     if name == "AutoEncoderTopK":
-        options["k"] = _k(raw, trainer, folder / CONFIG)
+        options["k"] = _k(raw, trainer, folder)
     return Parts(arch, tensors, site_of_hook(str(trainer.get("submodule_name"))), options, file)
 
 
@@ -122,6 +120,9 @@ def _threshold(raw: dict[str, Tensor], file: Path) -> Tensor:
     return threshold
 
 
-def _k(raw: dict[str, Tensor], trainer: dict[str, Any], config: Path) -> int:
-    k = int(raw["k"]) if "k" in raw and raw["k"].numel() == 1 else trainer.get("k")
-    return whole_number(config, "trainer.k", k)
+def _k(raw: dict[str, Tensor], trainer: dict[str, Any], folder: Path) -> int:
+    if "k" not in raw or raw["k"].numel() != 1:
+        return whole_number(folder / CONFIG, "trainer.k", trainer.get("k"))
+    k = raw["k"].item()
+    whole = int(k) if isinstance(k, float) and k.is_integer() else k
+    return whole_number(folder / WEIGHTS, "k", whole)

@@ -7,7 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+)
 
 from saelib.sae.formats.parts import FormatError
 
@@ -32,7 +36,7 @@ def fetched(source: str | Path, names: Iterable[str]) -> Path:
             revision=parts["revision"],
             allow_patterns=[prefix + name for name in names],
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise FormatError(f"{source}: the hub does not give it ({reason})") from error
     return Path(root) / folder

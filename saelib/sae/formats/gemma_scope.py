@@ -7,23 +7,39 @@ gemma-scope-2b-pt-res/layer_12/width_16k/average_l0_82; it is the output of that
 
 from __future__ import annotations
 
+import math
 import re
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from saelib.files import check_packing
-from saelib.sae.formats.parts import FormatError, Parts, as_floats, refuse_others, without_pre_bias
+from saelib.sae.formats.parts import (
+    FormatError,
+    Parts,
+    refuse_others,
+    under_our_names,
+    without_pre_bias,
+)
 
 WEIGHTS = "params.npz"
 NAMES = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
+EXPANDED = 16  # bytes unpacked, for each in the file: weights are near to noise, which stays as is
+LONGEST_HEADER = 256  # characters; they are parsed as Python, in which longer ones may nest deeply
+HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 # What numpy and zipfile raise; a RuntimeError where an archive is encrypted or packed in a way
 # that is not known.
-DAMAGE = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+DAMAGE = (
+    *(ValueError, TypeError, OSError, EOFError, RuntimeError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, tokenize.TokenError),
+)
 
 
 def read(folder: Path) -> Parts:
@@ -34,18 +50,43 @@ def read(folder: Path) -> Parts:
     """
     file = folder / WEIGHTS
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            check_packing(archive.zip)
-            arrays = {name: archive[name] for name in archive.files}
+        arrays = _arrays(file)
     except FileNotFoundError:
         raise FormatError(f"{file} is missing") from None
     except DAMAGE as error:
         raise FormatError(f"{file}: damaged, or it holds pickled objects ({error})") from error
     raw = {_name(name): _tensor(array, file) for name, array in arrays.items()}
     refuse_others(raw, NAMES, file)
-    tensors = as_floats(raw, NAMES, file)
+    tensors = under_our_names(raw, {name: name for name in NAMES}, file)
     tensors["b_enc"] = without_pre_bias(tensors["b_enc"], tensors["W_enc"], tensors["b_dec"])
     return Parts("jumprelu", tensors, _site(folder.absolute()), {}, file)
+
+
+def _arrays(file: Path) -> dict[str, np.ndarray]:
+    """The archive's arrays by name; their sizes are looked at before room is made for them."""
+    with zipfile.ZipFile(file) as archive:
+        check_packing(archive)
+        members = archive.infolist()
+        if len({_name(member.filename) for member in members}) < len(members):
+            raise ValueError("it holds two arrays of one name")
+        unpacked = sum(member.file_size for member in members)
+        if unpacked > EXPANDED * file.stat().st_size:
+            raise ValueError(
+                f"it unpacks to {unpacked:,} bytes, over {EXPANDED} times its size; weights do not"
+            )
+        return {member.filename.removesuffix(".npy"): _array(archive, member) for member in members}
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        if version not in HEADERS:
+            raise ValueError(f"{member.filename!r} is an array of format {version}")
+        shape, _, dtype = HEADERS[version](stream, max_header_size=LONGEST_HEADER)
+    if math.prod(shape) * dtype.itemsize > member.file_size:
+        raise ValueError(f"{member.filename!r} holds fewer numbers than its shape says")
+    with archive.open(member) as stream:
+        return np.lib.format.read_array(stream, allow_pickle=False)
 
 
 def _name(name: str) -> str:
@@ -53,13 +94,11 @@ def _name(name: str) -> str:
     return f"W_{name[2:]}" if name.startswith("w_") else name
 
 
-def _tensor(array: Any, file: Path) -> torch.Tensor:
-    """An array of the archive; numpy gives a member that is none as bytes."""
-    if not isinstance(array, np.ndarray):
-        raise FormatError(f"{file}: damaged (it holds a member that is no array)")
-    if array.dtype.kind not in "fiub":
+def _tensor(array: np.ndarray, file: Path) -> torch.Tensor:
+    """An array of the archive, in this machine's order of bytes."""
+    if array.dtype.kind not in "fiub" or array.dtype.itemsize > 8:
         raise FormatError(f"{file}: an array of type {array.dtype}; expected numbers")
-    return torch.from_numpy(array)
+    return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
 def _site(folder: Path) -> int | None:

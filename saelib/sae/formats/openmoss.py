@@ -24,12 +24,15 @@ from saelib.sae.formats.parts import (
     FormatError,
     Parts,
     as_floats,
+    flag,
     fold_decoder_norm_,
+    number,
     read_config,
     read_weights,
     refuse_option,
     refuse_others,
     site_of_hook,
+    under_our_names,
     whole_number,
     without_pre_bias,
 )
@@ -45,6 +48,8 @@ LINEAR = {
 MATRICES = {"W_enc": "W_E", "b_enc": "b_E", "W_dec": "W_D", "b_dec": "b_D"}
 THRESHOLDS = ("log_jumprelu_threshold", "activation_function.log_jumprelu_threshold")
 UNSCALED = (None, "no-norm", "inference")
+# Of activations' norms: a scale of others would round every bias to 0 or to infinity.
+LEAST, MOST = 1e-9, 1e9
 ARCHITECTURE = {"relu": "sae", "topk": "topk", "jumprelu": "jumprelu"}
 
 
@@ -59,19 +64,20 @@ def read(folder: Path) -> Parts:
     _check(config, path)
     file = next((folder / w for w in WEIGHTS if (folder / w).exists()), folder / WEIGHTS[0])
     raw = read_weights(file)
-    tensors = _matrices(raw, config, file)
-    scale = _scale(config, raw, path)
+    tensors = _matrices(raw, config, file, path)
+    scale = _scale(config, raw, path, len(tensors["W_enc"]))
     arch = ARCHITECTURE[config["act_fn"]]
     threshold = config.get("jump_relu_threshold") or 0.0
+    threshold = number(path, "jump_relu_threshold", threshold, 0, MOST)
     if arch == "topk" and threshold > 0:
         arch = "jumprelu"
     for name in ("b_enc", "b_dec"):
         tensors[name] = tensors[name] / scale
     if arch == "jumprelu":
-        tensors["threshold"] = _threshold(raw, threshold, scale, tensors["b_enc"], path)
-    if not config.get("apply_decoder_bias_to_pre_encoder", False):
+        tensors["threshold"] = _threshold(raw, threshold, scale, tensors["b_enc"], file)
+    if not flag(path, config, "apply_decoder_bias_to_pre_encoder", False):
         tensors["b_enc"] = without_pre_bias(tensors["b_enc"], tensors["W_enc"], tensors["b_dec"])
-    if config.get("sparsity_include_decoder_norm", True):
+    if flag(path, config, "sparsity_include_decoder_norm", True):
         fold_decoder_norm_(tensors)  # thresholds are on a‖W_dec‖ already
     options = {"k": config["top_k"]} if arch == "topk" else {}
     return Parts(arch, tensors, site_of_hook(str(config.get("hook_point_in"))), options, file)
@@ -89,51 +95,45 @@ def _check(config: dict[str, Any], path: Path) -> None:
         whole_number(path, "top_k", config.get("top_k"))
 
 
-def _matrices(raw: dict[str, Tensor], config: dict[str, Any], file: Path) -> dict[str, Tensor]:
+def _matrices(
+    raw: dict[str, Tensor], config: dict[str, Any], file: Path, path: Path
+) -> dict[str, Tensor]:
     """The four tensors in this package's orientation; a decoder without a bias has 0."""
     names = MATRICES if "W_E" in raw else LINEAR
     norms = (name for name in raw if name.startswith("dataset_average_activation_norm"))
     refuse_others(raw, (*names.values(), *THRESHOLDS, *norms), file)
     wanted = dict(names)
-    biased = config.get("use_decoder_bias", True)
+    biased = flag(path, config, "use_decoder_bias", True)
     if not biased:
         del wanted["b_dec"]
-    floats = as_floats(raw, wanted.values(), file)
-    tensors = {ours: floats[theirs] for ours, theirs in wanted.items()}
-    if names is LINEAR:
-        tensors |= {name: tensors[name].T for name in ("W_enc", "W_dec")}
+    turned = ("W_enc", "W_dec") if names is LINEAR else ()
+    tensors = under_our_names(raw, wanted, file, turned)
     if not biased:
         tensors["b_dec"] = torch.zeros(len(tensors["W_enc"]))
     return tensors
 
 
-def _scale(config: dict[str, Any], raw: dict[str, Tensor], path: Path) -> float:
-    """s of s x, what the SAE works on."""
+def _scale(config: dict[str, Any], raw: dict[str, Tensor], path: Path, d_in: int) -> float:
+    """s of s x, what the SAE of d_in works on."""
     if config.get("norm_activation") in UNSCALED:
         return 1.0
-    hook = config.get("hook_point_in")
+    hook = str(config.get("hook_point_in"))
     norms = config.get("dataset_average_activation_norm")
     norms = norms if isinstance(norms, dict) else {}
     stored = raw.get(f"dataset_average_activation_norm.{hook}")
-    norm = norms.get("in", norms.get(hook, None if stored is None else float(stored)))
-    if not isinstance(norm, int | float) or not norm > 0:
-        raise FormatError(
-            f"{path}: dataset_average_activation_norm = {norm!r}: norm_activation 'dataset-wise' "
-            "needs a number above 0"
-        )
-    width = config.get("d_model")
-    if not isinstance(width, int) or width < 1:
-        raise FormatError(f"{path}: d_model = {width!r}: expected a whole number above 0")
-    return width**0.5 / norm
+    value = norms.get("in", norms.get(hook, None if stored is None else stored.tolist()))
+    norm = number(path, "dataset_average_activation_norm", value, LEAST, MOST)
+    width = whole_number(path, "d_model", config.get("d_model"))
+    if width != d_in:
+        raise FormatError(f"{path}: d_model = {width!r:.80}: its weights are of width {d_in}")
+    return d_in**0.5 / norm
 
 
 def _threshold(
-    raw: dict[str, Tensor], common: float, scale: float, like: Tensor, path: Path
+    raw: dict[str, Tensor], common: float, scale: float, like: Tensor, file: Path
 ) -> Tensor:
     """θ [n_latents] in model units."""
-    logs = next((raw[name] for name in THRESHOLDS if name in raw), None)
-    if logs is not None:
-        return logs.float().exp() / scale
-    if not isinstance(common, int | float):
-        raise FormatError(f"{path}: jump_relu_threshold = {common!r}: expected a number")
-    return torch.full_like(like, float(common))
+    name = next((name for name in THRESHOLDS if name in raw), None)
+    if name is not None:
+        return as_floats(raw, (name,), file)[name].exp() / scale
+    return torch.full_like(like, common)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from saelib.config import SAEConfig
+from saelib.config import ConfigError, SAEConfig
 from saelib.files import read_json, replaced_file
 from saelib.sae.architectures import ARCHITECTURES, build_sae
 from saelib.sae.base import Autoencoder
@@ -20,8 +20,8 @@ from saelib.sae.base import Autoencoder
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 SHARED = ("W_enc", "W_dec", "b_dec")
 # Names of the residual stream: TransformerLens', dictionary_learning's.
-BEFORE = re.compile(r"blocks\.(\d+)\.hook_resid_pre|resid_pre_layer_(\d+)")
-AFTER = re.compile(r"blocks\.(\d+)\.hook_resid_post|resid_post_layer_(\d+)")
+BEFORE = re.compile(r"blocks\.(\d{1,4})\.hook_resid_pre|resid_pre_layer_(\d{1,4})")
+AFTER = re.compile(r"blocks\.(\d{1,4})\.hook_resid_post|resid_post_layer_(\d{1,4})")
 
 
 class FormatError(ValueError):
@@ -81,6 +81,29 @@ def as_floats(tensors: dict[str, Tensor], names: Iterable[str], file: Path) -> d
             )
         chosen[name] = tensors[name].float()
     return chosen
+
+
+def under_our_names(
+    tensors: dict[str, Tensor],
+    names: Mapping[str, str],
+    file: Path,
+    transposed: Iterable[str] = (),
+) -> dict[str, Tensor]:
+    """The tensors as float32, from this package's names to those in the file, their shapes checked.
+
+    Of `transposed`, which are among this package's names, the file holds the transpose.
+
+    Raises:
+        FormatError: one is missing, holds no floating point numbers, or has another shape than
+            W_enc asks for: arithmetic would stretch a bias of shape [1] to all latents.
+    """
+    floats = as_floats(tensors, names.values(), file)
+    ours = {name: floats[theirs] for name, theirs in names.items()}
+    for name in transposed:
+        _require_matrix(name, ours[name], file)
+        ours[name] = ours[name].T
+    _check_shapes(ours, file)
+    return ours
 
 
 def refuse_others(tensors: dict[str, Tensor], names: Iterable[str], file: Path) -> None:
@@ -143,7 +166,32 @@ def whole_number(file: Path, name: str, value: Any) -> int:
         FormatError: it is none; names file, field and value.
     """
     if not isinstance(value, int) or isinstance(value, bool):
-        raise FormatError(f"{file}: {name} = {value!r}: expected a whole number")
+        raise FormatError(f"{file}: {name} = {value!r:.80}: expected a whole number")
+    return value
+
+
+def number(file: Path, name: str, value: Any, least: float | int, most: float | int) -> float:
+    """A setting that is a number from `least` to `most`, both finite.
+
+    Raises:
+        FormatError: it is none; names file, field, value and what is accepted.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not least <= value <= most:
+        wanted = f"a number from {least:g} to {most:g}"
+        raise FormatError(f"{file}: {name} = {value!r:.80}: expected {wanted}")
+    return float(value)
+
+
+def flag(file: Path, config: Mapping[str, Any], name: str, default: bool) -> bool:
+    """A setting that is true or false; "false" in quotes would count as true.
+
+    Raises:
+        FormatError: it is neither; names file, field and value.
+    """
+    value = config.get(name, default)
+    if not isinstance(value, bool):
+        raise FormatError(f"{file}: {name} = {value!r:.80}: expected true or false")
     return value
 
 
@@ -167,33 +215,45 @@ def assemble(parts: Parts, site: int | None, d_in: int | None) -> Autoencoder:
 
     Raises:
         FormatError: a tensor has another shape than the others ask for or holds values that are
-            not finite; the SAE is of another width or site than asked; or its site is unknown.
+            not finite; an option is out of range; the SAE is of another width or site than asked;
+            or its site is unknown.
     """
     names = (*SHARED, *ARCHITECTURES[parts.arch].bias_names())
     tensors = as_floats(parts.tensors, names, parts.file)
     _check_shapes(tensors, parts.file)
+    _check_finite(tensors, parts.file)
     width = len(tensors["W_enc"])
     if d_in is not None and width != d_in:
         raise FormatError(f"{parts.file}: an SAE of width {width}; asked for width {d_in}")
-    config = SAEConfig(
-        arch=parts.arch,
-        d_in=width,
-        n_latents=len(tensors["W_dec"]),
-        site=_site(parts, site),
-        l1_mode="unit_norm" if parts.arch == "topk" else "norm_weighted",
-        normalize="none",
-        options=parts.options,
-    )
-    sae = build_sae(config).requires_grad_(False)
+    sae = _empty(parts, width, len(tensors["W_dec"]), _site(parts, site))
     for name, tensor in tensors.items():
         getattr(sae, name).copy_(tensor)
     return sae
 
 
+def _empty(parts: Parts, d_in: int, n_latents: int, site: int) -> Autoencoder:
+    try:
+        config = SAEConfig(
+            arch=parts.arch,
+            d_in=d_in,
+            n_latents=n_latents,
+            site=site,
+            l1_mode="unit_norm" if parts.arch == "topk" else "norm_weighted",
+            normalize="none",
+            options=parts.options,
+        )
+        return build_sae(config).requires_grad_(False)
+    except ConfigError as error:
+        raise FormatError(f"{parts.file}: {error}") from error
+
+
+def _require_matrix(name: str, tensor: Tensor, file: Path) -> None:
+    if tensor.ndim != 2 or not tensor.numel():
+        raise FormatError(f"{file}: {name} has shape {list(tensor.shape)}; expected a matrix")
+
+
 def _check_shapes(tensors: dict[str, Tensor], file: Path) -> None:
-    if tensors["W_enc"].ndim != 2:
-        shape = list(tensors["W_enc"].shape)
-        raise FormatError(f"{file}: W_enc has shape {shape}; expected a matrix")
+    _require_matrix("W_enc", tensors["W_enc"], file)
     d_in, n_latents = tensors["W_enc"].shape
     wanted = {"W_enc": [d_in, n_latents], "W_dec": [n_latents, d_in], "b_dec": [d_in]}
     for name, tensor in tensors.items():
@@ -203,6 +263,10 @@ def _check_shapes(tensors: dict[str, Tensor], file: Path) -> None:
                 f"{file}: {name} has shape {list(tensor.shape)}; W_enc [{d_in}, {n_latents}] asks "
                 f"for {expected}"
             )
+
+
+def _check_finite(tensors: dict[str, Tensor], file: Path) -> None:
+    for name, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise FormatError(f"{file}: damaged ({name} holds values that are not finite)")
 

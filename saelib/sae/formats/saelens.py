@@ -18,7 +18,7 @@ from saelib.sae.base import Autoencoder
 from saelib.sae.formats.parts import (
     FormatError,
     Parts,
-    as_floats,
+    flag,
     fold_decoder_norm_,
     hook_of_site,
     read_config,
@@ -26,6 +26,7 @@ from saelib.sae.formats.parts import (
     refuse_option,
     refuse_others,
     site_of_hook,
+    under_our_names,
     whole_number,
     without_pre_bias,
     write_weights,
@@ -83,10 +84,10 @@ def read(folder: Path) -> Parts:
     if scaling is not None:
         _check_scaling(scaling, file)
     refuse_others(raw, names, file)
-    tensors = as_floats(raw, names, file)
-    if not config.get("apply_b_dec_to_input", True):
+    tensors = under_our_names(raw, {same: same for same in names}, file)
+    if not flag(folder / CONFIG, config, "apply_b_dec_to_input", True):
         _add_pre_bias(name, tensors, file)
-    if config.get("rescale_acts_by_decoder_norm", False):
+    if flag(folder / CONFIG, config, "rescale_acts_by_decoder_norm", False):
         fold_decoder_norm_(tensors)
     metadata = _mapping(config, "metadata", folder) or config  # version 5: beside the others
     hook = metadata.get("hook_name", metadata.get("hook_point"))

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from saelib.sae.formats.parts import (
     Parts,
-    as_floats,
     read_config,
     read_weights,
     refuse_option,
     refuse_others,
+    under_our_names,
     whole_number,
 )
 
@@ -38,9 +38,7 @@ def read(folder: Path) -> Parts:
     k = whole_number(folder / CONFIG, "k", config.get("k"))
     raw = read_weights(file)
     refuse_others(raw, NAMES.values(), file)
-    floats = as_floats(raw, NAMES.values(), file)
-    tensors = {ours: floats[theirs] for ours, theirs in NAMES.items()}
-    tensors["W_enc"] = tensors["W_enc"].T
+    tensors = under_our_names(raw, NAMES, file, transposed=("W_enc",))
     return Parts("topk", tensors, _site(folder.absolute().name), {"k": k}, file)
 
 

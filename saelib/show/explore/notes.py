@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from saelib.config import ConfigError
 from saelib.env import data_dir
 from saelib.files import locked, read_json, write_json
+from saelib.measure.features.pieces import is_writable
 
 NOTES = "notes.json"
 VERSION = 1
@@ -97,10 +98,14 @@ def _is_entry(entry: Any) -> bool:
 
 
 def _is_note(note: Any) -> bool:
-    if not isinstance(note, dict) or not isinstance(note.get("text"), str):
+    if not isinstance(note, dict) or not _is_text(note.get("text")):
         return False
     lists = note.get("lists")
-    return isinstance(lists, list) and all(isinstance(name, str) for name in lists)
+    return isinstance(lists, list) and all(map(_is_text, lists))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and is_writable(value)
 
 
 def note_from(text: Any, lists: Any) -> Note:

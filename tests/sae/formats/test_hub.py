@@ -179,6 +179,23 @@ def test_a_folder_says_where_it_comes_from(folder):
     check_weights(folder)
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", {}, r"config\.json: site is missing"),
+        ("config.json", {"site": "6"}, r"config\.json: site = '6': expected a whole number"),
+        ("metrics.json", {"origin": 5}, r"metrics\.json: origin = 5: expected a mapping"),
+        ("metrics.json", {"row": [1]}, r"metrics\.json: row = \[1\]: expected a mapping"),
+        ("metrics.json", {"origin": {"weights": 5}}, r"weights = 5: expected a string"),
+    ],
+)
+def test_a_folder_that_says_it_in_another_form_is_refused(folder, file, content, message):
+    (folder / file).write_text(json.dumps(content))
+    resealed(folder)
+    with pytest.raises(ValueError, match=message):
+        origin(folder)
+
+
 def test_offline_is_one_sentence(folder):
     with pytest.raises(FormatError, match=r"^a/b: not sent \("):
         push_to_hub(folder, "a/b")
