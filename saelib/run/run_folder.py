@@ -13,6 +13,7 @@ seal.json             the run id, and size and checksum of these files but check
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,9 +37,17 @@ from saelib.sae import Autoencoder, load_sae
 from saelib.sae.base import FILES
 from saelib.sae.group import Run
 from saelib.sae.history import History, Snapshot
-from saelib.sae.origin import digest
+from saelib.sae.origin import SEALED, digest, require_seal
 from saelib.sae.spec import Spec, options_text
-from saelib.seal import Seal, SealError, checked, read_seal, seal_files, unseal_files
+from saelib.seal import (
+    FORMAT,
+    Seal,
+    SealError,
+    checked,
+    read_seal,
+    seal_files,
+    unseal_files,
+)
 
 CHECKPOINT = "checkpoint.safetensors"
 TRAIN = "train.json"
@@ -56,7 +65,8 @@ class RunFolder:
     """One run's files; what is read is checked against the folder's seal.
 
     Raises, wherever it reads:
-        SealError: a file is damaged, or it is another run's; names it and what to do.
+        SealError: a file is damaged, or it is another run's, or the seal is gone; names it and
+            what to do.
     """
 
     path: Path
@@ -115,6 +125,8 @@ class RunFolder:
     def seal(self) -> Seal | None:
         """The folder's seal; None before training, and in folders older than seals."""
         seal = read_seal(self.path)
+        if seal is None:
+            require_seal(self.path)
         if seal and seal.run_id != self.run_id:
             raise SealError(
                 f"{self.path}: sealed as run {seal.run_id or '(none)'}: another folder's files; "
@@ -202,7 +214,7 @@ class RunFolder:
             return
         config = {"train": spec.train.to_dict(), "sae": spec.sae.to_dict()}
         origin = {"notebook": notebook, "store": rows, "code_version": code_version()}
-        write_json(file, config | origin)
+        write_json(file, config | origin | {SEALED: FORMAT})
         seal_files(self.path, [TRAIN], self.run_id)
 
     def save(self, trained: Run, history: History, state: dict[str, torch.Tensor]) -> None:
@@ -233,16 +245,24 @@ class RunFolder:
             "evaluation": measurement(evaluation),
             "row": {column: row.get(column) for column in COLUMNS},
             "pages": pages,
+            SEALED: FORMAT,
         }
-        older = [] if self.seal() else [name for name in ALL_FILES if (self.path / name).exists()]
+        if not self.seal():  # of an earlier version: a kill must not leave what says it is sealed
+            older = [name for name in ALL_FILES if (self.path / name).exists()]
+            seal_files(self.path, older, self.run_id)
         unseal_files(self.path, [METRICS])
         write_json(self.path / METRICS, measured)
-        seal_files(self.path, [*older, METRICS], self.run_id)
+        seal_files(self.path, [METRICS], self.run_id)
 
     def drop_checkpoints(self) -> None:
         """Remove the state that an interrupted training would go on from."""
         for file in self.path.glob(CHECKPOINT.replace(".", "*.")):
             file.unlink()
+
+
+def run_folders(folder: Path) -> list[RunFolder]:
+    """The runs in a profile's `saes`, by name; what else lies there is passed over."""
+    return [RunFolder(path) for path in sorted(folder.glob("*")) if os.path.isdir(path)]
 
 
 def _snapshot_tensors(snapshots: list[Snapshot]) -> dict[str, torch.Tensor]:
