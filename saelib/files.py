@@ -249,11 +249,25 @@ def read_json(path: Path) -> Any:
 
 
 def parsed_json(text: str | bytes) -> Any:
-    """The value of a JSON text; `ValueError` for what is none, or is nested too deeply to read."""
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is none, is nested too deeply to read, or has a name twice in one mapping.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_mapping)
     except RecursionError as error:
         raise ValueError("brackets nested too deeply") from error
+
+
+def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping of JSON; of two values of one name the first would be gone without a word."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice!r:.80} stands twice in one mapping")
+    return values
 
 
 @contextmanager

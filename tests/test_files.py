@@ -312,3 +312,10 @@ def test_a_folder_that_comes_out_the_same_is_left_alone(tmp_path):
         assert (folder.stat().st_ino == stamp) == is_same
         assert (folder / "figures" / "page").read_text() == text
     assert names(tmp_path) == ["report"]
+
+
+def test_json_with_a_name_twice_is_refused(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{"a": {"site": 2, "d_in": 4, "site": 3}}')
+    with pytest.raises(ValueError, match=rf"{path}: .*'site' stands twice in one mapping"):
+        read_json(path)
