@@ -17,10 +17,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import pandas as pd
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from saelib.config import EvalConfig
@@ -115,7 +117,10 @@ class RunFolder:
         if row is None or row.get("options") is not None:
             return row
         trained = self.origin.get("sae", {})
-        return row | {"options": options_text(trained.get("options", {}))}
+        options = trained.get("options", {}) if isinstance(trained, dict) else None
+        if not isinstance(options, dict):
+            raise ValueError(f"{self.path / TRAIN}: sae = {trained!r:.80}: expected a mapping")
+        return row | {"options": options_text(options)}
 
     def load(self) -> Autoencoder:
         """The SAE; see `load_sae` for what it raises."""
@@ -158,6 +163,12 @@ class RunFolder:
         if not file.exists():
             return {}
         metrics = self._json(METRICS)
+        for name in ("row", "evaluation"):
+            if not isinstance(metrics.get(name), (dict, NoneType)):
+                raise ValueError(
+                    f"{file}: {name} = {metrics[name]!r:.80}: expected a mapping; delete it, and "
+                    "the run is measured again"
+                )
         row = metrics.get("row") or {}
         if row.get("run_id", self.run_id) != self.run_id:
             raise SealError(
@@ -185,7 +196,11 @@ class RunFolder:
         """Gate snapshots over training; empty where none were asked for."""
         if not self._has(SNAPSHOTS):
             return []
-        tensors = load_file(checked(self.path / SNAPSHOTS))
+        file = checked(self.path / SNAPSHOTS)
+        try:
+            tensors = load_file(file)
+        except SafetensorError as error:
+            raise ValueError(f"{file}: damaged ({error})") from error
         steps = zip(tensors["step"], tensors["tokens"], strict=True)
         return [
             Snapshot(int(step), int(tokens), *(tensors[name][i] for name in SNAPSHOT_TENSORS))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from saelib import files
 from saelib.__main__ import main
-from saelib.config import EvalConfig
+from saelib.config import EvalConfig, stable_hash
 from saelib.files import write_json
 from saelib.measure.features import build_index
 from saelib.run import run_folder
@@ -456,3 +457,58 @@ def test_files_beside_the_run_folders_are_passed_over(ws):
     assert main(["check", "--profile", "tiny"]) == 0
     (ws.folder / "results.csv").unlink()
     assert "lacks 2 runs" in absent_rows(ws.folder / "results.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("snapshots.safetensors", "{", "snapshots.safetensors: damaged "),
+        ("metrics.json", '{"row": [1]}', r"metrics.json: row = \[1\]: expected a mapping"),
+        ("metrics.json", '{"evaluation": 5}', "metrics.json: evaluation = 5: expected a mapping"),
+        ("metrics.json", '{"origin": 5}', "metrics.json: origin = 5: expected a mapping"),
+        ("train.json", '{"sae": 5}', "train.json: sae = 5: expected a mapping"),
+    ],
+)
+def test_a_file_of_another_form_in_a_folder_without_a_seal_is_told(ws, name, content, message):
+    folder = ws.run_folder(_specs(ws)[0])
+    as_before_seals(folder)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    del metrics["row"]["options"]  # so it is taken from train.json
+    write_json(folder / "metrics.json", metrics)
+    (folder / name).write_text(content)
+    (line,) = check_profile("tiny").damaged
+    assert re.search(message, line)
+
+
+@pytest.mark.parametrize("before", [5, {}, {"bytes": "x", "sha256": "y"}])
+def test_a_seal_whose_former_content_is_none_is_told(ws, before):
+    path = ws.run_folder(_specs(ws)[0]) / "seal.json"
+    seal = json.loads(path.read_text())
+    del seal["hash"]
+    seal["files"]["config.json"]["before"] = before
+    write_json(path, seal | {"hash": stable_hash(seal)})
+    assert "seal.json: files = " in _only_line(path)
+
+
+def test_a_name_of_rows_that_is_no_mapping_is_told(ws):
+    path = ws.folder / "workspace.json"
+    content = json.loads(path.read_text())
+    del content["hash"], content["store_id"]
+    content["rows_of"] = 5
+    write_json(path, content | {"hash": stable_hash(content)})
+    assert "rows_of = 5: damaged; delete it" in _only_line(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "seal"),
+    [
+        *[("timings.csv", {}), ("timings.csv", 5), ("timings.csv", {"bytes": 5})],
+        *[("/etc/hostname", "x"), ("../other/timings.csv", "x"), ("notebooks/02_x.ipynb", 5)],
+    ],
+)
+def test_a_record_whose_seals_are_none_is_told(ws, name, seal):
+    path = ws.folder / "notebooks" / "02_x.json"
+    write_json(path, {"key": "k", "seals": {name: seal}})
+    for line in check_profile("tiny").damaged:
+        assert f"{path}: damaged, seals: {name!r}" in line
+    assert check_profile("tiny").damaged
