@@ -105,7 +105,7 @@ def _is_running(pid: int) -> bool:
 def _remove(path: Path) -> None:
     """Delete a file or folder; another process may be deleting it too."""
     with suppress(FileNotFoundError):
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
@@ -141,7 +141,12 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     Where that holds the same bytes already it is left as it is. If the block raises, `folder` stays
     as it was. A folder cannot be replaced in one step: a process killed between the two steps
     leaves none.
+
+    Raises:
+        FileExistsError: a file or a link lies there; names it.
     """
+    if folder.is_symlink() or folder.is_file():
+        raise FileExistsError(f"{folder}: a file or a link where a folder is to be; remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(folder)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -309,7 +314,7 @@ def _acquire(
         lock_file(file, path, wait=False)
     except BlockingIOError:
         file.seek(0)
-        holder = file.read().decode() or "another process"
+        holder = file.read().decode(errors="replace") or "another process"
         if not wait:
             raise LockedError(path, holder) from None
         if on_wait:

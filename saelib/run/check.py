@@ -104,7 +104,7 @@ def profiles() -> list[str]:
 
 
 def check_profile(profile: str) -> Inspection:
-    """Read all of a profile; changes nothing.
+    """Read all of a profile; changes nothing, but what killed writers left may go.
 
     Raises:
         FileNotFoundError: there is no such profile.
@@ -260,6 +260,8 @@ def _check_tables(folder: Path, seen: Inspection) -> None:
         seen.read(path, lambda path=path: read_record(path), AGAIN)
     for path in sorted(folder.glob("verdicts/*.json")):
         seen.read(path, lambda path=path: read_json(path), AGAIN)
+    for path in sorted(folder.glob("verdicts/*.txt")):
+        seen.read(path, lambda path=path: path.read_text(encoding="utf-8"), AGAIN)
     for path in [*sorted(folder.glob("diagnostics/*.csv")), *folder.glob("timings.csv")]:
         seen.read(path, lambda path=path: pd.read_csv(path), AGAIN)
 

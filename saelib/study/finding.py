@@ -267,7 +267,7 @@ def load(profile: str) -> list[dict[str, Any]]:
         for i, stored in enumerate(_stored(path)):
             entry = _renewed(stored)
             _check(entry, f"{path}, finding {i}")
-            loaded.append({**entry, "notebook": path.stem})
+            loaded.append({**entry, "notebook": _notebook(path)})
     loaded.sort(key=lambda entry: entry["name"])
     for one, two in pairwise(loaded):
         if one["name"] == two["name"]:
@@ -344,7 +344,17 @@ def read_abstracts(profile: str) -> dict[str, str]:
     ValueError where a file is damaged.
     """
     files = sorted((data_dir(profile) / "verdicts").glob("*.txt"))
-    return {path.stem: _abstract(path) for path in files}
+    return {_notebook(path): _abstract(path) for path in files}
+
+
+def _notebook(path: Path) -> str:
+    """The notebook that left a file, to whose page the report links; a colon ends a link's scheme.
+
+    Raises ValueError for a name that no notebook has.
+    """
+    if not re.fullmatch(r"\w[^:]*", path.stem):
+        raise ValueError(f"{path}: not named after a notebook, as 02_train_sae; remove it")
+    return path.stem
 
 
 def _abstract(path: Path) -> str:

@@ -342,6 +342,13 @@ def test_a_table_or_a_record_that_cannot_be_read_is_told(ws):
     assert "not JSON" in _only_line(path)
 
 
+def test_a_sentence_of_the_abstract_that_is_no_text_is_told(ws):
+    (ws.folder / "verdicts").mkdir()
+    path = ws.folder / "verdicts" / "02_train_sae.txt"
+    path.write_bytes(b"\xff")
+    _only_line(path)
+
+
 def test_folders_of_an_earlier_version_are_a_notice_and_no_damage(ws):
     as_before_seals(ws.run_folder(_specs(ws)[0]))
     seen = check_profile("tiny")

@@ -311,3 +311,12 @@ def test_a_recorded_verdict_that_is_none_is_refused_by_file(home, entry, sentenc
     (folder / "02_x.json").write_text(json.dumps([entry]))
     with pytest.raises(ValueError, match=rf"02_x\.json, .*{sentence}"):
         finding.recorded_verdicts()
+
+
+def test_an_estimate_beyond_all_numbers_is_refused(home):
+    path = finding.record("smoke", "02_x", [made(home)])
+    content = json.loads(path.read_text())
+    content[0]["estimates"] = {"a": {"value": 10**400, "lo": None, "hi": None}}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"estimates = .*: expected value, lo"):
+        finding.load("smoke")
