@@ -21,6 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from saelib.config import shown
+from saelib.run.profiles import parsed_yaml
+
 if TYPE_CHECKING:
     from saelib.run.jobs import Job, Result
 
@@ -32,6 +35,9 @@ PAPERMILL_NOISE = (
     "Working directory",
 )
 
+# What `ast.literal_eval` raises of a text that is none.
+NO_LITERAL = (ValueError, SyntaxError, TypeError, RecursionError, MemoryError)
+
 log = logging.getLogger("saelib")
 
 # --- the request -------------------------------------------------------------------------------
@@ -41,13 +47,15 @@ def parse_setting(text: str) -> tuple[str, Any]:
     """`name=value`: a Python literal (3e-4, [2, 15], True) or else YAML (true, a word)."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
-        raise argparse.ArgumentTypeError(f"{text!r}: expected name=value")
-    for read in (ast.literal_eval, yaml.safe_load):
+        raise argparse.ArgumentTypeError(f"{shown(text)}: expected name=value")
+    for read in (ast.literal_eval, parsed_yaml):
         try:
             return name, read(value)
-        except (ValueError, SyntaxError, yaml.YAMLError):
+        except (*NO_LITERAL, yaml.YAMLError):
             continue
-    raise argparse.ArgumentTypeError(f"{text!r}: the value is neither a Python literal nor YAML")
+    raise argparse.ArgumentTypeError(
+        f"{shown(text)}: the value is neither a Python literal nor YAML"
+    )
 
 
 def shared_options() -> dict[str, argparse.ArgumentParser]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
@@ -27,6 +27,7 @@ IN_WORDS = {
 SINK_FACTOR = 5.0
 NAME_CHARS = 4_096  # of the longest name: no path that Linux opens is longer
 HUB_CHARS = 96  # of the longest hub id, owner included
+LARGEST = 2**63 - 1  # of whole numbers: what has 64 bits
 SHOWN = 200  # characters of a value in a message
 
 
@@ -39,7 +40,10 @@ class ConfigError(ValueError):
 
 def shown(value: Any, most: int = SHOWN) -> str:
     """A value as a message has it: the beginning of one that is long, and its length."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no number of more than 4,300 digits
+        return f"({type(value).__name__} of a number too long to be shown)"
     return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
 
 
@@ -49,9 +53,8 @@ def _matches(value: Any, hint: Any) -> bool:
     if get_origin(hint) is tuple:
         return isinstance(value, tuple) and all(_matches(v, get_args(hint)[0]) for v in value)
     if hint is float:
-        return (
-            isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        )
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return is_number and abs(value) <= sys.float_info.max  # of no NaN either
     # True is no whole number.
     return isinstance(value, hint) and isinstance(value, bool) == (hint is bool)
 
@@ -88,6 +91,8 @@ class Checked:
             if isinstance(value, str):
                 within = len(value) <= NAME_CHARS
                 self._require(within, f.name, f"at most {NAME_CHARS:,} characters")
+            if hints[f.name] is int:
+                self._require(abs(value) <= LARGEST, f.name, "a whole number of 64 bits at most")
             if hints[f.name] is float:
                 object.__setattr__(self, f.name, float(value))
         self.check()

@@ -105,7 +105,7 @@ def _is_running(pid: int) -> bool:
 def _remove(path: Path) -> None:
     """Delete a file or folder; another process may be deleting it too."""
     with suppress(FileNotFoundError):
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()
@@ -141,7 +141,12 @@ def replaced_folder(folder: Path) -> Iterator[Path]:
     Where that holds the same bytes already it is left as it is. If the block raises, `folder` stays
     as it was. A folder cannot be replaced in one step: a process killed between the two steps
     leaves none.
+
+    Raises:
+        FileExistsError: a file or a link lies there; names it.
     """
+    if folder.is_symlink() or folder.is_file():
+        raise FileExistsError(f"{folder}: a file or a link where a folder is to be; remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(folder)
     shutil.rmtree(temporary, ignore_errors=True)
@@ -249,11 +254,25 @@ def read_json(path: Path) -> Any:
 
 
 def parsed_json(text: str | bytes) -> Any:
-    """The value of a JSON text; `ValueError` for what is none, or is nested too deeply to read."""
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is none, is nested too deeply to read, or has a name twice in one mapping.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_mapping)
     except RecursionError as error:
         raise ValueError("brackets nested too deeply") from error
+
+
+def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A mapping of JSON; of two values of one name the first would be gone without a word."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice!r:.80} stands twice in one mapping")
+    return values
 
 
 @contextmanager
@@ -295,7 +314,7 @@ def _acquire(
         lock_file(file, path, wait=False)
     except BlockingIOError:
         file.seek(0)
-        holder = file.read().decode() or "another process"
+        holder = file.read().decode(errors="replace") or "another process"
         if not wait:
             raise LockedError(path, holder) from None
         if on_wait:

@@ -123,7 +123,13 @@ def _is_entry(item: tuple[str, Any]) -> bool:
     name, entry = item
     if not name or Path(name).name != name or not isinstance(entry, dict):
         return False
-    return isinstance(entry.get("bytes"), int) and isinstance(entry.get("sha256"), str)
+    return _is_content(entry) and _is_content(entry.get("before", entry))
+
+
+def _is_content(entry: Any) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("bytes"), int):
+        return False
+    return isinstance(entry.get("sha256"), str)
 
 
 def is_listed(path: Path) -> bool:

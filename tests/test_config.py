@@ -22,6 +22,14 @@ def test_unknown_key_is_refused_with_the_accepted_ones():
         SAEConfig.from_dict({"widht": 3})
 
 
+@pytest.mark.parametrize("digits", [400, 5000])  # Python prints no more than 4,300
+def test_a_number_beyond_all_bounds_is_refused(digits):
+    with pytest.raises(ConfigError, match=r"TrainConfig\.lam = .* expected a finite number"):
+        TrainConfig(lam=10**digits)
+    with pytest.raises(ConfigError, match=r"n_latents = .* a whole number of 64 bits at most"):
+        SAEConfig(n_latents=10**digits)
+
+
 @pytest.mark.parametrize(
     ("make", "field", "value", "accepted"),
     [
@@ -32,6 +40,7 @@ def test_unknown_key_is_refused_with_the_accepted_ones():
         (TrainConfig, "resample_at", ["a"], "a list of a finite number"),
         (TrainConfig, "warmup", 1.5, "a share"),
         (TrainConfig, "lam", float("inf"), "a finite number"),
+        (TrainConfig, "tokens", 10**20, "a whole number of 64 bits at most"),
         (TrainConfig, "seed", -1, "0 or more"),
         (TrainConfig, "data_seed", -2, "-1 (the same as seed), 0 or more"),
         (CorpusConfig, "seed", -1, "0 or more"),

@@ -312,3 +312,30 @@ def test_a_folder_that_comes_out_the_same_is_left_alone(tmp_path):
         assert (folder.stat().st_ino == stamp) == is_same
         assert (folder / "figures" / "page").read_text() == text
     assert names(tmp_path) == ["report"]
+
+
+def test_json_with_a_name_twice_is_refused(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{"a": {"site": 2, "d_in": 4, "site": 3}}')
+    with pytest.raises(ValueError, match=rf"{path}: .*'site' stands twice in one mapping"):
+        read_json(path)
+
+
+def test_a_leftover_that_is_a_link_goes_and_what_it_leads_to_stays(tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / ".a.tmp").symlink_to(tmp_path / "kept")
+    remove_leftovers(tmp_path / "folder")
+    assert list((tmp_path / "folder").iterdir()) == []
+    assert (tmp_path / "kept").is_dir()
+
+
+def test_a_lock_whose_holder_has_no_utf8_name_is_told(tmp_path):
+    path = tmp_path / "lock"
+    with locked(path):
+        path.write_bytes(b"pid 7 on host \xff")
+        with (
+            pytest.raises(LockedError, match=rf"{path} is held by pid 7"),
+            locked(path, wait=False),
+        ):
+            pass

@@ -18,7 +18,7 @@ on time, path, host or number of writers.
 from __future__ import annotations
 
 import hashlib
-import math
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from saelib.config import stable_hash
+from saelib.config import LARGEST, stable_hash
 from saelib.files import parsed_json, read_json, write_bytes
 
 FORMAT = 1
@@ -168,16 +168,18 @@ def _wrong(path: Path, field: str, value: Any, expected: str) -> StoreError:
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value <= LARGEST
 
 
 def _is_norm(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value < math.inf
+    return type(value) in (int, float) and 0 <= value <= sys.float_info.max
 
 
 def _is_entry(value: Any) -> bool:
     """Whether it is what `write_recorded` says of a file."""
-    return isinstance(value, dict) and _is_count(value.get("bytes")) and "sha256" in value
+    if not isinstance(value, dict) or not _is_count(value.get("bytes")):
+        return False
+    return isinstance(value.get("sha256"), str)
 
 
 def _is_shard(value: Any) -> bool:
@@ -204,7 +206,7 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "d_model": (_is_count, "a width"),
     "n_rows": (_is_count, "a number of rows"),
     "files": (_are_tables, f"bytes and sha256 of {TOKENS} and {PAGES}"),
-    "shards": (lambda value: isinstance(value, list), "a list"),
+    "shards": (lambda value: isinstance(value, list) and value != [], "a list with an element"),
     "median_norm": (lambda value: isinstance(value, dict), "a number of each site"),
 }
 
@@ -244,7 +246,7 @@ def _parsed(line: str, path: Path, number: int) -> dict[str, Any]:
 def refuse_difference(folder: Path, present: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """`StoreError` naming the first field in which the store is not the one that is wanted."""
     for field, value in wanted.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and isinstance(present.get(field, {}), dict):
             refuse_difference(folder, present.get(field, {}), value)
         elif present.get(field) != value:
             raise StoreError(

@@ -8,6 +8,8 @@ and what notebooks left by their records.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +26,9 @@ from saelib.activations.shards import (
     read_manifest,
     read_progress,
 )
+from saelib.config import ConfigError
 from saelib.env import data_dir
-from saelib.files import read_json
+from saelib.files import is_there, read_json
 from saelib.measure.descriptions import read_lines
 from saelib.measure.features.bound_table import read_bound
 from saelib.measure.features.index import ANEW as ANEW_INDEX
@@ -35,15 +38,17 @@ from saelib.measure.reference import read_reference
 from saelib.run.edited import absent_rows, edited_rows, unknown_rows
 from saelib.run.identity import IDENTITY_FILE, read_identity, require_same_store
 from saelib.run.jobs import read_record
-from saelib.run.results import RESULTS, read_results
-from saelib.run.run_folder import ALL_FILES, CHECKPOINT, METRICS, RunFolder
+from saelib.run.results import RESULTS, TIMES, read_results, read_times
+from saelib.run.run_folder import ALL_FILES, CHECKPOINT, METRICS, RunFolder, run_folders
 from saelib.run.seals import edited
 from saelib.run.source_notebooks import require_valid
 from saelib.run.trained import Trained
 from saelib.sae.checkpoint import check_checkpoint
-from saelib.seal import SEAL, checked, fault_of, read_seal, remedy
+from saelib.seal import SEAL, checked, read_seal
 from saelib.show.explore.notes import NOTES, Notes
 
+# What an OSError has that tells of what lies there, not of whether it can be read.
+NOT_REFUSED = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 AGAIN = "delete it and run `make workbook` again"
 
 
@@ -67,10 +72,30 @@ class Inspection:
         try:
             return reader()
         except (OSError, ValueError, KeyError, StoreError, StreamError) as error:
+            if refusal := _refusal(error):
+                self.refused(refusal, path)
+                return None
             sentence = " ".join(str(error).split())
             where = "" if str(path) in sentence else f"{path}: damaged: "
             self.damaged.append(f"{where}{sentence}" + (f"; {heals}" if heals else ""))
             return None
+
+    def refused(self, error: OSError, path: Path | None = None) -> None:
+        """Tell what the system does not let be read: that says nothing of what is in it."""
+        where = error.filename or path
+        self.damaged.append(
+            f"{where}: cannot be read ({error.strerror}), so nothing is known of it; see to its "
+            "permissions, or to its disk"
+        )
+
+
+def _refusal(error: BaseException | None) -> OSError | None:
+    """The refusal of the system to read, where an error comes from one."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno not in NOT_REFUSED:
+            return error
+        error = error.__context__
+    return None
 
 
 def profiles() -> list[str]:
@@ -79,7 +104,7 @@ def profiles() -> list[str]:
 
 
 def check_profile(profile: str) -> Inspection:
-    """Read all of a profile; changes nothing.
+    """Read all of a profile; changes nothing, but what killed writers left may go.
 
     Raises:
         FileNotFoundError: there is no such profile.
@@ -91,6 +116,8 @@ def check_profile(profile: str) -> Inspection:
         )
     folder = data_dir(profile)
     seen = Inspection()
+    for _ in os.walk(folder, onerror=seen.refused):  # a pattern passes over such folders
+        pass
     recorded = seen.read(folder / IDENTITY_FILE, lambda: read_identity(folder, profile), AGAIN)
     manifest = _check_store(folder / "store", seen)
     if recorded and manifest:
@@ -107,7 +134,8 @@ def check_profile(profile: str) -> Inspection:
     _check_tables(folder, seen)
     if not seen.damaged:
         _check_results(profile, folder / RESULTS, seen)
-    seen.damaged += [_named(folder, line) for line in edited(profile)]
+    changed = seen.read(folder / "notebooks", lambda: edited(profile)) or []
+    seen.damaged += [_named(folder, line) for line in changed]
     return seen
 
 
@@ -118,8 +146,8 @@ def _named(folder: Path, line: str) -> str:
 
 def _check_store(folder: Path, seen: Inspection) -> dict[str, Any] | None:
     """Every file of a finished store; returns its manifest, None without a whole one."""
-    if not (folder / "manifest.json").exists():
-        state = "unfinished" if (folder / PROGRESS).exists() else "missing"
+    if not is_there(folder / "manifest.json"):
+        state = "unfinished" if is_there(folder / PROGRESS) else "missing"
         seen.notices.append(f"{folder}: {state}; notebook 01 collects what is missing")
         _check_progress(folder, seen)
         return None
@@ -140,7 +168,7 @@ def _check_progress(folder: Path, seen: Inspection) -> None:
         for shard in entries[1:]:
             for name, entry in shard["files"].items():
                 file = folder / name
-                if file.exists():  # else it is written again
+                if is_there(file):  # else it is written again
                     seen.read(file, lambda file=file, entry=entry: _check_stored(file, entry))
 
 
@@ -151,14 +179,16 @@ def _check_stored(path: Path, entry: dict[str, Any]) -> None:
 
 def _check_runs(folder: Path, seen: Inspection) -> None:
     """Every run's folder."""
-    runs = [RunFolder(path) for path in sorted(folder.glob("*")) if path.is_dir()]
+    runs = run_folders(folder)
     for run in runs:
         _check_run(run, seen)
-    unsealed = sum(not (run.path / SEAL).exists() for run in runs)
+    told = " ".join(seen.damaged)
+    unsealed = [run for run in runs if not is_there(run.path / SEAL)]
+    unsealed = [run for run in unsealed if str(run.path / SEAL) not in told]
     if unsealed:
         seen.notices.append(
-            f"{folder}: {unsealed} of {len(runs)} run folders have no seal, being of an earlier "
-            "version: they were read, but a change of a number in them cannot be told"
+            f"{folder}: {len(unsealed)} of {len(runs)} run folders have no seal, being of an "
+            "earlier version: they were read, but a change of a number in them cannot be told"
         )
 
 
@@ -167,24 +197,38 @@ def _check_run(run: RunFolder, seen: Inspection) -> None:
     n_damaged = len(seen.damaged)
     seal = seen.read(run.path / SEAL, run.seal)
     for name in seal.files if seal else ():
-        path = run.path / name
-        seen.n_files += 1
-        if fault := fault_of(path, seal):
-            seen.damaged.append(f"{path}: {fault}; {remedy(path)}")
-    unlisted = [name for name in (*ALL_FILES, METRICS) if (run.path / name).exists()]
+        seen.read(run.path / name, lambda name=name: checked(run.path / name))
+    unlisted = [name for name in (*ALL_FILES, METRICS) if is_there(run.path / name)]
     unlisted = [name for name in unlisted if seal and name not in seal.files]
     if unlisted:
         seen.notices.append(
             f"{run.path / SEAL}: does not list {', '.join(unlisted)}, so they count as not written "
             "to their end, as after a kill; notebook 02 writes them anew"
         )
-    if run.path.exists() and len(seen.damaged) == n_damaged:
-        if run.is_trained:
-            heals = f"delete the folder {run.path} and run `make workbook` again"
-            seen.read(run.path, lambda: (run.load(), run.history, run.events, run.snapshots), heals)
-        seen.read(run.path / "metrics.json", lambda: run.row)
+    if len(seen.damaged) == n_damaged:
+        seen.read(run.path / METRICS, lambda: run.row)
+    if len(seen.damaged) == n_damaged and run.is_trained:
+        _check_sae(run, seen, is_sealed=seal is not None)
     for path in sorted(run.path.glob(CHECKPOINT.replace(".", "*."))):
         seen.read(path, lambda path=path: check_checkpoint(path))
+
+
+def _check_sae(run: RunFolder, seen: Inspection, is_sealed: bool) -> None:
+    """A finished SAE and what training left beside it.
+
+    What is as it was sealed, but unknown to this version, is of another one and no damage.
+    """
+
+    def everything() -> None:
+        try:
+            run.load()
+        except ConfigError as error:
+            if not is_sealed:
+                raise
+            seen.notices.append(f"{error}: whole, but of another version; left as it is")
+        run.history, run.events, run.snapshots  # noqa: B018 (reads them)
+
+    seen.read(run.path, everything, f"delete the folder {run.path} and run `make workbook` again")
 
 
 def _check_features(folder: Path, seen: Inspection) -> None:
@@ -197,7 +241,7 @@ def _check_features(folder: Path, seen: Inspection) -> None:
     for path in sorted(folder.rglob("descriptions/*.jsonl")):
         seen.read(path, lambda path=path: read_lines(path))
     notes = folder / NOTES
-    if notes.exists():
+    if is_there(notes):
         seen.read(notes, lambda: Notes(notes).read(""))
 
 
@@ -216,13 +260,17 @@ def _check_tables(folder: Path, seen: Inspection) -> None:
         seen.read(path, lambda path=path: read_record(path), AGAIN)
     for path in sorted(folder.glob("verdicts/*.json")):
         seen.read(path, lambda path=path: read_json(path), AGAIN)
-    for path in [*sorted(folder.glob("diagnostics/*.csv")), *folder.glob("timings.csv")]:
+    for path in sorted(folder.glob("verdicts/*.txt")):
+        seen.read(path, lambda path=path: path.read_text(encoding="utf-8"), AGAIN)
+    for path in sorted(folder.glob("diagnostics/*.csv")):
         seen.read(path, lambda path=path: pd.read_csv(path), AGAIN)
+    for path in folder.glob(TIMES):
+        seen.read(path, lambda: read_times(folder), AGAIN)
 
 
 def _check_results(profile: str, path: Path, seen: Inspection) -> None:
     """Each row of results.csv must be what its run's metrics.json says, and all be as sealed."""
-    if not path.exists():
+    if not is_there(path):
         seen.notices += filter(None, [absent_rows(path)])
         return
     wrong = seen.read(path, lambda: sorted(edited_rows(path)))

@@ -10,7 +10,7 @@ from typing import Any
 from saelib.measure.columns import COLUMNS
 from saelib.run.identity import code_version
 from saelib.run.results import ANEW, results_text
-from saelib.run.run_folder import RunFolder
+from saelib.run.run_folder import RunFolder, run_folders
 
 
 def edited_rows(path: Path) -> Iterator[str]:
@@ -66,7 +66,7 @@ def unknown_rows(path: Path) -> str:
 def absent_rows(path: Path) -> str:
     """In a sentence, how many runs measured by this code the table lacks; empty where none."""
     there = {line.partition(",")[0] for line in _lines(path)} if path.is_file() else set()
-    runs = [RunFolder(folder) for folder in sorted((path.parent / "saes").glob("*"))]
+    runs = run_folders(path.parent / "saes")
     absent = [run for run in runs if run.run_id not in there and run.row]
     current = [run for run in absent if run.origin.get("code_version") == code_version()]
     if not current:

@@ -115,7 +115,9 @@ def require_same_store(
     if FINGERPRINT not in recorded:
         return
     kept = {STORE: recorded[STORE]} if STORE in recorded else recorded.get(ROWS_OF, {})
-    if not kept or any(manifest[name] != value for name, value in kept.items()):
+    if not isinstance(kept, dict):
+        raise ValueError(f"{folder / IDENTITY_FILE}: {ROWS_OF} = {kept!r:.80}: damaged; {REMEDY}")
+    if not kept or any(manifest.get(name) != value for name, value in kept.items()):
         ours = ", ".join(map(str, kept.values())) or "(none)"
         raise ValueError(
             f"{folder / IDENTITY_FILE} is of store {ours}, its store's manifest.json of "

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from saelib.config import ConfigError, stable_hash
@@ -186,7 +186,20 @@ def read_record(record: Path) -> dict[str, Any]:
         raise ValueError(f"{record}: damaged, settings = {content['settings']!r:.80}")
     if not isinstance(content.get("seals", {}), dict):
         raise ValueError(f"{record}: damaged, seals = {content['seals']!r:.80}")
+    for name, seal in content.get("seals", {}).items():
+        if not _is_seal(name, seal):
+            raise ValueError(f"{record}: damaged, seals: {name!r:.80}: {seal!r:.80}")
     return content
+
+
+def _is_seal(name: str, seal: Any) -> bool:
+    """Whether it is what `seals` says of a file, which lies in the profile's folder."""
+    path = PurePath(name)
+    if path.is_absolute() or ".." in path.parts:
+        return False
+    if not isinstance(seal, dict) or path.suffix == ".ipynb":  # of which each part has one
+        return isinstance(seal, (str, dict))
+    return isinstance(seal.get("bytes"), int) and isinstance(seal.get("sha256"), str)
 
 
 def intact_record(record: Path) -> dict[str, Any]:

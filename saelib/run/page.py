@@ -28,6 +28,7 @@ CODE_OR_MATH = re.compile(
     r"(```.*?```|`[^`\n]*`)|\$\$(.+?)\$\$|\$(?=\S)([^$\n`]+?)(?<=\S)\$(?!\d)", re.DOTALL
 )
 HEADING = re.compile(r"^(#{1,2}) (.+)$", re.MULTILINE)
+ATTACHMENT = re.compile(r"attachment:([^\s)\"'>]+)")
 Link = tuple[str, str]  # target and text
 STYLE = Path(__file__).with_name("page.css")
 
@@ -42,13 +43,23 @@ def notebook_html(path: Path, before: Link | None = None, after: Link | None = N
     contents = list(_headings(notebook))
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
-            cell["source"] = draw_formulas(cell["source"])
+            cell["source"] = draw_formulas(_without_lost_attachments(cell))
     exporter = HTMLExporter(raw_template=TEMPLATE, embed_images=True)
     numbers = itertools.count()  # in place of random ids: equal notebooks give equal pages
     exporter.environment.globals["uuid4"] = lambda: f"output-{next(numbers)}"
     resources = {"metadata": {"name": path.stem}}
     page = exporter.from_notebook_node(notebook, resources=resources)[0]
     return _with_bar(page, _bar(path.stem.partition(".")[0], contents, before, after))
+
+
+def _without_lost_attachments(cell: nbformat.NotebookNode) -> str:
+    """A cell's text; nbconvert makes no page of one that shows an attachment it does not have."""
+    there = cell.get("attachments", {})
+
+    def one(match: re.Match[str]) -> str:
+        return match[0] if match[1] in there else f"missing-{match[0]}"
+
+    return ATTACHMENT.sub(one, cell["source"])
 
 
 def anchor(heading: str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from saelib.config import IN_WORDS, NAME_CHARS, ConfigError, shown
+from saelib.config import IN_WORDS, LARGEST, NAME_CHARS, ConfigError, shown
 from saelib.run.source_notebooks import parameters
 
 SITES = "sites"  # parameters whose name ends so hold numbers or names, whatever the default has
@@ -45,6 +45,10 @@ def _fitted_value(path: Path, name: str, value: Any, defaults: Mapping[str, Any]
         raise ConfigError(
             f"{path.stem}: {name} = {shown(value)}: expected at most {NAME_CHARS:,} characters"
         )
+    if _largest(value) > LARGEST:
+        raise ConfigError(
+            f"{path.stem}: {name} = {shown(value)}: expected no whole number of more than 64 bits"
+        )
     try:
         return _fit(value, default)
     except TypeError:
@@ -59,6 +63,13 @@ def _longest(value: Any) -> int:
     if isinstance(value, (list, tuple)):
         return max(map(_longest, value), default=0)
     return len(value) if isinstance(value, str) else 0
+
+
+def _largest(value: Any) -> int:
+    """The size of a whole number, or of the largest in a list."""
+    if isinstance(value, (list, tuple)):
+        return max(map(_largest, value), default=0)
+    return abs(value) if isinstance(value, int) else 0
 
 
 def _fit(value: Any, default: Any) -> Any:

@@ -7,6 +7,7 @@ mapping). `common` reaches every notebook that has the name, `notebooks` one of 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,18 +23,33 @@ RESERVED = "profile"  # set by the profile's file name, in every notebook that h
 KEPT = ("recorded", "assets")
 
 LARGEST = 200_000  # bytes of a profile or grid
+MOST_POINTS = 10_000  # of a grid
 
 Values = dict[str, Any]
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Reads plain values: a few lines of aliases of aliases stand for more than any memory has."""
+    """Reads plain values, each key once.
+
+    A few lines of aliases of aliases stand for more than any memory has; of two values of one key
+    the first would be gone without a word.
+    """
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             alias = self.peek_event()
             raise yaml.YAMLError(f"an alias, *{alias.anchor}; write the value out")
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines:
+                both = f"in line {lines[name]} and in line {line}"
+                raise yaml.YAMLError(f"the key {shown(name)} stands there twice, {both}")
+            lines[name] = line
+        return super().construct_mapping(node, deep)
 
 
 def _mapping(value: Any, what: str) -> Values:
@@ -47,19 +63,26 @@ def _load_yaml(path: Path) -> Values:
     if path.stat().st_size > LARGEST:
         raise ConfigError(f"{path}: larger than {LARGEST:,} bytes, the most of such a file")
     try:
-        return _mapping(_parsed(path.read_text(encoding="utf-8")), str(path))
+        return _mapping(parsed_yaml(path.read_text(encoding="utf-8")), str(path))
     except UnicodeDecodeError as error:
         line = 1 + error.object.count(b"\n", 0, error.start)
         byte = f"byte 0x{error.object[error.start]:02x} in line {line}"
         raise ConfigError(f"{path}: not UTF-8 ({error.reason}, {byte})") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
 
 
-def _parsed(text: str) -> Any:
-    """What YAML text says; `YAMLError` also for a value of a type's form that is none."""
+def parsed_yaml(text: str) -> Any:
+    """What YAML text says, in plain values.
+
+    Raises:
+        yaml.YAMLError: it is none, has an alias or a key twice, is nested too deeply to be read, or
+            has a value that is not of the type whose form it has.
+    """
     try:
         return yaml.load(text, _PlainLoader)
+    except RecursionError as error:
+        raise yaml.YAMLError("brackets nested too deeply") from error
     except (ValueError, LookupError, AttributeError, TypeError) as error:  # "2001-99-99", "!!int x"
         raise yaml.YAMLError(f"a value that cannot be read ({error})") from error
 
@@ -137,4 +160,7 @@ def grid_points(path: Path) -> list[Values]:
                 f"{path}: {shown(key)} = {shown(values)}: expected a list of values for a "
                 f"parameter but {RESERVED!r}"
             )
+    n_points = math.prod(map(len, axes.values()))
+    if n_points > MOST_POINTS:
+        raise ConfigError(f"{path}: {n_points:,} points; expected at most {MOST_POINTS:,}")
     return [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]

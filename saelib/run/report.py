@@ -80,6 +80,9 @@ def _table(path: Path, **dtypes: type) -> pd.DataFrame:
         return pd.DataFrame()
     try:
         table = pd.read_csv(path).astype(dtypes)
+        for name, kind in dtypes.items():
+            if kind is str and table[name].isin(["", "nan"]).any() | table[name].isna().any():
+                raise ValueError(f"{name} is empty")
     except (ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: damaged ({reason}); delete it, or run its notebook") from error
@@ -170,7 +173,8 @@ def figure_titles(notebooks: Mapping[str, Path]) -> dict[str, tuple[str, str]]:
     for page, path in notebooks.items():
         title = ""
         for output in _outputs(path):
-            title = output.get("metadata", {}).get("image/png", {}).get("alt") or title
+            picture = output.get("metadata", {}).get("image/png")
+            title = (isinstance(picture, Mapping) and picture.get("alt")) or title
             for name in re.findall(
                 r"^\S*figures/(\S+\.png)$", output.get("text", ""), re.MULTILINE
             ):
@@ -316,8 +320,9 @@ def _copy_figures(profile: str, findings: Sequence[Mapping[str, Any]], folder: P
 
 
 def atlases(profile: str) -> list[Path]:
-    """The atlases that notebook 06 wrote, by site."""
-    return sorted((data_dir(profile) / ATLAS).glob("*.html"))
+    """The atlases that notebook 06 wrote, by site; what else lies there is passed over."""
+    paths = sorted((data_dir(profile) / ATLAS).glob("*.html"))
+    return [path for path in paths if re.fullmatch(r"site_\d+", path.stem)]
 
 
 def six_features(profile: str) -> list[dict[str, Any]]:

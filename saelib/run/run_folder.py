@@ -13,13 +13,16 @@ seal.json             the run id, and size and checksum of these files but check
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import pandas as pd
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from saelib.config import EvalConfig
@@ -36,9 +39,17 @@ from saelib.sae import Autoencoder, load_sae
 from saelib.sae.base import FILES
 from saelib.sae.group import Run
 from saelib.sae.history import History, Snapshot
-from saelib.sae.origin import digest
+from saelib.sae.origin import SEALED, digest, require_seal
 from saelib.sae.spec import Spec, options_text
-from saelib.seal import Seal, SealError, checked, read_seal, seal_files, unseal_files
+from saelib.seal import (
+    FORMAT,
+    Seal,
+    SealError,
+    checked,
+    read_seal,
+    seal_files,
+    unseal_files,
+)
 
 CHECKPOINT = "checkpoint.safetensors"
 TRAIN = "train.json"
@@ -56,7 +67,8 @@ class RunFolder:
     """One run's files; what is read is checked against the folder's seal.
 
     Raises, wherever it reads:
-        SealError: a file is damaged, or it is another run's; names it and what to do.
+        SealError: a file is damaged, or it is another run's, or the seal is gone; names it and
+            what to do.
     """
 
     path: Path
@@ -105,7 +117,10 @@ class RunFolder:
         if row is None or row.get("options") is not None:
             return row
         trained = self.origin.get("sae", {})
-        return row | {"options": options_text(trained.get("options", {}))}
+        options = trained.get("options", {}) if isinstance(trained, dict) else None
+        if not isinstance(options, dict):
+            raise ValueError(f"{self.path / TRAIN}: sae = {trained!r:.80}: expected a mapping")
+        return row | {"options": options_text(options)}
 
     def load(self) -> Autoencoder:
         """The SAE; see `load_sae` for what it raises."""
@@ -115,6 +130,8 @@ class RunFolder:
     def seal(self) -> Seal | None:
         """The folder's seal; None before training, and in folders older than seals."""
         seal = read_seal(self.path)
+        if seal is None:
+            require_seal(self.path)
         if seal and seal.run_id != self.run_id:
             raise SealError(
                 f"{self.path}: sealed as run {seal.run_id or '(none)'}: another folder's files; "
@@ -146,6 +163,12 @@ class RunFolder:
         if not file.exists():
             return {}
         metrics = self._json(METRICS)
+        for name in ("row", "evaluation"):
+            if not isinstance(metrics.get(name), (dict, NoneType)):
+                raise ValueError(
+                    f"{file}: {name} = {metrics[name]!r:.80}: expected a mapping; delete it, and "
+                    "the run is measured again"
+                )
         row = metrics.get("row") or {}
         if row.get("run_id", self.run_id) != self.run_id:
             raise SealError(
@@ -173,7 +196,11 @@ class RunFolder:
         """Gate snapshots over training; empty where none were asked for."""
         if not self._has(SNAPSHOTS):
             return []
-        tensors = load_file(checked(self.path / SNAPSHOTS))
+        file = checked(self.path / SNAPSHOTS)
+        try:
+            tensors = load_file(file)
+        except SafetensorError as error:
+            raise ValueError(f"{file}: damaged ({error})") from error
         steps = zip(tensors["step"], tensors["tokens"], strict=True)
         return [
             Snapshot(int(step), int(tokens), *(tensors[name][i] for name in SNAPSHOT_TENSORS))
@@ -202,7 +229,7 @@ class RunFolder:
             return
         config = {"train": spec.train.to_dict(), "sae": spec.sae.to_dict()}
         origin = {"notebook": notebook, "store": rows, "code_version": code_version()}
-        write_json(file, config | origin)
+        write_json(file, config | origin | {SEALED: FORMAT})
         seal_files(self.path, [TRAIN], self.run_id)
 
     def save(self, trained: Run, history: History, state: dict[str, torch.Tensor]) -> None:
@@ -233,16 +260,24 @@ class RunFolder:
             "evaluation": measurement(evaluation),
             "row": {column: row.get(column) for column in COLUMNS},
             "pages": pages,
+            SEALED: FORMAT,
         }
-        older = [] if self.seal() else [name for name in ALL_FILES if (self.path / name).exists()]
+        if not self.seal():  # of an earlier version: a kill must not leave what says it is sealed
+            older = [name for name in ALL_FILES if (self.path / name).exists()]
+            seal_files(self.path, older, self.run_id)
         unseal_files(self.path, [METRICS])
         write_json(self.path / METRICS, measured)
-        seal_files(self.path, [*older, METRICS], self.run_id)
+        seal_files(self.path, [METRICS], self.run_id)
 
     def drop_checkpoints(self) -> None:
         """Remove the state that an interrupted training would go on from."""
         for file in self.path.glob(CHECKPOINT.replace(".", "*.")):
             file.unlink()
+
+
+def run_folders(folder: Path) -> list[RunFolder]:
+    """The runs in a profile's `saes`, by name; what else lies there is passed over."""
+    return [RunFolder(path) for path in sorted(folder.glob("*")) if os.path.isdir(path)]
 
 
 def _snapshot_tensors(snapshots: list[Snapshot]) -> dict[str, torch.Tensor]:

@@ -6,6 +6,7 @@ They are read as plain JSON, so that a refused request answers at once, without 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from saelib.env import root
 from saelib.files import read_json
 
 INJECTED = "injected-parameters"  # papermill's tag on the cell it adds
+COPY = r".*-Copy\d+"  # what Jupyter calls a copy of a notebook
 PARAMETERS_TAG = "parameters"
 
 
@@ -26,9 +28,10 @@ def notebooks_dir() -> Path:
 def sources(names: Sequence[str] = ()) -> list[Path]:
     """The notebooks in reading order; `names` selects by name, number or path (`02`, a file).
 
-    Raises ConfigError for a name that fits none or several.
+    Copies that Jupyter made are left out. Raises ConfigError for a name that fits none or several.
     """
     paths = sorted(p for p in notebooks_dir().glob("*.ipynb") if not p.name.startswith("."))
+    paths = [path for path in paths if not re.fullmatch(COPY, path.stem)]
     chosen = {_selected(name, paths) for name in names}
     return [path for path in paths if path in chosen or not names]
 

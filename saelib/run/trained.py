@@ -19,7 +19,7 @@ from saelib.ranks import SINGLE_PROCESS, Ranks
 from saelib.run.collected import Collected
 from saelib.run.edited import edited_rows, unknown_rows
 from saelib.run.results import holds, is_sealed, read_results, write_results
-from saelib.run.run_folder import RunFolder
+from saelib.run.run_folder import RunFolder, run_folders
 from saelib.run.turns import turn
 from saelib.sae import Autoencoder
 from saelib.sae.history import Snapshot
@@ -104,8 +104,8 @@ class Trained(Collected):
 
     def measured_rows(self) -> list[dict[str, Any]]:
         """The rows of this store's measured runs, by this code's version, sorted by run_id."""
-        runs = sorted(folder.name for folder in (self.folder / "saes").glob("*"))
-        rows = [self.run(run).row for run in runs if self.run(run).is_current(self.rows_id)]
+        runs = run_folders(self.folder / "saes")
+        rows = [run.row for run in runs if run.is_current(self.rows_id)]
         return [row for row in rows if row]
 
     def load(self, spec: Spec) -> Autoencoder:

@@ -13,9 +13,10 @@ from saelib.files import read_json
 from saelib.sae.base import ALL_LATENTS, Autoencoder
 from saelib.sae.gated import GatedSAE
 from saelib.sae.jumprelu import JumpReLUSAE
+from saelib.sae.origin import check_weights, require_seal
 from saelib.sae.relu import ReluSAE
 from saelib.sae.topk import TopKSAE
-from saelib.seal import checked, is_listed
+from saelib.seal import checked, is_listed, read_seal
 
 # `SAEConfig.arch` -> class. Adding an architecture takes its file and a line here.
 ARCHITECTURES: dict[str, type[Autoencoder]] = {
@@ -54,8 +55,8 @@ def load_sae(folder: Path | str) -> Autoencoder:
 
     Raises:
         FileNotFoundError: the folder holds no (finished) SAE.
-        ValueError: a file is damaged or not the one that was sealed, a weight is not finite or not
-            float32, or the files do not fit each other; names the file.
+        ValueError: a file is damaged or not the one that was sealed or measured, a weight is not
+            finite or not float32, or the files do not fit each other; names the file.
         ConfigError: `config.json` describes no SAE; names the file and the field.
     """
     path = Path(folder) / "config.json"
@@ -63,6 +64,9 @@ def load_sae(folder: Path | str) -> Autoencoder:
         raise FileNotFoundError(f"{path} is missing: not a (finished) SAE folder")
     weights = checked(path.with_name("weights.safetensors"))
     sae = _described(checked(path), weights)
+    if read_seal(path.parent) is None:
+        require_seal(path.parent)
+        check_weights(path.parent)  # that were measured, where the folder says so
     try:
         tensors = load_file(weights)
         sae.load_state_dict(tensors)

@@ -1,7 +1,8 @@
 """What a lone SAE folder says of itself: model, text, site, and a checksum of its weights.
 
 `metrics.json` holds it as "origin" from the SAE's measurement on. Folders measured before have the
-model and the text in their row alone, and no checksum.
+model and the text in their row alone, and no checksum. That the folder was sealed stands, as
+"sealed", in a run's train.json and metrics.json too, so that a lost seal.json is noticed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from typing import Any, NamedTuple
 
 from saelib.config import IN_WORDS
 from saelib.files import read_json
-from saelib.seal import checked, is_listed, sha256_of
+from saelib.seal import SEAL, SealError, checked, is_listed, remedy, sha256_of
+
+SEALED = "sealed"  # the format of the seal that was written beside a run's JSON file
 
 
 class Origin(NamedTuple):
@@ -36,10 +39,7 @@ def origin(folder: Path) -> Origin:
         FileNotFoundError: it holds no (finished) SAE.
     """
     config = _mapping(folder / "config.json")
-    measured = folder / "metrics.json"
-    metrics = _mapping(measured) if measured.exists() and is_listed(measured) else {}
-    stated = _field(metrics, "origin", dict, measured) or {}
-    row = _field(metrics, "row", dict, measured) or {}
+    stated, row = _measured(folder, "origin"), _measured(folder, "row")
     site = _field(config, "site", int, folder / "config.json")
     if site is None:
         raise ValueError(f"{folder / 'config.json'}: site is missing")
@@ -47,7 +47,7 @@ def origin(folder: Path) -> Origin:
         model=stated.get("model") or row.get("model_id") or "",
         text=stated.get("text") or row.get("corpus_id") or "",
         site=site,
-        weights=_field(stated, "weights", str, measured) or "",
+        weights=_field(stated, "weights", str, folder / "metrics.json") or "",
     )
 
 
@@ -59,8 +59,19 @@ def _field(values: dict[str, Any], name: str, kind: type, file: Path) -> Any:
     return value
 
 
+def _measured(folder: Path, name: str) -> dict[str, Any]:
+    """A part of metrics.json; empty where it has none."""
+    file = folder / "metrics.json"
+    metrics = _mapping(file) if file.exists() and is_listed(file) else {}
+    return _field(metrics, name, dict, file) or {}
+
+
 def _mapping(file: Path) -> dict[str, Any]:
-    values = read_json(checked(file))
+    return _fields(checked(file))
+
+
+def _fields(file: Path) -> dict[str, Any]:
+    values = read_json(file)
     if not isinstance(values, dict):
         raise ValueError(f"{file}: expected a mapping of fields, found {values!r:.80}")
     return values
@@ -72,9 +83,28 @@ def check_weights(folder: Path) -> None:
     Raises:
         ValueError: another checksum than the folder states.
     """
-    stated = origin(folder).weights
+    stated = _measured(folder, "origin").get("weights")
     if stated and stated != (actual := digest(folder)):
         raise ValueError(
             f"{folder / 'weights.safetensors'}: SHA-256 {actual[:12]}…, metrics.json says "
-            f"{stated[:12]}…: not the weights that were measured"
+            f"{stated!s:.12}…: not the weights that were measured"
         )
+
+
+def require_seal(folder: Path) -> None:
+    """Refuse a folder without a seal whose finished SAE was sealed: nothing in it can be checked.
+
+    Of a folder older than seals train.json and metrics.json know none.
+
+    Raises:
+        SealError: train.json or metrics.json was written beside a seal.
+        ValueError: one of them is damaged; names it.
+    """
+    if not (folder / "config.json").exists():  # a kill may have come before the first seal
+        return
+    for name in ("train.json", "metrics.json"):
+        if (folder / name).exists() and SEALED in _fields(folder / name):
+            raise SealError(
+                f"{folder / SEAL}: missing, {name} beside it was sealed; "
+                f"{remedy(folder / 'config.json')}"
+            )

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -36,6 +37,8 @@ MIN_SEEDS = 3  # fewer say nothing of the spread over seeds
 MIN_PAGES = 15  # fewer say nothing of the spread over test pages
 RECORDED = "full"  # the recorded profile that a run is compared with
 NAME = r"F\d+[a-z]?"
+# A finding's figure, and one as older records of a recorded profile name it; the report copies it.
+FIGURE = r"(data/\w[^/]*/figures|figures/\w[^/]*)/\w[^/]*\.png"
 
 # Verdicts as older records word them.
 OLDER_WORDS: dict[str, Verdict] = {
@@ -241,11 +244,15 @@ def _is_row(row: Any) -> bool:
     """Whether this is an `Estimate.row`, nan written as null."""
     if not isinstance(row, Mapping) or set(row) != {"value", "lo", "hi"}:
         return False
-    return all(end is None or type(end) in (int, float) for end in row.values())
+    return all(end is None or _is_finite(end) for end in row.values())
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _check_figure(figure: str, where: str) -> None:
-    if Path(figure).is_absolute() or not figure_file(figure).is_file():
+    if not re.fullmatch(FIGURE, figure) or not figure_file(figure).is_file():
         accepted = figure_path("<profile>", "NAME")
         raise ValueError(f"{where}: figure = {figure!r}: no such file; expected {accepted}")
 
@@ -260,7 +267,7 @@ def load(profile: str) -> list[dict[str, Any]]:
         for i, stored in enumerate(_stored(path)):
             entry = _renewed(stored)
             _check(entry, f"{path}, finding {i}")
-            loaded.append({**entry, "notebook": path.stem})
+            loaded.append({**entry, "notebook": _notebook(path)})
     loaded.sort(key=lambda entry: entry["name"])
     for one, two in pairwise(loaded):
         if one["name"] == two["name"]:
@@ -337,7 +344,17 @@ def read_abstracts(profile: str) -> dict[str, str]:
     ValueError where a file is damaged.
     """
     files = sorted((data_dir(profile) / "verdicts").glob("*.txt"))
-    return {path.stem: _abstract(path) for path in files}
+    return {_notebook(path): _abstract(path) for path in files}
+
+
+def _notebook(path: Path) -> str:
+    """The notebook that left a file, to whose page the report links; a colon ends a link's scheme.
+
+    Raises ValueError for a name that no notebook has.
+    """
+    if not re.fullmatch(r"\w[^:]*", path.stem):
+        raise ValueError(f"{path}: not named after a notebook, as 02_train_sae; remove it")
+    return path.stem
 
 
 def _abstract(path: Path) -> str:

@@ -27,7 +27,7 @@ from safetensors.torch import load
 from torch.testing import assert_close
 
 from saelib.activations.rows import ShuffledRows
-from saelib.activations.shards import StoreError
+from saelib.activations.shards import StoreError, refuse_difference
 from saelib.activations.store import CLASSES, Store
 from saelib.activations.writer import shard_plan
 from saelib.config import stable_hash
@@ -612,6 +612,14 @@ MANIFEST_EDITS = [
     ("median_norm", {"1": 1.0, "3": 2.9}, "median_norm of site 1 = 1.0: no median of its rows"),
     ("files", {"../outside.safetensors": {"bytes": 1, "sha256": ""}}, "files = .*: expected bytes"),
     ("shards", None, "shards = None: expected a list"),
+    ("shards", [], r"manifest.json: shards = \[\]: expected a list with an element"),
+    ("n_rows", 10**30, "manifest.json: n_rows = 1000"),
+    ("median_norm", {"1": 10**400, "3": 1}, "median_norm = .*: expected a number of each site"),
+    (
+        "files",
+        {name: {"bytes": 1, "sha256": 5} for name in ("tokens.safetensors", "pages.json")},
+        "files = .*: expected bytes",
+    ),
 ]
 
 
@@ -626,3 +634,8 @@ def test_a_manifest_of_a_right_id_is_not_believed_what_its_files_deny(
     path.write_text(json.dumps(manifest | {"store_id": stable_hash(manifest)}))
     with pytest.raises(StoreError, match=message):
         Store.open(tmp_path / "s").mask("ordinary")
+
+
+def test_a_configuration_that_is_no_mapping_is_another_one():
+    with pytest.raises(StoreError, match="with config = 5, not"):
+        refuse_difference(Path("store"), {"config": 5}, {"config": {"a": 1}})

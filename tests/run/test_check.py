@@ -2,23 +2,28 @@
 
 import json
 import os
+import re
 import shutil
 
 import pytest
 import torch
 from helpers.folders import all_bytes
-from helpers.sealing import flip, resealed
+from helpers.permissions import without_override
+from helpers.sealing import as_before_seals, flip, resealed
 from helpers.workspaces import RECIPE, open_workspace, write_inputs
 from safetensors.torch import load_file, save_file
 
 from saelib import files
 from saelib.__main__ import main
-from saelib.config import EvalConfig
+from saelib.config import EvalConfig, stable_hash
 from saelib.files import write_json
 from saelib.measure.features import build_index
+from saelib.run import run_folder
 from saelib.run.check import check_profile
+from saelib.run.edited import absent_rows
 from saelib.run.recorded import RecordedRuns
 from saelib.run.workspace import Workspace
+from saelib.sae import load_sae
 from saelib.sae.trainer import Trainer
 from saelib.seal import SealError, sha256_of
 
@@ -114,7 +119,7 @@ def test_metrics_of_another_run_are_refused(ws, has_seal):
     mine, other = (ws.run_folder(spec) for spec in _specs(ws))
     shutil.copy(other / "metrics.json", mine / "metrics.json")
     if not has_seal:
-        (mine / "seal.json").unlink()
+        as_before_seals(mine)
     message = "damaged" if has_seal else rf"of run {other.name}, not of {mine.name}; delete it"
     with pytest.raises(ValueError, match=rf"{mine}/metrics\.json: {message}"):
         ws.write_results()
@@ -337,8 +342,15 @@ def test_a_table_or_a_record_that_cannot_be_read_is_told(ws):
     assert "not JSON" in _only_line(path)
 
 
+def test_a_sentence_of_the_abstract_that_is_no_text_is_told(ws):
+    (ws.folder / "verdicts").mkdir()
+    path = ws.folder / "verdicts" / "02_train_sae.txt"
+    path.write_bytes(b"\xff")
+    _only_line(path)
+
+
 def test_folders_of_an_earlier_version_are_a_notice_and_no_damage(ws):
-    (ws.run_folder(_specs(ws)[0]) / "seal.json").unlink()
+    as_before_seals(ws.run_folder(_specs(ws)[0]))
     seen = check_profile("tiny")
     assert seen.damaged == []
     (notice,) = seen.notices
@@ -349,3 +361,167 @@ def test_a_profile_that_is_not_there_is_named(home, capsys):
     assert main(["check", "--profile", "tyny"]) == 2
     with pytest.raises(FileNotFoundError, match=r"tyny/workspace\.json is missing; .*: tiny"):
         check_profile("tyny")
+
+
+@pytest.mark.parametrize("keeps", ["train.json", "metrics.json"])
+def test_a_lost_seal_is_told_and_the_run_refused(ws, keeps):
+    spec = _specs(ws)[0]
+    folder = ws.run_folder(spec)
+    sealed = (folder / keeps).read_bytes()
+    as_before_seals(folder)
+    (folder / keeps).write_bytes(sealed)
+    message = rf"{folder}/seal\.json: missing, {keeps} beside it was sealed; delete the folder"
+    readers = (ws.load, ws.history, lambda spec: ws.train([spec], "02_train_sae"))
+    for read in (*readers, lambda spec: load_sae(ws.run_folder(spec))):
+        with pytest.raises(SealError, match=message):
+            read(spec)
+    assert str(folder / "seal.json") in _only_line(folder)
+    assert check_profile("tiny").notices == []
+
+
+def test_weights_without_a_seal_are_those_that_were_measured(ws):
+    folder = ws.run_folder(_specs(ws)[0])
+    as_before_seals(folder)
+    assert ws.load(_specs(ws)[0]).config.site == 2
+    flip(folder / "weights.safetensors")
+    with pytest.raises(ValueError, match=r"weights\.safetensors: SHA-256 .* not the weights that"):
+        ws.load(_specs(ws)[0])
+    _only_line(folder / "weights.safetensors")
+
+
+def test_a_kill_while_an_older_run_is_measured_leaves_nothing_refused(ws, monkeypatch):
+    spec = _specs(ws)[0]
+    folder = ws.run_folder(spec)
+    table = (ws.folder / "results.csv").read_bytes()
+    as_before_seals(folder)
+    (folder / "metrics.json").unlink()
+    write_json_whole = run_folder.write_json
+
+    def killed(path, content):
+        write_json_whole(path, content)
+        if path.name == "metrics.json":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_folder, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ws.train([spec], "02_train_sae")
+    monkeypatch.setattr(run_folder, "write_json", write_json_whole)
+    assert check_profile("tiny").damaged == []
+    ws.train([spec], "02_train_sae")
+    assert (ws.folder / "results.csv").read_bytes() == table
+
+
+@pytest.mark.parametrize("content", [b"", b"run_id,sta"])
+def test_a_first_row_of_times_that_the_disk_refused_is_no_damage(ws, content):
+    (ws.folder / "timings.csv").write_bytes(content)
+    assert check_profile("tiny").damaged == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("saes/{run}/weights.safetensors", "saes/{run}", "saes", "eval", "store"),
+        *("store/manifest.json", "workspace.json", "eval/site_02.json", "notebooks/02_x.json"),
+    ],
+)
+def test_what_cannot_be_read_is_told_and_the_rest_is_read(ws, name):
+    write_json(ws.folder / "notebooks" / "02_x.json", {"key": "k", "seals": {}})
+    path = ws.folder / name.format(run=ws.run_folder(_specs(ws)[0]).name)
+    other = ws.folder / "timings.csv"
+    other.write_bytes(b'"\n')
+    with without_override(path):
+        seen = check_profile("tiny")
+    assert any(str(other) in line for line in seen.damaged), "read to the end"
+    lines = [line for line in seen.damaged if str(other) not in line]
+    assert any(line.startswith(f"{path}: cannot be read (Permission denied)") for line in lines)
+    for line in lines:
+        assert str(path) in line
+        assert "cannot be read" in line
+        assert "delete" not in line
+
+
+def test_a_table_that_cannot_be_read_is_told(ws):
+    path = ws.folder / "results.csv"
+    with without_override(path):
+        (line,) = check_profile("tiny").damaged
+    assert line.startswith(f"{path}: cannot be read (Permission denied)")
+
+
+def test_a_sealed_run_of_another_version_is_left_as_it_is(ws):
+    folder = ws.run_folder(_specs(ws)[0])
+    config = json.loads((folder / "config.json").read_text())
+    write_json(folder / "config.json", config | {"arch": "newer"})
+    resealed(folder)
+    seen = check_profile("tiny")
+    assert seen.damaged == []
+    (notice,) = seen.notices
+    assert f"{folder}/config.json" in notice
+    assert notice.endswith(
+        "'newer': expected one of 'sae', 'gated', 'topk', 'jumprelu': whole, "
+        "but of another version; left as it is"
+    )
+
+
+def test_files_beside_the_run_folders_are_passed_over(ws):
+    (ws.folder / "saes" / ".DS_Store").write_bytes(b"\0")
+    (ws.folder / "saes" / "loop").symlink_to("loop")
+    ws.write_results()
+    assert len(ws.results()) == 2
+    assert main(["check", "--profile", "tiny"]) == 0
+    (ws.folder / "results.csv").unlink()
+    assert "lacks 2 runs" in absent_rows(ws.folder / "results.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("snapshots.safetensors", "{", "snapshots.safetensors: damaged "),
+        ("metrics.json", '{"row": [1]}', r"metrics.json: row = \[1\]: expected a mapping"),
+        ("metrics.json", '{"evaluation": 5}', "metrics.json: evaluation = 5: expected a mapping"),
+        ("metrics.json", '{"origin": 5}', "metrics.json: origin = 5: expected a mapping"),
+        ("train.json", '{"sae": 5}', "train.json: sae = 5: expected a mapping"),
+    ],
+)
+def test_a_file_of_another_form_in_a_folder_without_a_seal_is_told(ws, name, content, message):
+    folder = ws.run_folder(_specs(ws)[0])
+    as_before_seals(folder)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    del metrics["row"]["options"]  # so it is taken from train.json
+    write_json(folder / "metrics.json", metrics)
+    (folder / name).write_text(content)
+    (line,) = check_profile("tiny").damaged
+    assert re.search(message, line)
+
+
+@pytest.mark.parametrize("before", [5, {}, {"bytes": "x", "sha256": "y"}])
+def test_a_seal_whose_former_content_is_none_is_told(ws, before):
+    path = ws.run_folder(_specs(ws)[0]) / "seal.json"
+    seal = json.loads(path.read_text())
+    del seal["hash"]
+    seal["files"]["config.json"]["before"] = before
+    write_json(path, seal | {"hash": stable_hash(seal)})
+    assert "seal.json: files = " in _only_line(path)
+
+
+def test_a_name_of_rows_that_is_no_mapping_is_told(ws):
+    path = ws.folder / "workspace.json"
+    content = json.loads(path.read_text())
+    del content["hash"], content["store_id"]
+    content["rows_of"] = 5
+    write_json(path, content | {"hash": stable_hash(content)})
+    assert "rows_of = 5: damaged; delete it" in _only_line(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "seal"),
+    [
+        *[("timings.csv", {}), ("timings.csv", 5), ("timings.csv", {"bytes": 5})],
+        *[("/etc/hostname", "x"), ("../other/timings.csv", "x"), ("notebooks/02_x.ipynb", 5)],
+    ],
+)
+def test_a_record_whose_seals_are_none_is_told(ws, name, seal):
+    path = ws.folder / "notebooks" / "02_x.json"
+    write_json(path, {"key": "k", "seals": {name: seal}})
+    for line in check_profile("tiny").damaged:
+        assert f"{path}: damaged, seals: {name!r}" in line
+    assert check_profile("tiny").damaged

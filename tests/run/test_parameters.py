@@ -54,6 +54,18 @@ def test_a_wrong_type_is_refused_naming_key_value_and_type(home, key, value, exp
 
 
 @pytest.mark.parametrize(
+    ("key", "value"),
+    [("lr", 10**400), ("steps", 2**63), ("lambdas", [-(10**400)]), ("lr", 10**5000)],
+    ids=["float", "int", "list", "too long to print"],
+)
+def test_a_whole_number_of_more_than_64_bits_is_refused(home, key, value):
+    expected = f"01_a: {key} = .*: expected no whole number of more than 64 bits"
+    with pytest.raises(ConfigError, match=expected) as error:
+        fitted(write_notebook(home, "01_a"), {key: value})
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize(
     ("key", "value"), [("model", "x" * 4097), ("sites", ["x" * 4097]), ("steps", "x" * 10**6)]
 )
 def test_a_text_without_end_is_refused_and_not_repeated_in_full(home, key, value):

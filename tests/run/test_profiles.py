@@ -37,7 +37,7 @@ def test_a_profile_gives_each_notebook_the_common_keys_it_has_and_then_its_own(h
         ("common: {a", "not YAML"),
         ("common: {n: 2001-99-99}", "not YAML: a value that cannot be read (month must be"),
         ("common: {n: !!bool x}", "not YAML: a value that cannot be read ('x')"),
-        ("[" * 5000, "not YAML: maximum recursion depth"),
+        ("[" * 5000, "not YAML: brackets nested too deeply"),
     ],
 )
 def test_a_wrong_profile_is_refused_even_when_the_wrong_part_is_another_notebook_s(
@@ -145,3 +145,28 @@ def test_a_profile_that_is_not_utf8_is_named_with_line_and_byte(home):
     message = f"{path}: not UTF-8 (invalid continuation byte, byte 0xe9 in line 2)"
     with pytest.raises(ConfigError, match=re.escape(message)):
         load_profile("smoke")
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "lines"),
+    [
+        ("common:\n  lr: 0.5\n  lr: 0.1\n", "lr", (2, 3)),
+        ("common: {lr: 0.5}\nnotebooks: {}\ncommon: {steps: 3}\n", "common", (1, 3)),
+        ("notebooks:\n  01_a:\n    lr: 1\n  01_a:\n    lr: 2\n", "01_a", (2, 4)),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_by_name_and_line(home, text, key, lines):
+    write_notebook(home, "01_a")
+    write_profile(home, text)
+    message = rf"smoke\.yaml: .*the key '{key}' .* twice, in line {lines[0]} and in line {lines[1]}"
+    with pytest.raises(ConfigError, match=message):
+        load_profile("smoke")
+
+
+def test_a_grid_of_too_many_points_is_refused_before_it_is_made(home):
+    write_notebook(home, "01_a")
+    write_profile(home, "")
+    axes = ["a", "b", "c", "d"]
+    (home / "grid.yaml").write_text("".join(f"{axis}: {list(range(400))}\n" for axis in axes))
+    with pytest.raises(ConfigError, match=r"grid\.yaml: 25,600,000,000 points; .* at most 10,000"):
+        jobs_of("smoke", grid=home / "grid.yaml")

@@ -566,3 +566,59 @@ def test_what_a_killed_report_left_goes_with_the_next_one(home):
     (folder / name / "index.html").write_text("half")
     report.build_report("smoke")
     assert not (folder / name).exists()
+
+
+def edited_notebook(path: Path, cell: int, **fields: object) -> None:
+    """Change fields of a cell of an executed notebook."""
+    notebook = json.loads(path.read_text())
+    notebook["cells"][cell] |= fields
+    path.write_text(json.dumps(notebook))
+
+
+def test_what_other_programs_left_beside_an_atlas_is_no_atlas(home, figure):
+    write_executed(home)
+    for name in ("site_02 copy", "._site_02", "site_02"):
+        write_text(home / "data" / "smoke" / "atlas" / f"{name}.html", "x")
+    folder = report.build_report("smoke").parent
+    assert [path.name for path in folder.glob("*site*.html")] == ["site_02.html"]
+
+
+def test_an_attachment_that_is_gone_and_a_picture_without_a_title_are_no_fault(home, figure):
+    path = write_executed(home)
+    text = "![x](attachment:a.png) ![y](attachment:there.png)"
+    there = {"there.png": {"image/png": "aGVyZQ=="}}
+    edited_notebook(path, 0, source=text, attachments=there)
+    picture = {"output_type": "display_data", "data": {}, "metadata": {"image/png": 5}}
+    edited_notebook(path, 1, outputs=[picture])
+    page = report.build_report("smoke").with_name("02_x.html").read_text()
+    assert "missing-attachment:a.png" in page
+    assert "base64,aGVyZQ==" in page
+
+
+def test_a_table_without_a_model_s_name_is_told(home, figure):
+    write_executed(home)
+    table = "run_id,model_id,site,tokens_trained,n_test_pages,n_test_tokens\nr1,,15,1000,21,5000\n"
+    (home / "data" / "smoke" / "results.csv").write_text(table)
+    with pytest.raises(ValueError, match=r"results\.csv: damaged \(model_id is empty\)"):
+        report.facts("smoke")
+
+
+@pytest.mark.parametrize("ending", ["json", "txt"])
+def test_a_file_named_as_a_script_is_refused(home, figure, ending):
+    write_executed(home)
+    path = record_findings("smoke", "02_x", [finding("F4", figure)])
+    name = f"javascript:alert(1).{ending}"
+    path.rename(path.with_name(name))
+    with pytest.raises(ValueError, match=r"javascript:alert\(1\)\.\w+: not named after a notebook"):
+        report.build_report("smoke")
+
+
+def test_a_link_in_the_place_of_the_report_is_refused_by_name(home, figure, tmp_path):
+    write_executed(home)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    folder = home / "data" / "smoke" / "report"
+    folder.symlink_to(elsewhere)
+    with pytest.raises(FileExistsError, match=rf"{folder}: a file or a link where a folder"):
+        report.build_report("smoke")
+    assert list(elsewhere.iterdir()) == []

@@ -34,3 +34,9 @@ def test_a_notebook_is_chosen_by_number_name_or_path(home, name):
     for stem in ("01_a", "02_b"):
         write_notebook(home, stem)
     assert [p.stem for p in sources([name])] == ["02_b"]
+
+
+def test_copies_that_jupyter_made_are_no_notebooks_of_the_workbook(home):
+    path = write_notebook(home, "02_train")
+    write_notebook(home, "02_train-Copy1")
+    assert sources() == sources(["02"]) == [path]

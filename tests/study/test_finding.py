@@ -92,9 +92,16 @@ def test_a_grid_point_keeps_its_findings_to_itself(home, monkeypatch):
             "no such file; expected data/<profile>/figures/NAME.png",
         ),
         ({"figure": "/etc/hostname"}, "figure = '/etc/hostname': no such file"),
+        ({"figure": "data/smoke/figures/../../../secret"}, "secret': no such file; expected data/"),
+        ({"figure": "data/smoke/figures/../x.png"}, "x.png': no such file; expected data/"),
+        ({"figure": "data/../figures/x.png"}, "x.png': no such file; expected data/"),
+        ({"figure": "secret"}, "figure = 'secret': no such file; expected data/"),
     ],
 )
 def test_a_finding_with_a_field_amiss_is_refused(home, fields, message):
+    for name in ("secret", "data/smoke/x.png", "figures/x.png"):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).touch()
     with pytest.raises(ValueError, match=message):
         finding.record("smoke", "02_x", [made(home, **fields)])
     assert not (home / "data" / "smoke" / "verdicts").exists()
@@ -304,3 +311,12 @@ def test_a_recorded_verdict_that_is_none_is_refused_by_file(home, entry, sentenc
     (folder / "02_x.json").write_text(json.dumps([entry]))
     with pytest.raises(ValueError, match=rf"02_x\.json, .*{sentence}"):
         finding.recorded_verdicts()
+
+
+def test_an_estimate_beyond_all_numbers_is_refused(home):
+    path = finding.record("smoke", "02_x", [made(home)])
+    content = json.loads(path.read_text())
+    content[0]["estimates"] = {"a": {"value": 10**400, "lo": None, "hi": None}}
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"estimates = .*: expected value, lo"):
+        finding.load("smoke")
