@@ -131,7 +131,8 @@ def replaced_file(path: Path) -> Iterator[Path]:
             temporary.chmod(mode)
             os.replace(temporary, path)
     finally:
-        shutil.rmtree(neighbour, ignore_errors=True)
+        for _ in range(2):  # a file system of a network may refuse it for a moment
+            shutil.rmtree(neighbour, ignore_errors=True)
 
 
 @contextmanager

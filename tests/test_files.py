@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,25 @@ def test_leftovers_are_removed_while_another_process_writes(tmp_path):
         ended.set()
         writer.join()
     assert names(tmp_path / "a") == ["b"]
+
+
+@pytest.mark.parametrize("refused", ["rmdir", "unlink"])
+def test_a_removal_that_is_refused_once_is_tried_again(tmp_path, refused, monkeypatch):
+    real = getattr(os, refused)
+    refusals: list[OSError] = []
+
+    def once(*arguments, **options):
+        if refusals:
+            raise refusals.pop()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(os, refused, once)
+    with suppress(KeyError), replaced_file(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        refusals.append(OSError(errno.EROFS, "refused"))
+        raise KeyError
+    assert not refusals
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_disk_that_fails_is_named(tmp_path):
