@@ -251,6 +251,11 @@ def _refuse_too_little(report: dict[str, Any], cfg: CorpusConfig) -> None:
     have = f"{report['pages']} pages and {report['tokens_read']} tokens"
     if report.get("bad_lines"):
         have += f" ({report['bad_lines']} bad lines skipped)"
+    if report["chars"] and not report["tokens_read"]:
+        raise CorpusError(
+            f"{_label(cfg)}: {have}: the model's tokenizer finds nothing in them; is its "
+            "tokenizer.json whole?"
+        )
     if not report["contexts"]:
         shortest = cfg.min_ctx_len or cfg.ctx_len
         raise CorpusError(

@@ -8,5 +8,4 @@ def test_a_thousand_damaged_texts_end_in_pages_or_in_the_project_s_error(tmp_pat
     assert {name for name, _ in outcomes} == {*forms(), "markup"}
     for name in forms():
         assert outcomes[name, "CorpusError"] > 0, f"{name}: the damage does nothing"
-        is_read = name != "zip lzma"  # such an archive is refused before it asks for memory
-        assert (outcomes[name, "pages"] > 0) == is_read, f"{name}: no page survives"
+        assert outcomes[name, "pages"] > 0, f"{name}: no page survives"

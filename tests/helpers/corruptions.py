@@ -28,6 +28,7 @@ from saelib.config import stable_hash
 
 SECONDS = 60  # that a trial may take
 COPIED = (".jsonl", ".csv", ".lock")  # files that are written in place
+HOME = "faulty_home"  # the folder of all that is damaged
 WORST = ("unnamed", "silent", "stated", "noticed", "refused", "healed", "harmless")  # of a trial
 FAILURES = ("unnamed", "silent")
 FIELDS = {  # path -> what a store or profile calls its content
@@ -156,10 +157,12 @@ def _line_repeated(path: Path, draw: random.Random) -> None:
 
 def _swapped(path: Path, draw: random.Random) -> None:
     """Another file of its kind in its place: another run's, another site's, another store's."""
+    folders = [path.parents[depth] for depth in (1, 2, 3)]
+    within = [folder for folder in folders if HOME in folder.parts]
     siblings = [
         other
-        for depth in (1, 2, 3)
-        for other in path.parents[depth].rglob(f"*{path.suffix}")
+        for folder in within
+        for other in folder.rglob(f"*{path.suffix}")
         if other.is_file() and other != path and _alike(other, path)
     ]
     contents = sorted({other.read_bytes() for other in siblings} - {path.read_bytes()})
@@ -279,7 +282,7 @@ class Home:
 
     def __init__(self, folder: Path) -> None:
         self.whole = folder / "whole"
-        self.path = folder / "home"
+        self.path = folder / HOME
         if not self.whole.exists():
             build(self.path)
             self.path.rename(self.whole)

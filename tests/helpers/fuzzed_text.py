@@ -108,7 +108,7 @@ def forms() -> dict[str, Form]:
         "dump.gz": ("mediawiki", "a.xml.gz", XML.encode(), gz),
         "dump.bz2": ("mediawiki", "a.xml.bz2", XML.encode(), bz2.compress),
     }
-    methods = ("STORED", "DEFLATED", "BZIP2", "LZMA")
+    methods = ("STORED", "DEFLATED", "BZIP2")
     archives: dict[str, Form] = {
         f"zip {method.lower()}": (
             "fever",

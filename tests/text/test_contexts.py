@@ -14,6 +14,9 @@ import pytest
 from helpers.texts import config, jsonl, pages_of_every_split, word_tokenizer, words
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
 
 from saelib.config import CorpusConfig, stable_hash
 from saelib.study.text_card import data_card
@@ -265,6 +268,12 @@ def test_pages_shorter_than_one_context_are_counted_in_the_error():
         CorpusError, match="6 pages and 18 tokens, but no page fills one context of 4 tokens"
     ):
         pack(pages_of_every_split(3), word_tokenizer(), config("text", "-", ctx_len=4))
+
+
+def test_a_tokenizer_that_finds_nothing_in_a_text_is_named():
+    empty = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(BPE()))
+    with pytest.raises(CorpusError, match=r"6 pages and 0 tokens: the model's tokenizer finds not"):
+        pack(pages_of_every_split(3), empty, config("text", "-", ctx_len=4))
 
 
 def test_a_split_left_empty_is_named():
