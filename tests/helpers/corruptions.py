@@ -36,6 +36,7 @@ FIELDS = {  # path -> what a store or profile calls its content
     "pages.jsonl": ("corpus_id",),
     "notebooks/": ("02_x", "parameter", "profile 'tiny'"),
     "data/tiny/notebooks/": ("no executed notebook",),
+    "data/tiny/workspace.json": ("model '",),
 }
 
 
