@@ -122,6 +122,27 @@ TABLES = {  # file: heading and columns
         "intervals are stretched by",
         BEND,
     ),
+    "faults": (
+        "Damaged files: what readers said; each silent or unnamed one is a fault",
+        (
+            *(
+                "artifact",
+                "trials",
+                "silent",
+                "unnamed",
+                "refused",
+                "noticed",
+                "healed",
+                "harmless",
+            ),
+            *("stated", "missed_by_check", "longest_s", "peak_mb"),
+        ),
+    ),
+    "fuzz": (
+        "Damaged and hostile input: trials, and those that ended in neither an answer nor an error "
+        "of the project, or too late",
+        ("reader", "trials", "answers", "errors", "failures", "longest_s", "peak_mb", "seconds"),
+    ),
     "kills": (
         "Kills, full disks, two at once: trials, and those after which something was lost, left or "
         "unsaid",
