@@ -144,23 +144,19 @@ def test_a_file_that_is_no_list_of_findings_is_refused_by_name(home, text):
         finding.load("smoke")
 
 
-@pytest.mark.parametrize("damaged", [None, ["site 2: agrees"], {}])
-def test_a_comparison_that_is_no_text_is_refused_when_read(home, damaged):
-    path = finding.record("smoke", "02_x", [made(home)])
-    (entry,) = json.loads(path.read_text())
-    path.write_text(json.dumps([entry | {"beside_recorded": damaged}]))
-    with pytest.raises(ValueError, match=r"02_x\.json, finding 0: beside_recorded = "):
-        finding.load("smoke")
-
-
 @pytest.mark.parametrize(
-    "damaged", [None, [1], {"a": {"value": 1.0}}, {"a": {"value": "x", "lo": 1.0, "hi": 2.0}}]
+    ("field", "damaged", "accepted"),
+    [
+        *(("beside_recorded", value, "expected text") for value in (None, ["agrees"], {})),
+        *(("estimates", value, "expected value") for value in (None, [1], {"a": {"value": 1.0}})),
+        ("estimates", {"a": {"value": "x", "lo": 1.0, "hi": 2.0}}, "expected value"),
+    ],
 )
-def test_estimates_without_value_and_interval_are_refused_when_read(home, damaged):
+def test_a_field_of_another_form_is_refused_when_read(home, field, damaged, accepted):
     path = finding.record("smoke", "02_x", [made(home)])
     (entry,) = json.loads(path.read_text())
-    path.write_text(json.dumps([entry | {"estimates": damaged}]))
-    with pytest.raises(ValueError, match=r"02_x\.json, finding 0: estimates = .*: expected value"):
+    path.write_text(json.dumps([entry | {field: damaged}]))
+    with pytest.raises(ValueError, match=rf"02_x\.json, finding 0: {field} = .*: {accepted}"):
         finding.load("smoke")
 
 
