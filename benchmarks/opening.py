@@ -53,7 +53,8 @@ def timed(name, call, n=1):
     return result
 
 ws = timed("workspace", lambda: Workspace(profile))
-store = timed("store", lambda: Store.open(ws.folder / "store"))
+stores = timed("store", lambda: [Store.open(ws.folder / "store") for _ in range(20)], 20)
+store = stores[0]
 site = store.sites[0]
 rows = np.arange(min(n_rows, store.n_rows))
 timed("rows of the store", lambda: store.rows(site, rows))

@@ -58,6 +58,11 @@ TABLES = {  # file: heading and columns
         "test pages",
         RECIPE,
     ),
+    "opening": (
+        "What checking costs where things are opened: this code against commit 37dbb39, which "
+        "checked the store alone; milliseconds",
+        ("stage", "before_ms", "now_ms", "ratio"),
+    ),
     "storage": (
         "Rows of 8 bits beside bfloat16: the stores, and SAEs trained on either, all measured on "
         "the bfloat16 one",

@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from itertools import pairwise
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -77,11 +78,17 @@ def refuse_unknown(names: Iterable[str], known: Collection[str], what: str) -> N
             raise ConfigError(f"{what} {shown(name)}; accepted: {', '.join(known) or 'none'}")
 
 
+@cache
+def _hints(kind: type[Checked]) -> dict[str, Any]:
+    """The types of a configuration's fields; asked for at each construction, and costly to find."""
+    return get_type_hints(kind)
+
+
 class Checked:
     """Base of every configuration: type checks at construction, (de)serialisation, stable hash."""
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
+        hints = _hints(type(self))
         for f in fields(self):
             value = getattr(self, f.name)
             if isinstance(value, list):

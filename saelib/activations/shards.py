@@ -18,6 +18,7 @@ on time, path, host or number of writers.
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -85,11 +86,20 @@ def write_recorded(path: Path, data: bytes) -> dict[str, Any]:
     return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def check_size(path: Path, entry: Mapping[str, Any]) -> None:
-    """`StoreError` where the file is missing or has another size than its entry says."""
-    if not path.is_file():
-        raise StoreError(f"{path}: missing; collect again: only what is missing is redone")
-    size = path.stat().st_size
+def check_sizes(folder: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
+    """`StoreError` where one of the files is missing or has another size than its entry says."""
+    prefix = str(folder)  # a store has hundreds of files, and a `Path` costs more than its size
+    for name, entry in entries.items():
+        _check_size(f"{prefix}/{name}", entry)
+
+
+def _check_size(path: str, entry: Mapping[str, Any]) -> None:
+    try:
+        size = os.stat(path).st_size
+    except FileNotFoundError:
+        raise StoreError(
+            f"{path}: missing; collect again: only what is missing is redone"
+        ) from None
     if size != entry["bytes"]:
         raise StoreError(
             f"{path}: truncated or changed, {size} bytes where {entry['bytes']} are recorded; "

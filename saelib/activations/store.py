@@ -20,7 +20,7 @@ from saelib.activations.shards import (
     TOKENS,
     StoreError,
     check_hash,
-    check_size,
+    check_sizes,
     dtype_name,
     read_manifest,
     refuse_difference,
@@ -53,13 +53,12 @@ class Store:
         self._starts = np.cumsum([0, *(shard["rows"] for shard in manifest["shards"])])
         self._mapped: dict[tuple[int, int], dict[str, Tensor]] = {}
         self._median_checked: set[int] = set()  # sites
-        for name, entry in manifest["files"].items():
-            check_size(path / name, entry)
-            if verify:
+        check_sizes(path, manifest["files"])
+        if verify:
+            for name, entry in manifest["files"].items():
                 check_hash(path / name, entry)
         for shard in manifest["shards"]:
-            for name, entry in shard["files"].items():
-                check_size(path / name, entry)
+            check_sizes(path, shard["files"])
 
     @classmethod
     def open(cls, path: str | Path, verify: bool = True) -> Store:

@@ -30,7 +30,7 @@ from saelib.activations.shards import (
     TOKENS,
     StoreError,
     check_hash,
-    check_size,
+    check_sizes,
     dtype_name,
     quantised,
     read_manifest,
@@ -157,8 +157,8 @@ class StoreWriter:
             if all((self.path / name).is_file() for name in entry["files"]):
                 self._written[entry["shard"]] = entry
         for entry in self._written.values():
+            check_sizes(self.path, entry["files"])
             for name, file in entry["files"].items():
-                check_size(self.path / name, file)
                 check_hash(self.path / name, file)
         lines = [self.identity, *(self._written[shard] for shard in sorted(self._written))]
         write_text(self.path / PROGRESS, "".join(map(_json_line, lines)))

@@ -22,7 +22,7 @@ from saelib.activations.shards import (
     PROGRESS,
     StoreError,
     check_hash,
-    check_size,
+    check_sizes,
     read_manifest,
     read_progress,
 )
@@ -173,7 +173,7 @@ def _check_progress(folder: Path, seen: Inspection) -> None:
 
 
 def _check_stored(path: Path, entry: dict[str, Any]) -> None:
-    check_size(path, entry)
+    check_sizes(path.parent, {path.name: entry})
     check_hash(path, entry)
 
 

@@ -60,6 +60,8 @@ def random_rows(config: SAEConfig, generator: torch.Generator | None, shard: sli
     of 16 rows therefore continue each other, if the last block takes the rest.
     """
     start, stop, _ = shard.indices(config.n_latents)
+    if torch.get_default_device().type == "meta":  # drawing takes long there, and gives nothing
+        return torch.empty(stop - start, config.d_in)
     if stop - start == config.n_latents:
         return torch.randn(config.n_latents, config.d_in, generator=generator)
     n_blocks = max(1, config.n_latents // DRAWN_ROWS)
@@ -109,7 +111,8 @@ class Autoencoder(NormalizedModule, ABC):
                 f"arch = {config.arch!r}: ranks cannot share its latents; share the batch "
                 "('data') or the list of runs ('grid')"
             )
-        directions = directions / directions.norm(dim=1, keepdim=True)
+        if not directions.is_meta:
+            directions = directions / directions.norm(dim=1, keepdim=True)
         self.W_dec = nn.Parameter(directions)
         # Stored latent by latent (strides of a transpose): one latent's encoder is contiguous.
         self.W_enc = nn.Parameter((ENCODER_INIT_NORM * directions).T)
