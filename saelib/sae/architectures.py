@@ -14,6 +14,7 @@ from saelib.sae.base import ALL_LATENTS, Autoencoder
 from saelib.sae.gated import GatedSAE
 from saelib.sae.jumprelu import JumpReLUSAE
 from saelib.sae.origin import check_weights, require_seal
+from saelib.sae.p_anneal import PAnnealSAE
 from saelib.sae.relu import ReluSAE
 from saelib.sae.topk import TopKSAE
 from saelib.seal import checked, is_listed, read_seal
@@ -23,7 +24,8 @@ ARCHITECTURES: dict[str, type[Autoencoder]] = {
     "sae": ReluSAE,
     "gated": GatedSAE,
     "topk": TopKSAE,
-    "jumprelu": JumpReLUSAE,  # for measuring: it has no objective to be trained with
+    "jumprelu": JumpReLUSAE,
+    "p_anneal": PAnnealSAE,
 }
 
 

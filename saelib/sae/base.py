@@ -46,6 +46,7 @@ class How(NamedTuple):
     encoder: str = "exact"  # "exact", "screen" or "bfloat16": see `sparse.c.open_entries`
     all_reduce: losses.AllReduce = None  # where ranks hold shards of the latents
     dead: Tensor | None = None  # bool [n_latents]: not fired for `dead_window` tokens
+    progress: float = 0.0  # share of the schedule's steps that were taken before this one
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Autoencoder(NormalizedModule, ABC):
         Options         a checked dataclass of its own options, kept in `SAEConfig.options`
         has_gate        whether a latent may be open and still not fire
         can_be_sharded  whether ranks can each train a shard of its latents
+        STARTS          bias -> the option that says where it starts; the others start at 0
         UNITLESS        the biases that have no unit, so that folding the normaliser leaves them
         UNTRAINED       l1_mode -> why it cannot be trained so; it can be opened and measured
     """
@@ -91,6 +93,7 @@ class Autoencoder(NormalizedModule, ABC):
     Options: ClassVar[type[Checked]] = NoOptions
     has_gate: ClassVar[bool] = False
     can_be_sharded: ClassVar[bool] = False
+    STARTS: ClassVar[dict[str, str]] = {}
     UNITLESS: ClassVar[tuple[str, ...]] = ()
     UNTRAINED: ClassVar[dict[str, str]] = {}
 
@@ -115,7 +118,8 @@ class Autoencoder(NormalizedModule, ABC):
         self.W_enc = nn.Parameter((ENCODER_INIT_NORM * directions).T)
         self.b_dec = nn.Parameter(torch.zeros(config.d_in))
         for name in self.bias_names():
-            setattr(self, name, nn.Parameter(torch.zeros(len(directions))))
+            start = torch.full((len(directions),), self.bias_start(name))
+            setattr(self, name, nn.Parameter(start))
 
     @classmethod
     def checked(cls, config: SAEConfig) -> SAEConfig:
@@ -126,16 +130,12 @@ class Autoencoder(NormalizedModule, ABC):
         """
         return replace(config, options=cls.Options.from_dict(config.options).to_dict())
 
-    # -- what an architecture gives
+    # -- what an architecture gives, beside `encode`
 
     @classmethod
     @abstractmethod
     def bias_names(cls) -> tuple[str, ...]:
         """The per-latent parameters beside W_enc and W_dec, all [n_latents]; the gate's first."""
-
-    @abstractmethod
-    def encode(self, x: Tensor) -> Tensor:
-        """Codes f of normalised x. [batch, d_in] -> [batch, n_latents]."""
 
     @abstractmethod
     def loss_terms(self, x: Tensor, lam: float, how: How) -> losses.LossTerms:
@@ -190,6 +190,10 @@ class Autoencoder(NormalizedModule, ABC):
 
     # -- what all share
 
+    def bias_start(self, name: str) -> float:
+        """Where a bias starts, and where a resampled latent's starts again."""
+        return float(getattr(self.options, self.STARTS[name])) if name in self.STARTS else 0.0
+
     def decode(self, f: Tensor) -> Tensor:
         """x̂ in normalised units. [batch, n_latents] -> [batch, d_in]."""
         return losses.decode(f, self.W_dec, self.b_dec)
@@ -198,18 +202,6 @@ class Autoencoder(NormalizedModule, ABC):
         """(f, x_hat) of normalised x; changes no state."""
         f = self.encode(x)
         return f, self.decode(f)
-
-    def encode_raw(self, x: Tensor) -> Tensor:
-        """Codes of activations in model units; the codes themselves stay in normalised units."""
-        return self.encode(self.normalize(x))
-
-    def decode_raw(self, f: Tensor) -> Tensor:
-        """x̂ in model units from codes in normalised units."""
-        return self.denormalize(self.decode(f))
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """x̂ of x, both in model units. [batch, d_in] -> [batch, d_in]."""
-        return self.decode_raw(self.encode_raw(x))
 
     @torch.no_grad()
     def folded(self) -> Autoencoder:
@@ -232,6 +224,10 @@ class Autoencoder(NormalizedModule, ABC):
         """Renormalise decoder rows, where the configuration asks for unit norm."""
         if self.config.l1_mode == "unit_norm":
             self.W_dec /= self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12)
+
+    @torch.no_grad()
+    def after_step_(self) -> None:
+        """What is put right once the optimiser has moved the parameters; here nothing."""
 
     @torch.no_grad()
     def project_decoder_grad_(self) -> None:

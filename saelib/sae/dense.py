@@ -28,7 +28,7 @@ class StepStats(NamedTuple):
     l1: Tensor  # carries λ
     aux: Tensor
     l0: Tensor
-    n_open: Tensor  # open gates; active codes where the architecture has no gate
+    n_open: Tensor  # entries that a sparse step takes: open gates; active codes without gates
     fired: Tensor  # bool [n_latents]: f > 0 on some row
     opened: Tensor  # bool [n_latents]: the gate was open on some row; else as `fired`
 

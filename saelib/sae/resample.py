@@ -7,7 +7,8 @@
 4. Decoder row <- the row minus b_dec, at unit norm. (The original text takes the row itself; with a
    mean offset all revived latents would then point along the mean.)
 5. Encoder column <- the same direction at 0.2 x the mean encoder norm of the alive latents; every
-   per-latent bias <- 0 (for the Gated SAE, without a published procedure, b_gate, b_mag and r_mag).
+   per-latent bias <- where it started, which is 0 but for a JumpReLU SAE's threshold (for the Gated
+   SAE, without a published procedure, b_gate, b_mag and r_mag).
 6. Adam's moments of every element that was written <- 0; its step counter is kept.
 
 Alive latents stay bit-identical.
@@ -82,7 +83,7 @@ def resample_(
     sae.W_dec[local] = directions[is_local]
     sae.W_enc[:, local] = REVIVED_ENCODER_SHARE * norm * directions[is_local].T
     for name in sae.bias_names():
-        getattr(sae, name)[local] = 0
+        getattr(sae, name)[local] = sae.bias_start(name)
     reset_moments_(sae, optimizer, local)
     return revived
 

@@ -17,7 +17,7 @@ from saelib.sae.base import Autoencoder, How, check_training
 from saelib.sae.dense import StepStats
 from saelib.sae.history import History, Snapshot, TrainingDiverged
 from saelib.sae.resample import ResampleEvent, resample_, row_losses
-from saelib.sae.schedule import lam_of_step, make_scheduler
+from saelib.sae.schedule import lam_of_step, make_scheduler, progress_of_step
 from saelib.sae.sharding import UNSHARDED, Sharding
 
 # Share of open entries in the last batch below which "auto" takes the sparse step.
@@ -110,6 +110,7 @@ class Trainer:
         self.optimizer.step()
         self.scheduler.step()
         self.sae.unit_norm_decoder_()
+        self.sae.after_step_()
         self.step += 1
         self.tokens_since_fired.add_(len(x)).masked_fill_(stats.fired, 0)
         self.tokens_since_open.add_(len(x)).masked_fill_(stats.opened, 0)
@@ -129,6 +130,7 @@ class Trainer:
             encoder=self.encoder(),
             all_reduce=self.sharding.all_reduce,
             dead=self.tokens_since_fired >= self.cfg.dead_window,
+            progress=progress_of_step(self.cfg, self.step),
         )
         stats, grads = self.sae.step(rows, lam, how)
         for name, parameter in self.sae.named_parameters():
@@ -230,7 +232,8 @@ class Trainer:
         """Resample what is dead now, drawing from normalised rows x [rows, d_in]."""
         dead = self.dead()
         gate_dead = self.gate_dead()
-        how = How(self.cfg.loss, all_reduce=self.sharding.all_reduce)
+        progress = progress_of_step(self.cfg, self.step)
+        how = How(self.cfg.loss, all_reduce=self.sharding.all_reduce, progress=progress)
         losses = row_losses(self.sae, x, self.lam, how).cpu()
         revived = resample_(
             self.sae, self.optimizer, dead, x, losses, self.generator, self.sharding
