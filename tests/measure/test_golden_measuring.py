@@ -22,7 +22,7 @@ from saelib.measure.reference import site_reference
 from saelib.sae import ARCHITECTURES, build_sae
 
 N_LATENTS, VOCAB = 48, 200
-OPTIONS = {"topk": {"k": 8}}
+OPTIONS = {"topk": {"k": 8}, "jumprelu": {"initial_threshold": 0.0}}
 GOLDEN = {
     "sae": {
         "mse": 26.5248499,

@@ -457,7 +457,7 @@ def test_a_sealed_run_of_another_version_is_left_as_it_is(ws):
     (notice,) = seen.notices
     assert f"{folder}/config.json" in notice
     assert notice.endswith(
-        "'newer': expected one of 'sae', 'gated', 'topk', 'jumprelu': whole, "
+        "'newer': expected one of 'sae', 'gated', 'topk', 'jumprelu', 'p_anneal': whole, "
         "but of another version; left as it is"
     )
 

@@ -111,7 +111,6 @@ def test_an_l0_out_of_reach_is_told_and_the_nearest_sae_is_given(rows, caplog):
         (torch.randn(300, 2), {"l0": 0}, "l0 = 0: expected above 0, at most n_latents = 8"),
         (torch.randn(300, 2), {"l0": 9}, "l0 = 9: expected above 0, at most n_latents = 8"),
         (torch.randn(300, 2), {"l0": 2.5, "arch": "topk"}, "l0 = 2.5: expected a whole number"),
-        (torch.randn(300, 2), {"arch": "jumprelu"}, "arch = 'jumprelu': expected one of 'sae'"),
         (torch.randn(300, 2), {"arch": "gatd"}, "arch = 'gatd': expected one of 'sae', 'gated'"),
         (torch.randn(300, 2), {"l0": 2, "lam": 1.0}, "lam = 1.0: l0 decides it"),
         (torch.randn(300, 2), {"l0": 2, "widht": 1}, "unknown field 'widht'"),

@@ -21,6 +21,8 @@ MODES = ("unit_norm", "norm_weighted")
 CASES = list(itertools.product(("plain",), STEPS_TAKEN, MODES))
 CASES += list(itertools.product(("two_term", "full"), STEPS_TAKEN, ("unit_norm",)))
 CASES += list(itertools.product(("topk",), STEPS_TAKEN, ("unit_norm",)))
+CASES += list(itertools.product(("jumprelu", "jumprelu_tanh"), STEPS_TAKEN, ("unit_norm",)))
+CASES += list(itertools.product(("p_anneal",), STEPS_TAKEN, ("unit_norm",)))
 OPTIONS = {"topk": {"k": 8, "aux_k": 16}}
 GOLDEN = {
     "plain-dense-unit_norm": 1.21504638,

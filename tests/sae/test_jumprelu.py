@@ -1,6 +1,7 @@
-"""The JumpReLU SAE: codes, kernel gradients, steps against autograd, θ in training, Gated equals it."""
+"""The JumpReLU SAE: codes, kernel gradients, steps against autograd, training, Gated as one."""
 
 import threading
+from itertools import pairwise
 
 import pytest
 import torch
@@ -268,7 +269,7 @@ def test_training_rebuilds_sparse_data_and_moves_thresholds(table, loss, step):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_l0_falls_smoothly_as_lambda_rises(table, loss):
     l0 = [trained(table, loss, lam=lam)[1].table[-1]["l0"] for lam in (0.05, 0.2, 0.8, 3.2)]
-    assert all(larger > 1.1 * smaller > 0 for larger, smaller in zip(l0, l0[1:], strict=False))
+    assert all(larger > 1.1 * smaller > 0 for larger, smaller in pairwise(l0))
 
 
 def test_a_threshold_stays_above_0_in_training():

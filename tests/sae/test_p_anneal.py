@@ -1,5 +1,7 @@
 """The p-annealed SAE: the penalty by hand, its size over training, steps against autograd, runs."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from helpers.streams import MemoryStream, train_one
@@ -176,7 +178,7 @@ def test_training_ends_sparser_than_with_l1_at_the_same_lambda(table, step):
 
 def test_l0_falls_as_lambda_rises(table):
     l0 = [trained(table, lam=lam)[1].table[-1]["l0"] for lam in (0.05, 0.2, 0.8, 3.2)]
-    assert all(larger > 1.1 * smaller > 0 for larger, smaller in zip(l0, l0[1:], strict=False))
+    assert all(larger > 1.1 * smaller > 0 for larger, smaller in pairwise(l0))
 
 
 def test_a_run_continued_from_a_checkpoint_is_bit_identical(table, tmp_path):

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from saelib.sae.formats import FORMATS, FormatError, export, load
 
+READ_BACK = {"p_anneal": "sae"}  # trained otherwise, but a plain SAE in what it computes
 WRITTEN = [
     (name, arch) for name, layout in FORMATS.items() if layout.write for arch in layout.archs
 ]
@@ -21,7 +22,7 @@ def test_an_sae_comes_back_as_it_went_out(format, arch, tmp_path):
     x = rows()
     assert agrees(back, x, sae.encode_raw(x), sae.reconstruct(x))
     assert (sae.encode_raw(x) > 0).float().mean() > 0.02
-    assert back.config.arch == arch
+    assert back.config.arch == READ_BACK.get(arch, arch)
     assert back.config.normalize == "none"
     assert back.config.site == sae.config.site
     torch.testing.assert_close(back.encode(x), sae.encode_raw(x) / sae.scale, rtol=1e-4, atol=1e-5)
