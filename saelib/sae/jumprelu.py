@@ -23,8 +23,11 @@ more code has to save: a latent fires where it saves more than λ, and θ comes 
 tanh counts nearly the same, since tanh(c f) is near 1 above 1/c. Decoder rows have unit norm, so
 that c f is the c f ‖W_dec,i‖ of the source, where they are free.
 
-**θ stays at least `LEAST_THRESHOLD`** in training, by a clamp after each step: at 0 the gradient
-that f passes to it would vanish for good. SAEs of other libraries may have any threshold.
+**θ in training** goes `THRESHOLD_RATE` times as far as Adam takes it. Adam moves each parameter by
+about the learning rate, whatever λ, and where steps are few θ does not get to √λ so: L0 then hardly
+follows λ. It stays at least `LEAST_THRESHOLD`, by a clamp after each step: at 0 the gradient that f
+passes to it would vanish for good. The stored `threshold` is θ itself, and SAEs of other libraries
+may have any.
 
 **The source's third term**, λ_P Σ ReLU(θ − z), has there every latent; here only those that did not
 fire for `dead_window` tokens, as in SAELens: with the source's λ_P it moves no other, and it would
@@ -56,6 +59,7 @@ from saelib.sae.gated import GatedSAE
 from saelib.sae.losses import LossTerms, decode, squared_error, sum_over_ranks
 
 LEAST_THRESHOLD = 1e-3  # of an SAE in training, in normalised units
+THRESHOLD_RATE = 3.0  # θ's learning rate over that of the other parameters
 CHUNK = 128  # rows whose code gradients a sum over the kernel's band copies at once
 
 
@@ -151,9 +155,16 @@ class JumpReLUSAE(Autoencoder):
     def encode(self, x: Tensor) -> Tensor:
         return jumprelu_codes(self._pre_activations(x), self.threshold)
 
+    # -- the threshold in training
+
+    def step(self, x: Tensor, lam: float, how: How) -> tuple[StepStats, Gradients]:
+        self._threshold_before = self.threshold.detach().clone()
+        return super().step(x, lam, how)
+
     @torch.no_grad()
     def after_step_(self) -> None:
-        self.threshold.clamp_(min=LEAST_THRESHOLD)
+        moved = self.threshold - self._threshold_before
+        self.threshold.add_(moved, alpha=THRESHOLD_RATE - 1).clamp_(min=LEAST_THRESHOLD)
 
     # -- the objective
 
@@ -198,7 +209,8 @@ class JumpReLUSAE(Autoencoder):
         g_f = error @ self.W_dec.T
         count = fires.sum()
         penalty, per_entry = self._add_penalty_gradient_(g_f, f, count, lam / n_rows, how)
-        g_jump = self.threshold * _band_sums(g_f, band) + per_entry * band.sum(0)
+        n_in_band = band.sum(0, dtype=x.dtype)
+        g_jump = self.threshold * _band_sums(g_f, band) + per_entry * n_in_band
         grads["threshold"] = g_jump / -bandwidth
         g_z = g_f.mul_(fires)
         grads["W_enc"] = encoder_gradient(x_c, g_z)
@@ -219,7 +231,7 @@ class JumpReLUSAE(Autoencoder):
         band adds to −ε ∂/∂θ by itself.
         """
         if how.loss == "jumprelu":
-            return count, factor
+            return count.to(f.dtype), factor
         saturation = f.mul_(self.options.tanh_scale).tanh_()
         slope = factor * self.options.tanh_scale
         g_f.add_(slope).addcmul_(saturation, saturation, value=-slope)
