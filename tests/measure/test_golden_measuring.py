@@ -133,6 +133,7 @@ GOLDEN = {
         "note": "",
     },
 }
+GOLDEN["p_anneal"] = GOLDEN["sae"]  # trained otherwise, but the same of equal weights
 ADVICE = (
     "Measuring's arithmetic changed: rows measured before and after would stand in one table. If "
     "that is meant, raise MEASURING_VERSION in saelib/versions.py and record this table anew (see "

@@ -35,6 +35,12 @@ GOLDEN = {
     "full-sparse-unit_norm": 1.42688321,
     "topk-dense-unit_norm": 0.718512994,
     "topk-sparse-unit_norm": 0.718512979,
+    "jumprelu-dense-unit_norm": 1.90328655,
+    "jumprelu-sparse-unit_norm": 1.90328657,
+    "jumprelu_tanh-dense-unit_norm": 1.89756646,
+    "jumprelu_tanh-sparse-unit_norm": 1.8975665,
+    "p_anneal-dense-unit_norm": 1.21819512,
+    "p_anneal-sparse-unit_norm": 1.21819513,
 }
 DEFAULTS = {
     "SAEConfig": {
