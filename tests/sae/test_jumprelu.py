@@ -243,7 +243,12 @@ def table():
 
 def trained(table, loss="jumprelu", checkpoint=None, on_log=None, start=None, **changes):
     settings = {"n_latents": N_LATENTS, "dead_window": 640, "lam": 0.5, "lr": 1e-2}
-    settings |= {"tokens": 25_600, "batch_size": 64, "schedule": "linear"} | changes
+    settings |= {
+        "tokens": 12_800,
+        "batch_size": 64,
+        "schedule": "linear",
+        "step": "dense",
+    } | changes
     spec = make_spec(loss, 2, D_IN, **settings)
     sae = build_sae(spec.sae, torch.Generator().manual_seed(0))
     if start:
@@ -269,7 +274,7 @@ def test_training_rebuilds_sparse_data_and_moves_thresholds(table, loss, step):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_l0_falls_smoothly_as_lambda_rises(table, loss):
-    l0 = [trained(table, loss, lam=lam)[1].table[-1]["l0"] for lam in (0.05, 0.2, 0.8, 3.2)]
+    l0 = [trained(table, loss, lam=lam)[1].table[-1]["l0"] for lam in (0.05, 0.4, 3.2)]
     assert all(larger > 1.1 * smaller > 0 for larger, smaller in pairwise(l0))
 
 
@@ -338,7 +343,7 @@ def test_dead_latents_are_lifted_back_without_resampling(table):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_run_continued_from_a_checkpoint_is_bit_identical(table, tmp_path, loss):
-    settings = {"resample_at": (0.3,), "start": silence, "tokens": 6400, "dead_window": 640}
+    settings = {"resample_at": (0.3,), "start": silence, "tokens": 6400, "step": "auto"}
     whole, history = trained(table, loss, **settings)
 
     class Killed(Exception):
