@@ -40,6 +40,7 @@ from saelib.sae.losses import LossTerms, decode, squared_error, sum_over_ranks
 from saelib.sae.relu import ReluSAE
 
 SMOOTHING = 0.01  # δ, in normalised units: a hundredth of what codes are about
+CHUNK = 128  # rows whose powers are in memory at once
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class PAnnealSAE(ReluSAE):
         error *= 2 / n_rows
         grads = {"W_dec": f.T @ error}
 
-        power = smoothed_power(f, p).mul_(active).sum()
+        power = _power_sum(f, active, p)
         rate = _rate(f.sum(), power, how)
         slopes = f.add_(SMOOTHING).pow_(p - 1).mul_(lam / n_rows * p * rate)
         g_pre = (error @ self.W_dec.T).add_(slopes).mul_(active)
@@ -134,6 +135,12 @@ class PAnnealSAE(ReluSAE):
         fired = sparse.latents_with(codes, torch.ones_like(f, dtype=torch.bool), n_latents)
         l1 = lam * rate * power
         return StepStats(mse, l1, x.new_zeros(()), count, count, fired, fired), grads
+
+
+def _power_sum(f: Tensor, active: Tensor, p: float) -> Tensor:
+    """Σ φ_p(f) over the active codes, without a copy of all. f, active: [batch, n_latents]."""
+    parts = zip(f.split(CHUNK), active.split(CHUNK), strict=True)
+    return torch.stack([smoothed_power(rows, p).mul_(where).sum() for rows, where in parts]).sum()
 
 
 def _rate(size: Tensor, power: Tensor, how: How) -> Tensor:

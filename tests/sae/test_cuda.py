@@ -27,17 +27,19 @@ from saelib.measure.reference import site_reference
 from saelib.sae import build_sae, sparse
 from saelib.sae.sparse import plain as sparse_plain
 from saelib.sae.sparse import triton as sparse_triton
+from saelib.sae.spec import ARMS
 from saelib.sae.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 LOSSES = ["plain", "two_term", "full"]
+STEPS_OF = [*LOSSES, "jumprelu", "jumprelu_tanh", "p_anneal"]
 
 
 def _sae(loss, device, d=D, n=N, site=0):
-    arch = "sae" if loss == "plain" else "gated"
     return build_sae(
-        SAEConfig(arch=arch, d_in=d, n_latents=n, site=site), torch.Generator().manual_seed(0)
+        SAEConfig(arch=ARMS[loss][0], d_in=d, n_latents=n, site=site),
+        torch.Generator().manual_seed(0),
     ).to(device)
 
 
@@ -123,7 +125,7 @@ def test_nothing_fires_in_an_empty_batch_of_entries():
 
 
 @pytest.mark.parametrize("step", ["dense", "sparse"])
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", STEPS_OF)
 def test_one_step_gives_the_cpus_gradients(loss, step):
     found = {}
     for device in (CPU, GPU):
