@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from saelib.config import Checked, ConfigError, SAEConfig
+from saelib.config import Checked, ConfigError, SAEConfig, TrainConfig
 from saelib.files import replaced_file, write_json
 from saelib.sae import losses
 from saelib.sae.dense import Gradients, SparseCodes, StepStats, codes_at_places
@@ -84,6 +84,9 @@ class Autoencoder(NormalizedModule, ABC):
         can_be_sharded  whether ranks can each train a shard of its latents
         UNITLESS        the biases that have no unit, so that folding the normaliser leaves them
         UNTRAINED       l1_mode -> why it cannot be trained so; it can be opened and measured
+        UNRESAMPLED     why its dead latents cannot be resampled; empty where they can be
+        rows_are_apart  whether a row's codes in training depend on that row alone, so that a batch
+                        may be taken in parts
     """
 
     LOSSES: ClassVar[tuple[str, ...]]
@@ -93,6 +96,8 @@ class Autoencoder(NormalizedModule, ABC):
     can_be_sharded: ClassVar[bool] = False
     UNITLESS: ClassVar[tuple[str, ...]] = ()
     UNTRAINED: ClassVar[dict[str, str]] = {}
+    UNRESAMPLED: ClassVar[str] = ""
+    rows_are_apart: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -104,7 +109,9 @@ class Autoencoder(NormalizedModule, ABC):
         self.config = self.checked(config)
         self.options = self.Options.from_dict(self.config.options)
         directions = random_rows(config, generator, shard)
-        if len(directions) < config.n_latents and not self.can_be_sharded:
+        # AuxK compares the dead latents of all shards
+        shared = self.can_be_sharded and not getattr(self.options, "aux_k", 0)
+        if len(directions) < config.n_latents and not shared:
             raise ConfigError(
                 f"arch = {config.arch!r}: ranks cannot share its latents; share the batch "
                 "('data') or the list of runs ('grid')"
@@ -240,21 +247,8 @@ class Autoencoder(NormalizedModule, ABC):
             along = torch.linalg.vecdot(self.W_dec.grad, self.W_dec)[:, None]
             self.W_dec.grad.addcmul_(along, self.W_dec, value=-1)
 
-    def check_store(self, d_model: int, sites: tuple[int, ...]) -> None:
-        """Refuse activations that the SAE does not fit.
-
-        Raises:
-            ValueError: another width, or no activations of this SAE's site; names both.
-        """
-        if d_model != self.config.d_in:
-            raise ValueError(
-                f"SAE of width d_in = {self.config.d_in} does not fit activations of width "
-                f"{d_model}"
-            )
-        if self.config.site not in sites:
-            raise ValueError(
-                f"SAE of site {self.config.site} does not fit activations of sites {sorted(sites)}"
-            )
+    def after_step_(self) -> None:
+        """What the trainer calls after each of its optimiser steps: here nothing."""
 
     def save(
         self,
@@ -287,7 +281,7 @@ class Autoencoder(NormalizedModule, ABC):
         seal_files(folder, (*beside, *FILES), run_id)
 
 
-def check_training(sae_class: type[Autoencoder], config: SAEConfig) -> None:
+def check_training(sae_class: type[Autoencoder], config: SAEConfig, train: TrainConfig) -> None:
     """Refuse what can be opened and measured, but not trained.
 
     Raises:
@@ -298,4 +292,25 @@ def check_training(sae_class: type[Autoencoder], config: SAEConfig) -> None:
         raise ConfigError(
             f"SAEConfig.l1_mode = {config.l1_mode!r}: expected 'unit_norm' to train arch "
             f"{config.arch!r}, {reason}"
+        )
+    if train.resample_at and sae_class.UNRESAMPLED:
+        raise ConfigError(
+            f"TrainConfig.resample_at = {list(train.resample_at)}: expected none to train arch "
+            f"{config.arch!r}, {sae_class.UNRESAMPLED}"
+        )
+
+
+def check_store(sae: Autoencoder, d_model: int, sites: tuple[int, ...]) -> None:
+    """Refuse activations that the SAE does not fit.
+
+    Raises:
+        ValueError: another width, or no activations of this SAE's site; names both.
+    """
+    if d_model != sae.config.d_in:
+        raise ValueError(
+            f"SAE of width d_in = {sae.config.d_in} does not fit activations of width {d_model}"
+        )
+    if sae.config.site not in sites:
+        raise ValueError(
+            f"SAE of site {sae.config.site} does not fit activations of sites {sorted(sites)}"
         )

@@ -77,8 +77,9 @@ def make_spec(arm: str, site: int, d_in: int, **settings: Any) -> Spec:
     }
     options = {**chosen[SAEConfig].pop("options", {}), **chosen[sae_class.Options]}
     sae = SAEConfig.from_dict({**chosen[SAEConfig], "options": options})
-    check_training(sae_class, sae)
-    return Spec(sae_class.checked(sae), TrainConfig.from_dict(chosen[TrainConfig]))
+    train = TrainConfig.from_dict(chosen[TrainConfig])
+    check_training(sae_class, sae, train)
+    return Spec(sae_class.checked(sae), train)
 
 
 def run_id(sae: SAEConfig, train: TrainConfig, store_id: str) -> str:
@@ -97,7 +98,7 @@ def run_id(sae: SAEConfig, train: TrainConfig, store_id: str) -> str:
             f"loss {train.loss!r} does not fit arch {sae.arch!r}, which takes "
             f"{' or '.join(map(repr, sae_class.LOSSES))}"
         )
-    check_training(sae_class, sae)
+    check_training(sae_class, sae, train)
     values = sae.to_dict(omit_defaults=True)
     options = sae_class.Options.from_dict(sae.options).to_dict(omit_defaults=True)
     if options:

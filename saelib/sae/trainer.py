@@ -32,8 +32,8 @@ class Trainer:
     `probe` are normalised rows for gate snapshots; `sharding` says how ranks share the work.
 
     Raises:
-        ConfigError: the architecture does not take the loss or the way its L1 term is weighted, or
-            the step does not take the weights.
+        ConfigError: the architecture does not take the loss, the way its L1 term is weighted,
+            resampling, or ranks that share a batch, or the step does not take the weights.
     """
 
     def __init__(
@@ -52,7 +52,12 @@ class Trainer:
                 f"TrainConfig.loss = {cfg.loss!r} does not fit a {type(sae).__name__}: "
                 f"expected one of {', '.join(map(repr, sae.LOSSES))}"
             )
-        check_training(type(sae), sae.config)
+        check_training(type(sae), sae.config, cfg)
+        if sharding.rows.size > 1 and not sae.rows_are_apart:
+            raise ConfigError(
+                f"arch = {sae.config.arch!r}: ranks cannot share the rows of a batch ('data'), from "
+                "all of which its codes are chosen; share the list of runs ('grid')"
+            )
         self.sae = sae.requires_grad_(True)
         self.cfg = cfg
         self.probe = probe
@@ -110,6 +115,7 @@ class Trainer:
         self.optimizer.step()
         self.scheduler.step()
         self.sae.unit_norm_decoder_()
+        self.sae.after_step_()
         self.step += 1
         self.tokens_since_fired.add_(len(x)).masked_fill_(stats.fired, 0)
         self.tokens_since_open.add_(len(x)).masked_fill_(stats.opened, 0)
