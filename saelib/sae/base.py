@@ -81,23 +81,23 @@ class Autoencoder(NormalizedModule, ABC):
         KNOB            the setting that governs its sparsity: "lam", or the option that is its L0
         Options         a checked dataclass of its own options, kept in `SAEConfig.options`
         has_gate        whether a latent may be open and still not fire
+        rowwise         whether a row's loss depends on no other row of its batch, so that a dense
+                        step may take rows in chunks
         can_be_sharded  whether ranks can each train a shard of its latents
         UNITLESS        the biases that have no unit, so that folding the normaliser leaves them
         UNTRAINED       l1_mode -> why it cannot be trained so; it can be opened and measured
         UNRESAMPLED     why its dead latents cannot be resampled; empty where they can be
-        rows_are_apart  whether a row's codes in training depend on that row alone, so that a batch
-                        may be taken in parts
     """
 
     LOSSES: ClassVar[tuple[str, ...]]
     KNOB: ClassVar[str] = "lam"
     Options: ClassVar[type[Checked]] = NoOptions
     has_gate: ClassVar[bool] = False
+    rowwise: ClassVar[bool] = True
     can_be_sharded: ClassVar[bool] = False
     UNITLESS: ClassVar[tuple[str, ...]] = ()
     UNTRAINED: ClassVar[dict[str, str]] = {}
     UNRESAMPLED: ClassVar[str] = ""
-    rows_are_apart: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -241,14 +241,15 @@ class Autoencoder(NormalizedModule, ABC):
             self.W_dec /= self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
     @torch.no_grad()
+    def after_step_(self) -> None:
+        """What is put right once the optimiser has moved the parameters; here nothing."""
+
+    @torch.no_grad()
     def project_decoder_grad_(self) -> None:
         """Remove the gradient along each unit-norm decoder row (Bricken et al. 2023, appendix)."""
         if self.config.l1_mode == "unit_norm" and self.W_dec.grad is not None:
             along = torch.linalg.vecdot(self.W_dec.grad, self.W_dec)[:, None]
             self.W_dec.grad.addcmul_(along, self.W_dec, value=-1)
-
-    def after_step_(self) -> None:
-        """What the trainer calls after each of its optimiser steps: here nothing."""
 
     def save(
         self,

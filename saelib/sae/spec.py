@@ -43,8 +43,12 @@ class Spec(NamedTuple):
 
 
 def options_text(options: Mapping[str, Any]) -> str:
-    """Options as results.csv has them: "aux_k=256 k=32"."""
-    return " ".join(f"{name}={value}" for name, value in sorted(options.items()))
+    """Options as results.csv has them: "aux_k=256 k=32"; a list without spaces."""
+
+    def text(value: Any) -> str:
+        return ",".join(map(text, value)) if isinstance(value, list | tuple) else f"{value}"
+
+    return " ".join(f"{name}={text(value)}" for name, value in sorted(options.items()))
 
 
 def make_spec(arm: str, site: int, d_in: int, **settings: Any) -> Spec:

@@ -53,10 +53,10 @@ class Trainer:
                 f"expected one of {', '.join(map(repr, sae.LOSSES))}"
             )
         check_training(type(sae), sae.config, cfg)
-        if sharding.rows.size > 1 and not sae.rows_are_apart:
+        if sharding.rows.size > 1 and not sae.rowwise:
             raise ConfigError(
-                f"arch = {sae.config.arch!r}: ranks cannot share the rows of a batch ('data'), from "
-                "all of which its codes are chosen; share the list of runs ('grid')"
+                f"arch = {sae.config.arch!r}: ranks cannot share the rows of a batch ('data'), "
+                "from all of which its codes are chosen; share the list of runs ('grid')"
             )
         self.sae = sae.requires_grad_(True)
         self.cfg = cfg

@@ -23,6 +23,7 @@ from saelib.sae import ARCHITECTURES, build_sae
 
 N_LATENTS, VOCAB = 48, 200
 OPTIONS = {"topk": {"k": 8}}
+THRESHOLD = 0.25  # of SAEs that have one for all latents
 GOLDEN = {
     "sae": {
         "mse": 26.5248499,
@@ -173,6 +174,9 @@ def fixed_sae(arch, store):
     sae.set_normalizer_(moments.mean.float(), (D / moments.mean_sq_dev) ** 0.5)
     for name in sae.bias_names():
         getattr(sae, name).sub_(torch.linspace(-0.5, 0.5, N_LATENTS))
+    for name, buffer in sae.named_buffers():
+        if name == "threshold":
+            buffer.fill_(THRESHOLD)
     return sae
 
 

@@ -32,7 +32,7 @@ def rows():
     return sums_of_directions()
 
 
-@pytest.mark.parametrize("arch", ["gated", "sae", "two_term", "topk"])
+@pytest.mark.parametrize("arch", ["gated", "sae", "two_term", "topk", "batchtopk", "matryoshka"])
 def test_the_sae_has_the_l0_that_was_asked_for_and_rebuilds_rows_in_their_own_units(arch, rows):
     fitted = saelib.fit(rows, l0=L0, arch=arch, **RECIPE)
     assert L0 / 1.1 <= fitted.l0 <= 1.1 * L0
@@ -40,7 +40,7 @@ def test_the_sae_has_the_l0_that_was_asked_for_and_rebuilds_rows_in_their_own_un
     l0, fvu = measured(fitted.sae, rows, np.arange(N_ROWS))
     assert l0 == pytest.approx(fitted.l0, rel=0.1)
     assert fvu == pytest.approx(fitted.fvu, rel=0.2)
-    assert (fitted.lam == 0) == (arch == "topk")
+    assert (fitted.lam == 0) == (arch in ("topk", "batchtopk", "matryoshka"))
     assert fitted.history["tokens"].iloc[-1] == RECIPE["tokens"]
 
 

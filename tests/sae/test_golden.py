@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from saelib.config import SAEConfig, TrainConfig
-from saelib.sae import build_sae
+from saelib.sae import ARCHITECTURES, build_sae
 from saelib.sae.spec import ARMS
 from saelib.sae.trainer import Trainer
 
@@ -20,8 +20,9 @@ STEPS_TAKEN = ("dense", "sparse")
 MODES = ("unit_norm", "norm_weighted")
 CASES = list(itertools.product(("plain",), STEPS_TAKEN, MODES))
 CASES += list(itertools.product(("two_term", "full"), STEPS_TAKEN, ("unit_norm",)))
-CASES += list(itertools.product(("topk",), STEPS_TAKEN, ("unit_norm",)))
-OPTIONS = {"topk": {"k": 8, "aux_k": 16}}
+CHOSEN = ("topk", "batchtopk", "matryoshka")  # whose codes compete for k places
+CASES += list(itertools.product(CHOSEN, STEPS_TAKEN, ("unit_norm",)))
+OPTIONS = {arm: {"k": 8, "aux_k": 16} for arm in CHOSEN}
 GOLDEN = {
     "plain-dense-unit_norm": 1.21504638,
     "plain-dense-norm_weighted": 1.21000544,
@@ -85,12 +86,13 @@ def rows(generator: torch.Generator) -> torch.Tensor:
 
 
 def last_loss(arm: str, step: str, l1_mode: str) -> float:
-    """The loss that a run of 50 steps ends with, one resampling included."""
+    """The loss that a run of 50 steps ends with, one resampling included where it can be."""
     arch, _ = ARMS[arm]
     config = SAEConfig(arch, D_IN, N_LATENTS, l1_mode=l1_mode, options=OPTIONS.get(arm, {}))
     sae = build_sae(config, torch.Generator().manual_seed(0))
     how = {"schedule": "cosine_with_restarts", "n_cycles": 2, "warmup": 0.1, "grad_clip": 1.0}
-    resampling = {"resample_at": (0.5,), "dead_window": 512}
+    resample_at = () if ARCHITECTURES[arch].UNRESAMPLED else (0.5,)
+    resampling = {"resample_at": resample_at, "dead_window": 512}
     cfg = TrainConfig(
         loss=arm,
         lam=0.3,

@@ -2,7 +2,7 @@
 
 Codes are 98 to 99 % zero, and every gradient of a zero code is zero: decoder, code gradients and
 weight gradients need only the active entries. The results equal the dense step's up to the order of
-summation. The three operations that touch entries exist in plain PyTorch (`plain`, the definition),
+summation. The operations that touch entries exist in plain PyTorch (`plain`, the definition),
 in C (`c`) and in Triton (`triton`); `operations` says which a device has.
 """
 
@@ -22,7 +22,10 @@ from saelib.sae.sparse import triton as sparse_triton
 
 
 def operations(device: torch.device) -> ModuleType:
-    """The module that has `open_entries`, `decode` and `weight_gradient` for that device."""
+    """The module that has the operations for that device.
+
+    They are `open_entries`, `top_entries`, `batch_top_entries`, `decode` and `weight_gradient`.
+    """
     if device.type == "cpu" and sparse_c.available():
         return sparse_c
     return sparse_triton if device.type == "cuda" and sparse_triton.available() else sparse_plain

@@ -1,7 +1,7 @@
-"""The three sparse operations on the CPU in C (definition: `plain`), and the bfloat16 screen.
+"""The sparse operations on the CPU in C (definition: `plain`), and the bfloat16 screen.
 
-A small file is compiled once with the system's compiler and kept in the user's cache (`library`).
-Without a compiler `available()` is False, and the sparse step runs in plain PyTorch.
+Two small files are compiled once with the system's compiler and kept in the user's cache
+(`library`). Without a compiler `available()` is False, and the sparse step runs in plain PyTorch.
 """
 
 from __future__ import annotations
@@ -14,27 +14,22 @@ import torch
 from torch import Tensor
 
 from saelib.sae.dense import SUM_ERROR, SparseCodes, encoder_product
-from saelib.sae.sparse.library import compiler_command, load_library
+from saelib.sae.sparse.library import FLAGS, call, compiler_command, load_library
+from saelib.sae.sparse.selection import largest
 
 SOURCE = Path(__file__).with_name("sparse_step.c")
+SELECTION = Path(__file__).with_name("select.c")
 ROUNDING = 2.0**-7  # of storing a product as bfloat16, relative: twice the worst case
-# No -ffast-math: in a shared library it changes how the whole process rounds denormals.
-FLAGS = (
-    "-O3",
-    "-march=native",
-    "-ffp-contract=fast",
-    "-fno-math-errno",
-    "-fopenmp",
-    "-shared",
-    "-fPIC",
-)
+# Groups of latents per code that is looked for (see select.c): the bound leaves 1.2 entries a code.
+GROUPS_PER_CODE = 3
+LANES = 16  # of a group's vectors
 
 
 @cache
-def _library() -> ctypes.CDLL | None:
-    """The compiled C file; None without a compiler."""
-    command = compiler_command(SOURCE, FLAGS)
-    return None if command is None else load_library(SOURCE, command)
+def _library(source: Path = SOURCE) -> ctypes.CDLL | None:
+    """A compiled C file; None without a compiler."""
+    command = compiler_command(source, FLAGS)
+    return None if command is None else load_library(source, command)
 
 
 def available() -> bool:
@@ -45,14 +40,11 @@ def available() -> bool:
 
 
 def _call(name: str, *arguments: Tensor | int | float) -> None:
-    def convert(a: Tensor | int | float) -> ctypes._SimpleCData:
-        if isinstance(a, Tensor):
-            if not a.is_contiguous():
-                raise TypeError(f"{name}: an array of strides {a.stride()} is not contiguous")
-            return ctypes.c_void_p(a.data_ptr())
-        return ctypes.c_float(a) if isinstance(a, float) else ctypes.c_int64(a)
+    call(_library(), name, *arguments)
 
-    getattr(_library(), name)(*map(convert, arguments))
+
+def _select(name: str, *arguments: Tensor | int | float) -> None:
+    call(_library(SELECTION), name, *arguments)
 
 
 def open_entries(x_c: Tensor, W_enc: Tensor, bias: Tensor, encoder: str = "exact") -> SparseCodes:
@@ -68,9 +60,14 @@ def open_entries(x_c: Tensor, W_enc: Tensor, bias: Tensor, encoder: str = "exact
         crow, col, value = _screened(x_c, W_enc.T, bias)
     else:
         crow, col, value = _gathered(encoder_product(x_c, W_enc, encoder), bias)
+    return _by_latent(crow, col, value, n)
+
+
+def _by_latent(crow: Tensor, col: Tensor, value: Tensor, n: int) -> SparseCodes:
+    """Entries given row by row, in CSR, with the same places latent by latent."""
     ccol = torch.empty(n + 1, dtype=torch.long)
     row, order = torch.empty_like(col), torch.empty_like(col)
-    _call("by_latent", len(x_c), n, crow, col, ccol, row, order)
+    _call("by_latent", len(crow) - 1, n, crow, col, ccol, row, order)
     return SparseCodes(crow, col, value, ccol, row, order)
 
 
@@ -94,8 +91,15 @@ def _screened(x_c: Tensor, W: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Ten
     )
     start, col, value = _room(counts)
     _call("recompute", x_c, W, bias, bits, rows, n, d, start, col, value, counts)
+    return _packed(start, counts, col, value)
+
+
+def _packed(
+    start: Tensor, counts: Tensor, col: Tensor, value: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Entries in CSR, of which each row has so many from its start on."""
     crow = _starts(counts)
-    _call("pack", rows, start, crow, col, value)
+    _call("pack", len(counts), start, crow, col, value)
     size = int(crow[-1])
     return crow, col[:size], value[:size]
 
@@ -120,6 +124,58 @@ def _room(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     crow = _starts(counts)
     size = int(crow[-1])
     return crow, torch.empty(size, dtype=torch.int32), torch.empty(size)
+
+
+def top_entries(
+    x_c: Tensor, W_enc: Tensor, bias: Tensor, k: int, encoder: str = "exact"
+) -> SparseCodes:
+    """As `selection.top_entries`; encoder "screen" as in `open_entries`."""
+    rows = len(x_c)
+    start, counts, col, value = _largest(x_c, W_enc, bias, k, rows, encoder)
+    _select("keep_largest", start, bias, rows, k, torch.empty_like(col), col, value, counts)
+    return _by_latent(*_packed(start, counts, col, value), len(bias))
+
+
+def batch_top_entries(
+    x_c: Tensor, W_enc: Tensor, bias: Tensor, count: int, encoder: str = "exact"
+) -> SparseCodes:
+    """As `selection.batch_top_entries`; encoder "screen" as in `open_entries`."""
+    start, counts, col, value = _largest(x_c, W_enc, bias, count, 1, encoder)
+    crow, col, value = _packed(start, counts, col, value)
+    kept = largest((value + bias[col.long()])[None], count)[0]
+    return _by_latent(_starts(kept)[crow], col[kept], value[kept], len(bias))
+
+
+def _largest(
+    x_c: Tensor, W_enc: Tensor, bias: Tensor, k: int, parts: int, encoder: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Entries among which are the k largest of each part of the batch, and few others.
+
+    `parts` is the number of rows, or 1. Returns where each row's entries start, their number, their
+    latents and their values; there may be gaps between rows.
+    """
+    rows, n = len(x_c), len(bias)
+    W = W_enc.T
+    if encoder == "screen":
+        (x16, *x_sizes), (w16, *w_sizes) = _rounded(x_c), _rounded(W)
+        a, kind = x16 @ w16.T, "_bf16"
+        errors = (*x_sizes, *w_sizes, x_c.shape[1] * SUM_ERROR, ROUNDING)
+    else:
+        a, kind, errors = encoder_product(x_c, W_enc, encoder), "", ()
+    per_row = -(-k // max(1, rows // parts))
+    groups = min(n, LANES * -(-GROUPS_PER_CODE * per_row // LANES))
+    maxima, bound = torch.empty(rows, groups), torch.empty(parts)
+    _select(f"group_maxima{kind}", a, bias, rows, n, groups, *errors, maxima)
+    _select("bounds", maxima, parts, groups if parts == rows else rows * groups, k, bound)
+    bits, counts = _bits(rows, n)
+    bound = bound.expand(rows).contiguous()
+    _select(f"bits_from{kind}", a, bias, rows, n, *errors, bound, bits, counts)
+    start, col, value = _room(counts)
+    if encoder == "screen":
+        _call("recompute", x_c, W, bias, bits, rows, n, x_c.shape[1], start, col, value, counts)
+    else:
+        _call("gather", a, bits, rows, n, start, col, value)
+    return start, counts, col, value
 
 
 def decode(

@@ -1,4 +1,4 @@
-"""The three sparse operations in PyTorch: their definition, and the path without a compiler."""
+"""The sparse operations in PyTorch: their definition, and the path without a compiler."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ import torch
 from torch import Tensor
 
 from saelib.sae.dense import SparseCodes, encoder_product, open_codes
+from saelib.sae.sparse import selection
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
 CHUNK = 8192  # entries whose decoder rows the code gradient holds at once
+
+top_entries = selection.top_entries
+batch_top_entries = selection.batch_top_entries
 
 
 def open_entries(x_c: Tensor, W_enc: Tensor, bias: Tensor, encoder: str = "exact") -> SparseCodes:

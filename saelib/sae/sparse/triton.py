@@ -1,4 +1,6 @@
-"""The three sparse operations on CUDA in Triton (definition: `plain`), and the bfloat16 screen.
+"""The sparse operations on CUDA in Triton (definition: `plain`), and the bfloat16 screen.
+
+The largest entries are found by PyTorch's own selection.
 
 One program per row, or per latent, walks its entries in order: sums do not depend on how programs
 are scheduled. A program holds a whole row of width d_in in registers.
@@ -10,12 +12,16 @@ import torch
 from torch import Tensor
 
 from saelib.sae.dense import SUM_ERROR, SparseCodes, codes_at_places, encoder_product, open_codes
+from saelib.sae.sparse import selection
 
 try:
     import triton
     import triton.language as tl
 except ImportError:  # not shipped with torch for the CPU
     triton = None
+
+top_entries = selection.top_entries
+batch_top_entries = selection.batch_top_entries
 
 
 def available() -> bool:

@@ -90,8 +90,9 @@ def test_dictionary_learning_s_equations_give_the_same(arch, name, bias, tmp_pat
 
 
 @pytest.mark.parametrize("format", ["saelens", "dictionary_learning"])
-def test_a_gated_sae_is_written_as_jumprelu_on_request(format, tmp_path):
-    sae = random_sae("gated")
+@pytest.mark.parametrize("arch", ["gated", "batchtopk", "matryoshka"])
+def test_what_equals_a_jumprelu_sae_is_written_as_one_on_request(format, arch, tmp_path):
+    sae = random_sae(arch)
     back = load(export(sae, format, tmp_path / "out", arch="jumprelu"))
     assert back.config.arch == "jumprelu"
     assert agrees(back, rows(), sae.encode_raw(rows()), sae.reconstruct(rows()))
@@ -130,7 +131,8 @@ def test_what_lies_in_a_folder_is_not_overwritten(tmp_path):
             {"format": "gemma_scope"},
             "'gemma_scope' can be read, not written: expected one of sae",
         ),
-        ("sae", {"format": "saelens", "arch": "jumprelu"}, "only 'gated' can be written as 'jump"),
+        ("batchtopk", {"format": "saelens"}, "'saelens' takes .*; give arch='jumprelu'"),
+        ("sae", {"format": "saelens", "arch": "jumprelu"}, "only 'gated', 'batchtopk', 'matr"),
     ],
 )
 def test_what_cannot_be_written_is_refused(arch, arguments, message, tmp_path):
