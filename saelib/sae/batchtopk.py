@@ -9,8 +9,8 @@ Afterwards, each row for itself:
 
 k is the mean L0: rows that need more latents get more. θ, the one `threshold`, is a running mean of
 the smallest code that each training batch kept. The paper averages it over data after training;
-here the mean runs along, its weights rising as the ninth power of the batch's number, so that about
-the last tenth of the batches taken counts however long training is (see `HORIZON`).
+here the mean runs along, with weights that rise as a power of the batch's number, so that about the
+last twentieth of the batches taken counts however long training is (see `HORIZON`).
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from saelib.sae.jumprelu import JumpReLUSAE
 from saelib.sae.sparse.selection import largest_of_batch
 from saelib.sae.topk import TopKOptions, TopKSAE
 
-# Batch t enters the mean with the share (HORIZON + 1) / (t + HORIZON): the first one wholly, and
-# batch s of t in the end by a weight that goes as s ** HORIZON. In the last tenth of a rate that
-# falls linearly the weights hardly move, and a tenth of the batches averages the noise of one.
-HORIZON = 9
+# Batch t enters the mean with the share (HORIZON + 1) / (t + HORIZON): the first one wholly, and in
+# the end batch s has a weight that goes as s ** HORIZON. In the last twentieth of a rate that falls
+# linearly the weights hardly move, and so many batches average the noise of one.
+HORIZON = 19
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def largest(pre: Tensor, k: int, positive: bool = True) -> Tensor:
     if k >= pre.shape[1]:
         return counts
     values = pre.masked_fill(~counts, least)
-    kth = _kth_largest(values, k)
+    kth = values.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
     chosen = values > kth
     equal = (values == kth) & counts
     room = k - chosen.sum(1, keepdim=True)
@@ -35,13 +35,6 @@ def largest(pre: Tensor, k: int, positive: bool = True) -> Tensor:
 def largest_of_batch(pre: Tensor, count: int) -> Tensor:
     """Where `pre` is above 0 and among the `count` largest of all rows. -> bool [rows, n]."""
     return largest(pre.reshape(1, -1), count).view_as(pre)
-
-
-def _kth_largest(values: Tensor, k: int) -> Tensor:
-    """The k-th largest of each row [rows, n] -> [rows, 1]; each device by what is faster there."""
-    if values.device.type == "cpu":
-        return values.kthvalue(values.shape[1] - k + 1, dim=1, keepdim=True).values
-    return values.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
 
 
 def top_entries(
