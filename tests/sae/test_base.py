@@ -136,7 +136,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
         ("null", "expected a mapping of fields, found None"),
         ('{"arch": "brand new"}', "SAEConfig.arch = 'brand new': expected one of 'sae'"),
         ('{"arch": "topk", "options": {"k": 0}}', "TopKOptions.k = 0"),
-        ('{"options": {"k": 4}}', "NoOptions: unknown key 'k'"),
+        ('{"options": {"k": 4}}', "AuxKOptions: unknown key 'k'"),
     ],
 )
 def test_a_configuration_that_describes_no_sae_is_refused_by_file(text, message, tmp_path):
