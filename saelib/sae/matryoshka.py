@@ -103,32 +103,47 @@ class MatryoshkaSAE(BatchTopKSAE):
         )
 
     def _decoded_sparse(self, x: Tensor, codes: SparseCodes, f: Tensor) -> Decoded:
+        """One decoding of all groups: each row of the batch is as many rows as there are groups.
+
+        What a group adds to the reconstruction is summed up from the first group on, which gives
+        the prefixes' errors, and these from the last on, which gives each group's gradient.
+        """
         operations = sparse.operations(x.device)
-        no_bias = torch.zeros_like(self.b_dec)
-        inside = [(codes.col >= g.start) & (codes.col < g.stop) for g in self.groups]
-        rows_of = [_row_by_row(codes, entries) for entries in inside]
-        missed, bias = x, self.b_dec
-        errors, squares = [], []
-        for entries, own in zip(inside, rows_of, strict=True):
-            error, squared, _ = operations.decode(missed, self.W_dec, bias, own, f[entries], 1.0)
-            errors.append(error)
-            squares.append(squared)
-            missed, bias = -error, no_bias
-        sums = _sums_from_the_end(errors, 2 / len(x))
-        g_f, g_W_dec = torch.empty_like(f), []
-        for group, entries, own, total in zip(self.groups, inside, rows_of, sums, strict=True):
-            silent = torch.zeros_like(f[entries])  # the decoding is `total` alone
-            _, _, g_f[entries] = operations.decode(-total, self.W_dec, no_bias, own, silent, 1.0)
-            latents = _latent_by_latent(codes, group)
-            size = group.stop - group.start
-            g_W_dec.append(operations.weight_gradient(total, latents, f, size))
+        n_groups, no_bias = len(self.groups), torch.zeros_like(self.b_dec)
+        grouped = self._grouped(codes, len(x))
+        targets = x.new_zeros(len(x), n_groups, x.shape[1])
+        targets[:, 0] = x - self.b_dec
+        sums, _, _ = operations.decode(targets.flatten(0, 1), self.W_dec, no_bias, grouped, f, 1.0)
+        del targets
+        errors = sums.view(len(x), n_groups, -1)
+        for i in range(1, n_groups):
+            errors[:, i] += errors[:, i - 1]
+        squares = [torch.linalg.vector_norm(errors[:, i]).square() for i in range(n_groups)]
+        for i in reversed(range(n_groups - 1)):
+            errors[:, i] += errors[:, i + 1]
+        # without codes a decoding gives its rows, and their products with the entries' latents
+        g_x_hat, _, g_f = operations.decode(
+            sums, self.W_dec, no_bias, grouped, torch.zeros_like(f), -2 / len(x)
+        )
+        by_group = g_x_hat.view_as(errors)
         return Decoded(
-            x_hat=sums[-1],
+            x_hat=by_group[:, -1],
             **_squares(squares),
-            W_dec=torch.cat(g_W_dec),
-            b_dec=sums[0].sum(0),
+            W_dec=operations.weight_gradient(g_x_hat, grouped, f, self.config.n_latents),
+            b_dec=by_group[:, 0].sum(0),
             f=g_f,
         )
+
+    def _grouped(self, codes: SparseCodes, n_rows: int) -> SparseCodes:
+        """The same entries, row b's of group g in row b · groups + g."""
+        n_groups = len(self.groups)
+        sizes = [group.stop - group.start for group in self.groups]
+        numbers = torch.arange(n_groups, device=codes.col.device)
+        group_of = numbers.repeat_interleave(torch.tensor(sizes, device=codes.col.device))
+        row = torch.repeat_interleave(codes.crow.diff()) * n_groups + group_of[codes.col.long()]
+        crow = pad(row.bincount(minlength=n_rows * n_groups).cumsum(0), (1, 0))
+        by_latent = group_of.repeat_interleave(codes.ccol.diff())
+        return codes._replace(crow=crow, row=codes.row * n_groups + by_latent.int())
 
 
 def _sums_from_the_end(errors: Sequence[Tensor], factor: float) -> list[Tensor]:
@@ -142,16 +157,3 @@ def _sums_from_the_end(errors: Sequence[Tensor], factor: float) -> list[Tensor]:
 def _squares(squares: Sequence[Tensor]) -> dict[str, Tensor]:
     """The squared error of all latents, and the sum of the smaller prefixes'."""
     return {"mse": squares[-1], "nested": torch.stack(list(squares)).sum() - squares[-1]}
-
-
-def _row_by_row(codes: SparseCodes, entries: Tensor) -> SparseCodes:
-    """Some of the entries (bool [entries]), as `decode` walks them."""
-    starts = pad(entries.cumsum(0), (1, 0))
-    return codes._replace(crow=starts[codes.crow], col=codes.col[entries])
-
-
-def _latent_by_latent(codes: SparseCodes, group: slice) -> SparseCodes:
-    """The entries of a group of latents, as `weight_gradient` walks them."""
-    starts = codes.ccol[group.start : group.stop + 1]
-    part = slice(int(starts[0]), int(starts[-1]))
-    return codes._replace(ccol=starts - starts[0], row=codes.row[part], order=codes.order[part])
