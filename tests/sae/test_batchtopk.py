@@ -215,6 +215,7 @@ def test_the_threshold_travels_with_the_sae(tmp_path):
     loaded = load_sae(tmp_path)
     assert isinstance(loaded, BatchTopKSAE)
     assert torch.equal(loaded.threshold, sae.threshold)
+    assert float(loaded.threshold) > 0
     x = sums_of_directions(50, 3)
     assert torch.equal(loaded.encode(x), sae.encode(x))
 
