@@ -51,8 +51,9 @@ class AuxKOptions(Checked):
 
 
 def rebuilds_error(sae: Autoencoder, how: How) -> bool:
-    """Whether AuxK has something to do: it is on, and there are dead latents."""
-    return sae.options.aux_k > 0 and how.dead is not None and bool(how.dead.any())
+    """Whether AuxK has something to do: there is such an option, it is on, and there are dead."""
+    is_on = getattr(sae.options, "aux_k", 0) > 0
+    return is_on and how.dead is not None and bool(how.dead.any())
 
 
 def aux_k_loss(

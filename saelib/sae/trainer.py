@@ -72,7 +72,7 @@ class Trainer:
         none = torch.zeros(len(sae.W_dec), dtype=torch.long, device=sae.W_dec.device)
         self.tokens_since_fired = none
         self.tokens_since_open = none.clone()  # since the latent's gate was open
-        self.density = 1.0  # open entries of the last batch, as a share
+        self.density = _density_at_start(sae)  # open entries of the last batch, as a share
         self._sparse_here = cfg.step != "dense" and sae.W_dec.dtype == torch.float32
         self._screen_here = self._sparse_here and sparse.screens(sae.W_dec.device)
         if cfg.step == "sparse" and not self._sparse_here:
@@ -274,6 +274,11 @@ class Trainer:
                 f"{self.step} of {self.cfg.steps} ({self.cfg.to_dict()}); "
                 "earlier checkpoints are kept"
             )
+
+
+def _density_at_start(sae: Autoencoder) -> float:
+    """What an option says of the first batch's density: its step is sparse then, too."""
+    return 1.0 if sae.KNOB == "lam" else getattr(sae.options, sae.KNOB) / sae.config.n_latents
 
 
 def _contiguous_view(parameter: Tensor) -> Tensor:

@@ -198,6 +198,14 @@ def test_a_bad_setting_is_refused_with_a_sentence(settings, sentence):
         make_spec("topk", 2, 24, n_latents=96, **settings)
 
 
+def test_its_first_step_is_sparse_since_k_says_how_many_fire():
+    cfg = TrainConfig(loss="topk")
+    for k, is_sparse in ((N_LATENTS // 8, True), (N_LATENTS // 2, False)):
+        trainer = Trainer(topk(k, dtype=torch.float32), cfg)
+        assert trainer.density == k / N_LATENTS
+        assert trainer.takes_sparse_step() == is_sparse
+
+
 def test_ranks_cannot_share_its_latents_nor_another_loss_train_it():
     config = SAEConfig("topk", D_IN, N_LATENTS)
     with pytest.raises(ConfigError, match="arch = 'topk': ranks cannot share its latents"):
