@@ -1,6 +1,6 @@
-"""Compiled C files: each built once and loaded from a folder that this user alone writes.
+"""The compiled C file: built once and loaded from a folder that this user alone writes.
 
-    <cache>/saelib/kernels/<file>_<key>_<sha256>.so     <cache>: $XDG_CACHE_HOME or ~/.cache
+    <cache>/saelib/kernels/sparse_step_<key>_<sha256>.so     <cache>: $XDG_CACHE_HOME or ~/.cache
 
 The key hashes what the content depends on: source, compiler, options, processor, C library and
 Python. The SHA-256 is the content's, and is checked before anything is loaded. Code is never taken
@@ -29,6 +29,10 @@ from saelib.files import remove_leftovers_of_the_dead, temporary_name
 
 log = logging.getLogger(__name__)
 
+WAY_OUT = (
+    "set XDG_CACHE_HOME to a folder of yours; with CC=none training does without compiled code"
+)
+
 # No -ffast-math: in a shared library it changes how the whole process rounds denormals.
 FLAGS = (
     "-O3",
@@ -39,9 +43,23 @@ FLAGS = (
     "-shared",
     "-fPIC",
 )
-WAY_OUT = (
-    "set XDG_CACHE_HOME to a folder of yours; with CC=none training does without compiled code"
-)
+
+
+def call(library: ctypes.CDLL, name: str, *arguments: Tensor | int | float) -> None:
+    """Call a function of compiled code with arrays, whole numbers (int64) and floats (float32).
+
+    Raises:
+        TypeError: an array is not contiguous.
+    """
+    getattr(library, name)(*(_as_c(name, a) for a in arguments))
+
+
+def _as_c(name: str, a: Tensor | int | float) -> ctypes._SimpleCData:
+    if isinstance(a, Tensor):
+        if not a.is_contiguous():
+            raise TypeError(f"{name}: an array of strides {a.stride()} is not contiguous")
+        return ctypes.c_void_p(a.data_ptr())
+    return ctypes.c_float(a) if isinstance(a, float) else ctypes.c_int64(a)
 
 
 def compiler_command(source: Path, flags: Sequence[str]) -> list[str] | None:
@@ -75,23 +93,6 @@ def load_library(source: Path, command: Sequence[str]) -> ctypes.CDLL:
         return ctypes.CDLL(str(path))
     except OSError as error:
         raise RuntimeError(f"{path}: compiled, but does not load ({error}); {WAY_OUT}") from error
-
-
-def call(library: ctypes.CDLL | None, name: str, *arguments: Tensor | int | float) -> None:
-    """Call a function: tensors are passed as arrays, whole numbers as int64_t, others as float.
-
-    Raises:
-        TypeError: a tensor is not contiguous.
-    """
-
-    def convert(a: Tensor | int | float) -> ctypes._SimpleCData:
-        if isinstance(a, Tensor):
-            if not a.is_contiguous():
-                raise TypeError(f"{name}: an array of strides {a.stride()} is not contiguous")
-            return ctypes.c_void_p(a.data_ptr())
-        return ctypes.c_float(a) if isinstance(a, float) else ctypes.c_int64(a)
-
-    getattr(library, name)(*map(convert, arguments))
 
 
 def _private_folder() -> Path:
