@@ -27,6 +27,7 @@ from saelib.measure.reference import site_reference
 from saelib.sae import build_sae, sparse
 from saelib.sae.sparse import plain as sparse_plain
 from saelib.sae.sparse import triton as sparse_triton
+from saelib.sae.sparse.selection import largest, largest_of_batch
 from saelib.sae.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
@@ -120,6 +121,15 @@ def test_nothing_fires_in_an_empty_batch_of_entries():
         ones, eye, eye[0] * 0, at, torch.empty(0, device=GPU), 2.0
     )
     assert (error.tolist(), float(squared), len(g_code)) == ([[-2.0] * 7] * 4, 28.0, 0)
+
+
+def test_the_largest_are_those_of_the_cpu():
+    pre = torch.randn(64, 500, generator=torch.Generator().manual_seed(0)).round(decimals=1)  # ties
+    for k in (1, 8, 400):
+        assert torch.equal(largest(pre.to(GPU), k).cpu(), largest(pre, k))
+        assert torch.equal(
+            largest_of_batch(pre.to(GPU), 64 * k).cpu(), largest_of_batch(pre, 64 * k)
+        )
 
 
 @pytest.mark.parametrize("step", ["dense", "sparse"])
