@@ -26,7 +26,14 @@ from torch import Tensor, nn
 from saelib.config import Checked, ConfigError, SAEConfig
 from saelib.files import replaced_file, write_json
 from saelib.sae import losses
-from saelib.sae.dense import Gradients, SparseCodes, StepStats, codes_at_places
+from saelib.sae.dense import (
+    Gradients,
+    SparseCodes,
+    StepStats,
+    codes_at_places,
+    in_chunks,
+    rows_at_once,
+)
 from saelib.sae.normalizer import NormalizedModule
 from saelib.seal import seal_files, unseal_files
 
@@ -46,6 +53,7 @@ class How(NamedTuple):
     encoder: str = "exact"  # "exact", "screen" or "bfloat16": see `sparse.c.open_entries`
     all_reduce: losses.AllReduce = None  # where ranks hold shards of the latents
     dead: Tensor | None = None  # bool [n_latents]: not fired for `dead_window` tokens
+    room: Gradients | None = None  # the step's before: memory that this one may write over
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,8 @@ class Autoencoder(NormalizedModule, ABC):
         KNOB            the setting that governs its sparsity: "lam", or the option that is its L0
         Options         a checked dataclass of its own options, kept in `SAEConfig.options`
         has_gate        whether a latent may be open and still not fire
+        rowwise         whether a row's loss depends on no other row of its batch, so that a dense
+                        step may take rows in chunks
         can_be_sharded  whether ranks can each train a shard of its latents
         UNITLESS        the biases that have no unit, so that folding the normaliser leaves them
         UNTRAINED       l1_mode -> why it cannot be trained so; it can be opened and measured
@@ -90,6 +100,7 @@ class Autoencoder(NormalizedModule, ABC):
     KNOB: ClassVar[str] = "lam"
     Options: ClassVar[type[Checked]] = NoOptions
     has_gate: ClassVar[bool] = False
+    rowwise: ClassVar[bool] = True
     can_be_sharded: ClassVar[bool] = False
     UNITLESS: ClassVar[tuple[str, ...]] = ()
     UNTRAINED: ClassVar[dict[str, str]] = {}
@@ -160,10 +171,15 @@ class Autoencoder(NormalizedModule, ABC):
     def step(self, x: Tensor, lam: float, how: How) -> tuple[StepStats, Gradients]:
         """Statistics of the batch and the gradients of its mean loss. x: [batch, d_in] normalised.
 
-        With `how.all_reduce` the SAE holds a shard of the latents: x̂ and the gradient of b_dec are
-        summed over ranks, all else concerns the shard's latents alone.
+        A dense step takes rows in chunks, where `rowwise`. With `how.all_reduce` the SAE holds a
+        shard of the latents: x̂ and the gradient of b_dec are summed over ranks, all else concerns
+        the shard's latents alone.
         """
-        return self.sparse_step(x, lam, how) if how.sparse else self.dense_step(x, lam, how)
+        if how.sparse:
+            return self.sparse_step(x, lam, how)
+        fitting = rows_at_once(self.config.n_latents, x.device)  # of all ranks: equal chunks
+        size = fitting if self.rowwise else len(x)
+        return in_chunks(lambda rows: self.dense_step(rows, lam, how), x, size)
 
     def dense_step(self, x: Tensor, lam: float, how: How) -> tuple[StepStats, Gradients]:
         """The step on full matrices: here autograd on `loss_terms`."""
@@ -186,7 +202,7 @@ class Autoencoder(NormalizedModule, ABC):
 
     def sparse_step(self, x: Tensor, lam: float, how: How) -> tuple[StepStats, Gradients]:
         """The step on active codes alone, float32; without one of its own, the dense step."""
-        return self.dense_step(x, lam, how)
+        return self.step(x, lam, how._replace(sparse=False))
 
     # -- what all share
 
