@@ -169,25 +169,31 @@ class GatedSAE(Autoencoder):
         scale = 2 / n_rows
         gain = self.r_mag.exp()
         x_c = x - self.b_dec
-        operations = sparse.operations(x.device)
         codes, f, gate_codes = self._codes(x_c, how.encoder)
         col = codes.col.long()
         active = f > 0
-        error, mse, g_f = sparse.decode(x, self.W_dec, self.b_dec, codes, f, scale, how.all_reduce)
+        full = how.loss == "full"
+        (error, mse, g_f), *of_gates = sparse.decode_each(
+            x,
+            self.W_dec,
+            self.b_dec,
+            codes,
+            [f, gate_codes] if full else [f],
+            scale,
+            how.all_reduce,
+        )
         g_mag = g_f * active
         penalty = penalty_of(self.W_dec, mode, lam / n_rows)
         weight = penalty[col] if isinstance(penalty, Tensor) else torch.full_like(f, penalty)
         g_pi = weight
         aux = x.new_zeros(())
-        if how.loss == "full":
-            _, aux, g_aux = sparse.decode(
-                x, self.W_dec, self.b_dec, codes, gate_codes, scale, how.all_reduce
-            )
+        if full:
+            ((_, aux, g_aux),) = of_gates
             g_pi = weight + g_aux
         g_a = g_pi + g_mag * gain[col]
         grads = {
-            "W_dec": operations.weight_gradient(error, codes, f, n_latents),
-            "W_enc": operations.weight_gradient(x_c, codes, g_a, n_latents).T,
+            "W_dec": sparse.decoder_gradient(error, codes, f, how.room),
+            "W_enc": sparse.encoder_gradient(x_c, codes, g_a, how.room),
             "b_gate": sparse.sum_by_latent(codes, g_pi, n_latents),
             "b_mag": sparse.sum_by_latent(codes, g_mag, n_latents),
             "r_mag": sparse.sum_by_latent(codes, g_mag * codes.value, n_latents) * gain,
@@ -200,6 +206,6 @@ class GatedSAE(Autoencoder):
             grads["W_dec"] += decoder_norm_gradient(code_sums, self.W_dec, lam / n_rows)
         l1 = (gate_codes * weight).sum() * n_rows
         fired = sparse.latents_with(codes, active, n_latents)
-        opened = sparse.latents_with(codes, torch.ones_like(active), n_latents)
+        opened = sparse.latents_with_entries(codes)
         n_open = torch.tensor(len(f))
         return StepStats(mse, l1, aux, active.sum(), n_open, fired, opened), grads

@@ -105,7 +105,6 @@ class ReluSAE(Autoencoder):
     def sparse_step(self, x: Tensor, lam: float, how: How) -> tuple[StepStats, Gradients]:
         mode, n_rows, n_latents = self.config.l1_mode, len(x), self.W_enc.shape[1]
         x_c = x - self.b_dec
-        operations = sparse.operations(x.device)
         codes, f = self._codes(x_c, how.encoder)
         error, mse, g_pre = sparse.decode(
             x, self.W_dec, self.b_dec, codes, f, 2 / n_rows, how.all_reduce
@@ -115,12 +114,12 @@ class ReluSAE(Autoencoder):
         g_pre += weight
         l1 = (f * weight).sum() * n_rows
         count = torch.tensor(len(f))
-        fired = sparse.latents_with(codes, torch.ones_like(f, dtype=torch.bool), n_latents)
+        fired = sparse.latents_with_entries(codes)
         stats = StepStats(mse, l1, x.new_zeros(()), count, count, fired, fired)
 
         grads = {
-            "W_dec": operations.weight_gradient(error, codes, f, n_latents),
-            "W_enc": operations.weight_gradient(x_c, codes, g_pre, n_latents).T,
+            "W_dec": sparse.decoder_gradient(error, codes, f, how.room),
+            "W_enc": sparse.encoder_gradient(x_c, codes, g_pre, how.room),
             "b_enc": sparse.sum_by_latent(codes, g_pre, n_latents),
         }
         through_encoder = sum_over_ranks(self.W_enc @ grads["b_enc"], how.all_reduce)

@@ -36,8 +36,13 @@ def decode(
     return error, squared, torch.cat([(error[r] * W_dec[c]).sum(1) for r, c in parts])
 
 
-def weight_gradient(x: Tensor, codes: SparseCodes, values: Tensor, n_latents: int) -> Tensor:
-    """Σ over entries of value · x[row], latent by latent. x: [rows, d_in] -> [n_latents, d_in]."""
+def weight_gradient(
+    x: Tensor, codes: SparseCodes, values: Tensor, n_latents: int, out: Tensor | None = None
+) -> Tensor:
+    """Σ over entries of value · x[row], latent by latent. x: [rows, d_in] -> [n_latents, d_in].
+
+    `out` is memory that may be written over and returned.
+    """
     by_latent = torch.sparse_csr_tensor(
         codes.ccol,
         codes.row.long(),
@@ -46,3 +51,9 @@ def weight_gradient(x: Tensor, codes: SparseCodes, values: Tensor, n_latents: in
         check_invariants=False,
     )
     return by_latent @ x
+
+
+def sum_by_latent(codes: SparseCodes, values: Tensor) -> Tensor:
+    """Σ of values [entries] over the entries of each latent, in float64. -> float32 [n_latents]."""
+    sums = torch.zeros(len(codes.ccol) - 1, dtype=torch.float64, device=values.device)
+    return sums.index_add_(0, codes.col.long(), values.double()).float()

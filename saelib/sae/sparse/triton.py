@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 from saelib.sae.dense import SUM_ERROR, SparseCodes, codes_at_places, encoder_product, open_codes
+from saelib.sae.sparse.plain import sum_by_latent
+
+__all__ = ["available", "decode", "open_entries", "sum_by_latent", "weight_gradient"]
 
 try:
     import triton
@@ -176,10 +179,12 @@ def decode(
     return error, squared.double().sum(), g_code
 
 
-def weight_gradient(x: Tensor, codes: SparseCodes, values: Tensor, n_latents: int) -> Tensor:
+def weight_gradient(
+    x: Tensor, codes: SparseCodes, values: Tensor, n_latents: int, out: Tensor | None = None
+) -> Tensor:
     """As `plain.weight_gradient`."""
     d_in = x.shape[1]
-    gradient = torch.empty(n_latents, d_in, device=values.device)
+    gradient = torch.empty(n_latents, d_in, device=values.device) if out is None else out
     places = (codes.ccol, codes.row, codes.order)
     block = triton.next_power_of_2(d_in)
     grid = (n_latents,)
