@@ -101,9 +101,12 @@ def builders(
 
     def ours(loss: str, step: str) -> tuple[Callable[[], Any], Trainer]:
         trainer = trainer_at(loss, step, args.d, n, x, l0)
-        if step == "auto":
-            trainer.density = 1.0  # as a run begins
-        return (lambda: trainer.step_(x)), trainer
+
+        def begins_dense() -> None:
+            trainer.density = 1.0 if trainer.step < 2 else l0 / n
+            trainer.step_(x)
+
+        return (begins_dense if step == "auto" else lambda: trainer.step_(x)), trainer
 
     for loss, arch in LOSSES.items():
         for step in steps:

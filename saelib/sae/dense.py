@@ -36,9 +36,9 @@ class StepStats(NamedTuple):
 SUMS = ("mse", "l1", "aux", "l0", "n_open")
 Gradients = dict[str, Tensor]
 
-# Elements of a [rows, n_latents] matrix that a dense step holds at once: 8 MB on a CPU, where a
-# matrix product of fewer rows is as fast; on a GPU 512 MB, where it is not.
-CODES_AT_ONCE = {"cpu": 2**21}
+# Elements of a [rows, n_latents] matrix that a dense step holds at once: 5 MB on a CPU, where a
+# matrix product of so few rows is as fast; on a GPU 512 MB, since there it is not.
+CODES_AT_ONCE = {"cpu": 5 * 2**18}
 CODES_AT_ONCE_ELSEWHERE = 2**27
 
 
@@ -66,6 +66,7 @@ def in_chunks(
         stats = _stats_of_both(stats, more)
         for name, gradient in gradients.items():
             gradient.add_(added[name], alpha=len(rows) / len(x))
+        del added  # before the next are made
     return stats, gradients
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from saelib.sae.base import ENCODER_INIT_NORM, Autoencoder, How
+from saelib.sae.dense import rows_at_once
 from saelib.sae.sharding import UNSHARDED, Sharding
 
 REVIVED_ENCODER_SHARE = 0.2  # of the mean encoder norm of alive latents
@@ -40,7 +41,12 @@ class ResampleEvent:
 
 @torch.no_grad()
 def row_losses(sae: Autoencoder, x: Tensor, lam: float, how: How, chunk: int = 2048) -> Tensor:
-    """The training objective of each row. x: [rows, d_in] normalised -> float64 [rows]."""
+    """The training objective of each row. x: [rows, d_in] normalised -> float64 [rows].
+
+    At most `chunk` rows are taken at once, fewer where they can be separated and memory asks it.
+    """
+    if sae.rowwise:
+        chunk = min(chunk, rows_at_once(sae.config.n_latents, x.device))
     totals = [sae.loss_terms(rows, lam, how).total.double() for rows in x.split(chunk)]
     return torch.cat(totals)
 

@@ -7,7 +7,9 @@ from saelib.config import SAEConfig
 from saelib.sae import build_sae, dense
 from saelib.sae.base import How
 from saelib.sae.dense import StepStats, in_chunks, rows_at_once
+from saelib.sae.gated import GatedSAE
 from saelib.sae.relu import ReluSAE
+from saelib.sae.resample import row_losses
 
 D_IN, N_LATENTS = 12, 40
 CASES = [
@@ -61,7 +63,7 @@ def test_rows_stay_together_where_a_loss_is_over_the_batch(ten_rows, monkeypatch
 
 
 def test_chunks_by_hand():
-    """Rows of 1 and of (4, 7), as sums, and as means over three rows."""
+    """Rows (4, 7) and 1: statistics are their sums, gradients means over all three."""
 
     def step(x):
         total = x.sum()
@@ -75,7 +77,18 @@ def test_chunks_by_hand():
     assert gradients["w"].tolist() == [4.0]
 
 
-@pytest.mark.parametrize(("n_latents", "rows"), [(1, 2**21), (4608, 455), (10**9, 1)])
-def test_a_cpu_holds_two_million_codes_at_once(n_latents, rows):
+@pytest.mark.parametrize(("rowwise", "sizes"), [(True, [10, 10, 7]), (False, [27])])
+def test_losses_to_draw_from_are_in_such_chunks_too(ten_rows, monkeypatch, rowwise, sizes):
+    sae, x = _problem("gated", "unit_norm", {})
+    whole = sae.loss_terms(x, 0.3, How("full")).total.detach()
+    monkeypatch.setattr(GatedSAE, "rowwise", rowwise)
+    seen, loss_terms = [], sae.loss_terms
+    monkeypatch.setattr(sae, "loss_terms", lambda x, *a: seen.append(len(x)) or loss_terms(x, *a))
+    torch.testing.assert_close(row_losses(sae, x, 0.3, How("full")), whole)
+    assert seen == sizes
+
+
+@pytest.mark.parametrize(("n_latents", "rows"), [(1, 5 * 2**18), (4608, 284), (10**9, 1)])
+def test_a_cpu_holds_over_a_million_codes_at_once(n_latents, rows):
     assert rows_at_once(n_latents, torch.device("cpu")) == rows
     assert rows_at_once(4608, torch.device("cuda")) == 2**27 // 4608
