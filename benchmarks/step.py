@@ -42,6 +42,7 @@ COLUMNS = (
     "seconds_median",
     "ratio_to_matmuls",
 )
+RUNS = ("dense", "sparse", "auto")  # "auto": dense and then sparse, as a whole run is
 LOSSES = {"plain": "sae", "two_term": "gated", "full": "gated"}
 
 
@@ -92,7 +93,7 @@ Key = tuple[str, str, str, str]  # name, arch, loss, step
 
 
 def builders(
-    args: Any, n: int, l0: int, x: torch.Tensor
+    args: Any, n: int, l0: int, x: torch.Tensor, steps: tuple[str, ...] = ("dense", "sparse")
 ) -> dict[Key, Callable[[], tuple[Callable[[], Any], Any]]]:
     """What makes each row: a function that returns the step and, for ours, its trainer."""
     out: dict[Key, Callable] = {}
@@ -100,10 +101,15 @@ def builders(
 
     def ours(loss: str, step: str) -> tuple[Callable[[], Any], Trainer]:
         trainer = trainer_at(loss, step, args.d, n, x, l0)
-        return (lambda: trainer.step_(x)), trainer
+
+        def begins_dense() -> None:
+            trainer.density = 1.0 if trainer.step < 2 else l0 / n
+            trainer.step_(x)
+
+        return (begins_dense if step == "auto" else lambda: trainer.step_(x)), trainer
 
     for loss, arch in LOSSES.items():
-        for step in ("dense", "sparse"):
+        for step in steps:
             out[f"saelib {loss}", arch, loss, step] = partial(ours, loss, step)
     if args.peers:
         import peers  # only where they are installed
@@ -148,12 +154,8 @@ def parts(args: Any) -> list[dict[str, Any]]:
     error, _, g_pre = ops.decode(x, p["W_dec"], p["b_dec"], at, f, 2 / len(x))
 
     def weights() -> None:
-        ops.weight_gradient(error, at, f, n)
-        ops.weight_gradient(x_c, at, g_pre, n)
-
-    def norms() -> None:
-        sae.project_decoder_grad_()
-        sae.unit_norm_decoder_()
+        ops.weight_gradient(error, at, f, n, sae.W_dec.grad)
+        ops.weight_gradient(x_c, at, g_pre, n, sae.W_enc.grad.T)
 
     calls = {
         "bare matmuls": products(args.d, n, len(x), args.device),
@@ -166,8 +168,7 @@ def parts(args: Any) -> list[dict[str, Any]]:
             x, p["W_dec"], p["b_dec"], at, f, 2 / len(x)
         ),
         "weight gradients": weights,
-        "Adam": trainer.optimizer.step,
-        "decoder norms": norms,
+        "Adam, decoder norms": trainer.optimizer.step,
         "the whole step": lambda: trainer.step_(x),
     }
     times = interleaved(list(calls.values()), args.rounds, args.device)
@@ -185,7 +186,7 @@ def peak_memory(args: Any) -> list[dict[str, Any]]:
     context = get_context("forkserver")
     context.set_forkserver_preload(["__main__"])  # the libraries are loaded once for all rows
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as alone:
-        for key in builders(args, args.latents, args.l0, x):
+        for key in builders(args, args.latents, args.l0, x, RUNS):
             peak = alone.submit(memory_of, key, args).result()
             row = dict(zip(("name", "arch", "loss", "step"), key, strict=True))
             rows.append(row | {"n_latents": args.latents, "batch": args.batch, "peak_mb": peak})
@@ -199,11 +200,11 @@ def memory_of(key: Key, args: Any) -> float:
     """
     torch.manual_seed(0)
     x = torch.randn(args.batch, args.d, device=args.device)
-    small, _ = builders(args, 128, 8, x[:256])[key]()
+    small, _ = builders(args, 128, 8, x[:256], RUNS)[key]()
     small()
     small()
     del small
-    make = builders(args, args.latents, args.l0, x)[key]
+    make = builders(args, args.latents, args.l0, x, RUNS)[key]
     if args.device.startswith("cuda"):
         before = torch.cuda.memory_allocated()
     else:

@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 # types as messages name them
 IN_WORDS = {
     float: "a finite number",
+    float | int: "a finite number",
     int: "a whole number",
     str: "a string",
     bool: "true or false",
@@ -53,7 +54,7 @@ def _matches(value: Any, hint: Any) -> bool:
         return value in get_args(hint) and type(value) in {type(a) for a in get_args(hint)}
     if get_origin(hint) is tuple:
         return isinstance(value, tuple) and all(_matches(v, get_args(hint)[0]) for v in value)
-    if hint is float:
+    if hint in (float, float | int):
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return is_number and abs(value) <= sys.float_info.max  # of no NaN either
     # True is no whole number.
@@ -126,7 +127,7 @@ class Checked:
         An unknown key raises `ConfigError` that names it and the accepted keys.
         """
         refuse_unknown(values, [f.name for f in fields(cls)], f"{cls.__name__}: unknown key")
-        return cls(**values)
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
     def to_dict(self, omit_defaults: bool = False) -> dict[str, Any]:
         """The fields as JSON has them, or only those that differ from their default.

@@ -1,4 +1,4 @@
-"""What a recorded profile found, in Markdown: `docs/findings.md`, and README's table of F0 to F4.
+"""What a recorded profile found, in Markdown: `docs/findings.md`, and README's table of F0 to F5.
 
 Both are computed from `data/recorded/<profile>/` alone; `tools/record.py` writes them.
 """
@@ -54,7 +54,8 @@ RULES = {  # for records that hold none
 }
 MAPPING = """A verdict on a claim is *supported*, *contradicted* or *undecided*. Of what the
 experiment reported (F1 to F4), README's table says *replicates* where the claim is supported and
-*does not replicate* where it is contradicted. F0 is a claim of ours."""
+*does not replicate* where it is contradicted. F0 is a claim of ours, F5a to F5d are claims of
+papers on the architectures, and F5e and F5f questions of ours."""
 WORDS = """Words used below:
 
 - *Site* ℓ is the input of block ℓ. *Ordinary* tokens are neither first in their context nor of
@@ -199,7 +200,7 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def summary(profile: str) -> str:
-    """A row per finding F0 to F4: as reported, verdict, in one number, where it is computed."""
+    """A row per finding F0 to F5: as reported, verdict, in one number, where it is computed."""
     found = {entry["name"]: entry for entry in entries(profile)}
     rows = [_summary_row(profile, lead, found) for lead in lead_findings(list(found.values()))]
     return table(("finding", "claim", "verdict", "in one number", "notebook"), rows)
@@ -212,7 +213,7 @@ def _summary_row(profile: str, lead: Entry, found: Mapping[str, Entry]) -> tuple
     link = f"[{notebook}](notebooks/published/{profile}/{notebook}.ipynb)"
     claim = FINDINGS[number]
     verdict = outcome(number, verdicts, name)
-    if number == NOT_REPORTED:
+    if number in NOT_REPORTED:
         claim = f"{lead['claim'].rstrip('.')} (not reported)."
         verdict = lead["verdict"]
     return number, claim, verdict, effect(number, estimates, name), link

@@ -56,6 +56,25 @@ def code_errors(
     return {name: e.double().square().sum(-1).cpu().numpy() for name, e in errors.items()}
 
 
+@torch.no_grad()
+def pursuit_errors(sae: Autoencoder, x: Float[Tensor, "n d"]) -> dict[str, Float[np.ndarray, " n"]]:
+    """`code_errors` of "encoder" and "pursuit" alone, which are what it costs least to tell.
+
+    Raises `ValueError` for a decoder not of unit norm.
+    """
+    _check_unit_norm(sae)
+    target = sae.normalize(x) - sae.b_dec
+    codes = sae.encode_raw(x)
+    rebuilt = {
+        "encoder": codes @ sae.W_dec,
+        "pursuit": _pursued(target, sae.W_dec, _count(codes)),
+    }
+    return {
+        name: ((target - y) / sae.scale).double().square().sum(-1).cpu().numpy()
+        for name, y in rebuilt.items()
+    }
+
+
 def _check_unit_norm(sae: Autoencoder) -> None:
     if sae.config.l1_mode != "unit_norm":
         raise ValueError(

@@ -27,6 +27,7 @@ from saelib.measure.reconstruction import CodeSums, Reconstruction, RowSums
 from saelib.measure.reference import SiteReference, mean_loss, page_sums
 from saelib.measure.replaced_loss import ReplacedLosses, loss_recovered, replaced_losses
 from saelib.sae import Autoencoder, sparse
+from saelib.sae.base import check_store
 
 ROW_BATCH = 2048  # rows an SAE sees at once; bounds the codes held to ROW_BATCH × n_latents
 MIN_SINK_ROWS = 50  # below this many first and sink rows their FVU is not reported
@@ -130,7 +131,7 @@ def _on_ordinary_rows(sae: Autoencoder, store: Store, site: int, split: str) -> 
 
 
 def _check_sae(name: str, sae: Autoencoder, store: Store, site: int) -> None:
-    sae.check_store(store.d_model, tuple(store.sites))
+    check_store(sae, store.d_model, tuple(store.sites))
     if sae.config.site != site:
         raise ValueError(
             f"SAE {name!r} belongs to site {sae.config.site}, it was to be measured at site {site}"

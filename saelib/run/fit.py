@@ -89,7 +89,8 @@ def fit(
 ) -> Fitted:
     """Train an SAE of a given L0 on rows x [n, d_in], in the model's units.
 
-    arch: an architecture ("sae", "gated", "topk") or one of its objectives ("plain", "two_term").
+    arch: an architecture ("sae", "gated", "topk", "batchtopk", "matryoshka", "jumprelu",
+        "p_anneal") or one of its objectives ("plain", "two_term").
     settings: fields of the configurations, such as `n_latents` (default 4 d_in), `tokens`, `site`.
     sink_factor: rows of more than so many median norms (1 or more) are left out; 0 keeps all.
 

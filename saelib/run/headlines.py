@@ -1,4 +1,4 @@
-"""Each of F0 to F4 in one line: its effect as a number, and what the experiment's finding became.
+"""Each of F0 to F5 in one line: its effect as a number, and what the experiment's finding became.
 
 README's table and the report's first page say it in these words.
 """
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from saelib.study.finding import replication
 
-NOT_REPORTED = "F0"
+NOT_REPORTED = ("F0", "F5")  # what the experiment says nothing of
 REPLICATING = {  # reported in one sentence, judged by two claims: each with its short form
     "F3": {"F3b": "rebuilt worse, compared fairly", "F3c": "does not train at all"}
 }
@@ -55,6 +55,11 @@ HEADLINES = {
         ("normalised: FVU at L0 = .*",),
     ),
     "F4": Headline("F4", "FVU grows as λ to the power {}", (r"site \d+, power of λ",)),
+    "F5": Headline(
+        "F5e",
+        "FVU at equal L0, the deepest site ÷ the one before, over architectures: {}",
+        ("deepest over the site before, .*",),
+    ),
 }
 
 

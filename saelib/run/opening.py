@@ -21,6 +21,7 @@ from saelib.measure.indexed import Split
 from saelib.measure.latents import finite_number
 from saelib.measure.lens import Lens, Subject
 from saelib.run.workspace import Workspace
+from saelib.sae.base import check_store
 from saelib.sae.formats import load
 from saelib.sae.formats.download import SCHEME
 from saelib.show.explore.names import subject_name
@@ -114,7 +115,7 @@ def _open_folder(
     if any(mine) and site in (None, rows[mine].iloc[0]["site"]):
         return _open_run(ws, split, rows[mine].iloc[0].to_dict())
     sae = load(source, site=None if site is None else ws.site(site))
-    sae.check_store(ws.store.d_model, tuple(ws.store.sites))
+    check_store(sae, ws.store.d_model, tuple(ws.store.sites))
     folder = ws.folder / FEATURES / sae_checksum(sae)[:SHORT]
     return Lens(ws.lm, sae, ws.store, folder, split=split)
 

@@ -11,9 +11,12 @@ from safetensors.torch import load_file
 from saelib.config import ConfigError, SAEConfig
 from saelib.files import read_json
 from saelib.sae.base import ALL_LATENTS, Autoencoder
+from saelib.sae.batchtopk import BatchTopKSAE
 from saelib.sae.gated import GatedSAE
 from saelib.sae.jumprelu import JumpReLUSAE
+from saelib.sae.matryoshka import MatryoshkaSAE
 from saelib.sae.origin import check_weights, require_seal
+from saelib.sae.p_anneal import PAnnealSAE
 from saelib.sae.relu import ReluSAE
 from saelib.sae.topk import TopKSAE
 from saelib.seal import checked, is_listed, read_seal
@@ -23,7 +26,10 @@ ARCHITECTURES: dict[str, type[Autoencoder]] = {
     "sae": ReluSAE,
     "gated": GatedSAE,
     "topk": TopKSAE,
-    "jumprelu": JumpReLUSAE,  # for measuring: it has no objective to be trained with
+    "batchtopk": BatchTopKSAE,
+    "matryoshka": MatryoshkaSAE,
+    "jumprelu": JumpReLUSAE,
+    "p_anneal": PAnnealSAE,
 }
 
 
@@ -69,6 +75,12 @@ def load_sae(folder: Path | str) -> Autoencoder:
         check_weights(path.parent)  # that were measured, where the folder says so
     try:
         tensors = load_file(weights)
+        missing = sorted(set(sae.state_dict()) - set(tensors))
+        if missing:
+            raise ValueError(
+                f"{weights} does not fit {path}: {missing[0]} is missing, which arch "
+                f"{sae.config.arch!r} needs; it holds {', '.join(sorted(tensors))}"
+            )
         sae.load_state_dict(tensors)
     except SafetensorError as error:
         raise ValueError(f"{weights}: damaged ({error})") from error

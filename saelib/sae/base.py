@@ -23,10 +23,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from saelib.config import Checked, ConfigError, SAEConfig
+from saelib.config import Checked, ConfigError, SAEConfig, TrainConfig
 from saelib.files import replaced_file, write_json
 from saelib.sae import losses
-from saelib.sae.dense import Gradients, SparseCodes, StepStats, codes_at_places
+from saelib.sae.dense import (
+    Gradients,
+    SparseCodes,
+    StepStats,
+    codes_at_places,
+    in_chunks,
+    rows_at_once,
+)
 from saelib.sae.normalizer import NormalizedModule
 from saelib.seal import seal_files, unseal_files
 
@@ -46,6 +53,8 @@ class How(NamedTuple):
     encoder: str = "exact"  # "exact", "screen" or "bfloat16": see `sparse.c.open_entries`
     all_reduce: losses.AllReduce = None  # where ranks hold shards of the latents
     dead: Tensor | None = None  # bool [n_latents]: not fired for `dead_window` tokens
+    progress: float = 0.0  # share of the schedule's steps that were taken before this one
+    room: Gradients | None = None  # the step's before: memory that this one may write over
 
 
 @dataclass(frozen=True)
@@ -83,18 +92,25 @@ class Autoencoder(NormalizedModule, ABC):
         KNOB            the setting that governs its sparsity: "lam", or the option that is its L0
         Options         a checked dataclass of its own options, kept in `SAEConfig.options`
         has_gate        whether a latent may be open and still not fire
+        rowwise         whether a row's loss depends on no other row of its batch, so that a dense
+                        step may take rows in chunks
         can_be_sharded  whether ranks can each train a shard of its latents
+        STARTS          bias -> the option that says where it starts; the others start at 0
         UNITLESS        the biases that have no unit, so that folding the normaliser leaves them
         UNTRAINED       l1_mode -> why it cannot be trained so; it can be opened and measured
+        UNRESAMPLED     why its dead latents cannot be resampled; empty where they can be
     """
 
     LOSSES: ClassVar[tuple[str, ...]]
     KNOB: ClassVar[str] = "lam"
     Options: ClassVar[type[Checked]] = NoOptions
     has_gate: ClassVar[bool] = False
+    rowwise: ClassVar[bool] = True
     can_be_sharded: ClassVar[bool] = False
+    STARTS: ClassVar[dict[str, str]] = {}
     UNITLESS: ClassVar[tuple[str, ...]] = ()
     UNTRAINED: ClassVar[dict[str, str]] = {}
+    UNRESAMPLED: ClassVar[str] = ""
 
     def __init__(
         self,
@@ -106,7 +122,9 @@ class Autoencoder(NormalizedModule, ABC):
         self.config = self.checked(config)
         self.options = self.Options.from_dict(self.config.options)
         directions = random_rows(config, generator, shard)
-        if len(directions) < config.n_latents and not self.can_be_sharded:
+        # AuxK compares the dead latents of all shards
+        shared = self.can_be_sharded and not getattr(self.options, "aux_k", 0)
+        if len(directions) < config.n_latents and not shared:
             raise ConfigError(
                 f"arch = {config.arch!r}: ranks cannot share its latents; share the batch "
                 "('data') or the list of runs ('grid')"
@@ -118,7 +136,8 @@ class Autoencoder(NormalizedModule, ABC):
         self.W_enc = nn.Parameter((ENCODER_INIT_NORM * directions).T)
         self.b_dec = nn.Parameter(torch.zeros(config.d_in))
         for name in self.bias_names():
-            setattr(self, name, nn.Parameter(torch.zeros(len(directions))))
+            start = torch.full((len(directions),), self.bias_start(name))
+            setattr(self, name, nn.Parameter(start))
 
     @classmethod
     def checked(cls, config: SAEConfig) -> SAEConfig:
@@ -129,16 +148,12 @@ class Autoencoder(NormalizedModule, ABC):
         """
         return replace(config, options=cls.Options.from_dict(config.options).to_dict())
 
-    # -- what an architecture gives
+    # -- what an architecture gives, beside `encode`
 
     @classmethod
     @abstractmethod
     def bias_names(cls) -> tuple[str, ...]:
         """The per-latent parameters beside W_enc and W_dec, all [n_latents]; the gate's first."""
-
-    @abstractmethod
-    def encode(self, x: Tensor) -> Tensor:
-        """Codes f of normalised x. [batch, d_in] -> [batch, n_latents]."""
 
     @abstractmethod
     def loss_terms(self, x: Tensor, lam: float, how: How) -> losses.LossTerms:
@@ -163,10 +178,15 @@ class Autoencoder(NormalizedModule, ABC):
     def step(self, x: Tensor, lam: float, how: How) -> tuple[StepStats, Gradients]:
         """Statistics of the batch and the gradients of its mean loss. x: [batch, d_in] normalised.
 
-        With `how.all_reduce` the SAE holds a shard of the latents: x̂ and the gradient of b_dec are
-        summed over ranks, all else concerns the shard's latents alone.
+        A dense step takes rows in chunks, where `rowwise`. With `how.all_reduce` the SAE holds a
+        shard of the latents: x̂ and the gradient of b_dec are summed over ranks, all else concerns
+        the shard's latents alone.
         """
-        return self.sparse_step(x, lam, how) if how.sparse else self.dense_step(x, lam, how)
+        if how.sparse:
+            return self.sparse_step(x, lam, how)
+        fitting = rows_at_once(self.config.n_latents, x.device)  # of all ranks: equal chunks
+        size = fitting if self.rowwise else len(x)
+        return in_chunks(lambda rows: self.dense_step(rows, lam, how), x, size)
 
     def dense_step(self, x: Tensor, lam: float, how: How) -> tuple[StepStats, Gradients]:
         """The step on full matrices: here autograd on `loss_terms`."""
@@ -189,9 +209,13 @@ class Autoencoder(NormalizedModule, ABC):
 
     def sparse_step(self, x: Tensor, lam: float, how: How) -> tuple[StepStats, Gradients]:
         """The step on active codes alone, float32; without one of its own, the dense step."""
-        return self.dense_step(x, lam, how)
+        return self.step(x, lam, how._replace(sparse=False))
 
     # -- what all share
+
+    def bias_start(self, name: str) -> float:
+        """Where a bias starts, and where a resampled latent's starts again."""
+        return float(getattr(self.options, self.STARTS[name])) if name in self.STARTS else 0.0
 
     def decode(self, f: Tensor) -> Tensor:
         """x̂ in normalised units. [batch, n_latents] -> [batch, d_in]."""
@@ -201,18 +225,6 @@ class Autoencoder(NormalizedModule, ABC):
         """(f, x_hat) of normalised x; changes no state."""
         f = self.encode(x)
         return f, self.decode(f)
-
-    def encode_raw(self, x: Tensor) -> Tensor:
-        """Codes of activations in model units; the codes themselves stay in normalised units."""
-        return self.encode(self.normalize(x))
-
-    def decode_raw(self, f: Tensor) -> Tensor:
-        """x̂ in model units from codes in normalised units."""
-        return self.denormalize(self.decode(f))
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """x̂ of x, both in model units. [batch, d_in] -> [batch, d_in]."""
-        return self.decode_raw(self.encode_raw(x))
 
     @torch.no_grad()
     def folded(self) -> Autoencoder:
@@ -237,27 +249,15 @@ class Autoencoder(NormalizedModule, ABC):
             self.W_dec /= self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
     @torch.no_grad()
+    def after_step_(self) -> None:
+        """What is put right once the optimiser has moved the parameters; here nothing."""
+
+    @torch.no_grad()
     def project_decoder_grad_(self) -> None:
         """Remove the gradient along each unit-norm decoder row (Bricken et al. 2023, appendix)."""
         if self.config.l1_mode == "unit_norm" and self.W_dec.grad is not None:
             along = torch.linalg.vecdot(self.W_dec.grad, self.W_dec)[:, None]
             self.W_dec.grad.addcmul_(along, self.W_dec, value=-1)
-
-    def check_store(self, d_model: int, sites: tuple[int, ...]) -> None:
-        """Refuse activations that the SAE does not fit.
-
-        Raises:
-            ValueError: another width, or no activations of this SAE's site; names both.
-        """
-        if d_model != self.config.d_in:
-            raise ValueError(
-                f"SAE of width d_in = {self.config.d_in} does not fit activations of width "
-                f"{d_model}"
-            )
-        if self.config.site not in sites:
-            raise ValueError(
-                f"SAE of site {self.config.site} does not fit activations of sites {sorted(sites)}"
-            )
 
     def save(
         self,
@@ -290,7 +290,7 @@ class Autoencoder(NormalizedModule, ABC):
         seal_files(folder, (*beside, *FILES), run_id)
 
 
-def check_training(sae_class: type[Autoencoder], config: SAEConfig) -> None:
+def check_training(sae_class: type[Autoencoder], config: SAEConfig, train: TrainConfig) -> None:
     """Refuse what can be opened and measured, but not trained.
 
     Raises:
@@ -301,4 +301,25 @@ def check_training(sae_class: type[Autoencoder], config: SAEConfig) -> None:
         raise ConfigError(
             f"SAEConfig.l1_mode = {config.l1_mode!r}: expected 'unit_norm' to train arch "
             f"{config.arch!r}, {reason}"
+        )
+    if train.resample_at and sae_class.UNRESAMPLED:
+        raise ConfigError(
+            f"TrainConfig.resample_at = {list(train.resample_at)}: expected none to train arch "
+            f"{config.arch!r}, {sae_class.UNRESAMPLED}"
+        )
+
+
+def check_store(sae: Autoencoder, d_model: int, sites: tuple[int, ...]) -> None:
+    """Refuse activations that the SAE does not fit.
+
+    Raises:
+        ValueError: another width, or no activations of this SAE's site; names both.
+    """
+    if d_model != sae.config.d_in:
+        raise ValueError(
+            f"SAE of width d_in = {sae.config.d_in} does not fit activations of width {d_model}"
+        )
+    if sae.config.site not in sites:
+        raise ValueError(
+            f"SAE of site {sae.config.site} does not fit activations of sites {sorted(sites)}"
         )

@@ -3,7 +3,8 @@
 π = (x − b_dec) W_enc + b_gate
 f = 1[π > 0] ⊙ ReLU(((x − b_dec) W_enc) ⊙ exp(r_mag) + b_mag)
 x̂ = f W_dec + b_dec
-L = ‖x − x̂(f)‖² + λ ‖ReLU(π)‖₁ + ‖x − x̂_frozen(ReLU(π))‖²
+L = ‖x − x̂(f)‖² + λ ‖ReLU(π)‖₁ + ‖x − x̂_frozen(ReLU(π))‖²; AuxK by π for dead latents if `aux_k`
+    is set
 
 The loss "two_term" leaves out the last term, which the paper calls incorrect: then only the
 sparsity term reaches b_gate, and it can only close gates.
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from saelib.sae import sparse
+from saelib.sae.aux_k import AuxKOptions, add_aux_k_, aux_k_loss
 from saelib.sae.base import Autoencoder, How
 from saelib.sae.dense import (
     Gradients,
@@ -90,6 +92,7 @@ class GatedSAE(Autoencoder):
     """f = 1[π > 0] ⊙ ReLU(a ⊙ exp(r_mag) + b_mag), a = (x − b_dec) W_enc, π = a + b_gate."""
 
     LOSSES = ("two_term", "full")
+    Options = AuxKOptions
     has_gate = True
     can_be_sharded = True
     UNITLESS = ("r_mag",)
@@ -113,7 +116,8 @@ class GatedSAE(Autoencoder):
 
     def loss_terms(self, x: Tensor, lam: float, how: How) -> LossTerms:
         params = dict(self.named_parameters())
-        return gated_loss(x, params, lam, self.config.l1_mode, how.loss, how.all_reduce)
+        terms = gated_loss(x, params, lam, self.config.l1_mode, how.loss, how.all_reduce)
+        return terms._replace(aux=terms.aux + aux_k_loss(self, x, how))
 
     @torch.no_grad()
     def dense_step(self, x: Tensor, lam: float, how: How) -> tuple[StepStats, Gradients]:
@@ -146,6 +150,7 @@ class GatedSAE(Autoencoder):
         grads["W_enc"] = encoder_gradient(x_c, g_a)
         through_encoder = sum_over_ranks(self.W_enc @ g_a.sum(0), how.all_reduce)
         grads["b_dec"] = error.sum(0) - through_encoder
+        aux = aux + add_aux_k_(self, x_c, error, how, grads)
         l1 = (gate_codes * penalty).sum() * n_rows
         fired, opened = active.any(0), is_open.any(0)
         return StepStats(mse, l1, aux, active.sum(), is_open.sum(), fired, opened), grads
@@ -169,25 +174,31 @@ class GatedSAE(Autoencoder):
         scale = 2 / n_rows
         gain = self.r_mag.exp()
         x_c = x - self.b_dec
-        operations = sparse.operations(x.device)
         codes, f, gate_codes = self._codes(x_c, how.encoder)
         col = codes.col.long()
         active = f > 0
-        error, mse, g_f = sparse.decode(x, self.W_dec, self.b_dec, codes, f, scale, how.all_reduce)
+        full = how.loss == "full"
+        (error, mse, g_f), *of_gates = sparse.decode_each(
+            x,
+            self.W_dec,
+            self.b_dec,
+            codes,
+            [f, gate_codes] if full else [f],
+            scale,
+            how.all_reduce,
+        )
         g_mag = g_f * active
         penalty = penalty_of(self.W_dec, mode, lam / n_rows)
         weight = penalty[col] if isinstance(penalty, Tensor) else torch.full_like(f, penalty)
         g_pi = weight
         aux = x.new_zeros(())
-        if how.loss == "full":
-            _, aux, g_aux = sparse.decode(
-                x, self.W_dec, self.b_dec, codes, gate_codes, scale, how.all_reduce
-            )
+        if full:
+            ((_, aux, g_aux),) = of_gates
             g_pi = weight + g_aux
         g_a = g_pi + g_mag * gain[col]
         grads = {
-            "W_dec": operations.weight_gradient(error, codes, f, n_latents),
-            "W_enc": operations.weight_gradient(x_c, codes, g_a, n_latents).T,
+            "W_dec": sparse.decoder_gradient(error, codes, f, how.room),
+            "W_enc": sparse.encoder_gradient(x_c, codes, g_a, how.room),
             "b_gate": sparse.sum_by_latent(codes, g_pi, n_latents),
             "b_mag": sparse.sum_by_latent(codes, g_mag, n_latents),
             "r_mag": sparse.sum_by_latent(codes, g_mag * codes.value, n_latents) * gain,
@@ -198,8 +209,9 @@ class GatedSAE(Autoencoder):
         if mode == "norm_weighted":
             code_sums = sparse.sum_by_latent(codes, gate_codes, n_latents)
             grads["W_dec"] += decoder_norm_gradient(code_sums, self.W_dec, lam / n_rows)
+        aux = aux + add_aux_k_(self, x_c, error, how, grads)
         l1 = (gate_codes * weight).sum() * n_rows
         fired = sparse.latents_with(codes, active, n_latents)
-        opened = sparse.latents_with(codes, torch.ones_like(active), n_latents)
+        opened = sparse.latents_with_entries(codes)
         n_open = torch.tensor(len(f))
         return StepStats(mse, l1, aux, active.sum(), n_open, fired, opened), grads

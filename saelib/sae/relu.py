@@ -2,7 +2,7 @@
 
 f = ReLU((x − b_dec) W_enc + b_enc)
 x̂ = f W_dec + b_dec
-L = ‖x − x̂‖² + λ ‖f‖₁, or its decoder-norm-weighted form
+L = ‖x − x̂‖² + λ ‖f‖₁, or its decoder-norm-weighted form; AuxK for dead latents if `aux_k` is set
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from saelib.sae import sparse
+from saelib.sae.aux_k import AuxKOptions, add_aux_k_, aux_k_loss
 from saelib.sae.base import Autoencoder, How
 from saelib.sae.dense import (
     Gradients,
@@ -55,6 +56,7 @@ class ReluSAE(Autoencoder):
     """f = ReLU((x − b_dec) W_enc + b_enc), x̂ = f W_dec + b_dec."""
 
     LOSSES = ("plain",)
+    Options = AuxKOptions
     can_be_sharded = True
 
     @classmethod
@@ -66,7 +68,8 @@ class ReluSAE(Autoencoder):
 
     def loss_terms(self, x: Tensor, lam: float, how: How) -> LossTerms:
         params = dict(self.named_parameters())
-        return relu_loss(x, params, lam, self.config.l1_mode, how.all_reduce)
+        terms = relu_loss(x, params, lam, self.config.l1_mode, how.all_reduce)
+        return terms._replace(aux=aux_k_loss(self, x, how))
 
     @torch.no_grad()
     def dense_step(self, x: Tensor, lam: float, how: How) -> tuple[StepStats, Gradients]:
@@ -89,7 +92,7 @@ class ReluSAE(Autoencoder):
         grads["b_dec"] = error.sum(0) - through_encoder
         if mode == "norm_weighted":
             grads["W_dec"] += decoder_norm_gradient(f.sum(0), self.W_dec, lam / n_rows)
-        return stats, grads
+        return stats._replace(aux=add_aux_k_(self, x_c, error, how, grads)), grads
 
     @torch.no_grad()
     def encode_sparse(self, x: Tensor, encoder: str = "exact") -> tuple[SparseCodes, Tensor]:
@@ -105,7 +108,6 @@ class ReluSAE(Autoencoder):
     def sparse_step(self, x: Tensor, lam: float, how: How) -> tuple[StepStats, Gradients]:
         mode, n_rows, n_latents = self.config.l1_mode, len(x), self.W_enc.shape[1]
         x_c = x - self.b_dec
-        operations = sparse.operations(x.device)
         codes, f = self._codes(x_c, how.encoder)
         error, mse, g_pre = sparse.decode(
             x, self.W_dec, self.b_dec, codes, f, 2 / n_rows, how.all_reduce
@@ -115,12 +117,12 @@ class ReluSAE(Autoencoder):
         g_pre += weight
         l1 = (f * weight).sum() * n_rows
         count = torch.tensor(len(f))
-        fired = sparse.latents_with(codes, torch.ones_like(f, dtype=torch.bool), n_latents)
+        fired = sparse.latents_with_entries(codes)
         stats = StepStats(mse, l1, x.new_zeros(()), count, count, fired, fired)
 
         grads = {
-            "W_dec": operations.weight_gradient(error, codes, f, n_latents),
-            "W_enc": operations.weight_gradient(x_c, codes, g_pre, n_latents).T,
+            "W_dec": sparse.decoder_gradient(error, codes, f, how.room),
+            "W_enc": sparse.encoder_gradient(x_c, codes, g_pre, how.room),
             "b_enc": sparse.sum_by_latent(codes, g_pre, n_latents),
         }
         through_encoder = sum_over_ranks(self.W_enc @ grads["b_enc"], how.all_reduce)
@@ -128,4 +130,4 @@ class ReluSAE(Autoencoder):
         if mode == "norm_weighted":
             code_sums = sparse.sum_by_latent(codes, f, n_latents)
             grads["W_dec"] += decoder_norm_gradient(code_sums, self.W_dec, lam / n_rows)
-        return stats, grads
+        return stats._replace(aux=add_aux_k_(self, x_c, error, how, grads)), grads

@@ -7,7 +7,8 @@
 4. Decoder row <- the row minus b_dec, at unit norm. (The original text takes the row itself; with a
    mean offset all revived latents would then point along the mean.)
 5. Encoder column <- the same direction at 0.2 x the mean encoder norm of the alive latents; every
-   per-latent bias <- 0 (for the Gated SAE, without a published procedure, b_gate, b_mag and r_mag).
+   per-latent bias <- where it started, which is 0 but for a JumpReLU SAE's threshold (for the Gated
+   SAE, without a published procedure, b_gate, b_mag and r_mag).
 6. Adam's moments of every element that was written <- 0; its step counter is kept.
 
 Alive latents stay bit-identical.
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 
 from saelib.sae.base import ENCODER_INIT_NORM, Autoencoder, How
+from saelib.sae.dense import rows_at_once
 from saelib.sae.sharding import UNSHARDED, Sharding
 
 REVIVED_ENCODER_SHARE = 0.2  # of the mean encoder norm of alive latents
@@ -40,7 +42,12 @@ class ResampleEvent:
 
 @torch.no_grad()
 def row_losses(sae: Autoencoder, x: Tensor, lam: float, how: How, chunk: int = 2048) -> Tensor:
-    """The training objective of each row. x: [rows, d_in] normalised -> float64 [rows]."""
+    """The training objective of each row. x: [rows, d_in] normalised -> float64 [rows].
+
+    At most `chunk` rows are taken at once, fewer where they can be separated and memory asks it.
+    """
+    if sae.rowwise:
+        chunk = min(chunk, rows_at_once(sae.config.n_latents, x.device))
     totals = [sae.loss_terms(rows, lam, how).total.double() for rows in x.split(chunk)]
     return torch.cat(totals)
 
@@ -82,7 +89,7 @@ def resample_(
     sae.W_dec[local] = directions[is_local]
     sae.W_enc[:, local] = REVIVED_ENCODER_SHARE * norm * directions[is_local].T
     for name in sae.bias_names():
-        getattr(sae, name)[local] = 0
+        getattr(sae, name)[local] = sae.bias_start(name)
     reset_moments_(sae, optimizer, local)
     return revived
 

@@ -1,4 +1,4 @@
-"""What changes with the step: the learning rate and λ."""
+"""What changes with the step: the learning rate, λ, and how far training is."""
 
 from __future__ import annotations
 
@@ -22,3 +22,8 @@ def lam_of_step(cfg: TrainConfig, step: int) -> float:
     """λ of the step with that number, counted from 0; rises linearly over the warm-up."""
     warmup = round(cfg.lam_warmup * cfg.total_steps)
     return cfg.lam * min(1.0, (step + 1) / max(1, warmup))
+
+
+def progress_of_step(cfg: TrainConfig, step: int) -> float:
+    """Share of the schedule's steps before the step with that number, counted from 0: in [0, 1)."""
+    return step / cfg.total_steps

@@ -100,6 +100,11 @@ class Sharding:
             norm = norm.new_tensor(self.totals(float(norm) ** 2)[0] ** 0.5)
         utils.clip_grads_with_norm_(list(sae.parameters()), max_norm, norm)
 
+    def norm(self, squares: dict[str, float]) -> float:
+        """The norm of the whole gradient, from ‖gradient‖² of each parameter held here."""
+        (total,) = self.totals(sum(v for name, v in squares.items() if self.counts(name)))
+        return total**0.5
+
     def mean(self, values: Tensor) -> float | None:
         """The mean over latents of one value each; None where there are none."""
         if self.latents.size == 1:

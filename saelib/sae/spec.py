@@ -43,8 +43,12 @@ class Spec(NamedTuple):
 
 
 def options_text(options: Mapping[str, Any]) -> str:
-    """Options as results.csv has them: "aux_k=256 k=32"."""
-    return " ".join(f"{name}={value}" for name, value in sorted(options.items()))
+    """Options as results.csv has them: "aux_k=256 k=32"; a list without spaces."""
+
+    def text(value: Any) -> str:
+        return ",".join(map(text, value)) if isinstance(value, list | tuple) else f"{value}"
+
+    return " ".join(f"{name}={text(value)}" for name, value in sorted(options.items()))
 
 
 def make_spec(arm: str, site: int, d_in: int, **settings: Any) -> Spec:
@@ -77,8 +81,9 @@ def make_spec(arm: str, site: int, d_in: int, **settings: Any) -> Spec:
     }
     options = {**chosen[SAEConfig].pop("options", {}), **chosen[sae_class.Options]}
     sae = SAEConfig.from_dict({**chosen[SAEConfig], "options": options})
-    check_training(sae_class, sae)
-    return Spec(sae_class.checked(sae), TrainConfig.from_dict(chosen[TrainConfig]))
+    train = TrainConfig.from_dict(chosen[TrainConfig])
+    check_training(sae_class, sae, train)
+    return Spec(sae_class.checked(sae), train)
 
 
 def run_id(sae: SAEConfig, train: TrainConfig, store_id: str) -> str:
@@ -97,7 +102,7 @@ def run_id(sae: SAEConfig, train: TrainConfig, store_id: str) -> str:
             f"loss {train.loss!r} does not fit arch {sae.arch!r}, which takes "
             f"{' or '.join(map(repr, sae_class.LOSSES))}"
         )
-    check_training(sae_class, sae)
+    check_training(sae_class, sae, train)
     values = sae.to_dict(omit_defaults=True)
     options = sae_class.Options.from_dict(sae.options).to_dict(omit_defaults=True)
     if options:

@@ -2,37 +2,37 @@
 
 f = TopK(ReLU((x − b_dec) W_enc + b_enc)): per token, the k largest codes; the others are 0
 x̂ = f W_dec + b_dec
-L = ‖x − x̂‖² + (1/32) ‖e − ê‖², e = x − x̂ without a gradient
+L = ‖x − x̂‖², and AuxK for dead latents (`aux_k`)
 
-AuxK, the second term: ê = z W_dec, where z are the aux_k largest codes among the dead latents, per
-token. It gives latents that never fire a gradient towards what the others miss; ê has no bias,
-since e has none. There is no L1 penalty: k is what λ is elsewhere. The paper divides both terms by
-constants of the data; here 1/32 is the ratio of the undivided errors. Dead latents may be resampled
-as well, but a revived encoder of a fifth of the norm is seldom among the k largest.
+There is no L1 penalty: k is what λ is elsewhere. Dead latents are not resampled: a revived encoder
+has a fifth of the others' norm, and its codes are seldom among the k largest. AuxK revives them.
+
+`TopKSAE` is also the base of architectures that choose their codes otherwise (`_chosen`,
+`_entries`) or add up other errors (`_squared_errors`, `_decoded`, `_decoded_sparse`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from saelib.config import Checked, ConfigError, SAEConfig
 from saelib.sae import sparse
+from saelib.sae.aux_k import add_aux_k_, aux_k_loss
 from saelib.sae.base import Autoencoder, How
 from saelib.sae.dense import (
     Gradients,
     SparseCodes,
     StepStats,
-    codes_at_places,
     decoding_error,
     encoder_gradient,
     encoder_product,
 )
 from saelib.sae.losses import LossTerms, squared_error
-
-AUX_COEFFICIENT = 1 / 32
+from saelib.sae.sparse.selection import largest
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,15 @@ class TopKOptions(Checked):
         self._at_least(0, "0 (off) or more", "aux_k")
 
 
-def top_positive(a: Tensor, bias: Tensor, k: int, allowed: Tensor | None = None) -> Tensor:
-    """Where a + bias is above 0 and among the k largest of its row.
+class Decoded(NamedTuple):
+    """What a step needs of a decoding: squared errors, and gradients of their mean over rows."""
 
-    a: [batch, n_latents], bias: [n_latents] -> bool [batch, n_latents]. Only latents of `allowed`
-    (bool [n_latents]) count; without it all do.
-    """
-    pre = a.detach() + bias.detach()
-    if allowed is not None:
-        pre = pre.masked_fill(~allowed, -torch.inf)
-    largest, latents = pre.topk(min(k, pre.shape[1]), dim=1, sorted=False)
-    return torch.zeros_like(pre, dtype=torch.bool).scatter_(1, latents, largest > 0)
+    x_hat: Tensor  # gradient of what all latents rebuild, 2/batch (x̂ − x) [batch, d_in]
+    mse: Tensor  # Σ ‖x̂ − x‖² of all latents
+    nested: Tensor  # Σ of the squared errors of fewer latents, where the objective has such
+    W_dec: Tensor  # gradient [n_latents, d_in]
+    b_dec: Tensor  # gradient [d_in], of the decoding alone
+    f: Tensor  # gradient of the codes: [batch, n_latents], or [entries]
 
 
 class TopKSAE(Autoencoder):
@@ -66,6 +64,10 @@ class TopKSAE(Autoencoder):
     LOSSES = ("topk",)
     KNOB = "k"
     Options = TopKOptions
+    UNRESAMPLED = (
+        "of which a revived encoder, at a fifth of the others' norm, is seldom among the largest; "
+        "aux_k revives its dead latents"
+    )
 
     @classmethod
     def checked(cls, config: SAEConfig) -> SAEConfig:
@@ -73,12 +75,12 @@ class TopKSAE(Autoencoder):
         k = config.options["k"]
         if k > config.n_latents:
             raise ConfigError(
-                f"TopKOptions.k = {k}: expected at most n_latents = {config.n_latents}"
+                f"{cls.Options.__name__}.k = {k}: expected at most n_latents = {config.n_latents}"
             )
         if config.l1_mode != "unit_norm":
             raise ConfigError(
-                f"SAEConfig.l1_mode = {config.l1_mode!r}: expected 'unit_norm', since arch 'topk' "
-                "has no L1 penalty to weight"
+                f"SAEConfig.l1_mode = {config.l1_mode!r}: expected 'unit_norm', since arch "
+                f"{config.arch!r} has no L1 penalty to weight"
             )
         return config
 
@@ -86,100 +88,107 @@ class TopKSAE(Autoencoder):
     def bias_names(cls) -> tuple[str, ...]:
         return ("b_enc",)
 
+    # -- how codes are chosen
+
     def encode(self, x: Tensor) -> Tensor:
-        a = (x - self.b_dec) @ self.W_enc
-        return torch.relu(a + self.b_enc) * top_positive(a, self.b_enc, self.options.k)
-
-    def loss_terms(self, x: Tensor, lam: float, how: How) -> LossTerms:
-        a = (x - self.b_dec) @ self.W_enc
-        pre = torch.relu(a + self.b_enc)
-        x_hat = self.decode(pre * top_positive(a, self.b_enc, self.options.k))
-        mse = squared_error(x, x_hat)
-        none = torch.zeros_like(mse)
-        if not self._rebuilds_error(how):
-            return LossTerms(mse, none, none)
-        z = pre * top_positive(a, self.b_enc, self.options.aux_k, how.dead)
-        error = (x - x_hat).detach()
-        return LossTerms(mse, none, AUX_COEFFICIENT * squared_error(error, z @ self.W_dec))
-
-    def _rebuilds_error(self, how: How) -> bool:
-        """Whether AuxK has something to do: there are dead latents."""
-        return self.options.aux_k > 0 and how.dead is not None and bool(how.dead.any())
-
-    @torch.no_grad()
-    def dense_step(self, x: Tensor, lam: float, how: How) -> tuple[StepStats, Gradients]:
-        factor = 2 / len(x)
-        x_c = x - self.b_dec
-        a = encoder_product(x_c, self.W_enc, how.encoder)
-        active = top_positive(a, self.b_enc, self.options.k)
-        pre = a + self.b_enc
-        f = pre * active
-        error = decoding_error(x, f, self.W_dec, self.b_dec, how.all_reduce)
-        mse = error.pow(2).sum()
-        aux = x.new_zeros(())
-        g_pre = (factor * error @ self.W_dec.T).mul_(active)
-        grads = {"W_dec": f.T @ (factor * error)}
-        if self._rebuilds_error(how):
-            rebuilding = top_positive(a, self.b_enc, self.options.aux_k, how.dead)
-            z = pre * rebuilding
-            aux_error = z @ self.W_dec + error  # ê − e, and the error here is −e
-            aux = AUX_COEFFICIENT * aux_error.pow(2).sum()
-            aux_error *= AUX_COEFFICIENT * factor
-            grads["W_dec"] += z.T @ aux_error
-            g_pre += (aux_error @ self.W_dec.T).mul_(rebuilding)
-        grads["W_enc"] = encoder_gradient(x_c, g_pre)
-        grads["b_enc"] = g_pre.sum(0)
-        grads["b_dec"] = factor * error.sum(0) - self.W_enc @ grads["b_enc"]
-        return self._stats(mse, aux, active.sum(), active.any(0)), grads
-
-    def _stats(self, mse: Tensor, aux: Tensor, count: Tensor, fired: Tensor) -> StepStats:
-        return StepStats(mse, mse.new_zeros(()), aux, count, count, fired, fired)
+        pre = (x - self.b_dec) @ self.W_enc + self.b_enc
+        return torch.relu(pre) * self._chosen(pre)
 
     @torch.no_grad()
     def encode_sparse(self, x: Tensor, encoder: str = "exact") -> tuple[SparseCodes, Tensor]:
-        a = encoder_product(x - self.b_dec, self.W_enc, encoder)
-        return self._codes(a, self.options.k)
+        codes = self._entries(x - self.b_dec, encoder)
+        return codes, codes.value + self.b_enc[codes.col.long()]
 
-    def _codes(
-        self, a: Tensor, k: int, allowed: Tensor | None = None
-    ) -> tuple[SparseCodes, Tensor]:
-        """The k largest codes per row of a = (x − b_dec) W_enc among `allowed` latents."""
-        row, col = top_positive(a, self.b_enc, k, allowed).nonzero(as_tuple=True)
-        codes = codes_at_places(row, col, a[row, col], a.shape)
-        return codes, codes.value + self.b_enc[col]
+    def _chosen(self, pre: Tensor) -> Tensor:
+        """Which codes of a training batch fire. [batch, n_latents] -> bool, the same shape."""
+        return largest(pre, self.options.k)
+
+    def _entries(self, x_c: Tensor, encoder: str) -> SparseCodes:
+        """The same from x_c = x − b_dec [batch, d_in], float32."""
+        operations = sparse.operations(x_c.device)
+        return operations.top_entries(x_c, self.W_enc, self.b_enc, self.options.k, encoder)
+
+    def _note_codes_(self, f: Tensor, n_rows: int) -> None:
+        """Told the codes above 0 of each training batch [entries]; here they leave no trace."""
+
+    # -- the objective and its gradients
+
+    def loss_terms(self, x: Tensor, lam: float, how: How) -> LossTerms:
+        pre = (x - self.b_dec) @ self.W_enc + self.b_enc
+        f = torch.relu(pre) * self._chosen(pre)
+        mse, nested = self._squared_errors(x, f)
+        aux = nested + aux_k_loss(self, x, how, f, positive=True)
+        return LossTerms(mse, torch.zeros_like(mse), aux)
+
+    def _squared_errors(self, x: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
+        """‖x − x̂‖² of all latents and what is added for fewer of them, differentiable. [batch]."""
+        mse = squared_error(x, self.decode(f))
+        return mse, torch.zeros_like(mse)
+
+    @torch.no_grad()
+    def dense_step(self, x: Tensor, lam: float, how: How) -> tuple[StepStats, Gradients]:
+        x_c = x - self.b_dec
+        pre = encoder_product(x_c, self.W_enc, how.encoder) + self.b_enc
+        active = self._chosen(pre)
+        decoded = self._decoded(x, pre * active)
+        g_pre = decoded.f.mul_(active)
+        grads = {
+            "W_dec": decoded.W_dec,
+            "W_enc": encoder_gradient(x_c, g_pre),
+            "b_enc": g_pre.sum(0),
+        }
+        grads["b_dec"] = decoded.b_dec - self.W_enc @ grads["b_enc"]
+        aux = add_aux_k_(self, x_c, decoded.x_hat, how, grads, positive=True)
+        self._note_codes_(pre[active], len(x))
+        return self._stats(decoded, aux, active.sum(), active.any(0)), grads
+
+    def _decoded(self, x: Tensor, f: Tensor) -> Decoded:
+        """x: [batch, d_in], f: [batch, n_latents]."""
+        error = decoding_error(x, f, self.W_dec, self.b_dec, None)
+        mse = error.pow(2).sum()
+        error *= 2 / len(x)
+        return Decoded(
+            x_hat=error,
+            mse=mse,
+            nested=x.new_zeros(()),
+            W_dec=f.T @ error,
+            b_dec=error.sum(0),
+            f=error @ self.W_dec.T,
+        )
+
+    def _stats(self, decoded: Decoded, aux: Tensor, count: Tensor, fired: Tensor) -> StepStats:
+        none = decoded.mse.new_zeros(())
+        aux = aux + decoded.nested
+        return StepStats(decoded.mse, none, aux, count, count, fired, fired)
 
     @torch.no_grad()
     def sparse_step(self, x: Tensor, lam: float, how: How) -> tuple[StepStats, Gradients]:
-        factor = 2 / len(x)
         n_latents = self.config.n_latents
-        operations = sparse.operations(x.device)
         x_c = x - self.b_dec
-        a = encoder_product(x_c, self.W_enc, how.encoder)
-        codes, f = self._codes(a, self.options.k)
-        error, mse, g_pre = operations.decode(x, self.W_dec, self.b_dec, codes, f, factor)
-        aux = x.new_zeros(())
+        codes = self._entries(x_c, how.encoder)
+        f = codes.value + self.b_enc[codes.col.long()]
+        decoded = self._decoded_sparse(x, codes, f)
+        g_pre = decoded.f
         grads = {
-            "W_dec": operations.weight_gradient(error, codes, f, n_latents),
-            "W_enc": operations.weight_gradient(x_c, codes, g_pre, n_latents).T,
+            "W_dec": decoded.W_dec,
+            "W_enc": sparse.encoder_gradient(x_c, codes, g_pre, how.room),
             "b_enc": sparse.sum_by_latent(codes, g_pre, n_latents),
         }
-        if self._rebuilds_error(how):
-            aux = self._add_aux_gradients_(grads, a, x_c, error / -factor, how)
-        grads["b_dec"] = error.sum(0) - self.W_enc @ grads["b_enc"]
-        fired = sparse.latents_with(codes, torch.ones_like(f, dtype=torch.bool), n_latents)
-        return self._stats(mse, aux, torch.tensor(len(f)), fired), grads
+        grads["b_dec"] = decoded.b_dec - self.W_enc @ grads["b_enc"]
+        aux = add_aux_k_(self, x_c, decoded.x_hat, how, grads, positive=True)
+        self._note_codes_(f, len(x))
+        fired = sparse.latents_with_entries(codes)
+        return self._stats(decoded, aux, torch.tensor(len(f)), fired), grads
 
-    def _add_aux_gradients_(
-        self, grads: Gradients, a: Tensor, x_c: Tensor, missed: Tensor, how: How
-    ) -> Tensor:
-        """Add AuxK's gradients for what the main codes missed [batch, d_in]; returns its loss."""
-        n_latents = self.config.n_latents
-        operations = sparse.operations(a.device)
-        codes, z = self._codes(a, self.options.aux_k, how.dead)
-        factor = AUX_COEFFICIENT * 2 / len(x_c)
-        no_bias = torch.zeros_like(self.b_dec)
-        error, squared, g_pre = operations.decode(missed, self.W_dec, no_bias, codes, z, factor)
-        grads["W_dec"] += operations.weight_gradient(error, codes, z, n_latents)
-        grads["W_enc"] += operations.weight_gradient(x_c, codes, g_pre, n_latents).T
-        grads["b_enc"] += sparse.sum_by_latent(codes, g_pre, n_latents)
-        return AUX_COEFFICIENT * squared
+    def _decoded_sparse(self, x: Tensor, codes: SparseCodes, f: Tensor) -> Decoded:
+        """x: [batch, d_in], f: [entries]."""
+        operations = sparse.operations(x.device)
+        error, mse, g_f = operations.decode(x, self.W_dec, self.b_dec, codes, f, 2 / len(x))
+        return Decoded(
+            x_hat=error,
+            mse=mse,
+            nested=x.new_zeros(()),
+            W_dec=operations.weight_gradient(error, codes, f, self.config.n_latents),
+            b_dec=error.sum(0),
+            f=g_f,
+        )

@@ -14,11 +14,13 @@ from torch import Tensor
 from saelib.config import ConfigError, TrainConfig
 from saelib.sae import sparse
 from saelib.sae.base import Autoencoder, How, check_training
-from saelib.sae.dense import StepStats
+from saelib.sae.dense import Gradients, StepStats
 from saelib.sae.history import History, Snapshot, TrainingDiverged
+from saelib.sae.optimizer import RowAdam
 from saelib.sae.resample import ResampleEvent, resample_, row_losses
-from saelib.sae.schedule import lam_of_step, make_scheduler
+from saelib.sae.schedule import lam_of_step, make_scheduler, progress_of_step
 from saelib.sae.sharding import UNSHARDED, Sharding
+from saelib.sae.sparse import adam
 
 # Share of open entries in the last batch below which "auto" takes the sparse step.
 SPARSE_BELOW = 0.25
@@ -32,8 +34,8 @@ class Trainer:
     `probe` are normalised rows for gate snapshots; `sharding` says how ranks share the work.
 
     Raises:
-        ConfigError: the architecture does not take the loss or the way its L1 term is weighted, or
-            the step does not take the weights.
+        ConfigError: the architecture does not take the loss, the way its L1 term is weighted,
+            resampling, or ranks that share a batch, or the step does not take the weights.
     """
 
     def __init__(
@@ -52,22 +54,24 @@ class Trainer:
                 f"TrainConfig.loss = {cfg.loss!r} does not fit a {type(sae).__name__}: "
                 f"expected one of {', '.join(map(repr, sae.LOSSES))}"
             )
-        check_training(type(sae), sae.config)
+        check_training(type(sae), sae.config, cfg)
+        if sharding.rows.size > 1 and not sae.rowwise:
+            raise ConfigError(
+                f"arch = {sae.config.arch!r}: ranks cannot share the rows of a batch ('data'), "
+                "since its loss is of the whole batch; share the list of runs ('grid')"
+            )
         self.sae = sae.requires_grad_(True)
         self.cfg = cfg
         self.probe = probe
         self.sharding = sharding
         self.leaves = {name: _contiguous_view(p) for name, p in sae.named_parameters()}
-        betas = (cfg.beta1, cfg.beta2)
-        self.optimizer = torch.optim.Adam(self.leaves.values(), cfg.lr, betas, fused=True)
-        self.scheduler = make_scheduler(self.optimizer, cfg)
         self.generator = torch.Generator().manual_seed(cfg.seed)
         self.step = 0
         self.history = History()
         none = torch.zeros(len(sae.W_dec), dtype=torch.long, device=sae.W_dec.device)
         self.tokens_since_fired = none
         self.tokens_since_open = none.clone()  # since the latent's gate was open
-        self.density = 1.0  # open entries of the last batch, as a share
+        self.density = _density_at_start(sae)  # open entries of the last batch, as a share
         self._sparse_here = cfg.step != "dense" and sae.W_dec.dtype == torch.float32
         self._screen_here = self._sparse_here and sparse.screens(sae.W_dec.device)
         if cfg.step == "sparse" and not self._sparse_here:
@@ -75,6 +79,9 @@ class Trainer:
                 f"TrainConfig.step = 'sparse': not with {sae.W_dec.dtype} weights; "
                 "use 'auto' or 'dense'"
             )
+        compiled = self._sparse_here and sae.W_dec.device.type == "cpu" and adam.available()
+        self.optimizer = RowAdam(sae, self.leaves, cfg, sharding, compiled)
+        self.scheduler = make_scheduler(self.optimizer, cfg)
         self._sums: dict[str, Tensor] = {}
 
     @property
@@ -104,12 +111,9 @@ class Trainer:
         lam = self.lam
         lr = self.scheduler.get_last_lr()[0]
         stats = self._gradients(x, lam)
-        self.sae.project_decoder_grad_()
-        if self.cfg.grad_clip:
-            self.sharding.clip_(self.sae, self.cfg.grad_clip)
         self.optimizer.step()
         self.scheduler.step()
-        self.sae.unit_norm_decoder_()
+        self.sae.after_step_()
         self.step += 1
         self.tokens_since_fired.add_(len(x)).masked_fill_(stats.fired, 0)
         self.tokens_since_open.add_(len(x)).masked_fill_(stats.opened, 0)
@@ -123,12 +127,15 @@ class Trainer:
     def _gradients(self, x: Tensor, lam: float) -> StepStats:
         """Set the gradient of every parameter; returns the statistics of the whole batch."""
         rows = self.sharding.local_rows(x)
+        is_sparse = self.takes_sparse_step()
         how = How(
             loss=self.cfg.loss,
-            sparse=self.takes_sparse_step(),
+            sparse=is_sparse,
             encoder=self.encoder(),
             all_reduce=self.sharding.all_reduce,
             dead=self.tokens_since_fired >= self.cfg.dead_window,
+            progress=progress_of_step(self.cfg, self.step),
+            room=self._gradients_before(is_sparse),
         )
         stats, grads = self.sae.step(rows, lam, how)
         for name, parameter in self.sae.named_parameters():
@@ -138,6 +145,15 @@ class Trainer:
         stats = self.sharding.combine(stats, leaf_grads, len(rows) / len(x))
         self.density = float(stats.n_open) / (len(x) * self.sae.config.n_latents)
         return stats
+
+    def _gradients_before(self, is_sparse: bool) -> Gradients | None:
+        """The last step's gradients, for a sparse step to write over; before a dense one freed."""
+        gradients = {name: p.grad for name, p in self.sae.named_parameters() if p.grad is not None}
+        if is_sparse:
+            return gradients or None
+        self.sae.zero_grad()
+        self.optimizer.zero_grad()
+        return None
 
     def takes_sparse_step(self) -> bool:
         """Whether the coming step is sparse: by the density of the last batch.
@@ -158,7 +174,7 @@ class Trainer:
     def _accumulate(self, stats: StepStats, x: Tensor) -> None:
         """Add the batch to what the next row of the history is made from."""
         new = {k: getattr(stats, k).double() for k in ("mse", "l1", "aux", "l0")}
-        new["variance"] = (x - x.mean(0)).pow(2).sum().double()
+        new["variance"] = (x - x.mean(0)).square_().sum().double()
         new["rows"] = torch.tensor(float(len(x)))
         self._sums = {k: v + self._sums[k] if self._sums else v for k, v in new.items()}
 
@@ -184,7 +200,7 @@ class Trainer:
         row["loss"] = row["mse"] + row["l1"] + row["aux"]
         row["fvu"] = sums["mse"] / max(sums["variance"], 1e-300)
         row |= self._dead_shares()
-        row |= self._adam_moments()
+        row |= self.optimizer.root_mean_squares()
         self.history.table.append(row)
         self._sums = {}
 
@@ -198,19 +214,6 @@ class Trainer:
             "dead_fraction": float(self.dead().float().mean()),
             "gate_dead": float(self.gate_dead().float().mean()),
         }
-
-    def _adam_moments(self) -> dict[str, float]:
-        """Root mean squares, over all weights, of Adam's m and of √v; a step is lr · m / √v."""
-        states = [
-            self.optimizer.state[leaf]
-            for name, leaf in self.leaves.items()
-            if self.sharding.counts(name)
-        ]
-        size = sum(state["exp_avg"].numel() for state in states)
-        m = sum(float(state["exp_avg"].pow(2).sum()) for state in states)
-        v = sum(float(state["exp_avg_sq"].sum()) for state in states)
-        size, m, v = self.sharding.totals(size, m, v)
-        return {"adam_m": (m / size) ** 0.5, "adam_v": (v / size) ** 0.5}
 
     def _snapshot_due(self) -> bool:
         if self.probe is None or not self.cfg.snapshots:
@@ -230,7 +233,8 @@ class Trainer:
         """Resample what is dead now, drawing from normalised rows x [rows, d_in]."""
         dead = self.dead()
         gate_dead = self.gate_dead()
-        how = How(self.cfg.loss, all_reduce=self.sharding.all_reduce)
+        progress = progress_of_step(self.cfg, self.step)
+        how = How(self.cfg.loss, all_reduce=self.sharding.all_reduce, progress=progress)
         losses = row_losses(self.sae, x, self.lam, how).cpu()
         revived = resample_(
             self.sae, self.optimizer, dead, x, losses, self.generator, self.sharding
@@ -268,6 +272,11 @@ class Trainer:
                 f"{self.step} of {self.cfg.steps} ({self.cfg.to_dict()}); "
                 "earlier checkpoints are kept"
             )
+
+
+def _density_at_start(sae: Autoencoder) -> float:
+    """What an option says of the first batch's density: its step is sparse then, too."""
+    return 1.0 if sae.KNOB == "lam" else getattr(sae.options, sae.KNOB) / sae.config.n_latents
 
 
 def _contiguous_view(parameter: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The parameters of F1, F2 and F4, which their modules read.
+"""The parameters of F1, F2, F4 and F5, which their modules read.
 
 They stand apart from what computes, so that a value is refused before torch is loaded.
 """
@@ -17,11 +17,14 @@ from saelib.study.params import (
     Lambdas,
     LearningRate,
     LearningRates,
+    LossTokens,
     Multiples,
     NotNegative,
     Positive,
+    PositiveLambdas,
     Recipe,
     RisingShares,
+    RisingTargets,
     Seeds,
     Share,
     Sites,
@@ -101,3 +104,20 @@ class FeatureParams(Common, Recipe, Sweep):
     refine: CountOrZero = Field(description="further λ between the two next to the target L0")
     feature_tokens: Count = Field(description="training tokens on which latents are described")
     feature_margin: Share = Field(description="shares of latents nearer than this are called equal")
+
+
+class ArchitectureParams(Common, Recipe):
+    """All architectures at the same L0, and how their dictionaries are told from their encoders."""
+
+    sites: Sites = Field(description="depths of the residual stream, as in hidden_states")
+    seeds: Seeds = Field(description="initialisation and order of the rows; a verdict takes three")
+    l0_targets: RisingTargets = Field(description="active latents per token of the comparison")
+    lambdas: PositiveLambdas = Field(description="L1 coefficients of the plain SAE")
+    lam_full: Lambda = Field(description="the Gated SAE takes this multiple of λ")
+    lambdas_p_anneal: PositiveLambdas = Field(description="coefficients of the p-annealed penalty")
+    lambdas_jumprelu: PositiveLambdas = Field(description="coefficients of JumpReLU's L0 penalty")
+    lambdas_tanh: PositiveLambdas = Field(description="coefficients of JumpReLU's tanh penalty")
+    refine: CountOrZero = Field(description="further λ between two over a factor 2 apart in L0")
+    ce_tokens: LossTokens = Field(description="test tokens whose next-token loss is measured")
+    item_tokens: Count = Field(description="ordinary test tokens on which codes are searched")
+    margin: NotNegative = Field(description="FVUs nearer than this share are called equal")

@@ -1,4 +1,4 @@
-"""Comparing at one L0: interpolation along a curve of λ, and the λ to train next.
+"""Comparing at one L0: interpolation along a curve of λ or k, and the λ or k to train next.
 
 FVU depends on how many latents are active, so two SAEs are compared at equal L0. A curve of λ is
 interpolated, never extrapolated; where it misses the target L0, `propose_lambda` extends it.
@@ -17,6 +17,7 @@ LAMBDA_BEYOND = 1.2  # how far past the target's expected place, as a factor in 
 # The second derivative over log L0, of log FVU or of a loss recovered, that interpolation allows
 # for. benchmarks/bend.py measures on recorded curves how often it is enough.
 BEND = {"fvu": 0.2, "loss_recovered": 0.1, "loss_recovered_mean": 0.1}
+K_BEYOND = 1.02  # how far past the k that the target asks for, as a factor
 SAME_LAMBDA = 1.01  # two λ within this factor are not divided further
 
 
@@ -90,6 +91,27 @@ def propose_lambda(
     close = below[0] > 0 and above[0] <= max_ratio * below[0]
     low, high = sorted((-above[1], -below[1]))
     return None if close or high <= SAME_LAMBDA * low else math.sqrt(low * high)
+
+
+def propose_k(pairs: Iterable, target: float | int, n_latents: int) -> int | None:
+    """The next k to train where k sets the L0, nearly: L0 falls short of k where fewer codes are
+    positive, or a threshold of training lets fewer through.
+
+    pairs of (k, L0). None where the target lies between two of them, or no k is left on the side
+    that is missing.
+    """
+    pairs = sorted((int(k), float(l0)) for k, l0 in pairs if math.isfinite(l0))
+    if not pairs:
+        raise ValueError("propose_k needs at least one pair of k and a finite L0")
+    values = [l0 for _, l0 in pairs]
+    if max(values) < target:
+        k, l0 = pairs[-1]
+        wanted = max(k + 1, math.ceil(K_BEYOND * k * target / max(l0, 1.0)))
+        return min(wanted, n_latents) if k < n_latents else None
+    if min(values) > target:
+        k, l0 = pairs[0]
+        return max(1, min(k - 1, math.floor(k * target / l0 / K_BEYOND))) if k > 1 else None
+    return None
 
 
 def _smaller(pairs: Sequence[tuple[float, float]], target: float | int) -> float | None:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from saelib.config import CollectConfig, CorpusConfig
 from saelib.study.finding_params import (
+    ArchitectureParams,
     FeatureParams,
     GatesParams,
     LambdaParams,
@@ -121,6 +122,10 @@ class FeaturesParams(FeatureParams):
     """06: latents one by one, and whether fewer of a deep site look like one thing."""
 
 
+class ArchitecturesParams(ArchitectureParams):
+    """07: every architecture at the same L0."""
+
+
 PARAMETERS: dict[str, type[Params]] = {
     "01_collect": CollectParams,
     "02_train_sae": TrainSaeParams,
@@ -128,4 +133,5 @@ PARAMETERS: dict[str, type[Params]] = {
     "04_resampling": ResamplingParams,
     "05_layer_analysis": LayerParams,
     "06_features": FeaturesParams,
+    "07_architectures": ArchitecturesParams,
 }

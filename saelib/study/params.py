@@ -55,6 +55,10 @@ def _rising(shares: list) -> bool:
     return all(a < b for a, b in pairwise((0, *shares, 1)))
 
 
+def _ascending(values: list) -> bool:
+    return all(a < b for a, b in pairwise(values))
+
+
 _LIST = BeforeValidator(lambda value: list(value) if isinstance(value, tuple) else value)
 _FILLED = accepts(lambda values: len(values) > 0, "at least one element")
 _ONCE = accepts(_distinct, "each element once")  # one seed thrice is not three
@@ -87,6 +91,9 @@ Multiples = Annotated[list[Positive], _LIST, _FILLED, _ONCE]  # of the training 
 RisingShares = Annotated[
     list[float], _LIST, _FILLED, _ONCE, accepts(_rising, "rising shares in (0, 1)")
 ]
+RisingTargets = Annotated[
+    list[Positive], _LIST, _FILLED, accepts(_ascending, "L0 that rise")
+]  # of a comparison
 Schedule = Literal["constant", "linear", "cosine", "cosine_with_restarts"]
 
 # -- models ----------------------------------------------------------------------------------------

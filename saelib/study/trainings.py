@@ -22,6 +22,8 @@ from saelib.study import (
     f3_dictionary,
     f3_features,
     f4_lambda,
+    f5_architectures,
+    f5_items,
     sweep,
 )
 from saelib.study.f3_sites import compared_sites
@@ -52,17 +54,25 @@ def layer_analysis(ws: Any, all_depths: Any, p: Any, runs: f2_gated.GatedRuns) -
     f3_depth.train(all_depths, p, f3_depth.depth_sites(ws.n_layers, p.depth_step, compared))
 
 
+def architectures(ws: Any, p: Any) -> None:
+    """Notebook 07."""
+    runs = f5_architectures.train(ws, p)
+    middle = p.l0_targets[len(p.l0_targets) // 2]
+    f5_items.train(ws, p, runs, middle)
+
+
 def _cells(runs: f2_gated.GatedRuns) -> list[tuple[int, int]]:
     return [(site, seed) for site in runs.sites for seed in runs.seeds]
 
 
 def train_all(ws: Any, all_depths: Any, params: Mapping[str, Params]) -> None:
-    """Everything that notebooks 02 to 06 train, with the parameters of each."""
+    """Everything that notebooks 02 to 07 train, with the parameters of each."""
     train_sae(ws, params["02_train_sae"])
     runs = train_gated(ws, params["03_train_gated"])
     f2_resampling.train(ws, params["04_resampling"])
     layer_analysis(ws, all_depths, params["05_layer_analysis"], runs)
     f3_features.train(ws, params["06_features"])
+    architectures(ws, params["07_architectures"])
 
 
 def first_specs(ws: Any, notebook: str, p: Any) -> list[Spec]:

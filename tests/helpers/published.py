@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from saelib.config import SAEConfig
-from saelib.sae import build_sae
+from saelib.sae import ARCHITECTURES, build_sae
 
 D_IN, N_LATENTS, K = 12, 40, 5
 
@@ -20,11 +20,14 @@ def rows(n=200, seed=2):
 def random_sae(arch, site=6):
     """An SAE of this package with every parameter and its normaliser away from the start."""
     generator = torch.Generator().manual_seed(1)
-    options = {"k": K} if arch == "topk" else {}
+    options = {"k": K} if ARCHITECTURES[arch].KNOB == "k" else {}
     sae = build_sae(SAEConfig(arch, D_IN, N_LATENTS, site, options=options), generator)
     with torch.no_grad():
         for parameter in sae.parameters():
             parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
+        for name, buffer in sae.named_buffers():
+            if name == "threshold":
+                buffer.fill_(0.3)
     sae.set_normalizer_(torch.randn(D_IN, generator=generator), 0.5)
     return sae.requires_grad_(False)
 

@@ -23,7 +23,7 @@ from saelib.run.check import check_profile
 from saelib.run.edited import absent_rows
 from saelib.run.recorded import RecordedRuns
 from saelib.run.workspace import Workspace
-from saelib.sae import load_sae
+from saelib.sae import ARCHITECTURES, load_sae
 from saelib.sae.trainer import Trainer
 from saelib.seal import SealError, sha256_of
 
@@ -457,8 +457,8 @@ def test_a_sealed_run_of_another_version_is_left_as_it_is(ws):
     (notice,) = seen.notices
     assert f"{folder}/config.json" in notice
     assert notice.endswith(
-        "'newer': expected one of 'sae', 'gated', 'topk', 'jumprelu': whole, "
-        "but of another version; left as it is"
+        f"'newer': expected one of {', '.join(map(repr, ARCHITECTURES))}: whole, but of another "
+        "version; left as it is"
     )
 
 

@@ -7,6 +7,7 @@ from helpers.scratch_sae import HardTanhSAE
 from saelib.config import ConfigError, SAEConfig, TrainConfig
 from saelib.sae import ARCHITECTURES, build_sae, sparse
 from saelib.sae.base import How
+from saelib.sae.spec import run_id
 from saelib.sae.trainer import Trainer
 
 D_IN, N_LATENTS = 12, 40
@@ -108,3 +109,25 @@ def test_a_sparse_default_encoder_finds_the_codes_of_the_scratch_class(scratch):
 def test_ranks_cannot_share_the_latents_of_an_architecture_that_does_not_say_so(scratch):
     with pytest.raises(ConfigError, match="arch = 'hardtanh': ranks cannot share its latents"):
         build_sae(scratch, shard=slice(0, N_LATENTS // 2))
+
+
+class MeasuredAlone(HardTanhSAE):
+    """An architecture without an objective."""
+
+    LOSSES = ()
+
+
+def test_an_architecture_without_an_objective_is_measured_alone(monkeypatch):
+    monkeypatch.setitem(ARCHITECTURES, "alone", MeasuredAlone)
+    config = SAEConfig("alone", D_IN, N_LATENTS)
+    with pytest.raises(ConfigError, match="arch 'alone' cannot be trained; it can be opened"):
+        run_id(config, TrainConfig(), "store")
+    with pytest.raises(ConfigError, match="a MeasuredAlone cannot be trained; it can be"):
+        Trainer(build_sae(config), TrainConfig())
+
+
+def test_biases_start_and_start_again_where_an_option_says():
+    sae = build_sae(SAEConfig("jumprelu", D_IN, N_LATENTS, options={"initial_threshold": 0.25}))
+    assert [sae.bias_start(name) for name in ("b_enc", "threshold")] == [0.0, 0.25]
+    assert (sae.threshold == 0.25).all()
+    assert (sae.b_enc == 0).all()

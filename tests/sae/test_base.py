@@ -9,7 +9,7 @@ from helpers.sealing import resealed
 
 from saelib.config import ConfigError, SAEConfig
 from saelib.sae import build_sae, load_sae
-from saelib.sae.base import DRAWN_ROWS, How, random_rows
+from saelib.sae.base import DRAWN_ROWS, How, check_store, random_rows
 
 ARCHS = ["sae", "gated"]
 
@@ -107,12 +107,12 @@ def test_wrong_width_names_both_widths():
     with pytest.raises(ValueError, match=r"d_in = 6.*width 7"):
         _sae("sae").normalize(torch.zeros(2, 7))
     with pytest.raises(ValueError, match=r"d_in = 6.*width 8"):
-        _sae("sae").check_store(8, (2,))
+        check_store(_sae("sae"), 8, (2,))
 
 
 def test_wrong_site_names_both_sites():
     with pytest.raises(ValueError, match=r"site 2.*\[3, 4\]"):
-        _sae("sae").check_store(6, (3, 4))
+        check_store(_sae("sae"), 6, (3, 4))
 
 
 def test_unfinished_folder_is_refused_by_name(tmp_path):
@@ -136,7 +136,7 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
         ("null", "expected a mapping of fields, found None"),
         ('{"arch": "brand new"}', "SAEConfig.arch = 'brand new': expected one of 'sae'"),
         ('{"arch": "topk", "options": {"k": 0}}', "TopKOptions.k = 0"),
-        ('{"options": {"k": 4}}', "NoOptions: unknown key 'k'"),
+        ('{"options": {"k": 4}}', "AuxKOptions: unknown key 'k'"),
     ],
 )
 def test_a_configuration_that_describes_no_sae_is_refused_by_file(text, message, tmp_path):

@@ -27,17 +27,20 @@ from saelib.measure.reference import site_reference
 from saelib.sae import build_sae, sparse
 from saelib.sae.sparse import plain as sparse_plain
 from saelib.sae.sparse import triton as sparse_triton
+from saelib.sae.sparse.selection import largest, largest_of_batch
+from saelib.sae.spec import ARMS
 from saelib.sae.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA here")
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 LOSSES = ["plain", "two_term", "full"]
+STEPS_OF = [*LOSSES, "jumprelu", "jumprelu_tanh", "p_anneal"]
 
 
 def _sae(loss, device, d=D, n=N, site=0):
-    arch = "sae" if loss == "plain" else "gated"
     return build_sae(
-        SAEConfig(arch=arch, d_in=d, n_latents=n, site=site), torch.Generator().manual_seed(0)
+        SAEConfig(arch=ARMS[loss][0], d_in=d, n_latents=n, site=site),
+        torch.Generator().manual_seed(0),
     ).to(device)
 
 
@@ -122,8 +125,17 @@ def test_nothing_fires_in_an_empty_batch_of_entries():
     assert (error.tolist(), float(squared), len(g_code)) == ([[-2.0] * 7] * 4, 28.0, 0)
 
 
+def test_the_largest_are_those_of_the_cpu():
+    pre = torch.randn(64, 500, generator=torch.Generator().manual_seed(0)).round(decimals=1)  # ties
+    for k in (1, 8, 400):
+        assert torch.equal(largest(pre.to(GPU), k).cpu(), largest(pre, k))
+        assert torch.equal(
+            largest_of_batch(pre.to(GPU), 64 * k).cpu(), largest_of_batch(pre, 64 * k)
+        )
+
+
 @pytest.mark.parametrize("step", ["dense", "sparse"])
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", STEPS_OF)
 def test_one_step_gives_the_cpus_gradients(loss, step):
     found = {}
     for device in (CPU, GPU):

@@ -20,8 +20,11 @@ STEPS_TAKEN = ("dense", "sparse")
 MODES = ("unit_norm", "norm_weighted")
 CASES = list(itertools.product(("plain",), STEPS_TAKEN, MODES))
 CASES += list(itertools.product(("two_term", "full"), STEPS_TAKEN, ("unit_norm",)))
-CASES += list(itertools.product(("topk",), STEPS_TAKEN, ("unit_norm",)))
-OPTIONS = {"topk": {"k": 8, "aux_k": 16}}
+CHOSEN = ("topk", "batchtopk", "matryoshka")  # whose codes compete for k places
+CASES += list(itertools.product(CHOSEN, STEPS_TAKEN, ("unit_norm",)))
+CASES += list(itertools.product(("jumprelu", "jumprelu_tanh"), STEPS_TAKEN, ("unit_norm",)))
+CASES += list(itertools.product(("p_anneal",), STEPS_TAKEN, ("unit_norm",)))
+OPTIONS = {arm: {"k": 8, "aux_k": 16} for arm in CHOSEN}
 GOLDEN = {
     "plain-dense-unit_norm": 1.21504638,
     "plain-dense-norm_weighted": 1.21000544,
@@ -33,6 +36,16 @@ GOLDEN = {
     "full-sparse-unit_norm": 1.42688321,
     "topk-dense-unit_norm": 0.718512994,
     "topk-sparse-unit_norm": 0.718512979,
+    "batchtopk-dense-unit_norm": 0.712567184,
+    "batchtopk-sparse-unit_norm": 0.712567173,
+    "matryoshka-dense-unit_norm": 6.69350035,
+    "matryoshka-sparse-unit_norm": 6.6935002,
+    "jumprelu-dense-unit_norm": 1.90328655,
+    "jumprelu-sparse-unit_norm": 1.90328657,
+    "jumprelu_tanh-dense-unit_norm": 1.89756646,
+    "jumprelu_tanh-sparse-unit_norm": 1.8975665,
+    "p_anneal-dense-unit_norm": 1.21819512,
+    "p_anneal-sparse-unit_norm": 1.21819513,
 }
 DEFAULTS = {
     "SAEConfig": {
@@ -85,12 +98,14 @@ def rows(generator: torch.Generator) -> torch.Tensor:
 
 
 def last_loss(arm: str, step: str, l1_mode: str) -> float:
-    """The loss that a run of 50 steps ends with, one resampling included."""
+    """The loss that a run of 50 steps ends with, one resampling included.
+
+    It is called here, since the settings of some architectures refuse it.
+    """
     arch, _ = ARMS[arm]
     config = SAEConfig(arch, D_IN, N_LATENTS, l1_mode=l1_mode, options=OPTIONS.get(arm, {}))
     sae = build_sae(config, torch.Generator().manual_seed(0))
     how = {"schedule": "cosine_with_restarts", "n_cycles": 2, "warmup": 0.1, "grad_clip": 1.0}
-    resampling = {"resample_at": (0.5,), "dead_window": 512}
     cfg = TrainConfig(
         loss=arm,
         lam=0.3,
@@ -98,13 +113,13 @@ def last_loss(arm: str, step: str, l1_mode: str) -> float:
         batch_size=BATCH,
         lr=3e-3,
         step=step,
+        dead_window=512,
         **how,
-        **resampling,
     )
     trainer, generator = Trainer(sae, cfg), torch.Generator().manual_seed(2)
     for _ in range(STEPS):
         trainer.step_(rows(generator))
-        if trainer.step in cfg.resample_steps:
+        if trainer.step == STEPS // 2:
             trainer.resample_(rows(generator))
     return trainer.history.table[-1]["loss"]
 

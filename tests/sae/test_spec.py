@@ -31,7 +31,7 @@ def test_an_unknown_arm_or_field_is_refused_by_name():
         make_spec("plain", 2, 24, widht=3)
     with pytest.raises(ConfigError, match="unknown key 'depth'"):
         make_spec("plain", 2, 24, options={"depth": 3})
-    with pytest.raises(ConfigError, match=r"accepted: none$"):
+    with pytest.raises(ConfigError, match=r"accepted: aux_k$"):
         make_spec("plain", 2, 24, options={"depth": 3})
 
 

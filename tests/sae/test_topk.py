@@ -8,7 +8,7 @@ from saelib.config import ConfigError, SAEConfig, TrainConfig
 from saelib.sae import build_sae, load_sae
 from saelib.sae.base import How
 from saelib.sae.spec import make_spec, run_id
-from saelib.sae.topk import TopKOptions, TopKSAE, top_positive
+from saelib.sae.topk import TopKOptions, TopKSAE
 from saelib.sae.trainer import Trainer
 
 D_IN, N_LATENTS, K, AUX_K = 12, 40, 5, 7
@@ -42,15 +42,6 @@ def test_codes_by_hand():
     x = torch.tensor([[5.0, 1.0, 2.0], [0.0, -1.0, 0.5]])
     # x − b_dec + b_enc = (4, 1.5, 2): the two largest; (−1, −.5, .5): only one is above 0
     assert sae.encode(x).tolist() == [[4.0, 0.0, 2.0], [0.0, 0.0, 0.5]]
-
-
-def test_the_largest_count_only_above_zero():
-    a = torch.tensor([[0.0, 2.0, -1.0, 1.0], [3.0, 1.0, 2.0, 4.0]])
-    bias = torch.tensor([0.0, 0.0, 1.0, 0.5])
-    largest = top_positive(a, bias, 3)  # 0, 2, 0, 1.5: nothing at 0 fires
-    assert largest.tolist() == [[False, True, False, True], [True, False, True, True]]
-    allowed = torch.tensor([True, True, True, False])
-    assert top_positive(a, bias, 1, allowed).tolist()[1] == [True, False, False, False]
 
 
 def test_auxiliary_loss_by_hand():
@@ -165,13 +156,6 @@ def test_auxk_brings_dead_latents_back(table):
     assert max(row["aux"] for row in without.table) == 0
 
 
-def test_dead_latents_can_be_resampled_too(table):
-    """A fifth of the alive encoder norm is seldom among the k largest: AuxK has to do the rest."""
-    _, history = trained(table, silent=20, resample_at=(0.2,))
-    assert history.events[0].revived
-    assert history.table[-1]["dead_fraction"] < 0.25
-
-
 def test_the_options_travel_with_the_sae(tmp_path):
     sae = topk(dtype=torch.float32).requires_grad_(False)
     sae.save(tmp_path)
@@ -202,12 +186,24 @@ def test_k_is_the_knob_and_shapes_the_name_of_a_run():
         ({"aux_k": -1}, r"TopKOptions\.aux_k = -1 \(int\): expected 0 \(off\) or more"),
         ({"lam": 1.0}, r"lam: arm 'topk' has no L1 penalty; set 'k'"),
         ({"l1_mode": "norm_weighted"}, r"l1_mode = 'norm_weighted': expected 'unit_norm'"),
+        (
+            {"resample_at": (0.5,)},
+            r"TrainConfig\.resample_at = \[0\.5\]: expected none to train arch 'topk', of which",
+        ),
         ({"options": {"depth": 3}}, r"TopKOptions: unknown key 'depth'; accepted: k, aux_k"),
     ],
 )
 def test_a_bad_setting_is_refused_with_a_sentence(settings, sentence):
     with pytest.raises(ConfigError, match=sentence):
         make_spec("topk", 2, 24, n_latents=96, **settings)
+
+
+def test_its_first_step_is_sparse_since_k_says_how_many_fire():
+    cfg = TrainConfig(loss="topk")
+    for k, is_sparse in ((N_LATENTS // 8, True), (N_LATENTS // 2, False)):
+        trainer = Trainer(topk(k, dtype=torch.float32), cfg)
+        assert trainer.density == k / N_LATENTS
+        assert trainer.takes_sparse_step() == is_sparse
 
 
 def test_ranks_cannot_share_its_latents_nor_another_loss_train_it():

@@ -27,6 +27,7 @@ from saelib.measure.features.contexts import priorities
 from saelib.measure.latents import latent_number
 from saelib.measure.replaced_loss import context_length, next_token_losses, replaced_losses
 from saelib.sae import Autoencoder
+from saelib.sae.base import check_store
 from saelib.text.pages import SPLITS
 
 ROWS = 2048  # encoded at once
@@ -73,7 +74,7 @@ def ablation_losses(
 
 
 def _check(sae: Autoencoder, lm: LM, store: Store, latents: Sequence[int], n: int) -> None:
-    sae.check_store(store.d_model, tuple(store.sites))
+    check_store(sae, store.d_model, tuple(store.sites))
     if lm.model_id != store.model_id:
         raise ValueError(f"model {lm.model_id} is not that of the store, {store.model_id}")
     for latent in latents:

@@ -36,6 +36,7 @@ from saelib.measure.features.sources import ORDINARY, OwnText, Source, open_sour
 from saelib.measure.features.statistics import Firing, TokenTypes, histograms
 from saelib.measure.features.vocabulary import LogitLens
 from saelib.sae import Autoencoder, sparse
+from saelib.sae.base import check_store
 from saelib.seal import checked, is_listed, seal_files
 
 Arrays = dict[str, np.ndarray]
@@ -96,9 +97,9 @@ def _checked_source(
     sae: Autoencoder, source: Store | OwnText, lm: LM | None, options: IndexOptions
 ) -> Source:
     if isinstance(source, OwnText):
-        sae.check_store(source.lm.d_model, tuple(range(source.lm.n_layers + 1)))
+        check_store(sae, source.lm.d_model, tuple(range(source.lm.n_layers + 1)))
     else:
-        sae.check_store(source.d_model, tuple(source.sites))
+        check_store(sae, source.d_model, tuple(source.sites))
     pages = open_source(source, sae.config.site, options.split)
     if lm is not None and lm.model_id != pages.model_id:
         raise ValueError(f"model {lm.model_id} is not that of the tokens, {pages.model_id}")

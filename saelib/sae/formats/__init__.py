@@ -19,10 +19,11 @@ from typing import NamedTuple
 from saelib.files import replaced_folder
 from saelib.sae.architectures import load_sae
 from saelib.sae.base import Autoencoder
+from saelib.sae.batchtopk import jumprelu_of_batch
 from saelib.sae.formats import dictionary_learning, gemma_scope, openmoss, saelens, sparsify
 from saelib.sae.formats.download import SCHEME, fetched
 from saelib.sae.formats.parts import FormatError, Parts, assemble
-from saelib.sae.jumprelu import jumprelu_of
+from saelib.sae.jumprelu import JumpReLUSAE, jumprelu_of
 from saelib.seal import SEAL
 
 __all__ = ["FORMATS", "FormatError", "export", "load", "recognised"]
@@ -53,6 +54,12 @@ FORMATS: dict[str, Format] = {
     "openmoss": Format((openmoss.CONFIG,), openmoss.read),
     "sparsify": Format((sparsify.CONFIG, sparsify.WEIGHTS), sparsify.read),
 }
+# Architecture -> the JumpReLU SAE that one of its SAEs equals.
+AS_JUMPRELU: dict[str, Callable[..., JumpReLUSAE]] = {
+    "gated": jumprelu_of,
+    "batchtopk": jumprelu_of_batch,
+    "matryoshka": jumprelu_of_batch,
+}
 PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
 
 
@@ -62,7 +69,8 @@ def export(
     """Write an SAE as another library reads it, its normaliser folded into the weights.
 
     `model` is the language model's name for the other library's notes. `arch` "jumprelu" writes a
-    Gated SAE as the JumpReLU SAE that it equals. Returns the folder, which must be new or empty.
+    Gated, BatchTopK or Matryoshka SAE as the JumpReLU SAE that it equals. Returns the folder, which
+    must be new or empty.
 
     Raises:
         FormatError: the format is unknown or cannot be written, has not that architecture, or the
@@ -75,8 +83,10 @@ def export(
     layout = written_ones[format]
     written = _as_arch(sae.folded(), arch)
     if written.config.arch not in layout.archs:
+        way_out = "; give arch='jumprelu'" if written.config.arch in AS_JUMPRELU else ""
         raise FormatError(
-            f"arch = {written.config.arch!r}: format {format!r} takes {', '.join(layout.archs)}"
+            f"arch = {written.config.arch!r}: format {format!r} takes "
+            f"{', '.join(layout.archs)}{way_out}"
         )
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -96,11 +106,11 @@ def _as_arch(sae: Autoencoder, arch: str) -> Autoencoder:
     """The SAE as an equal one of another architecture."""
     if arch in ("", sae.config.arch):
         return sae
-    if arch == "jumprelu" and sae.config.arch == "gated":
-        return jumprelu_of(sae)
+    if arch == "jumprelu" and sae.config.arch in AS_JUMPRELU:
+        return AS_JUMPRELU[sae.config.arch](sae)
     raise FormatError(
         f"arch = {arch!r}: an SAE of arch {sae.config.arch!r} equals none of that kind; only "
-        "'gated' can be written as 'jumprelu'"
+        f"{', '.join(map(repr, AS_JUMPRELU))} can be written as 'jumprelu'"
     )
 
 

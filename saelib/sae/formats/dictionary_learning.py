@@ -34,11 +34,13 @@ from saelib.sae.formats.parts import (
 CONFIG = "config.json"
 WEIGHTS = "ae.safetensors"
 PICKLE = "ae.pt"
+# What each is written as; read back, a class is the first that is written so.
 CLASSES = {
     "sae": "AutoEncoder",
     "gated": "GatedAutoEncoder",
     "topk": "AutoEncoderTopK",
     "jumprelu": "JumpReluAutoEncoder",
+    "p_anneal": "AutoEncoder",
 }
 LAYERS = {"W_enc": "encoder.weight", "W_dec": "decoder.weight"}
 # This package's names -> the class's, beside what is not a parameter.

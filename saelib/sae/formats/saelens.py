@@ -34,7 +34,14 @@ from saelib.sae.formats.parts import (
 
 CONFIG = "cfg.json"
 WEIGHTS = "sae_weights.safetensors"
-ARCHITECTURE = {"sae": "standard", "gated": "gated", "topk": "topk", "jumprelu": "jumprelu"}
+# What each is written as; read back, a name is the first that is written so.
+ARCHITECTURE = {
+    "sae": "standard",
+    "gated": "gated",
+    "topk": "topk",
+    "jumprelu": "jumprelu",
+    "p_anneal": "standard",
+}
 BIASES = {
     "standard": ("b_enc",),
     "gated": ("b_gate", "b_mag", "r_mag"),

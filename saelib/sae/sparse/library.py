@@ -23,6 +23,8 @@ import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import Tensor
+
 from saelib.files import remove_leftovers_of_the_dead, temporary_name
 
 log = logging.getLogger(__name__)
@@ -30,6 +32,34 @@ log = logging.getLogger(__name__)
 WAY_OUT = (
     "set XDG_CACHE_HOME to a folder of yours; with CC=none training does without compiled code"
 )
+
+# No -ffast-math: in a shared library it changes how the whole process rounds denormals.
+FLAGS = (
+    "-O3",
+    "-march=native",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fopenmp",
+    "-shared",
+    "-fPIC",
+)
+
+
+def call(library: ctypes.CDLL, name: str, *arguments: Tensor | int | float) -> None:
+    """Call a function of compiled code with arrays, whole numbers (int64) and floats (float32).
+
+    Raises:
+        TypeError: an array is not contiguous.
+    """
+    getattr(library, name)(*(_as_c(name, a) for a in arguments))
+
+
+def _as_c(name: str, a: Tensor | int | float) -> ctypes._SimpleCData:
+    if isinstance(a, Tensor):
+        if not a.is_contiguous():
+            raise TypeError(f"{name}: an array of strides {a.stride()} is not contiguous")
+        return ctypes.c_void_p(a.data_ptr())
+    return ctypes.c_float(a) if isinstance(a, float) else ctypes.c_int64(a)
 
 
 def compiler_command(source: Path, flags: Sequence[str]) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""The three sparse operations in PyTorch: their definition, and the path without a compiler."""
+"""The sparse operations in PyTorch: their definition, and the path without a compiler."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ import torch
 from torch import Tensor
 
 from saelib.sae.dense import SparseCodes, encoder_product, open_codes
+from saelib.sae.sparse import selection
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
 CHUNK = 8192  # entries whose decoder rows the code gradient holds at once
+
+top_entries = selection.top_entries
+batch_top_entries = selection.batch_top_entries
 
 
 def open_entries(x_c: Tensor, W_enc: Tensor, bias: Tensor, encoder: str = "exact") -> SparseCodes:
@@ -36,8 +40,13 @@ def decode(
     return error, squared, torch.cat([(error[r] * W_dec[c]).sum(1) for r, c in parts])
 
 
-def weight_gradient(x: Tensor, codes: SparseCodes, values: Tensor, n_latents: int) -> Tensor:
-    """Σ over entries of value · x[row], latent by latent. x: [rows, d_in] -> [n_latents, d_in]."""
+def weight_gradient(
+    x: Tensor, codes: SparseCodes, values: Tensor, n_latents: int, out: Tensor | None = None
+) -> Tensor:
+    """Σ over entries of value · x[row], latent by latent. x: [rows, d_in] -> [n_latents, d_in].
+
+    `out` is memory that may be written over and returned.
+    """
     by_latent = torch.sparse_csr_tensor(
         codes.ccol,
         codes.row.long(),
@@ -46,3 +55,9 @@ def weight_gradient(x: Tensor, codes: SparseCodes, values: Tensor, n_latents: in
         check_invariants=False,
     )
     return by_latent @ x
+
+
+def sum_by_latent(codes: SparseCodes, values: Tensor) -> Tensor:
+    """Σ of values [entries] over the entries of each latent, in float64. -> float32 [n_latents]."""
+    sums = torch.zeros(len(codes.ccol) - 1, dtype=torch.float64, device=values.device)
+    return sums.index_add_(0, codes.col.long(), values.double()).float()

@@ -13,6 +13,7 @@
 
 #define LANES 16
 #define WORD 64
+#define CACHE (1 << 20)  // bytes that surely stay in a core's second cache while they are used
 
 static int64_t words(int64_t n) { return (n + WORD - 1) / WORD; }
 
@@ -132,6 +133,8 @@ void screen_bf16(const uint16_t *a, const float *bias, int64_t rows, int64_t n, 
 }
 
 typedef float vec __attribute__((vector_size(4 * LANES)));  // the compiler splits it where registers are shorter
+typedef float half __attribute__((vector_size(2 * LANES)));
+typedef float quarter __attribute__((vector_size(LANES)));
 
 static vec load(const float *p) {
     vec v;
@@ -140,9 +143,25 @@ static vec load(const float *p) {
 }
 
 static float total(vec v) {
-    float sum = 0;
-    for (int l = 0; l < LANES; l++) sum += v[l];
-    return sum;
+    half h[2];
+    quarter q[2];
+    memcpy(h, &v, sizeof h);
+    h[0] += h[1];
+    memcpy(q, h, sizeof q);
+    q[0] += q[1];
+    return (q[0][0] + q[0][2]) + (q[0][1] + q[0][3]);
+}
+
+// The rows of W that a row of the batch needs lie anywhere in a matrix larger than the cache of a core. So all rows of
+// the batch first take their entries among some latents, whose weights stay in the cache, then those among the next.
+static int64_t latents_at_once(int64_t d) { return 1 + CACHE / (sizeof(float) * d); }
+
+// The end of the entries from `at` on, before `stop`, of latents below `latent`; `at` where they are fewer than four and
+// there are latents to come: then they are taken with the next. So what a row's sums are depends on that row alone.
+static int64_t entries_below(int64_t latent, int64_t n, const int32_t *col, int64_t at, int64_t stop) {
+    int64_t end = at;
+    while (end < stop && col[end] < latent) end++;
+    return end - at < 4 && latent < n ? at : end;
 }
 
 // out[q] = a · w[q], for four rows at once: four independent chains of sums.
@@ -172,18 +191,36 @@ static void dots(const float *a, const float *W, int64_t d, const int32_t *col, 
     }
 }
 
+// Latents of the bits of each row, from crow[b] on.
+static void expand(const uint64_t *bits, int64_t rows, int64_t n, const int64_t *crow, int32_t *col) {
+#pragma omp parallel for schedule(static)
+    for (int64_t b = 0; b < rows; b++) {
+        int64_t at = crow[b];
+        for (int64_t w = 0; w < words(n); w++)
+            for (uint64_t word = bits[b * words(n) + w]; word; word &= word - 1)
+                col[at++] = (int32_t)(w * WORD + __builtin_ctzll(word));
+    }
+}
+
 // Of the bits' latents those with x_c[b] · W[i] + bias[i] > 0 in float32, with that product: from crow[b] on, counts[b]
 // of them. Room is needed for all bits.
 void recompute(const float *x_c, const float *W, const float *bias, const uint64_t *bits, int64_t rows, int64_t n,
                int64_t d, const int64_t *crow, int32_t *col, float *value, int64_t *counts) {
+    int64_t step = latents_at_once(d);
+    expand(bits, rows, n, crow, col);
+    memset(counts, 0, rows * sizeof *counts);
+    for (int64_t latent = 0; latent < n; latent += step) {
 #pragma omp parallel for schedule(dynamic, 16)
+        for (int64_t b = 0; b < rows; b++) {
+            int64_t at = crow[b] + counts[b], stop = entries_below(latent + step, n, col, at, crow[b + 1]);
+            dots(x_c + b * d, W, d, col + at, stop - at, value + at);
+            counts[b] += stop - at;
+        }
+    }
+#pragma omp parallel for schedule(static)
     for (int64_t b = 0; b < rows; b++) {
-        int64_t at = crow[b], kept = at;
-        for (int64_t w = 0; w < words(n); w++)
-            for (uint64_t word = bits[b * words(n) + w]; word; word &= word - 1)
-                col[at++] = (int32_t)(w * WORD + __builtin_ctzll(word));
-        dots(x_c + b * d, W, d, col + crow[b], at - crow[b], value + crow[b]);
-        for (int64_t j = crow[b]; j < at; j++)
+        int64_t kept = crow[b];
+        for (int64_t j = crow[b]; j < crow[b + 1]; j++)
             if (value[j] + bias[col[j]] > 0) {
                 col[kept] = col[j];
                 value[kept++] = value[j];
@@ -201,9 +238,9 @@ void pack(int64_t rows, const int64_t *from, const int64_t *crow, int32_t *col, 
     }
 }
 
-// out += Σ_j v[j] · row(j), four rows at a time, row(j) = R + where[j] · d.
-static void add_rows(float *restrict out, const float *R, int64_t d, const int32_t *where, const float *v,
-                     const int32_t *order, int64_t count) {
+// out += Σ_j v[j] · row(j), four rows at a time, row(j) = R + where[j] · d, of which `width` values count.
+static void add_rows(float *restrict out, const float *R, int64_t d, int64_t width, const int32_t *where,
+                     const float *v, const int32_t *order, int64_t count) {
     int64_t j = 0;
     for (; j + 4 <= count; j += 4) {
         const float *restrict r0 = R + (int64_t)where[j] * d, *restrict r1 = R + (int64_t)where[j + 1] * d;
@@ -211,16 +248,16 @@ static void add_rows(float *restrict out, const float *R, int64_t d, const int32
         float v0 = v[order ? order[j] : j], v1 = v[order ? order[j + 1] : j + 1];
         float v2 = v[order ? order[j + 2] : j + 2], v3 = v[order ? order[j + 3] : j + 3];
         int64_t k = 0;
-        for (; k + LANES <= d; k += LANES) {
+        for (; k + LANES <= width; k += LANES) {
             vec sum = (v0 * load(r0 + k) + v1 * load(r1 + k)) + (v2 * load(r2 + k) + v3 * load(r3 + k)) + load(out + k);
             memcpy(out + k, &sum, sizeof sum);
         }
-        for (; k < d; k++) out[k] += (v0 * r0[k] + v1 * r1[k]) + (v2 * r2[k] + v3 * r3[k]);
+        for (; k < width; k++) out[k] += (v0 * r0[k] + v1 * r1[k]) + (v2 * r2[k] + v3 * r3[k]);
     }
     for (; j < count; j++) {
         const float *restrict r = R + (int64_t)where[j] * d;
         float value = v[order ? order[j] : j];
-        for (int64_t k = 0; k < d; k++) out[k] += value * r[k];
+        for (int64_t k = 0; k < width; k++) out[k] += value * r[k];
     }
 }
 
@@ -234,29 +271,55 @@ static double square_norm(const float *a, int64_t d) {
 }
 
 // error[b] = Σ f W_dec[col] + b_dec - x[b] (scaled by `scale` on the way out), its squared norm, and the gradient of
-// each entry's code, scale · error · W_dec[col].
-void decode_and_code_gradient(const float *x, const float *W_dec, const float *b_dec, int64_t rows, int64_t d,
-                              const int64_t *crow, const int32_t *col, const float *f, float scale, float *error,
-                              double *squared, float *g_code) {
+// each entry's code, scale · error · W_dec[col]. For each of `sets` of codes at the same places: f and g_code
+// [sets][entries], error [sets][rows][d], squared [sets][rows]. `next` is room for a number a row.
+void decode_and_code_gradient(const float *x, const float *W_dec, const float *b_dec, int64_t rows, int64_t n, int64_t d,
+                              const int64_t *crow, const int32_t *col, int64_t sets, const float *f, float scale,
+                              float *error, double *squared, float *g_code, int64_t *next) {
+    int64_t entries = crow[rows], step = latents_at_once(d);
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < sets * rows; r++)
+        for (int64_t k = 0; k < d; k++) error[r * d + k] = b_dec[k] - x[r % rows * d + k];
+    memcpy(next, crow, rows * sizeof *next);
+    for (int64_t latent = 0; latent < n; latent += step) {
 #pragma omp parallel for schedule(dynamic, 16)
-    for (int64_t b = 0; b < rows; b++) {
-        float *restrict e = error + b * d;
-        int64_t at = crow[b], count = crow[b + 1] - at;
-        for (int64_t k = 0; k < d; k++) e[k] = b_dec[k] - x[b * d + k];
-        add_rows(e, W_dec, d, col + at, f + at, 0, count);
-        squared[b] = square_norm(e, d);
-        for (int64_t k = 0; k < d; k++) e[k] *= scale;
-        dots(e, W_dec, d, col + at, count, g_code + at);
+        for (int64_t b = 0; b < rows; b++) {
+            int64_t at = next[b], stop = entries_below(latent + step, n, col, at, crow[b + 1]);
+            for (int64_t s = 0; s < sets; s++)
+                add_rows(error + (s * rows + b) * d, W_dec, d, d, col + at, f + s * entries + at, 0, stop - at);
+            next[b] = stop;
+        }
+    }
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < sets * rows; r++) {
+        squared[r] = square_norm(error + r * d, d);
+        for (int64_t k = 0; k < d; k++) error[r * d + k] *= scale;
+    }
+    memcpy(next, crow, rows * sizeof *next);
+    for (int64_t latent = 0; latent < n; latent += step) {
+#pragma omp parallel for schedule(dynamic, 16)
+        for (int64_t b = 0; b < rows; b++) {
+            int64_t at = next[b], stop = entries_below(latent + step, n, col, at, crow[b + 1]);
+            for (int64_t s = 0; s < sets; s++)
+                dots(error + (s * rows + b) * d, W_dec, d, col + at, stop - at, g_code + s * entries + at);
+            next[b] = stop;
+        }
     }
 }
 
 // For each latent, over its entries e (entry numbers in `order`, rows in `row`): the sum of v[e] · rows_of[row] into g.
-void weight_gradient(const float *rows_of, int64_t n, int64_t d, const int64_t *ccol, const int32_t *row,
+// Some columns after the others, so that those of all rows stay in the cache of a core.
+void weight_gradient(const float *rows_of, int64_t rows, int64_t n, int64_t d, const int64_t *ccol, const int32_t *row,
                      const int32_t *order, const float *v, float *g) {
+    int64_t fitting = CACHE / (sizeof(float) * (rows + 1)) / LANES * LANES, step = fitting > 8 * LANES ? fitting : 8 * LANES;
+    for (int64_t k = 0; k < d; k += step) {
+        int64_t width = d - k < step ? d - k : step;
 #pragma omp parallel for schedule(dynamic, 32)
-    for (int64_t i = 0; i < n; i++) {
-        memset(g + i * d, 0, d * sizeof *g);
-        add_rows(g + i * d, rows_of, d, row + ccol[i], v, order + ccol[i], ccol[i + 1] - ccol[i]);
+        for (int64_t i = 0; i < n; i++) {
+            float *out = g + i * d + k;
+            memset(out, 0, width * sizeof *out);
+            add_rows(out, rows_of + k, d, width, row + ccol[i], v, order + ccol[i], ccol[i + 1] - ccol[i]);
+        }
     }
 }
 
@@ -274,4 +337,14 @@ void by_latent(int64_t rows, int64_t n, const int64_t *crow, const int32_t *col,
         }
     for (int64_t i = n; i > 0; i--) ccol[i] = ccol[i - 1];
     ccol[0] = 0;
+}
+
+// For each latent the sum of v over its entries, in double, in the order of the rows.
+void sum_by_latent(int64_t n, const int64_t *ccol, const int32_t *order, const float *v, float *out) {
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        double sum = 0;
+        for (int64_t at = ccol[i]; at < ccol[i + 1]; at++) sum += v[order[at]];
+        out[i] = (float)sum;
+    }
 }

@@ -1,4 +1,6 @@
-"""The three sparse operations on CUDA in Triton (definition: `plain`), and the bfloat16 screen.
+"""The sparse operations on CUDA in Triton (definition: `plain`), and the bfloat16 screen.
+
+The largest entries are found by PyTorch's own selection.
 
 One program per row, or per latent, walks its entries in order: sums do not depend on how programs
 are scheduled. A program holds a whole row of width d_in in registers.
@@ -10,12 +12,19 @@ import torch
 from torch import Tensor
 
 from saelib.sae.dense import SUM_ERROR, SparseCodes, codes_at_places, encoder_product, open_codes
+from saelib.sae.sparse import selection
+from saelib.sae.sparse.plain import sum_by_latent
+
+__all__ = ["available", "decode", "open_entries", "sum_by_latent", "weight_gradient"]
 
 try:
     import triton
     import triton.language as tl
 except ImportError:  # not shipped with torch for the CPU
     triton = None
+
+top_entries = selection.top_entries
+batch_top_entries = selection.batch_top_entries
 
 
 def available() -> bool:
@@ -176,10 +185,12 @@ def decode(
     return error, squared.double().sum(), g_code
 
 
-def weight_gradient(x: Tensor, codes: SparseCodes, values: Tensor, n_latents: int) -> Tensor:
+def weight_gradient(
+    x: Tensor, codes: SparseCodes, values: Tensor, n_latents: int, out: Tensor | None = None
+) -> Tensor:
     """As `plain.weight_gradient`."""
     d_in = x.shape[1]
-    gradient = torch.empty(n_latents, d_in, device=values.device)
+    gradient = torch.empty(n_latents, d_in, device=values.device) if out is None else out
     places = (codes.ccol, codes.row, codes.order)
     block = triton.next_power_of_2(d_in)
     grid = (n_latents,)

@@ -1,0 +1,152 @@
+"""The p-annealed SAE (Karvonen et al. 2024, Measuring Progress in Dictionary Learning, 2408.00113).
+
+f = ReLU((x − b_dec) W_enc + b_enc), x̂ = f W_dec + b_dec: a plain SAE's codes
+L = ‖x − x̂‖² + λ r Σ φ_p(f), φ_p(f) = (f + δ)ᵖ − δᵖ; AuxK for dead latents if `aux_k` is set
+
+p is 1 until the share `anneal_start` of training, then falls linearly to reach `p_end` at its end:
+a penalty near the count of codes, approached from one that has a gradient everywhere.
+
+**r keeps the penalty's size.** The paper rescales λ whenever it changes p, so that the penalty of
+the last batches stays what it was. Here p changes at every step, and r = Σ f / Σ φ_p(f) over the
+batch at hand, a constant to the gradient: the penalty is λ ‖f‖₁ throughout, λ means what it means
+for a plain SAE, and neither a buffer nor a checkpoint has to carry anything. So ranks cannot share
+the rows of a batch.
+
+**δ = `SMOOTHING`** bounds the slope at 0, where that of fᵖ is infinite: single codes near 0 would
+outweigh all others in the gradient. At p = 1 φ_p(f) = f.
+
+Decoder rows have unit norm, as in the paper. Dead latents can be resampled: they are a plain SAE's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from saelib.sae import sparse
+from saelib.sae.aux_k import AuxKOptions, add_aux_k_, aux_k_loss
+from saelib.sae.base import How
+from saelib.sae.dense import (
+    Gradients,
+    StepStats,
+    decoding_error,
+    encoder_gradient,
+    encoder_product,
+)
+from saelib.sae.losses import LossTerms, decode, squared_error, sum_over_ranks
+from saelib.sae.relu import ReluSAE
+
+SMOOTHING = 0.01  # δ, in normalised units: a hundredth of what codes are about
+CHUNK = 128  # rows whose powers are in memory at once
+
+
+@dataclass(frozen=True)
+class PAnnealOptions(AuxKOptions):
+    """How p falls over training, and AuxK."""
+
+    p_end: float = 0.2  # p at the end
+    anneal_start: float = 0.1  # share of training with p = 1
+
+    def check(self) -> None:
+        super().check()
+        self._require(0 < self.p_end <= 1, "p_end", "an exponent in (0, 1]")
+        self._require(0 <= self.anneal_start < 1, "anneal_start", "a share in [0, 1)")
+
+
+def smoothed_power(f: Tensor, p: float) -> Tensor:
+    """φ_p(f) = (f + δ)ᵖ − δᵖ for f ≥ 0: 0 at 0, f at p = 1."""
+    return (f + SMOOTHING).pow(p) - SMOOTHING**p
+
+
+class PAnnealSAE(ReluSAE):
+    """f = ReLU((x − b_dec) W_enc + b_enc), x̂ = f W_dec + b_dec."""
+
+    LOSSES = ("p_anneal",)
+    rowwise = False  # r is of the whole batch
+    Options = PAnnealOptions
+    UNTRAINED: ClassVar[dict[str, str]] = {
+        "norm_weighted": "since Σ ‖W_dec,i‖ fᵖ falls with the norm where p < 1, however large the "
+        "codes that make up for it"
+    }
+
+    def exponent(self, progress: float) -> float:
+        """p after that share of training."""
+        start = self.options.anneal_start
+        share = max(0.0, (progress - start) / (1 - start))
+        return 1 + (self.options.p_end - 1) * share
+
+    def loss_terms(self, x: Tensor, lam: float, how: How) -> LossTerms:
+        p = self.exponent(how.progress)
+        f = self.encode(x)
+        powers = smoothed_power(f, p) * (f > 0)  # δᵖ − δᵖ is not quite 0
+        rate = _rate(f.detach().sum(), powers.detach().sum(), how)
+        l1 = sum_over_ranks(lam * rate * powers.sum(-1), how.all_reduce)
+        mse = squared_error(x, decode(f, self.W_dec, self.b_dec, how.all_reduce))
+        return LossTerms(mse, l1, aux_k_loss(self, x, how))
+
+    @torch.no_grad()
+    def dense_step(self, x: Tensor, lam: float, how: How) -> tuple[StepStats, Gradients]:
+        p = self.exponent(how.progress)
+        n_rows = len(x)
+        x_c = x - self.b_dec
+        f = encoder_product(x_c, self.W_enc, how.encoder).add_(self.b_enc).relu_()
+        active = f > 0
+        error = decoding_error(x, f, self.W_dec, self.b_dec, how.all_reduce)
+        mse = error.pow(2).sum()
+        error *= 2 / n_rows
+        grads = {"W_dec": f.T @ error}
+
+        power = _power_sum(f, active, p)
+        rate = _rate(f.sum(), power, how)
+        slopes = f.add_(SMOOTHING).pow_(p - 1).mul_(lam / n_rows * p * rate)
+        g_pre = (error @ self.W_dec.T).add_(slopes).mul_(active)
+        grads["W_enc"] = encoder_gradient(x_c, g_pre)
+        grads["b_enc"] = g_pre.sum(0)
+        through_encoder = sum_over_ranks(self.W_enc @ grads["b_enc"], how.all_reduce)
+        grads["b_dec"] = error.sum(0) - through_encoder
+        count = active.sum()
+        fired = active.any(0)
+        l1 = lam * rate * power
+        aux = add_aux_k_(self, x_c, error, how, grads)
+        return StepStats(mse, l1, aux, count, count, fired, fired), grads
+
+    @torch.no_grad()
+    def sparse_step(self, x: Tensor, lam: float, how: How) -> tuple[StepStats, Gradients]:
+        p = self.exponent(how.progress)
+        n_rows = len(x)
+        n_latents = len(self.b_enc)
+        x_c = x - self.b_dec
+        codes, f = self._codes(x_c, how.encoder)
+        error, mse, g_pre = sparse.decode(
+            x, self.W_dec, self.b_dec, codes, f, 2 / n_rows, how.all_reduce
+        )
+        power = smoothed_power(f, p).sum()
+        rate = _rate(f.sum(), power, how)
+        g_pre += (f + SMOOTHING).pow_(p - 1).mul_(lam / n_rows * p * rate)
+        grads = {
+            "W_dec": sparse.decoder_gradient(error, codes, f, how.room),
+            "W_enc": sparse.encoder_gradient(x_c, codes, g_pre, how.room),
+            "b_enc": sparse.sum_by_latent(codes, g_pre, n_latents),
+        }
+        through_encoder = sum_over_ranks(self.W_enc @ grads["b_enc"], how.all_reduce)
+        grads["b_dec"] = error.sum(0) - through_encoder
+        count = torch.tensor(len(f))
+        fired = sparse.latents_with_entries(codes)
+        l1 = lam * rate * power
+        aux = add_aux_k_(self, x_c, error, how, grads)
+        return StepStats(mse, l1, aux, count, count, fired, fired), grads
+
+
+def _power_sum(f: Tensor, active: Tensor, p: float) -> Tensor:
+    """Σ φ_p(f) over the active codes, without a copy of all. f, active: [batch, n_latents]."""
+    parts = zip(f.split(CHUNK), active.split(CHUNK), strict=True)
+    return torch.stack([smoothed_power(rows, p).mul_(where).sum() for rows, where in parts]).sum()
+
+
+def _rate(size: Tensor, power: Tensor, how: How) -> Tensor:
+    """r = Σ f / Σ φ_p(f), both over all ranks that share the latents; 1 where nothing fires."""
+    total, powers = sum_over_ranks(torch.stack([size, power]), how.all_reduce)
+    return torch.where(powers > 0, total / powers, 1.0)
