@@ -14,6 +14,7 @@ from helpers.figure_examples import ARMS, NAMED, SITES, norms, sweep
 from matplotlib.colors import to_rgb
 
 from saelib.show import activations, style, tradeoff
+from saelib.study import f5_architectures
 
 # Machado, Oliveira and Fernandes (2009), severity 1, on linear RGB.
 SIGHT = {
@@ -57,6 +58,7 @@ def closest(pairs: object, sight: str) -> float:
 
 GROUPS = {
     "arms": (*ARMS, "topk"),
+    "architectures": f5_architectures.ARMS,
     "token classes": ("first", "sink", "ordinary", "all"),
     "schedules": ("constant", "linear", "cosine", "cosine_with_restarts", "stopped"),
     "variants": ("as collected", "BOS prepended"),
