@@ -81,6 +81,11 @@ def compared_sites(ws: Any, p: Params) -> list[int]:
     return sorted({ws.site(site) for site in p.sites})
 
 
+def _in_order(column: pd.Series) -> pd.Series:
+    """Arms by their place in `ARMS`, other columns as they are."""
+    return column.map(ARMS.index) if column.name == "arm" else column
+
+
 class ArchitectureRuns(NamedTuple):
     """Curves by (arm, site, seed), and what they were trained over."""
 
@@ -97,7 +102,7 @@ class ArchitectureRuns(NamedTuple):
         """All SAEs, one row each, by site, arm and `knob`, the setting that governs L0."""
         rows = [curve.rows.assign(knob=curve.knob) for curve in self.curves.values()]
         return pd.concat(rows, ignore_index=True).sort_values(
-            ["site", "arm", "knob"], ignore_index=True
+            ["site", "arm", "knob"], ignore_index=True, key=_in_order
         )
 
     @property

@@ -128,9 +128,9 @@ def depth_title(matched: Matched) -> str:
     known = [x for x in found.values() if x.defined]
     worse = sum(x.compare(1) == "higher" for x in known)
     if known and worse == len(known):
-        return f"With every architecture site {deep} is rebuilt worse than site {near}"
+        return f"Every architecture rebuilds site {deep} worse than site {near}"
     return (
-        f"Site {deep} is rebuilt worse than site {near} with {worse} of {len(known)} architectures"
+        f"{worse} of {len(known)} architectures rebuild site {deep} worse than site {near}"
     )
 
 

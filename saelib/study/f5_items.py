@@ -157,6 +157,8 @@ def densities(ws: Any, trained: Mapping[Key, list[Spec]]) -> pd.DataFrame:
 
 def density_table(found: pd.DataFrame) -> pd.DataFrame:
     """The same in percent, for reading."""
-    shown = found.assign(arm=found["arm"].map(NAMES)).set_index(["site", "arm"]).sort_index()
+    shown = found.sort_values("site", kind="stable")  # arms stay in the order of `ARMS`
+    shown = shown.assign(architecture=shown["arm"].map(NAMES)).drop(columns="arm")
+    shown = shown.set_index(["site", "architecture"])
     shown.columns = ["dead (%)", "rare (%)", "dense (%)", "median density (%)"]
     return (100 * shown).round(2)
