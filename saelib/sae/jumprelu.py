@@ -31,7 +31,8 @@ may have any.
 
 **The source's third term**, λ_P Σ ReLU(θ − z), has there every latent; here only those that did not
 fire for `dead_window` tokens, as in SAELens: with the source's λ_P it moves no other, and it would
-need every z. `aux_k` adds AuxK. Resampling works too: a revived latent's θ starts again at `initial_threshold`.
+need every z. `aux_k` adds AuxK. Resampling works too: a revived latent's θ starts again at
+`initial_threshold`.
 
 Published SAEs are of this kind (Gemma Scope, Llama Scope), and every Gated SAE equals one.
 """

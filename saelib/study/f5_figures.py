@@ -129,9 +129,7 @@ def depth_title(matched: Matched) -> str:
     worse = sum(x.compare(1) == "higher" for x in known)
     if known and worse == len(known):
         return f"Every architecture rebuilds site {deep} worse than site {near}"
-    return (
-        f"{worse} of {len(known)} architectures rebuild site {deep} worse than site {near}"
-    )
+    return f"{worse} of {len(known)} architectures rebuild site {deep} worse than site {near}"
 
 
 def gap(matched: Matched, margin: float, scope: Scope) -> Figure:

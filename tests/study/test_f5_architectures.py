@@ -75,19 +75,19 @@ def like_plain(spec):
     return PowerLaws().spec("plain", spec.sae.site, lam=1.0, seed=seed)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def p():
     return params(
         "07_architectures", seeds=[0, 1], sites=[2, "middle", -2], l0_targets=[16.0, 32.0, 64.0]
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def runs(p):
     return f5.train(Architectures(), p)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def matched(runs, p):
     return f5.match(runs, p.l0_targets)
 
@@ -170,7 +170,8 @@ def test_an_l0_that_is_not_reached_is_named(runs):
     assert f5_findings.abstract(far, "topk") is None
 
 
-def test_the_best_architecture_is_chosen_on_validation_pages(runs):
+def test_the_best_architecture_is_chosen_on_validation_pages(p):
+    runs = f5.train(Architectures(), p)
     assert f5.best_arm(runs, 32.0) == "jumprelu"
     for (arm, _, _), curve in runs.curves.items():
         if arm == "topk":
