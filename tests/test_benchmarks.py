@@ -99,7 +99,7 @@ def test_step_measures_memory_of_each_row(tmp_path):
     assert peak["bare matmuls", "dense"] > 2 * codes  # codes and their gradient, of all rows
     # A dense step takes rows in chunks: taken at once they need two such matrices more, or three.
     for loss in ("plain", "full"):
-        assert peak[f"saelib {loss}", "dense"] < peak[f"saelib {loss}", "sparse"] + codes
+        assert peak[f"saelib {loss}", "dense"] < peak[f"saelib {loss}", "sparse"] + 1.5 * codes
 
 
 def test_workbook_shares_out_what_a_notebook_took(run_here, refusal, tmp_path, monkeypatch):
