@@ -84,7 +84,7 @@ nbval: venv assets ## the notebooks alone, one process each, in order, from an e
 	if [ -n "$$failed" ]; then echo "notebooks that failed:$$failed"; exit 1; fi
 
 refresh: venv assets ## execute the source notebooks at smoke size and replace them in place, each only on success
-	@$(FRESH); $(BIN)/python tools/refresh.py $(NOTEBOOKS)
+	@$(FRESH); $(PATIENT) $(BIN)/python tools/refresh.py $(NOTEBOOKS)
 
 lab: venv ## JupyterLab on a working copy of the notebooks in lab/ (delete a file there to have it copied anew)
 	@mkdir -p lab && for nb in notebooks/*.ipynb; do [ -e "lab/$${nb##*/}" ] || cp "$$nb" lab/; done

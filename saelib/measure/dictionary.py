@@ -57,17 +57,21 @@ def code_errors(
 
 
 @torch.no_grad()
-def pursuit_errors(sae: Autoencoder, x: Float[Tensor, "n d"]) -> dict[str, Float[np.ndarray, " n"]]:
-    """`code_errors` of "encoder" and "pursuit" alone, which are what it costs least to tell.
+def pursuit_errors(
+    sae: Autoencoder, x: Float[Tensor, "n d"], counted: Autoencoder
+) -> dict[str, Float[np.ndarray, " n"]]:
+    """`code_errors` of "encoder" and "pursuit" alone, which cost least.
 
-    Raises `ValueError` for a decoder not of unit norm.
+    Pursuit takes as many latents on each row as the encoder of `counted` uses there, so that the
+    dictionaries of several SAEs are compared with equally many. Raises `ValueError` for a decoder
+    not of unit norm.
     """
     _check_unit_norm(sae)
     target = sae.normalize(x) - sae.b_dec
-    codes = sae.encode_raw(x)
+    used = _count(counted.encode_raw(x))
     rebuilt = {
-        "encoder": codes @ sae.W_dec,
-        "pursuit": _pursued(target, sae.W_dec, _count(codes)),
+        "encoder": sae.encode_raw(x) @ sae.W_dec,
+        "pursuit": _pursued(target, sae.W_dec, used),
     }
     return {
         name: ((target - y) / sae.scale).double().square().sum(-1).cpu().numpy()

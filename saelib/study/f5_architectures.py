@@ -58,7 +58,8 @@ def arm_starts(p: Params) -> dict[str, list[float]]:
         "jumprelu": times(p.lambdas_jumprelu, 1.0),
         "jumprelu_tanh": times(p.lambdas_tanh, 1.0),
     }
-    return starts | {arm: [float(max(1, round(l0))) for l0 in p.l0_targets] for arm in SELECTING}
+    k = sorted({float(max(1, round(l0))) for l0 in p.l0_targets})
+    return starts | dict.fromkeys(SELECTING, k)
 
 
 def starts_table(p: Params) -> pd.DataFrame:
@@ -270,14 +271,15 @@ def gaps(matched: Matched) -> dict[tuple[str, float], Estimate]:
     }
 
 
-def best_arm(runs: ArchitectureRuns, l0: float) -> str:
+def best_arm(runs: ArchitectureRuns, l0: float) -> str | None:
     """The arm that leaves least at one L0 on validation pages, by the geometric mean over sites.
 
-    "plain" where no arm has that L0 at every site.
+    Of those that have that L0 at every site; None where the plain SAE, with which it is compared,
+    has not.
     """
     means = {arm: _validation_fvu(runs, arm, l0) for arm in ARMS}
     known = {arm: value for arm, value in means.items() if np.isfinite(value)}
-    return min(known, key=lambda arm: known[arm]) if known else "plain"
+    return min(known, key=lambda arm: known[arm]) if "plain" in known else None
 
 
 def _validation_fvu(runs: ArchitectureRuns, arm: str, l0: float) -> float:

@@ -20,7 +20,7 @@ from saelib.study.f5_architectures import (
     seed_ratios,
 )
 from saelib.study.f5_items import CODES, Items
-from saelib.study.scope import Scope
+from saelib.study.scope import Scope, interval_words
 
 CODE_WORDS = {"encoder": "its encoder", "pursuit": "pursuit, same dictionary"}
 
@@ -96,6 +96,8 @@ def ratio(ratios: Mapping[Cell, Estimate], matched: Matched, margin: float, scop
 def ratio_title(ratios: Mapping[Cell, Estimate], matched: Matched, margin: float) -> str:
     """How many architectures leave less than the plain SAE at the middle L0 at every site."""
     l0 = matched.middle_l0
+    if not any(ratios[arm, site, l0].defined for arm in ARMS[1:] for site in matched.sites):
+        return f"L0 = {l0:g} is not reached by enough to compare"
     better = [
         arm
         for arm in ARMS[1:]
@@ -126,8 +128,10 @@ def depth_title(matched: Matched) -> str:
         return "One site: nothing is said of depth"
     near, deep = matched.sites[-2:]
     known = [x for x in found.values() if x.defined]
+    if not known:
+        return f"L0 = {matched.middle_l0:g} is not reached at sites {near} and {deep}"
     worse = sum(x.compare(1) == "higher" for x in known)
-    if known and worse == len(known):
+    if worse == len(found):
         return f"Every architecture rebuilds site {deep} worse than site {near}"
     return f"{worse} of {len(known)} architectures rebuild site {deep} worse than site {near}"
 
@@ -166,10 +170,16 @@ def gap_title(matched: Matched, margin: float) -> str:
     found = {arm: x for (arm, l0), x in gaps(matched).items() if l0 == matched.middle_l0}
     if not found:
         return "One site has no gap to another"
-    closing = [arm for arm, x in found.items() if x.defined and x.hi < 1 + margin]
+    known = {arm: x for arm, x in found.items() if x.defined}
+    if "plain" not in known or len(known) < 2:
+        return f"L0 = {matched.middle_l0:g} is not reached by enough to compare gaps"
+    if known["plain"].compare(1, margin) != "higher":
+        return "The plain SAE has no clear gap between these sites"
+    others = [arm for arm in known if arm != "plain"]
+    closing = [arm for arm in others if known[arm].hi < 1 + margin]
     if closing:
-        return f"{len(closing)} of {len(found)} architectures close the gap between sites"
-    words = {arm: _against_plain(matched, arm) for arm in found if arm != "plain"}
+        return f"{len(closing)} of {len(others)} architectures close the gap between sites"
+    words = {arm: _against_plain(matched, arm) for arm in others}
     narrower = sum(word == "lower" for word in words.values())
     if narrower:
         return (
@@ -205,8 +215,8 @@ def items(found: Items, l0: float, scope: Scope) -> Figure:
         table,
         title=items_title(found),
         value_label="FVU",
-        interval=scope.interval,
-        note=f"SAEs near L0 = {l0:g}; pursuit takes as many latents a token as the encoder. "
+        interval=interval_words(found.n_pages, scope.n_seeds),
+        note=f"SAEs near L0 = {l0:g}; pursuit takes as many latents a token as the plain encoder. "
         f"{scope.note}",
         share_x=False,
     )

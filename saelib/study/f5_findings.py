@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from saelib.study import finding
-from saelib.study.estimate import Estimate
+from saelib.study.estimate import Estimate, undefined
 from saelib.study.f5_architectures import (
     ARMS,
     NAMES,
@@ -23,7 +23,7 @@ from saelib.study.f5_architectures import (
 )
 from saelib.study.f5_items import Items
 from saelib.study.finding import Check, Finding, Verdict, at_least, enough, figure_path, majority
-from saelib.study.scope import Scope, sites_label
+from saelib.study.scope import Scope, interval_words, sites_label
 
 ENOUGH = "undecided else, and with fewer than three seeds or 15 test pages."
 CLAIM_HALF = "A Gated SAE rebuilds as much as a plain one with half the active latents."
@@ -47,20 +47,21 @@ RULE_BATCH = (
     "Supported if the whole 95 % interval of BatchTopK's FVU over TopK's lies below 1 − {margin:g} "
     "in most cells, contradicted if it lies above that in most; " + ENOUGH
 )
-CLAIM_DEPTH = "With another architecture the deepest site is rebuilt as well as the one before it."
+CLAIM_DEPTH = "Another architecture closes the gap that the plain SAE has between sites."
 RULE_DEPTH = (
     "The gap is the FVU of the deepest site over that of the site before it, at the middle L0. "
-    "Supported if some architecture's whole 95 % interval lies below 1 + {margin:g}, contradicted "
-    "if that of each lies above; undecided else, where one does not reach the L0, with one site, "
+    "Supported if the plain SAE's whole 95 % interval lies above 1 + {margin:g} and some other "
+    "architecture's below, contradicted if that of each lies above; undecided else, with one site, "
     "and with fewer than three seeds or 15 test pages."
 )
 CLAIM_ITEMS = "The architecture that rebuilds most has a better dictionary than the plain SAE."
 RULE_ITEMS = (
     "The best architecture is chosen on validation pages. Codes are chosen by pursuit over its "
-    "dictionary and over the plain SAE's, as many as the encoder used; the ratio is of their FVU, "
-    "per site. Supported if the whole 95 % interval lies below 1 − {margin:g} at most sites, "
-    "contradicted if it lies above that at most; undecided else, where the plain SAE is the best, "
-    "and with fewer than three seeds or 15 test pages."
+    "dictionary and over the plain SAE's, as many as the plain SAE's encoder used; the ratio is of "
+    "their FVU, per site. Supported if the whole 95 % interval lies below 1 − {margin:g} at most "
+    "sites, contradicted if it lies above that at most; undecided else, where the plain SAE is "
+    "the best or does not have the L0 at every site, and with fewer than three seeds or 15 test "
+    "pages."
 )
 
 
@@ -83,13 +84,18 @@ def pair_cases(matched: Matched, arm: str, against: str) -> dict[tuple[int, floa
     return {(site, l0): matched.ratio(arm, against, site, l0) for site, l0 in matched.places}
 
 
-def item_cases(items: Items, arm: str) -> dict[int, Estimate]:
-    """FVU of pursuit over an arm's dictionary over that of the plain SAE's, by site."""
-    return {
-        site: items.ratio(arm, "plain", site, "pursuit")
-        for site in items.sites
-        if items.has(arm, site) and items.has("plain", site)
-    }
+def item_cases(items: Items, arm: str | None, sites: Sequence[int]) -> dict[int, Estimate]:
+    """FVU of pursuit over an arm's dictionary over that of the plain SAE's, by site.
+
+    Undefined at a site where one of them does not have the L0.
+    """
+    if arm is None:
+        return {}
+    cases = {}
+    for site in sites:
+        known = items.has(arm, site) and items.has("plain", site)
+        cases[site] = items.ratio(arm, "plain", site, "pursuit") if known else undefined()
+    return cases
 
 
 # -- verdicts ----------------------------------------------------------------------------------
@@ -132,20 +138,22 @@ def _decide(
 
 
 def decide_depth(gap: Mapping[str, Estimate], margin: float, n_seeds: int, n_pages: int) -> Verdict:
-    """Does one architecture close the gap between sites? gap: by arm (`RULE_DEPTH`)."""
+    """Does one architecture close the plain SAE's gap between sites? gap: by arm (`RULE_DEPTH`)."""
     if not enough(n_seeds, n_pages) or not gap:
         return "undecided"
-    words = [x.compare(1, margin) for x in gap.values()]
-    if any(word in BELOW for word in words):
+    words = {arm: x.compare(1, margin) for arm, x in gap.items()}
+    if words.pop("plain") != "higher":  # there is no gap to close
+        return "undecided"
+    if BELOW & set(words.values()):
         return "supported"
-    return "contradicted" if set(words) == {"higher"} else "undecided"
+    return "contradicted" if set(words.values()) == {"higher"} else "undecided"
 
 
 def decide_items(
-    cases: Sequence[Estimate], best: str, margin: float, n_seeds: int, n_pages: int
+    cases: Sequence[Estimate], best: str | None, margin: float, n_seeds: int, n_pages: int
 ) -> Verdict:
     """Is the best architecture's dictionary better than the plain SAE's? (`RULE_ITEMS`)"""
-    if best == "plain":
+    if best in (None, "plain"):
         return "undecided"
     return decide_better(cases, margin, n_seeds, n_pages)
 
@@ -163,7 +171,8 @@ def findings(
     level = pair_cases(matched, "jumprelu", "full")
     cost = pair_cases(matched, "matryoshka", "batchtopk")
     best = best_arm(runs, matched.middle_l0)
-    of_items = item_cases(items, best)
+    of_items = item_cases(items, best, matched.sites)
+    sized = (p.margin, scope.n_seeds, items.n_pages)
     gap = {arm: x for (arm, l0), x in gaps(matched).items() if l0 == matched.middle_l0}
     return [
         _finding(
@@ -216,8 +225,11 @@ def findings(
             "F5f",
             CLAIM_ITEMS,
             RULE_ITEMS,
-            decide_items(list(of_items.values()), best, *size),
-            {f"site {site}, {NAMES[best]} over plain, pursuit": x for site, x in of_items.items()},
+            decide_items(list(of_items.values()), best, *sized),
+            {
+                f"site {site}, {NAMES[str(best)]} over plain, pursuit": x
+                for site, x in of_items.items()
+            },
             items_sentence(items, best, matched, scope),
             p,
             "07_items",
@@ -291,9 +303,11 @@ def depth_sentence(gap: Mapping[str, Estimate], matched: Matched, scope: Scope) 
     )
 
 
-def items_sentence(items: Items, best: str, matched: Matched, scope: Scope) -> str:
+def items_sentence(items: Items, best: str | None, matched: Matched, scope: Scope) -> str:
     """What the best architecture owes to its dictionary, and what to its encoder."""
     l0 = f"L0 = {matched.middle_l0:g}"
+    if best is None:
+        return f"The plain SAE does not have {l0} at every site, so nothing is compared with it."
     if best == "plain":
         return f"No architecture leaves less than the plain SAE at {l0} on validation pages."
     sites = [s for s in items.sites if items.has(best, s) and items.has("plain", s)]
@@ -306,24 +320,30 @@ def items_sentence(items: Items, best: str, matched: Matched, scope: Scope) -> s
     ]
     return (
         f"Near {l0} the FVU of {NAMES[best]}, which leaves least on validation pages, over that of "
-        f"the plain SAE: {'; '.join(texts)} ({scope.interval}, {scope.trainings})."
+        f"the plain SAE: {'; '.join(texts)} "
+        f"({interval_words(items.n_pages, scope.n_seeds)}, {scope.trainings})."
     )
 
 
-def abstract(matched: Matched, best: str) -> str | None:
+def abstract(matched: Matched, best: str | None) -> str | None:
     """What the report's abstract says; None where an L0 is not reached."""
     l0 = matched.middle_l0
+    if best is None:
+        return None
+    compared = [
+        arm for arm in ARMS if all(matched.log_fvu[arm, s, l0].defined for s in matched.sites)
+    ]
     values = [matched.ratio(best, "plain", site, l0) for site in matched.sites]
     if best == "plain" or not all(x.defined for x in values):
         return None
     shares = ", ".join(f"{x.value:.2f}" for x in values)
     return (
-        f"Of {len(ARMS)} architectures at L0 {l0:g}, {NAMES[best]} leaves least on validation "
+        f"Of {len(compared)} kinds of SAE at L0 {l0:g}, {NAMES[best]} leaves least on validation "
         f"pages: {shares} times the plain SAE's FVU on test pages ({sites_label(matched.sites)})."
     )
 
 
-def record_abstract(profile: str, matched: Matched, best: str) -> None:
+def record_abstract(profile: str, matched: Matched, best: str | None) -> None:
     """Record the abstract where the L0 it speaks of is reached."""
     text = abstract(matched, best)
     if text:

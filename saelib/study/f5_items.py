@@ -1,9 +1,9 @@
 """F5, items against selection: is the better architecture's dictionary better, or its encoder?
 
 The SAE of each architecture at one L0 is taken apart as in F3d: its dictionary is held fixed, and
-codes are chosen anew by pursuit, as many on each row as its encoder used. FVU is then a product,
-FVU under pursuit (what the dictionary allows) × FVU over FVU under pursuit (what the encoder
-loses of it).
+codes are chosen anew by pursuit, as many on each row as the plain SAE's encoder used there, so that
+all dictionaries are given equally many. FVU is then a product, FVU under pursuit (what the
+dictionary allows) × FVU over FVU under pursuit (what the encoder loses of it).
 """
 
 from __future__ import annotations
@@ -64,9 +64,13 @@ def train(ws: Any, p: Params, runs: ArchitectureRuns, l0: float) -> dict[Key, li
 
 @dataclass(frozen=True)
 class Items:
-    """FVU by (arm, site, codes), a value for each seed; codes: "encoder" or "pursuit"."""
+    """FVU by (arm, site, codes), a value for each seed; codes: "encoder" or "pursuit".
+
+    n_pages: test pages that have a row of those searched, at the site with fewest.
+    """
 
     by_seed: Mapping[tuple[str, int, str], list[Estimate]]
+    n_pages: int
 
     @property
     def sites(self) -> list[int]:
@@ -99,18 +103,23 @@ class Items:
 
 
 def measure(ws: Any, p: Params, trained: Mapping[Key, list[Spec]]) -> Items:
-    """FVU of every SAE's test rows under its encoder and under pursuit."""
+    """FVU of every SAE's test rows under its encoder and under pursuit.
+
+    Of a site where the plain SAE does not reach the L0, each takes its own encoder's counts.
+    """
     by_seed: dict[tuple[str, int, str], list[Estimate]] = {}
+    n_pages = []
     for (arm, site), specs in trained.items():
         x, page = ordinary_rows(ws.store, site, "test", p.item_tokens)
+        n_pages.append(len(np.unique(page)))
         sst = (x - x.mean(0)).double().square().sum(-1).cpu().numpy()
-        for spec in specs:
-            errors = pursuit_errors(ws.load(spec), x)
+        for spec, counted in zip(specs, trained.get(("plain", site), specs), strict=True):
+            errors = pursuit_errors(ws.load(spec), x, ws.load(counted))
             sums = pd.DataFrame(errors | {"sst": sst, "page": page}).groupby("page").sum()
             for codes in CODES:
                 estimate = ratio_of_pages(sums[codes], sums["sst"])
                 by_seed.setdefault((arm, site, codes), []).append(estimate)
-    return Items(by_seed)
+    return Items(by_seed, min(n_pages, default=0))
 
 
 def table(items: Items) -> pd.DataFrame:

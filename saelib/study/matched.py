@@ -101,6 +101,7 @@ def propose_k(pairs: Iterable, target: float | int, n_latents: int) -> int | Non
     that is missing.
     """
     pairs = sorted((int(k), float(l0)) for k, l0 in pairs if math.isfinite(l0))
+    pairs = [(k, l0) for k, l0 in pairs if l0 > 0] or pairs  # at 0 a curve has no point
     if not pairs:
         raise ValueError("propose_k needs at least one pair of k and a finite L0")
     values = [l0 for _, l0 in pairs]

@@ -104,6 +104,7 @@ def matched(runs, p):
         ([(32, 32.0)], 32, None),
         ([(4, 3.9)], 5, 6),
         ([(1, 1.5)], 1, None),  # there is no smaller k
+        ([(16, 0.0), (32, 40.0)], 32, 25),  # a point at 0 is no side
         ([(99, 30.0)], 50, 100),  # no k is above the number of latents
         ([(100, 30.0)], 50, None),
     ],
@@ -166,7 +167,7 @@ def test_an_l0_that_is_not_reached_is_named(runs):
     far = f5.match(runs, [1e5])
     assert "plain at site 2, L0 100000" in far.unreachable
     assert "0 of 24 cells reached" in f5.reached_words(far)
-    assert f5.best_arm(runs, 1e5) == "plain"
+    assert f5.best_arm(runs, 1e5) is None
     assert f5_findings.abstract(far, "topk") is None
 
 
@@ -227,6 +228,8 @@ def test_a_verdict_follows_most_cells(rule, cases, verdict):
         ({"plain": WORSE, "topk": EQUAL}, "supported"),
         ({"plain": WORSE, "topk": WORSE}, "contradicted"),
         ({"plain": WORSE, "topk": UNREACHED}, "undecided"),
+        ({"plain": EQUAL, "topk": EQUAL}, "undecided"),  # there is no gap to close
+        ({"plain": UNREACHED, "topk": EQUAL}, "undecided"),
         ({"plain": WORSE, "topk": UNCLEAR}, "undecided"),
         ({}, "undecided"),
     ],
@@ -253,7 +256,7 @@ def items():
         for site in (2, 29):
             by_seed[arm, site, "encoder"] = [estimate(encoder, encoder - 0.01, encoder + 0.01)]
             by_seed[arm, site, "pursuit"] = [estimate(pursuit, pursuit - 0.01, pursuit + 0.01)]
-    return f5_items.Items(by_seed)
+    return f5_items.Items(by_seed, 22)
 
 
 def test_six_findings_say_their_numbers(runs, matched, items, p):
@@ -273,7 +276,7 @@ def test_without_a_half_of_an_l0_or_a_second_site_a_claim_does_not_apply(p):
     alone = params("07_architectures", sites=[2], l0_targets=[32.0], seeds=[0, 1, 2])
     runs = f5.train(Architectures(), alone)
     matched = f5.match(runs, alone.l0_targets)
-    found = f5_findings.findings(runs, matched, f5_items.Items({}), alone, FULL)
+    found = f5_findings.findings(runs, matched, f5_items.Items({}, 0), alone, FULL)
     by_name = {one.name: one for one in found}
     assert "cannot be judged here" in by_name["F5a"].sentence
     assert by_name["F5a"].verdict == "undecided"
@@ -296,9 +299,9 @@ def test_titles_follow_the_numbers(matched, items):
         f5_figures.items_title(items)
         == "Architectures differ in their dictionaries more than in FVU"
     )
-    assert f5_figures.items_title(f5_items.Items({})).startswith("Too few architectures")
+    assert f5_figures.items_title(f5_items.Items({}, 0)).startswith("Too few architectures")
     same = {key: [constant(0.2)] for key in items.by_seed if key[2] == "pursuit"}
-    apart = f5_items.Items({**items.by_seed, **same})
+    apart = f5_items.Items({**items.by_seed, **same}, 22)
     assert "in their encoders more" in f5_figures.items_title(apart)
 
 
