@@ -7,11 +7,14 @@ Continue" for ever, would never be left.
 from __future__ import annotations
 
 import socket
+import struct
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPResponse
 from threading import Timer
 from typing import Any
 from urllib.request import BaseHandler, HTTPHandler, HTTPSHandler, Request
+
+AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: nothing waits, closing resets the connection
 
 
 class Deadline:
@@ -55,6 +58,8 @@ class Deadline:
         self.is_over = True
         for held in self._sockets:
             with suppress(OSError):  # of a connection that has ended
+                # A host that floods waits for room; after a mere shutdown it is never told of any.
+                held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
                 held.shutdown(socket.SHUT_RDWR)
 
 
