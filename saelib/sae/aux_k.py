@@ -8,7 +8,7 @@ errors by constants of the data; here 1/32 is the ratio of the undivided ones.
 
 Of codes that compete for k places z is taken above 0 alone, as the paper does: a dead latent there
 is one that others exceed. A latent that a penalty or a threshold silenced is below 0 on every row,
-and would get nothing so: there z may be negative, which moves its bias up until it fires.
+and would get nothing so: there z may be negative, whose gradient may bring it back.
 
 It is an option of any architecture: `aux_k` in its options, `aux_k_loss` in its `loss_terms`, and
 `add_aux_k_` in a step that is written out.
@@ -137,5 +137,5 @@ def _sparse_gradients(
         squared,
         operations.weight_gradient(error, codes, z, n_dead),
         operations.weight_gradient(x_c, codes, g_pre, n_dead),
-        sparse.sum_by_latent(codes, g_pre, n_dead),
+        sparse.sum_by_latent(codes, g_pre),
     )

@@ -199,15 +199,15 @@ class GatedSAE(Autoencoder):
         grads = {
             "W_dec": sparse.decoder_gradient(error, codes, f, how.room),
             "W_enc": sparse.encoder_gradient(x_c, codes, g_a, how.room),
-            "b_gate": sparse.sum_by_latent(codes, g_pi, n_latents),
-            "b_mag": sparse.sum_by_latent(codes, g_mag, n_latents),
-            "r_mag": sparse.sum_by_latent(codes, g_mag * codes.value, n_latents) * gain,
+            "b_gate": sparse.sum_by_latent(codes, g_pi),
+            "b_mag": sparse.sum_by_latent(codes, g_mag),
+            "r_mag": sparse.sum_by_latent(codes, g_mag * codes.value) * gain,
         }
-        g_a_sums = sparse.sum_by_latent(codes, g_a, n_latents)
+        g_a_sums = sparse.sum_by_latent(codes, g_a)
         through_encoder = sum_over_ranks(self.W_enc @ g_a_sums, how.all_reduce)
         grads["b_dec"] = error.sum(0) - through_encoder
         if mode == "norm_weighted":
-            code_sums = sparse.sum_by_latent(codes, gate_codes, n_latents)
+            code_sums = sparse.sum_by_latent(codes, gate_codes)
             grads["W_dec"] += decoder_norm_gradient(code_sums, self.W_dec, lam / n_rows)
         aux = aux + add_aux_k_(self, x_c, error, how, grads)
         l1 = (gate_codes * weight).sum() * n_rows

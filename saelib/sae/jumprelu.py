@@ -288,10 +288,10 @@ class JumpReLUSAE(Autoencoder):
         count = fires.sum()
         penalty, per_entry = self._add_penalty_gradient_(g_f, f, count, lam / n_rows, how)
         g_jump = (threshold * g_f + per_entry) * band
-        grads["threshold"] = sparse.sum_by_latent(codes, g_jump, n_latents) / -bandwidth
+        grads["threshold"] = sparse.sum_by_latent(codes, g_jump) / -bandwidth
         g_z = g_f.mul_(fires)
         grads["W_enc"] = sparse.encoder_gradient(x_c, codes, g_z, how.room)
-        grads["b_enc"] = sparse.sum_by_latent(codes, g_z, n_latents)
+        grads["b_enc"] = sparse.sum_by_latent(codes, g_z)
         aux = self._add_pre_act_gradients_(grads, x_c, how)
         through_encoder = sum_over_ranks(self.W_enc @ grads["b_enc"], how.all_reduce)
         grads["b_dec"] = error.sum(0) - through_encoder

@@ -8,8 +8,8 @@ a penalty near the count of codes, approached from one that has a gradient every
 
 **r keeps the penalty's size.** The paper rescales λ whenever it changes p, so that the penalty of
 the last batches stays what it was. Here p changes at every step, and r = Σ f / Σ φ_p(f) over the
-batch at hand, a constant to the gradient: the penalty is λ ‖f‖₁ throughout, λ means what it means
-for a plain SAE, and neither a buffer nor a checkpoint has to carry anything. So ranks cannot share
+batch at hand, a constant to the gradient: the penalty is λ ‖f‖₁ throughout, its pull on the codes
+falls as p does, and neither a buffer nor a checkpoint has to carry anything. So ranks cannot share
 the rows of a batch.
 
 **δ = `SMOOTHING`** bounds the slope at 0, where that of fᵖ is infinite: single codes near 0 would
@@ -117,7 +117,6 @@ class PAnnealSAE(ReluSAE):
     def sparse_step(self, x: Tensor, lam: float, how: How) -> tuple[StepStats, Gradients]:
         p = self.exponent(how.progress)
         n_rows = len(x)
-        n_latents = len(self.b_enc)
         x_c = x - self.b_dec
         codes, f = self._codes(x_c, how.encoder)
         error, mse, g_pre = sparse.decode(
@@ -129,7 +128,7 @@ class PAnnealSAE(ReluSAE):
         grads = {
             "W_dec": sparse.decoder_gradient(error, codes, f, how.room),
             "W_enc": sparse.encoder_gradient(x_c, codes, g_pre, how.room),
-            "b_enc": sparse.sum_by_latent(codes, g_pre, n_latents),
+            "b_enc": sparse.sum_by_latent(codes, g_pre),
         }
         through_encoder = sum_over_ranks(self.W_enc @ grads["b_enc"], how.all_reduce)
         grads["b_dec"] = error.sum(0) - through_encoder

@@ -106,7 +106,7 @@ class ReluSAE(Autoencoder):
 
     @torch.no_grad()
     def sparse_step(self, x: Tensor, lam: float, how: How) -> tuple[StepStats, Gradients]:
-        mode, n_rows, n_latents = self.config.l1_mode, len(x), self.W_enc.shape[1]
+        mode, n_rows = self.config.l1_mode, len(x)
         x_c = x - self.b_dec
         codes, f = self._codes(x_c, how.encoder)
         error, mse, g_pre = sparse.decode(
@@ -123,11 +123,11 @@ class ReluSAE(Autoencoder):
         grads = {
             "W_dec": sparse.decoder_gradient(error, codes, f, how.room),
             "W_enc": sparse.encoder_gradient(x_c, codes, g_pre, how.room),
-            "b_enc": sparse.sum_by_latent(codes, g_pre, n_latents),
+            "b_enc": sparse.sum_by_latent(codes, g_pre),
         }
         through_encoder = sum_over_ranks(self.W_enc @ grads["b_enc"], how.all_reduce)
         grads["b_dec"] = error.sum(0) - through_encoder
         if mode == "norm_weighted":
-            code_sums = sparse.sum_by_latent(codes, f, n_latents)
+            code_sums = sparse.sum_by_latent(codes, f)
             grads["W_dec"] += decoder_norm_gradient(code_sums, self.W_dec, lam / n_rows)
         return stats._replace(aux=add_aux_k_(self, x_c, error, how, grads)), grads

@@ -163,7 +163,6 @@ class TopKSAE(Autoencoder):
 
     @torch.no_grad()
     def sparse_step(self, x: Tensor, lam: float, how: How) -> tuple[StepStats, Gradients]:
-        n_latents = self.config.n_latents
         x_c = x - self.b_dec
         codes = self._entries(x_c, how.encoder)
         f = codes.value + self.b_enc[codes.col.long()]
@@ -172,7 +171,7 @@ class TopKSAE(Autoencoder):
         grads = {
             "W_dec": decoded.W_dec,
             "W_enc": sparse.encoder_gradient(x_c, codes, g_pre, how.room),
-            "b_enc": sparse.sum_by_latent(codes, g_pre, n_latents),
+            "b_enc": sparse.sum_by_latent(codes, g_pre),
         }
         grads["b_dec"] = decoded.b_dec - self.W_enc @ grads["b_enc"]
         aux = add_aux_k_(self, x_c, decoded.x_hat, how, grads, positive=True)

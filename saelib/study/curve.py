@@ -1,4 +1,4 @@
-"""Curves of λ: SAEs that differ in the L1 coefficient alone, and how they are compared at one L0.
+"""Curves of λ or k: SAEs that differ in what sets their L0 alone, compared at one L0.
 
 Choices use validation L0 (`l0_val`); what is compared there was measured on test pages.
 """

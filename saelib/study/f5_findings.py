@@ -5,7 +5,7 @@ Each claim has its rule, stated before the run, and is decided from ratios of FV
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from saelib.study import finding
@@ -167,9 +167,7 @@ def findings(
     """F5a to F5f."""
     size = (p.margin, scope.n_seeds, scope.n_pages)
     half = half_cases(matched)
-    batch = pair_cases(matched, "batchtopk", "topk")
-    level = pair_cases(matched, "jumprelu", "full")
-    cost = pair_cases(matched, "matryoshka", "batchtopk")
+    told = (matched, p, scope)
     best = best_arm(runs, matched.middle_l0)
     of_items = item_cases(items, best, matched.sites)
     sized = (p.margin, scope.n_seeds, items.n_pages)
@@ -184,32 +182,10 @@ def findings(
             half_sentence(half, scope),
             p,
         ),
-        _finding(
-            "F5b",
-            CLAIM_BATCH,
-            RULE_BATCH,
-            decide_better(list(batch.values()), *size),
-            _named(batch, "BatchTopK over TopK"),
-            pair_sentence("BatchTopK", "TopK", batch, scope),
-            p,
-        ),
-        _finding(
-            "F5c",
-            CLAIM_LEVEL,
-            RULE_LEVEL,
-            decide_level(list(level.values()), *size),
-            _named(level, "JumpReLU over Gated"),
-            pair_sentence("JumpReLU", "Gated", level, scope),
-            p,
-        ),
-        _finding(
-            "F5d",
-            CLAIM_COST,
-            RULE_COST,
-            decide_cost(list(cost.values()), *size),
-            _named(cost, "Matryoshka over BatchTopK"),
-            pair_sentence("Matryoshka", "BatchTopK", cost, scope),
-            p,
+        _pair_finding("F5b", CLAIM_BATCH, RULE_BATCH, decide_better, ("batchtopk", "topk"), *told),
+        _pair_finding("F5c", CLAIM_LEVEL, RULE_LEVEL, decide_level, ("jumprelu", "full"), *told),
+        _pair_finding(
+            "F5d", CLAIM_COST, RULE_COST, decide_cost, ("matryoshka", "batchtopk"), *told
         ),
         _finding(
             "F5e",
@@ -235,6 +211,25 @@ def findings(
             "07_items",
         ),
     ]
+
+
+def _pair_finding(
+    name: str,
+    claim: str,
+    rule: str,
+    decide: Callable[..., Verdict],
+    arms: tuple[str, str],
+    matched: Matched,
+    p: Params,
+    scope: Scope,
+) -> Finding:
+    """A claim on two arms at equal L0."""
+    cases = pair_cases(matched, *arms)
+    first, second = (NAMES[arm] for arm in arms)
+    verdict = decide(list(cases.values()), p.margin, scope.n_seeds, scope.n_pages)
+    estimates = _named(cases, f"{first} over {second}")
+    sentence = pair_sentence(first, second, cases, scope)
+    return _finding(name, claim, rule, verdict, estimates, sentence, p)
 
 
 def _finding(

@@ -16,6 +16,7 @@ from helpers.rows import D, N, sparse_rows
 from saelib.config import ConfigError, SAEConfig, TrainConfig
 from saelib.sae import build_sae, sparse
 from saelib.sae.sparse import c as sparse_c
+from saelib.sae.sparse import library
 from saelib.sae.sparse import plain as sparse_plain
 from saelib.sae.sparse import triton as sparse_triton
 from saelib.sae.trainer import SCREEN_BELOW, SPARSE_BELOW, Trainer
@@ -64,9 +65,9 @@ def test_auto_starts_dense_and_goes_sparse_with_the_density_of_the_last_batch():
 @pytest.fixture
 def no_compiler(monkeypatch):
     monkeypatch.setenv("CC", "no-such-compiler")
-    sparse_c._library.cache_clear()
+    library.compiled.cache_clear()
     yield
-    sparse_c._library.cache_clear()
+    library.compiled.cache_clear()
 
 
 def test_without_a_compiler_the_sparse_step_runs_in_plain_pytorch(no_compiler):
@@ -81,10 +82,10 @@ def test_without_a_compiler_the_sparse_step_runs_in_plain_pytorch(no_compiler):
 @pytest.fixture
 def bad_compiler(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(sparse_c, "FLAGS", ("-no-such-flag",))
-    sparse_c._library.cache_clear()
+    monkeypatch.setattr(library, "FLAGS", ("-no-such-flag",))
+    library.compiled.cache_clear()
     yield
-    sparse_c._library.cache_clear()
+    library.compiled.cache_clear()
 
 
 def test_the_dense_step_asks_for_no_compiler(bad_compiler):

@@ -25,7 +25,8 @@ from saelib.sae.sparse import triton as sparse_triton
 def operations(device: torch.device) -> ModuleType:
     """The module that has the operations for that device.
 
-    They are `open_entries`, `top_entries`, `batch_top_entries`, `decode` and `weight_gradient`.
+    They are `open_entries`, `top_entries`, `batch_top_entries`, `decode`, `weight_gradient` and
+    `sum_by_latent`.
     """
     if device.type == "cpu" and sparse_c.available():
         return sparse_c
@@ -57,7 +58,7 @@ def encoder_gradient(
     return operations(x_c.device).weight_gradient(x_c, codes, g_pre, len(codes.ccol) - 1, out).T
 
 
-def sum_by_latent(codes: SparseCodes, values: Tensor, n_latents: int) -> Tensor:
+def sum_by_latent(codes: SparseCodes, values: Tensor) -> Tensor:
     """Σ of values [entries] over the entries of each latent, in float64. -> float32 [n_latents]."""
     return operations(values.device).sum_by_latent(codes, values)
 

@@ -6,32 +6,21 @@ before it, and the row is brought back to unit norm after it.
 
 from __future__ import annotations
 
-import ctypes
 import math
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from saelib.sae.sparse.library import FLAGS, call, compiler_command, load_library
+from saelib.sae.sparse.library import call, compiled
 
 SOURCE = Path(__file__).with_name("adam.c")
 
 
-@cache
-def _library() -> ctypes.CDLL | None:
-    """The compiled C file; None without a compiler."""
-    command = compiler_command(SOURCE, FLAGS)
-    return None if command is None else load_library(SOURCE, command)
-
-
 def available() -> bool:
-    """Whether there is a C compiler; RuntimeError where there is one that fails or its output
-    cannot be kept (see `load_library`).
-    """
-    return _library() is not None
+    """Whether there is a C compiler; RuntimeError as `library.compiled` raises it."""
+    return compiled(SOURCE) is not None
 
 
 class Rates(NamedTuple):
@@ -56,7 +45,7 @@ def square_norm(gradient: Tensor, weight: Tensor, unit: bool) -> float:
     """
     n_rows, width = _rows(weight)
     squares = torch.empty(n_rows, dtype=torch.float64)
-    call(_library(), "squares", gradient, weight, n_rows, width, int(unit), squares)
+    call(compiled(SOURCE), "squares", gradient, weight, n_rows, width, int(unit), squares)
     return float(squares.sum())
 
 
@@ -74,7 +63,7 @@ def step_(
     Rows of `unit` norm stay so; their gradient is projected here unless it is already `projected`.
     """
     call(
-        _library(),
+        compiled(SOURCE),
         "adam",
         weight,
         gradient,

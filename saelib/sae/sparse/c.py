@@ -6,17 +6,15 @@ Two small files are compiled once with the system's compiler and kept in the use
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from saelib.sae.dense import SUM_ERROR, SparseCodes, encoder_product, rows_at_once
-from saelib.sae.sparse.library import FLAGS, call, compiler_command, load_library
+from saelib.sae.sparse.library import call, compiled
 from saelib.sae.sparse.selection import largest
 
 SOURCE = Path(__file__).with_name("sparse_step.c")
@@ -29,26 +27,17 @@ SCREENED_AT_ONCE = 2**24  # values of a product in bfloat16, 32 MB; it is quicke
 _KEPT = threading.local()  # see `_held`
 
 
-@cache
-def _library(source: Path = SOURCE) -> ctypes.CDLL | None:
-    """A compiled C file; None without a compiler."""
-    command = compiler_command(source, FLAGS)
-    return None if command is None else load_library(source, command)
-
-
 def available() -> bool:
-    """Whether there is a C compiler; RuntimeError where there is one that fails or its output
-    cannot be kept (see `load_library`).
-    """
-    return _library() is not None
+    """Whether there is a C compiler; RuntimeError as `library.compiled` raises it."""
+    return compiled(SOURCE) is not None and compiled(SELECTION) is not None
 
 
 def _call(name: str, *arguments: Tensor | int | float) -> None:
-    call(_library(), name, *arguments)
+    call(compiled(SOURCE), name, *arguments)
 
 
 def _select(name: str, *arguments: Tensor | int | float) -> None:
-    call(_library(SELECTION), name, *arguments)
+    call(compiled(SELECTION), name, *arguments)
 
 
 def open_entries(x_c: Tensor, W_enc: Tensor, bias: Tensor, encoder: str = "exact") -> SparseCodes:

@@ -1,10 +1,10 @@
-"""The compiled C file: built once and loaded from a folder that this user alone writes.
+"""The compiled C files: built once and loaded from a folder that this user alone writes.
 
-    <cache>/saelib/kernels/sparse_step_<key>_<sha256>.so     <cache>: $XDG_CACHE_HOME or ~/.cache
+    <cache>/saelib/kernels/<file>_<key>_<sha256>.so     <cache>: $XDG_CACHE_HOME or ~/.cache
 
-The key hashes what the content depends on: source, compiler, options, processor, C library and
-Python. The SHA-256 is the content's, and is checked before anything is loaded. Code is never taken
-from a data folder, which may come from elsewhere.
+The key hashes what the content depends on: source and headers, compiler, options, processor, C
+library and Python. The SHA-256 is the content's, and is checked before anything is loaded. Code is
+never taken from a data folder, which may come from elsewhere.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from torch import Tensor
@@ -67,6 +68,17 @@ def compiler_command(source: Path, flags: Sequence[str]) -> list[str] | None:
     compiler, *options = shlex.split(os.environ.get("CC", "cc")) or [""]
     program = shutil.which(compiler)
     return None if program is None else [program, *options, *flags, str(source), "-o"]
+
+
+@cache
+def compiled(source: Path) -> ctypes.CDLL | None:
+    """A C file of this package, compiled; None without a compiler.
+
+    Raises:
+        RuntimeError: there is one that fails, or its output cannot be kept (see `load_library`).
+    """
+    command = compiler_command(source, FLAGS)
+    return None if command is None else load_library(source, command)
 
 
 def load_library(source: Path, command: Sequence[str]) -> ctypes.CDLL:
@@ -134,7 +146,9 @@ def _refuse_others(path: Path) -> None:
 
 
 def _key(source: Path, command: Sequence[str]) -> str:
-    parts = [source.read_text(encoding="utf-8"), *command, os.path.realpath(command[0])]
+    sources = [source, *sorted(source.parent.glob("*.h"))]
+    parts = [path.read_text(encoding="utf-8") for path in sources]
+    parts += [*command, os.path.realpath(command[0])]
     parts += [*platform.libc_ver(), sysconfig.get_platform(), str(sys.implementation.cache_tag)]
     return hashlib.sha256("\0".join([*parts, _processor()]).encode()).hexdigest()[:16]
 

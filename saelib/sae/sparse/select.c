@@ -5,24 +5,7 @@
 // it are a few more entries than k, kept as bits in words of 64 as in sparse_step.c. Among these the k largest are
 // found exactly. Only pre-activations above 0 count, and of equal ones the first.
 
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
-#if defined(__AVX512F__) || defined(__AVX2__)
-#include <immintrin.h>
-#endif
-
-#define LANES 16
-#define WORD 64
-
-static int64_t words(int64_t n) { return (n + WORD - 1) / WORD; }
-
-static float from_bf16(uint16_t v) {
-    uint32_t bits = (uint32_t)v << 16;
-    float out;
-    memcpy(&out, &bits, 4);
-    return out;
-}
+#include "words.h"
 
 // Floats of 0 and above order as their bits do.
 static int32_t to_bits(float v) {

@@ -4,25 +4,9 @@
 // order whatever the number of threads, so results do not depend on it. All arrays are contiguous; W and its gradients
 // are latent by latent, [n_latents][d]. A row's open latents are kept as bits, in words of 64.
 
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
-#if defined(__AVX512F__) || defined(__AVX2__)
-#include <immintrin.h>
-#endif
+#include "words.h"
 
-#define LANES 16
-#define WORD 64
 #define CACHE (1 << 20)  // bytes that surely stay in a core's second cache while they are used
-
-static int64_t words(int64_t n) { return (n + WORD - 1) / WORD; }
-
-static float from_bf16(uint16_t v) {
-    uint32_t bits = (uint32_t)v << 16;
-    float out;
-    memcpy(&out, &bits, 4);
-    return out;
-}
 
 // Round to nearest, ties to even; finite values only.
 static uint16_t to_bf16(float v) {

@@ -15,7 +15,15 @@ from saelib.sae.dense import SUM_ERROR, SparseCodes, codes_at_places, encoder_pr
 from saelib.sae.sparse import selection
 from saelib.sae.sparse.plain import sum_by_latent
 
-__all__ = ["available", "decode", "open_entries", "sum_by_latent", "weight_gradient"]
+__all__ = [
+    "available",
+    "batch_top_entries",
+    "decode",
+    "open_entries",
+    "sum_by_latent",
+    "top_entries",
+    "weight_gradient",
+]
 
 try:
     import triton
