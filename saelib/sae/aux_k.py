@@ -17,7 +17,7 @@ It is an option of any architecture: `aux_k` in its options, `aux_k_loss` in its
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,7 +25,13 @@ from torch import Tensor
 from saelib.config import Checked
 from saelib.sae import sparse
 from saelib.sae.base import Autoencoder, How
-from saelib.sae.dense import Gradients, codes_at_places, encoder_product
+from saelib.sae.dense import (
+    Gradients,
+    SparseCodes,
+    codes_at_places,
+    encoder_product,
+    rows_at_once,
+)
 from saelib.sae.losses import squared_error
 from saelib.sae.sparse.selection import largest
 
@@ -91,51 +97,82 @@ def add_aux_k_(
         return x_c.new_zeros(())
     dead = how.dead.nonzero().flatten()
     name = sae.bias_names()[0]
-    W_enc, W_dec = sae.W_enc.T[dead].T, sae.W_dec[dead]
-    a = encoder_product(x_c, W_enc, how.encoder)
-    pre = a + getattr(sae, name)[dead]
-    chosen = largest(pre, sae.options.aux_k, positive)
+    part = _Part(
+        W_enc=sae.W_enc.T[dead].T,
+        bias=getattr(sae, name)[dead],
+        W_dec=sae.W_dec[dead],
+        k=sae.options.aux_k,
+        positive=positive,
+    )
     missed = g_x_hat * (-len(x_c) / 2)
     rebuilt = _sparse_gradients if how.sparse else _dense_gradients
-    squared, g_W_dec, g_W_enc, g_bias = rebuilt(x_c, missed, W_dec, pre, chosen)
+    squared, g_W_dec, g_W_enc, g_bias = rebuilt(x_c, missed, part, how.encoder)
     grads["W_dec"][dead] += g_W_dec
     grads["W_enc"].T[dead] += g_W_enc
     grads[name][dead] += g_bias
-    grads["b_dec"] -= W_enc @ g_bias
+    grads["b_dec"] -= part.W_enc @ g_bias
     return AUX_COEFFICIENT * squared
 
 
+class _Part(NamedTuple):
+    """The dead latents of an SAE, and which of their pre-activations take part."""
+
+    W_enc: Tensor  # [d_in, n_dead], stored latent by latent
+    bias: Tensor  # [n_dead]
+    W_dec: Tensor  # [n_dead, d_in]
+    k: int  # per row
+    positive: bool  # those above 0 alone
+
+
 def _dense_gradients(
-    x_c: Tensor, missed: Tensor, W_dec: Tensor, pre: Tensor, chosen: Tensor
+    x_c: Tensor, missed: Tensor, part: _Part, encoder: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Σ ‖ê − e‖² and the term's gradients, latent by latent, from full matrices of dead latents.
 
-    W_dec [n_dead, d_in]; pre and chosen [batch, n_dead]. -> scalar, W_dec's [n_dead, d_in], W_enc's
-    [n_dead, d_in], the bias's [n_dead].
+    x_c and missed: [batch, d_in]. -> scalar, W_dec's [n_dead, d_in], W_enc's [n_dead, d_in], the
+    bias's [n_dead].
     """
+    pre = encoder_product(x_c, part.W_enc, encoder) + part.bias
+    chosen = largest(pre, part.k, part.positive)
     z = pre * chosen
-    error = z @ W_dec - missed
+    error = z @ part.W_dec - missed
     squared = error.pow(2).sum()
     error *= AUX_COEFFICIENT * 2 / len(x_c)
-    g_pre = (error @ W_dec.T).mul_(chosen)
+    g_pre = (error @ part.W_dec.T).mul_(chosen)
     return squared, z.T @ error, g_pre.T @ x_c, g_pre.sum(0)
 
 
 def _sparse_gradients(
-    x_c: Tensor, missed: Tensor, W_dec: Tensor, pre: Tensor, chosen: Tensor
+    x_c: Tensor, missed: Tensor, part: _Part, encoder: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `_dense_gradients`, from the chosen entries alone."""
-    n_dead = len(W_dec)
     operations = sparse.operations(x_c.device)
-    row, col = chosen.nonzero(as_tuple=True)
-    z = pre[row, col]
-    codes = codes_at_places(row, col, z, pre.shape)
+    codes = _chosen_entries(x_c, part, encoder)
+    z = codes.value + part.bias[codes.col.long()]
     factor = AUX_COEFFICIENT * 2 / len(x_c)
     no_bias = torch.zeros_like(missed[0])
-    error, squared, g_pre = operations.decode(missed, W_dec, no_bias, codes, z, factor)
+    error, squared, g_pre = operations.decode(missed, part.W_dec, no_bias, codes, z, factor)
     return (
         squared,
-        operations.weight_gradient(error, codes, z, n_dead),
-        operations.weight_gradient(x_c, codes, g_pre, n_dead),
+        sparse.decoder_gradient(error, codes, z),
+        sparse.encoder_gradient(x_c, codes, g_pre).T,
         sparse.sum_by_latent(codes, g_pre),
     )
+
+
+def _chosen_entries(x_c: Tensor, part: _Part, encoder: str) -> SparseCodes:
+    """Entries of a = x_c W_enc that take part."""
+    if part.positive:
+        operations = sparse.operations(x_c.device)
+        return operations.top_entries(x_c, part.W_enc, part.bias, part.k, encoder)
+    n_dead = len(part.bias)
+    rows, cols, values = [], [], []
+    size = rows_at_once(n_dead, x_c.device)
+    for first, some in zip(range(0, len(x_c), size), x_c.split(size), strict=True):
+        a = encoder_product(some, part.W_enc, encoder)
+        row, col = largest(a + part.bias, part.k, positive=False).nonzero(as_tuple=True)
+        rows.append(row + first)
+        cols.append(col)
+        values.append(a[row, col])
+    places = (torch.cat(rows), torch.cat(cols), torch.cat(values))
+    return codes_at_places(*places, (len(x_c), n_dead))

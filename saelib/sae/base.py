@@ -122,13 +122,8 @@ class Autoencoder(NormalizedModule, ABC):
         self.config = self.checked(config)
         self.options = self.Options.from_dict(self.config.options)
         directions = random_rows(config, generator, shard)
-        # AuxK compares the dead latents of all shards
-        shared = self.can_be_sharded and not getattr(self.options, "aux_k", 0)
-        if len(directions) < config.n_latents and not shared:
-            raise ConfigError(
-                f"arch = {config.arch!r}: ranks cannot share its latents; share the batch "
-                "('data') or the list of runs ('grid')"
-            )
+        if len(directions) < config.n_latents:
+            self._check_shared()
         if not directions.is_meta:
             directions = directions / directions.norm(dim=1, keepdim=True)
         self.W_dec = nn.Parameter(directions)
@@ -138,6 +133,16 @@ class Autoencoder(NormalizedModule, ABC):
         for name in self.bias_names():
             start = torch.full((len(directions),), self.bias_start(name))
             setattr(self, name, nn.Parameter(start))
+
+    def _check_shared(self) -> None:
+        """Refuse ranks that share the latents, where what one trains depends on the others'."""
+        aux_k = getattr(self.options, "aux_k", 0)
+        if self.can_be_sharded and not aux_k:
+            return
+        named = f"arch = {self.config.arch!r}: ranks cannot share its latents"
+        if self.can_be_sharded:
+            named = f"aux_k = {aux_k}: AuxK compares the dead latents of all ranks, expected 0"
+        raise ConfigError(f"{named}; share the batch ('data') or the list of runs ('grid')")
 
     @classmethod
     def checked(cls, config: SAEConfig) -> SAEConfig:

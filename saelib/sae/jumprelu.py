@@ -56,6 +56,7 @@ from saelib.sae.dense import (
     decoding_error,
     encoder_gradient,
     encoder_product,
+    rows_at_once,
 )
 from saelib.sae.gated import GatedSAE
 from saelib.sae.losses import LossTerms, decode, squared_error, sum_over_ranks
@@ -247,16 +248,20 @@ class JumpReLUSAE(Autoencoder):
         if not self._lifts(how):
             return x_c.new_zeros(())
         dead = how.dead.nonzero().flatten()
-        threshold = self.threshold[dead]
-        z = encoder_product(x_c, self.W_enc[:, dead]) + self.b_enc[dead]
-        missing = (threshold - z).relu_()
-        lacks = (missing > 0).to(x_c.dtype)
+        W_enc, b_enc, threshold = self.W_enc[:, dead], self.b_enc[dead], self.threshold[dead]
+        total = x_c.new_zeros(())
+        g_W_enc, g_z = torch.zeros_like(W_enc), torch.zeros_like(b_enc)
+        for rows in x_c.split(rows_at_once(max(1, len(dead)), x_c.device)):
+            missing = (threshold - (encoder_product(rows, W_enc) + b_enc)).relu_()
+            lacks = (missing > 0).to(rows.dtype)
+            total += missing.sum()
+            g_z -= lacks.sum(0)
+            g_W_enc -= encoder_gradient(rows, lacks)
         factor = self.options.pre_act / len(x_c)
-        lacking = factor * lacks.sum(0)
-        grads["W_enc"][:, dead] -= factor * (lacks.T @ x_c).T
-        grads["b_enc"][dead] -= lacking
-        grads["threshold"][dead] += lacking
-        return sum_over_ranks(self.options.pre_act * missing.sum(), how.all_reduce)
+        grads["W_enc"][:, dead] += factor * g_W_enc
+        grads["b_enc"][dead] += factor * g_z
+        grads["threshold"][dead] -= factor * g_z
+        return sum_over_ranks(self.options.pre_act * total, how.all_reduce)
 
     # -- the step on the entries that fire, or lie in the kernel's band
 

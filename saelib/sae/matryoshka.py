@@ -23,7 +23,7 @@ from torch.nn.functional import pad
 from saelib.config import ConfigError, SAEConfig
 from saelib.sae import sparse
 from saelib.sae.batchtopk import BatchTopKOptions, BatchTopKSAE
-from saelib.sae.dense import SparseCodes
+from saelib.sae.dense import Gradients, SparseCodes
 from saelib.sae.losses import squared_error
 from saelib.sae.topk import Decoded
 
@@ -102,7 +102,9 @@ class MatryoshkaSAE(BatchTopKSAE):
             f=torch.cat([total @ self.W_dec[group].T for group, total in parts], 1),
         )
 
-    def _decoded_sparse(self, x: Tensor, codes: SparseCodes, f: Tensor) -> Decoded:
+    def _decoded_sparse(
+        self, x: Tensor, codes: SparseCodes, f: Tensor, room: Gradients | None
+    ) -> Decoded:
         """One decoding of all groups: each row of the batch is as many rows as there are groups.
 
         What a group adds to the reconstruction is summed up from the first group on, which gives
@@ -129,7 +131,7 @@ class MatryoshkaSAE(BatchTopKSAE):
         return Decoded(
             x_hat=by_group[:, -1],
             **_squares(squares),
-            W_dec=operations.weight_gradient(g_x_hat, grouped, f, self.config.n_latents),
+            W_dec=sparse.decoder_gradient(g_x_hat, grouped, f, room),
             b_dec=by_group[:, 0].sum(0),
             f=g_f,
         )

@@ -73,7 +73,8 @@ class RowAdam(torch.optim.Adam):
             name: adam.square_norm(gradient, self.leaves[name], self._has_unit_rows(name))
             for name, gradient in gradients.items()
         }
-        return min(1.0, self.max_norm / (self.sharding.norm(squares) + 1e-6))  # as torch has it
+        factor = self.max_norm / (self.sharding.norm(squares) + 1e-6)  # as torch has it
+        return 1.0 if factor > 1 else factor  # a norm that is NaN stays so: training then ends
 
     def _has_unit_rows(self, name: str) -> bool:
         return name == "W_dec" and self.sae.config.l1_mode == "unit_norm"

@@ -26,21 +26,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from saelib.sae import sparse
-from saelib.sae.aux_k import AuxKOptions, add_aux_k_, aux_k_loss
+from saelib.sae.aux_k import AuxKOptions, aux_k_loss
 from saelib.sae.base import How
-from saelib.sae.dense import (
-    Gradients,
-    StepStats,
-    decoding_error,
-    encoder_gradient,
-    encoder_product,
-)
 from saelib.sae.losses import LossTerms, decode, squared_error, sum_over_ranks
 from saelib.sae.relu import ReluSAE
 
 SMOOTHING = 0.01  # δ, in normalised units: a hundredth of what codes are about
 CHUNK = 128  # rows whose powers are in memory at once
+CHUNK_ENTRIES = 2**19  # the same, of codes that are given as entries
 
 
 @dataclass(frozen=True)
@@ -87,62 +80,22 @@ class PAnnealSAE(ReluSAE):
         mse = squared_error(x, decode(f, self.W_dec, self.b_dec, how.all_reduce))
         return LossTerms(mse, l1, aux_k_loss(self, x, how))
 
-    @torch.no_grad()
-    def dense_step(self, x: Tensor, lam: float, how: How) -> tuple[StepStats, Gradients]:
+    def _penalty_(
+        self, f: Tensor, factor: float, how: How, latents: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         p = self.exponent(how.progress)
-        n_rows = len(x)
-        x_c = x - self.b_dec
-        f = encoder_product(x_c, self.W_enc, how.encoder).add_(self.b_enc).relu_()
-        active = f > 0
-        error = decoding_error(x, f, self.W_dec, self.b_dec, how.all_reduce)
-        mse = error.pow(2).sum()
-        error *= 2 / n_rows
-        grads = {"W_dec": f.T @ error}
-
-        power = _power_sum(f, active, p)
+        power = _power_sum(f, p)
         rate = _rate(f.sum(), power, how)
-        slopes = f.add_(SMOOTHING).pow_(p - 1).mul_(lam / n_rows * p * rate)
-        g_pre = (error @ self.W_dec.T).add_(slopes).mul_(active)
-        grads["W_enc"] = encoder_gradient(x_c, g_pre)
-        grads["b_enc"] = g_pre.sum(0)
-        through_encoder = sum_over_ranks(self.W_enc @ grads["b_enc"], how.all_reduce)
-        grads["b_dec"] = error.sum(0) - through_encoder
-        count = active.sum()
-        fired = active.any(0)
-        l1 = lam * rate * power
-        aux = add_aux_k_(self, x_c, error, how, grads)
-        return StepStats(mse, l1, aux, count, count, fired, fired), grads
-
-    @torch.no_grad()
-    def sparse_step(self, x: Tensor, lam: float, how: How) -> tuple[StepStats, Gradients]:
-        p = self.exponent(how.progress)
-        n_rows = len(x)
-        x_c = x - self.b_dec
-        codes, f = self._codes(x_c, how.encoder)
-        error, mse, g_pre = sparse.decode(
-            x, self.W_dec, self.b_dec, codes, f, 2 / n_rows, how.all_reduce
-        )
-        power = smoothed_power(f, p).sum()
-        rate = _rate(f.sum(), power, how)
-        g_pre += (f + SMOOTHING).pow_(p - 1).mul_(lam / n_rows * p * rate)
-        grads = {
-            "W_dec": sparse.decoder_gradient(error, codes, f, how.room),
-            "W_enc": sparse.encoder_gradient(x_c, codes, g_pre, how.room),
-            "b_enc": sparse.sum_by_latent(codes, g_pre),
-        }
-        through_encoder = sum_over_ranks(self.W_enc @ grads["b_enc"], how.all_reduce)
-        grads["b_dec"] = error.sum(0) - through_encoder
-        count = torch.tensor(len(f))
-        fired = sparse.latents_with_entries(codes)
-        l1 = lam * rate * power
-        aux = add_aux_k_(self, x_c, error, how, grads)
-        return StepStats(mse, l1, aux, count, count, fired, fired), grads
+        slopes = f.add_(SMOOTHING).pow_(p - 1).mul_(factor * p * rate)
+        return factor * rate * power, slopes
 
 
-def _power_sum(f: Tensor, active: Tensor, p: float) -> Tensor:
-    """Σ φ_p(f) over the active codes, without a copy of all. f, active: [batch, n_latents]."""
-    parts = zip(f.split(CHUNK), active.split(CHUNK), strict=True)
-    return torch.stack([smoothed_power(rows, p).mul_(where).sum() for rows, where in parts]).sum()
+def _power_sum(f: Tensor, p: float) -> Tensor:
+    """Σ φ_p(f) over the codes f ≥ 0, without a copy of all: of [batch, n_latents] or [entries]."""
+    size = CHUNK if f.ndim > 1 else CHUNK_ENTRIES
+    # δᵖ − δᵖ is not quite 0
+    parts = [smoothed_power(some, p).mul_(some > 0).sum() for some in f.split(size)]
+    return torch.stack(parts).sum()
 
 
 def _rate(size: Tensor, power: Tensor, how: How) -> Tensor:

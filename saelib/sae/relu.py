@@ -73,26 +73,38 @@ class ReluSAE(Autoencoder):
 
     @torch.no_grad()
     def dense_step(self, x: Tensor, lam: float, how: How) -> tuple[StepStats, Gradients]:
-        mode, n_rows = self.config.l1_mode, len(x)
+        n_rows = len(x)
         x_c = x - self.b_dec
         f = encoder_product(x_c, self.W_enc, how.encoder).add_(self.b_enc).relu_()
-        error = decoding_error(x, f, self.W_dec, self.b_dec, how.all_reduce)
-        penalty = penalty_of(self.W_dec, mode, lam / n_rows)
         active = f > 0
-        l1 = (f * penalty).sum() * n_rows
+        error = decoding_error(x, f, self.W_dec, self.b_dec, how.all_reduce)
         mse = error.pow(2).sum()
-        count, fired = active.sum(), active.any(0)
-        stats = StepStats(mse, l1, x.new_zeros(()), count, count, fired, fired)
-
         error *= 2 / n_rows
-        g_pre = (error @ self.W_dec.T).add_(penalty).mul_(active)  # [batch, n_latents]
-        grads = {"W_dec": f.T @ error, "W_enc": encoder_gradient(x_c, g_pre)}
+
+        grads = {"W_dec": f.T @ error}
+        if self.config.l1_mode == "norm_weighted":
+            grads["W_dec"] += decoder_norm_gradient(f.sum(0), self.W_dec, lam / n_rows)
+        l1, slopes = self._penalty_(f, lam / n_rows, how)
+        g_pre = (error @ self.W_dec.T).add_(slopes).mul_(active)  # [batch, n_latents]
+        grads["W_enc"] = encoder_gradient(x_c, g_pre)
         grads["b_enc"] = g_pre.sum(0)
         through_encoder = sum_over_ranks(self.W_enc @ grads["b_enc"], how.all_reduce)
         grads["b_dec"] = error.sum(0) - through_encoder
-        if mode == "norm_weighted":
-            grads["W_dec"] += decoder_norm_gradient(f.sum(0), self.W_dec, lam / n_rows)
-        return stats._replace(aux=add_aux_k_(self, x_c, error, how, grads)), grads
+        count, fired = active.sum(), active.any(0)
+        aux = add_aux_k_(self, x_c, error, how, grads)
+        return StepStats(mse, l1 * n_rows, aux, count, count, fired, fired), grads
+
+    def _penalty_(
+        self, f: Tensor, factor: float, how: How, latents: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | float]:
+        """factor · penalty of the codes, summed, and its slope at each; f may be overwritten.
+
+        f: [batch, n_latents], or [entries] of the `latents` that are named.
+        """
+        slope = penalty_of(self.W_dec, self.config.l1_mode, factor)
+        if isinstance(slope, Tensor) and latents is not None:
+            slope = slope[latents.long()]
+        return (f * slope).sum(), slope
 
     @torch.no_grad()
     def encode_sparse(self, x: Tensor, encoder: str = "exact") -> tuple[SparseCodes, Tensor]:
@@ -106,28 +118,23 @@ class ReluSAE(Autoencoder):
 
     @torch.no_grad()
     def sparse_step(self, x: Tensor, lam: float, how: How) -> tuple[StepStats, Gradients]:
-        mode, n_rows = self.config.l1_mode, len(x)
+        n_rows = len(x)
         x_c = x - self.b_dec
         codes, f = self._codes(x_c, how.encoder)
         error, mse, g_pre = sparse.decode(
             x, self.W_dec, self.b_dec, codes, f, 2 / n_rows, how.all_reduce
         )
-        penalty = penalty_of(self.W_dec, mode, lam / n_rows)
-        weight = penalty[codes.col.long()] if isinstance(penalty, Tensor) else penalty
-        g_pre += weight
-        l1 = (f * weight).sum() * n_rows
-        count = torch.tensor(len(f))
-        fired = sparse.latents_with_entries(codes)
-        stats = StepStats(mse, l1, x.new_zeros(()), count, count, fired, fired)
-
-        grads = {
-            "W_dec": sparse.decoder_gradient(error, codes, f, how.room),
-            "W_enc": sparse.encoder_gradient(x_c, codes, g_pre, how.room),
-            "b_enc": sparse.sum_by_latent(codes, g_pre),
-        }
-        through_encoder = sum_over_ranks(self.W_enc @ grads["b_enc"], how.all_reduce)
-        grads["b_dec"] = error.sum(0) - through_encoder
-        if mode == "norm_weighted":
+        grads = {"W_dec": sparse.decoder_gradient(error, codes, f, how.room)}
+        if self.config.l1_mode == "norm_weighted":
             code_sums = sparse.sum_by_latent(codes, f)
             grads["W_dec"] += decoder_norm_gradient(code_sums, self.W_dec, lam / n_rows)
-        return stats._replace(aux=add_aux_k_(self, x_c, error, how, grads)), grads
+        l1, slopes = self._penalty_(f, lam / n_rows, how, codes.col)
+        g_pre += slopes
+        grads["W_enc"] = sparse.encoder_gradient(x_c, codes, g_pre, how.room)
+        grads["b_enc"] = sparse.sum_by_latent(codes, g_pre)
+        through_encoder = sum_over_ranks(self.W_enc @ grads["b_enc"], how.all_reduce)
+        grads["b_dec"] = error.sum(0) - through_encoder
+        count = torch.tensor(len(f))
+        fired = sparse.latents_with_entries(codes)
+        aux = add_aux_k_(self, x_c, error, how, grads)
+        return StepStats(mse, l1 * n_rows, aux, count, count, fired, fired), grads

@@ -25,6 +25,7 @@ from saelib.sae.base import ENCODER_INIT_NORM, Autoencoder, How
 from saelib.sae.dense import rows_at_once
 from saelib.sae.sharding import UNSHARDED, Sharding
 
+ROWS_AT_ONCE = 2048  # whose losses are computed, at most
 REVIVED_ENCODER_SHARE = 0.2  # of the mean encoder norm of alive latents
 
 
@@ -41,14 +42,14 @@ class ResampleEvent:
 
 
 @torch.no_grad()
-def row_losses(sae: Autoencoder, x: Tensor, lam: float, how: How, chunk: int = 2048) -> Tensor:
+def row_losses(sae: Autoencoder, x: Tensor, lam: float, how: How, batch: int) -> Tensor:
     """The training objective of each row. x: [rows, d_in] normalised -> float64 [rows].
 
-    At most `chunk` rows are taken at once, fewer where they can be separated and memory asks it.
+    Where a row's loss depends on its batch, so many rows make one.
     """
     if sae.rowwise:
-        chunk = min(chunk, rows_at_once(sae.config.n_latents, x.device))
-    totals = [sae.loss_terms(rows, lam, how).total.double() for rows in x.split(chunk)]
+        batch = min(ROWS_AT_ONCE, rows_at_once(sae.config.n_latents, x.device))
+    totals = [sae.loss_terms(rows, lam, how).total.double() for rows in x.split(batch)]
     return torch.cat(totals)
 
 

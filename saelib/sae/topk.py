@@ -166,7 +166,7 @@ class TopKSAE(Autoencoder):
         x_c = x - self.b_dec
         codes = self._entries(x_c, how.encoder)
         f = codes.value + self.b_enc[codes.col.long()]
-        decoded = self._decoded_sparse(x, codes, f)
+        decoded = self._decoded_sparse(x, codes, f, how.room)
         g_pre = decoded.f
         grads = {
             "W_dec": decoded.W_dec,
@@ -179,15 +179,17 @@ class TopKSAE(Autoencoder):
         fired = sparse.latents_with_entries(codes)
         return self._stats(decoded, aux, torch.tensor(len(f)), fired), grads
 
-    def _decoded_sparse(self, x: Tensor, codes: SparseCodes, f: Tensor) -> Decoded:
-        """x: [batch, d_in], f: [entries]."""
+    def _decoded_sparse(
+        self, x: Tensor, codes: SparseCodes, f: Tensor, room: Gradients | None
+    ) -> Decoded:
+        """x: [batch, d_in], f: [entries]; `room` as in `sparse.decoder_gradient`."""
         operations = sparse.operations(x.device)
         error, mse, g_f = operations.decode(x, self.W_dec, self.b_dec, codes, f, 2 / len(x))
         return Decoded(
             x_hat=error,
             mse=mse,
             nested=x.new_zeros(()),
-            W_dec=operations.weight_gradient(error, codes, f, self.config.n_latents),
+            W_dec=sparse.decoder_gradient(error, codes, f, room),
             b_dec=error.sum(0),
             f=g_f,
         )

@@ -233,9 +233,13 @@ class Trainer:
         """Resample what is dead now, drawing from normalised rows x [rows, d_in]."""
         dead = self.dead()
         gate_dead = self.gate_dead()
-        progress = progress_of_step(self.cfg, self.step)
-        how = How(self.cfg.loss, all_reduce=self.sharding.all_reduce, progress=progress)
-        losses = row_losses(self.sae, x, self.lam, how).cpu()
+        how = How(
+            loss=self.cfg.loss,
+            all_reduce=self.sharding.all_reduce,
+            dead=self.tokens_since_fired >= self.cfg.dead_window,
+            progress=progress_of_step(self.cfg, self.step),
+        )
+        losses = row_losses(self.sae, x, self.lam, how, self.cfg.batch_size).cpu()
         revived = resample_(
             self.sae, self.optimizer, dead, x, losses, self.generator, self.sharding
         )

@@ -109,6 +109,20 @@ def test_float32_gradients_stay_within_1e_5(arm, arch, dead, sparse):
     torch.testing.assert_close(stats.aux.float(), terms.aux.sum().detach())
 
 
+@pytest.mark.parametrize("arm", ["plain", "topk"])
+def test_entries_found_in_parts_are_those_of_all(monkeypatch, arm):
+    """Of whole rows: what takes part never needs all rows at once."""
+    sae, x = sae_of(dict(CASES)[arm], torch.float32), rows(dtype=torch.float32)
+    how = How(arm, sparse=True, dead=DEAD)
+    _, whole = sae.step(x, 0.3, how)
+    sizes = []
+    monkeypatch.setattr("saelib.sae.aux_k.rows_at_once", lambda n, device: sizes.append(n) or 3)
+    _, in_parts = sae.step(x, 0.3, how)
+    assert sizes == ([int(DEAD.sum())] if arm == "plain" else [])
+    for name, gradient in whole.items():
+        torch.testing.assert_close(in_parts[name], gradient)
+
+
 @pytest.mark.parametrize(("arm", "arch"), CASES)
 def test_it_moves_dead_latents_alone(arm, arch):
     """Through encoder and decoder; b_dec only as the encoder's centre."""
@@ -149,7 +163,7 @@ def test_below_0_it_is_refused():
 @pytest.mark.parametrize("arch", ["sae", "gated"])
 def test_ranks_cannot_share_latents_that_are_compared(arch):
     build_sae(SAEConfig(arch, D_IN, N_LATENTS), shard=slice(0, 20))
-    with pytest.raises(ConfigError, match=f"arch = '{arch}': ranks cannot share its latents"):
+    with pytest.raises(ConfigError, match="aux_k = 4: AuxK compares the dead latents of all"):
         build_sae(SAEConfig(arch, D_IN, N_LATENTS, options={"aux_k": 4}), shard=slice(0, 20))
 
 

@@ -77,14 +77,14 @@ def test_chunks_by_hand():
     assert gradients["w"].tolist() == [4.0]
 
 
-@pytest.mark.parametrize(("rowwise", "sizes"), [(True, [10, 10, 7]), (False, [27])])
+@pytest.mark.parametrize(("rowwise", "sizes"), [(True, [10, 10, 7]), (False, [20, 7])])
 def test_losses_to_draw_from_are_in_such_chunks_too(ten_rows, monkeypatch, rowwise, sizes):
     sae, x = _problem("gated", "unit_norm", {})
     whole = sae.loss_terms(x, 0.3, How("full")).total.detach()
     monkeypatch.setattr(GatedSAE, "rowwise", rowwise)
     seen, loss_terms = [], sae.loss_terms
     monkeypatch.setattr(sae, "loss_terms", lambda x, *a: seen.append(len(x)) or loss_terms(x, *a))
-    torch.testing.assert_close(row_losses(sae, x, 0.3, How("full")), whole)
+    torch.testing.assert_close(row_losses(sae, x, 0.3, How("full"), batch=20), whole)
     assert seen == sizes
 
 

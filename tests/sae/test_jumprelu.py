@@ -94,6 +94,20 @@ def test_kernel_gradients_of_the_count_by_hand(written_out):
     assert grads["b_enc"].item() == pytest.approx(0.0)
 
 
+def test_the_term_of_dead_latents_takes_some_rows_at_a_time(monkeypatch):
+    sae, x = jumprelu(torch.float32), rows(dtype=torch.float32)
+    dead = torch.arange(N_LATENTS) >= 25
+    how = How("jumprelu_tanh", sparse=True, dead=dead)
+    whole, grads = sae.step(x, 0.3, how)
+    sizes = []
+    monkeypatch.setattr("saelib.sae.jumprelu.rows_at_once", lambda n, device: sizes.append(n) or 5)
+    parts, in_parts = sae.step(x, 0.3, how)
+    assert sizes == [int(dead.sum())]
+    torch.testing.assert_close(parts.aux, whole.aux)
+    for name, gradient in grads.items():
+        torch.testing.assert_close(in_parts[name], gradient)
+
+
 @pytest.mark.parametrize("written_out", [False, True], ids=["autograd", "step"])
 def test_kernel_gradients_of_the_tanh_by_hand(written_out):
     grads = gradients(one_latent(), BY_HAND, 0.3, How("jumprelu_tanh"), written_out)

@@ -63,6 +63,16 @@ def test_a_first_step_by_hand(compiled):
 
 
 @EITHER
+def test_a_norm_that_is_no_number_is_not_passed_over(compiled):
+    """As torch has it: every weight is NaN then, and training ends."""
+    trainer = _trainer(compiled, grad_clip=1.0)
+    _set_gradients(trainer, 1.0)
+    trainer.leaves["b_dec"].grad[0] = torch.nan
+    trainer.optimizer.step()
+    assert all(bool(leaf.isnan().all()) for leaf in trainer.leaves.values())
+
+
+@EITHER
 def test_what_has_no_gradient_in_a_batch_goes_on_by_its_moments(compiled):
     """m = β₁ (1 − β₁) g and v = β₂ (1 − β₂) g², over 1 − β²."""
     trainer = _trainer(compiled, warmup=0.0, lr=0.1)

@@ -37,7 +37,7 @@ def _latent_first(sae, name, tensor):
 def _resampled(arch, loss, dead=DEAD):
     sae, optimizer, x = _trained(arch, loss)
     before = {k: v.clone() for k, v in sae.state_dict().items()}
-    losses = row_losses(sae, x, 0.1, How(loss))
+    losses = row_losses(sae, x, 0.1, How(loss), len(x))
     revived = resample_(sae, optimizer, dead, x, losses, torch.Generator().manual_seed(3))
     return sae, optimizer, x, before, revived
 

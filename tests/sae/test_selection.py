@@ -63,6 +63,29 @@ def test_c_finds_what_plain_pytorch_does(shape, share, whole):
     assert 0 < len(c.col) <= k * (1 if whole else shape[0])
 
 
+@needs_compiler
+@pytest.mark.parametrize("encoder", ["exact", "screen"])
+@pytest.mark.parametrize("whole", [False, True], ids=["rows", "batch"])
+def test_a_product_in_parts_gives_the_same(monkeypatch, encoder, whole):
+    """A batch's bound needs all parts, so that each is computed a second time."""
+    x_c, W, bias = problem(33, 30, 200)
+    name, k = ("batch_top_entries", 8 * 33) if whole else ("top_entries", 8)
+    at_once = getattr(sparse_c, name)(x_c, W.T, bias, k, encoder)
+    sizes, multiply = [], sparse_c._Product.multiply
+    monkeypatch.setattr(sparse_c, "rows_at_once", lambda n, device: 10)
+    monkeypatch.setattr(sparse_c, "HELD_AT_ONCE", 10 * 200)
+    monkeypatch.setattr(
+        sparse_c._Product,
+        "multiply",
+        lambda self, place: multiply(self, place) or sizes.append(len(self.a)),
+    )
+    in_parts = getattr(sparse_c, name)(x_c, W.T, bias, k, encoder)
+    assert sizes == [10, 10, 10, 3] * (2 if whole else 1)
+    for field in ("crow", "col", "ccol", "row", "order"):
+        assert torch.equal(getattr(at_once, field), getattr(in_parts, field)), field
+    torch.testing.assert_close(at_once.value, in_parts.value)
+
+
 @pytest.mark.parametrize("ops", OPERATIONS, ids=NAMES)
 @pytest.mark.parametrize("k", [1, 5, 31, 32, 33, 64, 200])
 def test_ties_infinities_and_nan(ops, k):

@@ -274,7 +274,7 @@ def test_entries_found_in_chunks_of_rows_are_those_of_all(monkeypatch):
     """In inference mode too, whose tensors cannot be written again outside it."""
     exact, screened = (entries(sparse_c, 33, 40, 64, way)[3] for way in ("exact", "screen"))
     monkeypatch.setattr(sparse_c, "rows_at_once", lambda n, device: 10)
-    monkeypatch.setattr(sparse_c, "SCREENED_AT_ONCE", 10 * 64)
+    monkeypatch.setattr(sparse_c, "HELD_AT_ONCE", 10 * 64)
     monkeypatch.setattr(sparse_c, "_KEPT", threading.local())
     with torch.inference_mode():
         entries(sparse_c, 33, 40, 64, "screen")

@@ -23,7 +23,7 @@ ROUNDING = 2.0**-7  # of storing a product as bfloat16, relative: twice the wors
 # Groups of latents per code that is looked for (see select.c): the bound leaves 1.2 entries a code.
 GROUPS_PER_CODE = 3
 LANES = 16  # of a group's vectors
-SCREENED_AT_ONCE = 2**24  # values of a product in bfloat16, 32 MB; it is quicker in one piece
+HELD_AT_ONCE = 2**24  # values of a product that is quicker in one piece; in bfloat16 32 MB
 _KEPT = threading.local()  # see `_held`
 
 
@@ -92,8 +92,9 @@ def _screened(x_c: Tensor, W: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Ten
     (x16, *x_sizes), (w16, *w_sizes) = _rounded(x_c), _rounded(W)
     bits, counts = _bits(rows, n)
     bounds = (*w_sizes, d * SUM_ERROR, ROUNDING)
-    for place, some in _chunks(x16, max(1, SCREENED_AT_ONCE // n)):
-        a = torch.mm(some, w16.T, out=_held(len(some) * n).view(len(some), n))
+    for place, some in _chunks(x16, max(1, HELD_AT_ONCE // n)):
+        held = _held(len(some) * n, torch.bfloat16)
+        a = torch.mm(some, w16.T, out=held.view(len(some), n))
         of_x = (size[place] for size in x_sizes)
         _call("screen_bf16", a, bias, len(some), n, *of_x, *bounds, bits[place], counts[place])
     start, col, value = _room(counts)
@@ -111,15 +112,16 @@ def _packed(
     return crow, col[:size], value[:size]
 
 
-def _held(size: int) -> Tensor:
-    """Memory for so many values in bfloat16, the same at each call of a thread.
+def _held(size: int, dtype: torch.dtype) -> Tensor:
+    """Memory for so many values, the same at each call of a thread.
 
     To touch fresh memory takes longer than to fill it.
     """
-    if len(getattr(_KEPT, "product", ())) < size:
+    held: dict[torch.dtype, Tensor] = _KEPT.__dict__
+    if len(held.get(dtype, ())) < size:
         with torch.inference_mode(False):  # or it could not be written again outside that mode
-            _KEPT.product = torch.empty(size, dtype=torch.bfloat16)
-    return _KEPT.product[:size]
+            held[dtype] = torch.empty(size, dtype=dtype)
+    return held[dtype][:size]
 
 
 def _rounded(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,52 +150,125 @@ def top_entries(
     x_c: Tensor, W_enc: Tensor, bias: Tensor, k: int, encoder: str = "exact"
 ) -> SparseCodes:
     """As `selection.top_entries`; encoder "screen" as in `open_entries`."""
-    rows = len(x_c)
-    start, counts, col, value = _largest(x_c, W_enc, bias, k, rows, encoder)
-    _select("keep_largest", start, bias, rows, k, torch.empty_like(col), col, value, counts)
-    return _by_latent(*_packed(start, counts, col, value), len(bias))
+    product = _Product(x_c, W_enc, bias, encoder)
+    found = []
+    for place in product.places():
+        product.multiply(place)
+        maxima = product.group_maxima(place, _n_groups(k, len(bias)))
+        start, counts, col, value = product.entries_from(place, _bounds(maxima, len(maxima), k))
+        scratch = torch.empty_like(col)
+        _select("keep_largest", start, bias, len(counts), k, scratch, col, value, counts)
+        found.append((counts, *_packed(start, counts, col, value)[1:]))
+    counts, col, value = _joined(found)
+    return _by_latent(_starts(counts), col, value, len(bias))
 
 
 def batch_top_entries(
     x_c: Tensor, W_enc: Tensor, bias: Tensor, count: int, encoder: str = "exact"
 ) -> SparseCodes:
-    """As `selection.batch_top_entries`; encoder "screen" as in `open_entries`."""
-    start, counts, col, value = _largest(x_c, W_enc, bias, count, 1, encoder)
-    crow, col, value = _packed(start, counts, col, value)
-    kept = largest((value + bias[col.long()])[None], count)[0]
-    return _by_latent(_starts(kept)[crow], col[kept], value[kept], len(bias))
+    """As `selection.batch_top_entries`; encoder "screen" as in `open_entries`.
 
-
-def _largest(
-    x_c: Tensor, W_enc: Tensor, bias: Tensor, k: int, parts: int, encoder: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Entries among which are the k largest of each part of the batch, and few others.
-
-    `parts` is the number of rows, or 1. Returns where each row's entries start, their number, their
-    latents and their values; there may be gaps between rows.
+    The bound is of the whole batch: a product that does not fit at once is computed twice.
     """
-    rows, n = len(x_c), len(bias)
-    W = W_enc.T
-    if encoder == "screen":
-        (x16, *x_sizes), (w16, *w_sizes) = _rounded(x_c), _rounded(W)
-        a, kind = x16 @ w16.T, "_bf16"
-        errors = (*x_sizes, *w_sizes, x_c.shape[1] * SUM_ERROR, ROUNDING)
-    else:
-        a, kind, errors = encoder_product(x_c, W_enc, encoder), "", ()
-    per_row = -(-k // max(1, rows // parts))
-    groups = min(n, LANES * -(-GROUPS_PER_CODE * per_row // LANES))
-    maxima, bound = torch.empty(rows, groups), torch.empty(parts)
-    _select(f"group_maxima{kind}", a, bias, rows, n, groups, *errors, maxima)
-    _select("bounds", maxima, parts, groups if parts == rows else rows * groups, k, bound)
-    bits, counts = _bits(rows, n)
-    bound = bound.expand(rows).contiguous()
-    _select(f"bits_from{kind}", a, bias, rows, n, *errors, bound, bits, counts)
-    start, col, value = _room(counts)
-    if encoder == "screen":
-        _call("recompute", x_c, W, bias, bits, rows, n, x_c.shape[1], start, col, value, counts)
-    else:
-        _call("gather", a, bits, rows, n, start, col, value)
-    return start, counts, col, value
+    rows = len(x_c)
+    product = _Product(x_c, W_enc, bias, encoder, size=HELD_AT_ONCE // len(bias))
+    places = list(product.places())
+    maxima = torch.empty(rows, _n_groups(-(-count // max(1, rows)), len(bias)))
+    for place in places:
+        product.multiply(place)
+        maxima[place] = product.group_maxima(place, maxima.shape[1])
+    bound = _bounds(maxima, 1, count)
+    found = []
+    for place in places:
+        if len(places) > 1:
+            product.multiply(place)
+        start, counts, col, value = product.entries_from(place, bound)
+        found.append((counts, *_packed(start, counts, col, value)[1:]))
+    counts, col, value = _joined(found)
+    kept = largest((value + bias[col.long()])[None], count)[0]
+    crow = _starts(kept)[_starts(counts)]
+    return _by_latent(crow, col[kept], value[kept], len(bias))
+
+
+def _n_groups(per_row: int, n: int) -> int:
+    """Groups of a row's latents, of whose maxima the bound is taken."""
+    return min(n, LANES * -(-GROUPS_PER_CODE * per_row // LANES))
+
+
+def _bounds(maxima: Tensor, parts: int, k: int) -> Tensor:
+    """For each of `parts` equal parts of the maxima [rows, groups] a bound that k of them reach."""
+    bound = torch.empty(parts)
+    if parts:
+        _select("bounds", maxima, parts, maxima.numel() // parts, k, bound)
+    return bound
+
+
+def _joined(found: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Numbers of entries a row, their latents and values, of all rows."""
+    counts, cols, values = zip(*found, strict=True)
+    return torch.cat(counts), torch.cat(cols), torch.cat(values)
+
+
+class _Product:
+    """a = x_c W_enc of some rows at a time, in float32 or screened, and what is found in it."""
+
+    def __init__(
+        self, x_c: Tensor, W_enc: Tensor, bias: Tensor, encoder: str, size: int = 0
+    ) -> None:
+        self.x_c, self.W_enc, self.bias, self.encoder = x_c, W_enc, bias, encoder
+        self.is_screened = encoder == "screen"
+        n = len(bias)
+        if self.is_screened:
+            (self.x16, *self.x_sizes), (self.w16, *self.w_sizes) = _rounded(x_c), _rounded(W_enc.T)
+            size = size or HELD_AT_ONCE // n
+        self.size = max(1, size or rows_at_once(n, x_c.device))
+
+    def places(self) -> Iterator[slice]:
+        """Rows to be taken at once."""
+        return (place for place, _ in _chunks(self.x_c, self.size))
+
+    def multiply(self, place: slice) -> None:
+        """Hold the product of these rows."""
+        rows, n = self.x_c[place], len(self.bias)
+        if self.encoder == "bfloat16":
+            self.a = encoder_product(rows, self.W_enc, self.encoder)
+            return
+        left, right = (self.x16[place], self.w16.T) if self.is_screened else (rows, self.W_enc)
+        self.a = torch.mm(left, right, out=_held(len(rows) * n, left.dtype).view(len(rows), n))
+
+    def group_maxima(self, place: slice, groups: int) -> Tensor:
+        """The largest pre-activation of each group of a row, or a lower bound of it, or 0."""
+        maxima = torch.empty(len(self.a), groups)
+        kind, errors = self._errors(place)
+        _select(f"group_maxima{kind}", self.a, self.bias, *self.a.shape, groups, *errors, maxima)
+        return maxima
+
+    def entries_from(self, place: slice, bound: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Entries of the held rows whose pre-activation may be at least the bound, [1] or [rows].
+
+        Returns where each row's entries start, their number, their latents and their values; there
+        may be gaps between rows.
+        """
+        rows, n = self.a.shape
+        bits, counts = _bits(rows, n)
+        kind, errors = self._errors(place)
+        bound = bound.expand(rows).contiguous()
+        _select(f"bits_from{kind}", self.a, self.bias, rows, n, *errors, bound, bits, counts)
+        start, col, value = _room(counts)
+        if self.is_screened:
+            x_c, W = self.x_c[place], self.W_enc.T
+            shape = (rows, n, x_c.shape[1])
+            _call("recompute", x_c, W, self.bias, bits, *shape, start, col, value, counts)
+        else:
+            _call("gather", self.a, bits, rows, n, start, col, value)
+        return start, counts, col, value
+
+    def _errors(self, place: slice) -> tuple[str, tuple[Tensor | float, ...]]:
+        """The ending of the functions' names, and what bounds the held product's error."""
+        if not self.is_screened:
+            return "", ()
+        of_x = (size[place] for size in self.x_sizes)
+        return "_bf16", (*of_x, *self.w_sizes, self.x_c.shape[1] * SUM_ERROR, ROUNDING)
 
 
 def decode(
