@@ -61,6 +61,7 @@ class Trainer:
                 "since its loss is of the whole batch; share the list of runs ('grid')"
             )
         self.sae = sae.requires_grad_(True)
+        sae.zero_grad()  # a caller's may have other strides, and a step writes over the last ones
         self.cfg = cfg
         self.probe = probe
         self.sharding = sharding

@@ -609,3 +609,18 @@ def test_a_checkpoint_whose_state_is_no_mapping_is_refused_by_name(state, tmp_pa
     save_file({"generator": torch.zeros(1)}, path, metadata={"state": state})
     with pytest.raises(ValueError, match=r"c\.safetensors: damaged .*its state is no mapping"):
         load_checkpoint(Trainer(build_sae(SAEConfig(d_in=D, n_latents=N)), _cfg()), path)
+
+
+def test_gradients_that_a_caller_left_are_not_written_over(table):
+    """A sparse step writes into those of the last one; a caller's may be stored otherwise."""
+    x = table[:32]
+    sae, untouched = (build_sae(SAEConfig("sae", D, N)) for _ in range(2))
+    untouched.load_state_dict(sae.state_dict())
+    left = {name: torch.zeros(p.shape) for name, p in sae.named_parameters()}
+    for name, parameter in sae.named_parameters():
+        parameter.grad = left[name]
+    for one in (sae, untouched):
+        Trainer(one, _cfg(step="sparse")).step_(x)
+    assert all(not gradient.any() for gradient in left.values())
+    for name, tensor in untouched.state_dict().items():
+        assert torch.equal(sae.state_dict()[name], tensor), name
