@@ -183,15 +183,19 @@ class Autoencoder(NormalizedModule, ABC):
     def step(self, x: Tensor, lam: float, how: How) -> tuple[StepStats, Gradients]:
         """Statistics of the batch and the gradients of its mean loss. x: [batch, d_in] normalised.
 
-        A dense step takes rows in chunks, where `rowwise`. With `how.all_reduce` the SAE holds a
-        shard of the latents: x̂ and the gradient of b_dec are summed over ranks, all else concerns
-        the shard's latents alone.
+        A dense step takes rows in chunks, where they can be separated. With `how.all_reduce` the
+        SAE holds a shard of the latents: x̂ and the gradient of b_dec are summed over ranks, all
+        else concerns the shard's latents alone.
         """
         if how.sparse:
             return self.sparse_step(x, lam, how)
         fitting = rows_at_once(self.config.n_latents, x.device)  # of all ranks: equal chunks
-        size = fitting if self.rowwise else len(x)
+        size = fitting if self.separates_rows(how) else len(x)
         return in_chunks(lambda rows: self.dense_step(rows, lam, how), x, size)
+
+    def separates_rows(self, how: How) -> bool:
+        """Whether no row's loss depends on the others' in such a step."""
+        return self.rowwise
 
     def dense_step(self, x: Tensor, lam: float, how: How) -> tuple[StepStats, Gradients]:
         """The step on full matrices: here autograd on `loss_terms`."""

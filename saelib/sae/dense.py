@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from saelib.hardware import return_freed_memory
 from saelib.sae.losses import AllReduce
 
 # Bound on the float32 rounding error of a dot product: this × d_in × ‖x‖ ‖w‖ (4 ulp per term).
@@ -59,6 +60,7 @@ def in_chunks(
         return step(x)
     first, *others = x.tensor_split(n_chunks)
     stats, gradients = step(first)
+    return_freed_memory()  # the next chunk's arrays may not fit between those that stay
     for gradient in gradients.values():
         gradient *= len(first) / len(x)
     for rows in others:
@@ -67,6 +69,7 @@ def in_chunks(
         for name, gradient in gradients.items():
             gradient.add_(added[name], alpha=len(rows) / len(x))
         del added  # before the next are made
+        return_freed_memory()
     return stats, gradients
 
 

@@ -71,6 +71,10 @@ class PAnnealSAE(ReluSAE):
         share = max(0.0, (progress - start) / (1 - start))
         return 1 + (self.options.p_end - 1) * share
 
+    def separates_rows(self, how: How) -> bool:
+        """At p = 1, where r is 1: a run's first steps, which are dense, take little memory so."""
+        return self.exponent(how.progress) == 1
+
     def loss_terms(self, x: Tensor, lam: float, how: How) -> LossTerms:
         p = self.exponent(how.progress)
         f = self.encode(x)
@@ -82,8 +86,10 @@ class PAnnealSAE(ReluSAE):
 
     def _penalty_(
         self, f: Tensor, factor: float, how: How, latents: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | float]:
         p = self.exponent(how.progress)
+        if p == 1:
+            return super()._penalty_(f, factor, how, latents)
         power = _power_sum(f, p)
         rate = _rate(f.sum(), power, how)
         slopes = f.add_(SMOOTHING).pow_(p - 1).mul_(factor * p * rate)
