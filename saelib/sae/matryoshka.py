@@ -123,17 +123,13 @@ class MatryoshkaSAE(BatchTopKSAE):
         squares = [torch.linalg.vector_norm(errors[:, i]).square() for i in range(n_groups)]
         for i in reversed(range(n_groups - 1)):
             errors[:, i] += errors[:, i + 1]
-        # without codes a decoding gives its rows, and their products with the entries' latents
-        g_x_hat, _, g_f = operations.decode(
-            sums, self.W_dec, no_bias, grouped, torch.zeros_like(f), -2 / len(x)
-        )
-        by_group = g_x_hat.view_as(errors)
+        sums *= 2 / len(x)
         return Decoded(
-            x_hat=by_group[:, -1],
+            x_hat=errors[:, -1],
             **_squares(squares),
-            W_dec=sparse.decoder_gradient(g_x_hat, grouped, f, room),
-            b_dec=by_group[:, 0].sum(0),
-            f=g_f,
+            W_dec=sparse.decoder_gradient(sums, grouped, f, room),
+            b_dec=errors[:, 0].sum(0),
+            f=operations.entry_products(sums, self.W_dec, grouped),
         )
 
     def _grouped(self, codes: SparseCodes, n_rows: int) -> SparseCodes:

@@ -25,8 +25,8 @@ from saelib.sae.sparse import triton as sparse_triton
 def operations(device: torch.device) -> ModuleType:
     """The module that has the operations for that device.
 
-    They are `open_entries`, `top_entries`, `batch_top_entries`, `decode`, `weight_gradient` and
-    `sum_by_latent`.
+    They are `open_entries`, `top_entries`, `batch_top_entries`, `decode`, `entry_products`,
+    `weight_gradient` and `sum_by_latent`.
     """
     if device.type == "cpu" and sparse_c.available():
         return sparse_c

@@ -300,6 +300,14 @@ def decode_each(
     return list(zip(error, squared.sum(1), g_code, strict=True))
 
 
+def entry_products(x: Tensor, W: Tensor, codes: SparseCodes) -> Tensor:
+    """As `plain.entry_products`."""
+    (rows, d), value = x.shape, torch.empty(len(codes.col))
+    places = (codes.crow, codes.col)
+    _call("entry_products", x, W, rows, len(W), d, *places, 1, value, torch.empty_like(codes.crow))
+    return value
+
+
 def weight_gradient(
     x: Tensor, codes: SparseCodes, values: Tensor, n_latents: int, out: Tensor | None = None
 ) -> Tensor:

@@ -35,9 +35,14 @@ def decode(
     error = (f_csr @ W_dec).add_(b_dec).sub_(x)
     squared = error.double().square().sum()
     error *= scale
+    return error, squared, entry_products(error, W_dec, codes)
+
+
+def entry_products(x: Tensor, W: Tensor, codes: SparseCodes) -> Tensor:
+    """x[row] · W[latent] of each entry. x: [rows, d_in], W: [n_latents, d_in] -> [entries]."""
     row = torch.repeat_interleave(codes.crow.diff())
     parts = zip(row.split(CHUNK), codes.col.split(CHUNK), strict=True)
-    return error, squared, torch.cat([(error[r] * W_dec[c]).sum(1) for r, c in parts])
+    return torch.cat([(x[r] * W[c]).sum(1) for r, c in parts])
 
 
 def weight_gradient(

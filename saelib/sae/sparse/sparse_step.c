@@ -254,6 +254,23 @@ static double square_norm(const float *a, int64_t d) {
     return sum[0];
 }
 
+// value[j] = R[b] · W[col[j]] for each entry j of row b. For each of `sets` of rows: R [sets][rows][d], value
+// [sets][entries]. `next` is room for a number a row.
+void entry_products(const float *R, const float *W, int64_t rows, int64_t n, int64_t d, const int64_t *crow,
+                    const int32_t *col, int64_t sets, float *value, int64_t *next) {
+    int64_t entries = crow[rows], step = latents_at_once(d);
+    memcpy(next, crow, rows * sizeof *next);
+    for (int64_t latent = 0; latent < n; latent += step) {
+#pragma omp parallel for schedule(dynamic, 16)
+        for (int64_t b = 0; b < rows; b++) {
+            int64_t at = next[b], stop = entries_below(latent + step, n, col, at, crow[b + 1]);
+            for (int64_t s = 0; s < sets; s++)
+                dots(R + (s * rows + b) * d, W, d, col + at, stop - at, value + s * entries + at);
+            next[b] = stop;
+        }
+    }
+}
+
 // error[b] = Σ f W_dec[col] + b_dec - x[b] (scaled by `scale` on the way out), its squared norm, and the gradient of
 // each entry's code, scale · error · W_dec[col]. For each of `sets` of codes at the same places: f and g_code
 // [sets][entries], error [sets][rows][d], squared [sets][rows]. `next` is room for a number a row.
@@ -279,16 +296,7 @@ void decode_and_code_gradient(const float *x, const float *W_dec, const float *b
         squared[r] = square_norm(error + r * d, d);
         for (int64_t k = 0; k < d; k++) error[r * d + k] *= scale;
     }
-    memcpy(next, crow, rows * sizeof *next);
-    for (int64_t latent = 0; latent < n; latent += step) {
-#pragma omp parallel for schedule(dynamic, 16)
-        for (int64_t b = 0; b < rows; b++) {
-            int64_t at = next[b], stop = entries_below(latent + step, n, col, at, crow[b + 1]);
-            for (int64_t s = 0; s < sets; s++)
-                dots(error + (s * rows + b) * d, W_dec, d, col + at, stop - at, g_code + s * entries + at);
-            next[b] = stop;
-        }
-    }
+    entry_products(error, W_dec, rows, n, d, crow, col, sets, g_code, next);
 }
 
 // For each latent, over its entries e (entry numbers in `order`, rows in `row`): the sum of v[e] · rows_of[row] into g.

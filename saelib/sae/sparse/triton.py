@@ -19,6 +19,7 @@ __all__ = [
     "available",
     "batch_top_entries",
     "decode",
+    "entry_products",
     "open_entries",
     "sum_by_latent",
     "top_entries",
@@ -155,9 +156,19 @@ def _candidates(x_c: Tensor, W: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, T
     crow = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
     col = torch.empty(int(crow[-1]), dtype=torch.int64, device=x_c.device)
     _screen[(rows,)](*inputs, crow, counts, col, True)
-    value = torch.empty(len(col), device=x_c.device)
-    _products[(rows,)](x_c, W, crow, col, value, d, triton.next_power_of_2(d), num_warps=_warps(d))
-    return crow, col, value
+    return crow, col, _entry_products(x_c, W, crow, col)
+
+
+def _entry_products(x: Tensor, W: Tensor, crow: Tensor, col: Tensor) -> Tensor:
+    """x[row] · W[latent] of each entry; both contiguous."""
+    (rows, d), value = x.shape, torch.empty(len(col), device=x.device)
+    _products[(rows,)](x, W, crow, col, value, d, triton.next_power_of_2(d), num_warps=_warps(d))
+    return value
+
+
+def entry_products(x: Tensor, W: Tensor, codes: SparseCodes) -> Tensor:
+    """As `plain.entry_products`."""
+    return _entry_products(x, W, codes.crow, codes.col)
 
 
 def _rounded(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
