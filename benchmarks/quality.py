@@ -298,13 +298,14 @@ def measured(bench: Bench, args: Any) -> tuple[dict[str, float], dict[tuple, Any
     """Learning rates and curves that are there or could be made, and what is missing."""
     lrs: dict[str, float] = {}
     curves: dict[tuple, Any] = {}
-    missing = []
+    without = []
     middle = bench.ws.site("middle")
     for system in args.systems:
         try:
             lrs[system] = bench.learning_rate(system, middle)
         except OutOfTime:
-            missing.append(f"learning rate of {system}")
+            without.append(system)
+    missing = ["learning rate and curves of " + ", ".join(without)] if without else []
     sites = [bench.ws.site(int(s) if s.lstrip("-").isdigit() else s) for s in args.sites]
     left: Counter[str] = Counter()
     jobs = [(system, site, seed) for seed in args.seeds for site in sites for system in lrs]

@@ -314,7 +314,7 @@ def test_quality_goes_on_where_it_stopped(bench):
     bench.deadline = -math.inf
     lrs, curves, missing = quality.measured(bench, bench.args)
     assert (lrs, curves) == ({}, {})
-    assert missing == ["learning rate of saelib plain", "learning rate of saelib topk"]
+    assert missing == ["learning rate and curves of saelib plain, saelib topk"]
     bench.deadline = math.inf
     bench.row(system="saelib plain", site=2, seed=1, lr=0.01, knob=9.0)
     whole = quality.measured(bench, bench.args)

@@ -72,8 +72,8 @@ def test_a_trained_peer_is_rebuilt_here(name, peers, batches):
     peers.read_into(sae, weights)
     x = batches()
     peers.check_read(name, sae, rebuild, x)
-    f, x_hat = sae(x)
     with torch.no_grad():
+        f, x_hat = sae(x)
         theirs = rebuild(x)
     assert float((x_hat - theirs).norm() / theirs.norm()) <= 1e-5
     assert 0 < (f > 0).float().mean() < 1
