@@ -238,7 +238,8 @@ def peak_memory(args: Any) -> list[dict[str, Any]]:
     x = torch.zeros(1, args.d)
     rows = []
     context = get_context("forkserver")
-    context.set_forkserver_preload(["__main__"])  # the libraries are loaded once for all rows
+    # loaded once for all rows; Python 3.11 does not load "__main__", whatever is said
+    context.set_forkserver_preload(["torch", "transformers.optimization", "saelib.sae.trainer"])
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as alone:
         for key in builders(args, args.latents, args.l0[0], x, RUNS):
             peak = alone.submit(memory_of, key, args).result()
