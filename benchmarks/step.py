@@ -163,7 +163,8 @@ def measure(args: Any, n: int, l0: int) -> list[dict[str, Any]]:
     unit, rows = median(times[0]), []
     for (key, (_, trainer)), found in zip(made.items(), times, strict=True):
         row = dict(zip(("name", "arch", "loss", "step"), key, strict=True))
-        row["l0"] = l0_of(trainer.sae, x) if trainer else None
+        selects = bool(key[1]) and ARCHITECTURES[key[1]].KNOB == "k"
+        row["l0"] = l0_of(trainer.sae, x) if trainer else float(l0) if selects else None
         row |= {
             "n_latents": n,
             "batch": args.batch,

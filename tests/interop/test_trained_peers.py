@@ -13,7 +13,7 @@ from saelib.config import SAEConfig
 from saelib.sae import build_sae
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))  # as its scripts do; systems.py needs no library
+sys.path.append(str(BENCHMARKS))  # as its scripts do; systems.py needs no library
 from systems import SYSTEMS, Shape, is_ours  # noqa: E402
 
 D_IN, N_LATENTS, K = 12, 64, 6
