@@ -1,14 +1,17 @@
 """One SAE's whole training step (forward, gradients, Adam, norm) against bare dense products.
 
-    python benchmarks/step.py [--json PATH] [--sweep l0|latents] [--peers]
-        [--memory | --parts] [--figure PATH]
+    python benchmarks/step.py [--json PATH] [--l0 32 64] [--sweep l0|latents] [--peers]
+        [--summary PATH] [--memory | --parts] [--figure PATH]
 
 The unit is the time of the five matrix products that a dense plain step needs (x W_enc, f W_dec, e
-W_decᵀ, fᵀ e, xᵀ g) in the same shapes, float32, timed in turn with the rest. L0 is set by the
+W_decᵀ, fᵀ e, xᵀ g) in the same shapes, float32, timed in turn with the rest. L0 is k, or set by the
 encoder's bias, on random rows, with a learning rate so small that it stays. On CUDA nothing but
-torch, triton, transformers, safetensors and numpy is needed. --peers adds SAELens,
-dictionary_learning and sparsify (benchmarks/requirements.txt): their own loss and optimiser; a
-dense step does not depend on L0. --parts takes the plain sparse step apart.
+torch, triton, transformers, safetensors and numpy is needed. --peers adds every system of SAELens,
+dictionary_learning and sparsify (benchmarks/requirements.txt): their own trainers' step; a dense
+step does not depend on L0. A second table then has, for each of our objectives, the faster of our
+steps over bare products, and the fastest peer of the same architecture over it. No latent is dead
+in so few steps, so no AuxK is in these times, ours or theirs. --parts takes the plain sparse step
+apart.
 """
 
 from __future__ import annotations
@@ -27,8 +30,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from harness import interleaved, machine, median, parser, report
 
 from saelib.config import SAEConfig, TrainConfig
-from saelib.sae import build_sae, sparse
+from saelib.sae import ARCHITECTURES, build_sae, sparse
 from saelib.sae.dense import encoder_product
+from saelib.sae.spec import ARMS
 from saelib.sae.trainer import Trainer
 
 COLUMNS = (
@@ -43,7 +47,11 @@ COLUMNS = (
     "ratio_to_matmuls",
 )
 RUNS = ("dense", "sparse", "auto")  # "auto": dense and then sparse, as a whole run is
-LOSSES = {"plain": "sae", "two_term": "gated", "full": "gated"}
+SUMMARY = ("arch", "loss", "l0", "step", "ratio_to_matmuls", "fastest_peer", "peer_over_ours")
+# Standard deviation of a JumpReLU SAE's pre-activations on these rows. A step takes the codes in
+# the lower half of the kernel's band too: 1.4 times as many as fire, as in SAEs that were trained
+# on profile smoke's rows (L0 26 to 33, standard deviation 1 there, but with longer tails).
+JUMP_SPREAD = 1.8
 
 
 def products(
@@ -68,7 +76,9 @@ def products(
 def trainer_at(
     loss: str, step: str, d: int, n: int, x: torch.Tensor, l0: float, encoder: str = "exact"
 ) -> Trainer:
-    """A trainer whose codes have about that L0 on rows x."""
+    """A trainer of one of our objectives in mid-run, whose codes have about that L0 on rows x."""
+    arch, _ = ARMS[loss]
+    selects = ARCHITECTURES[arch].KNOB == "k"
     cfg = TrainConfig(
         loss=loss,
         step=step,
@@ -76,17 +86,39 @@ def trainer_at(
         lr=1e-9,
         batch_size=len(x),
         tokens=len(x) * 10**6,
-        lam=1.0,
+        lam=0.0 if selects else 1.0,
     )
-    sae = build_sae(SAEConfig(LOSSES[loss], d, n), torch.Generator().manual_seed(0)).to(x.device)
-    with torch.no_grad():
-        some = (x[:256] @ sae.W_enc).flatten()
-        bias = -some.kthvalue(max(1, round(some.numel() * (1 - l0 / n)))).values
-        for name in sae.bias_names():
-            getattr(sae, name).fill_(0.0 if name == "r_mag" else float(bias))
+    config = SAEConfig(arch, d, n, options={"k": int(l0)} if selects else {})
+    sae = build_sae(config, torch.Generator().manual_seed(0)).to(x.device)
+    if not selects:
+        set_l0_(sae, x, l0)
     trainer = Trainer(sae, cfg)
     trainer.density = l0 / n
+    trainer.step = cfg.total_steps // 2  # where p is half annealed
     return trainer
+
+
+@torch.no_grad()
+def set_l0_(sae: Any, x: torch.Tensor, l0: float) -> None:
+    """Biases of the encoder such that about l0 latents fire on rows x [batch, d]."""
+    above = 0.0
+    if sae.config.arch == "jumprelu":
+        sae.W_enc *= JUMP_SPREAD / (x[:256] @ sae.W_enc).std()
+        above = sae.bias_start("threshold")
+    some = (x[:256] @ sae.W_enc).flatten()
+    rank = max(1, round(some.numel() * (1 - l0 / sae.config.n_latents)))
+    bias = above - float(some.kthvalue(rank).values)
+    for name in sae.bias_names():
+        if name != "threshold":
+            getattr(sae, name).fill_(0.0 if name == "r_mag" else bias)
+
+
+@torch.no_grad()
+def l0_of(sae: Any, x: torch.Tensor) -> float:
+    """Latents that fire on rows x [batch, d] in training."""
+    if type(sae).KNOB == "k":
+        return float(sae.options.k)
+    return float((sae.encode(x[:256]) > 0).sum(1).float().mean())
 
 
 Key = tuple[str, str, str, str]  # name, arch, loss, step
@@ -101,14 +133,15 @@ def builders(
 
     def ours(loss: str, step: str) -> tuple[Callable[[], Any], Trainer]:
         trainer = trainer_at(loss, step, args.d, n, x, l0)
+        first = trainer.step
 
         def begins_dense() -> None:
-            trainer.density = 1.0 if trainer.step < 2 else l0 / n
+            trainer.density = 1.0 if trainer.step < first + 2 else l0 / n
             trainer.step_(x)
 
         return (begins_dense if step == "auto" else lambda: trainer.step_(x)), trainer
 
-    for loss, arch in LOSSES.items():
+    for loss, (arch, _) in ARMS.items():
         for step in steps:
             out[f"saelib {loss}", arch, loss, step] = partial(ours, loss, step)
     if args.peers:
@@ -130,7 +163,8 @@ def measure(args: Any, n: int, l0: int) -> list[dict[str, Any]]:
     unit, rows = median(times[0]), []
     for (key, (_, trainer)), found in zip(made.items(), times, strict=True):
         row = dict(zip(("name", "arch", "loss", "step"), key, strict=True))
-        row["l0"] = trainer.density * n if trainer else float(l0) if key[1] == "topk" else None
+        selects = bool(key[1]) and ARCHITECTURES[key[1]].KNOB == "k"
+        row["l0"] = l0_of(trainer.sae, x) if trainer else float(l0) if selects else None
         row |= {
             "n_latents": n,
             "batch": args.batch,
@@ -142,11 +176,32 @@ def measure(args: Any, n: int, l0: int) -> list[dict[str, Any]]:
     return rows
 
 
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each shape and objective of ours: its faster step, and the fastest peer's over it.
+
+    "two_term" has no peer: theirs of that architecture train with the full loss.
+    """
+    out = []
+    shapes = dict.fromkeys((row["n_latents"], row["target_l0"]) for row in rows)
+    for n, l0 in shapes:
+        here = [r for r in rows if (r["n_latents"], r["target_l0"]) == (n, l0)]
+        for loss, (arch, _) in ARMS.items():
+            mine = [r for r in here if r["name"] == f"saelib {loss}"]
+            theirs = [r for r in here if r["arch"] == arch and not r["name"].startswith("saelib")]
+            if loss == "two_term" or not theirs:
+                continue
+            ours, peer = (min(found, key=lambda r: r["seconds_median"]) for found in (mine, theirs))
+            row = {k: ours[k] for k in ("arch", "loss", "step", "n_latents", "ratio_to_matmuls")}
+            over = peer["seconds_median"] / ours["seconds_median"]
+            out.append(row | {"l0": l0, "fastest_peer": peer["name"], "peer_over_ours": over})
+    return out
+
+
 def parts(args: Any) -> list[dict[str, Any]]:
     """Where the plain sparse step's time goes, beside the encoder's product, which must stay."""
     torch.manual_seed(0)
     x = torch.randn(args.batch, args.d, device=args.device)
-    trainer = trainer_at("plain", "sparse", args.d, args.latents, x, args.l0)
+    trainer = trainer_at("plain", "sparse", args.d, args.latents, x, args.l0[0])
     trainer.step_(x)
     sae, ops, n, encoder = trainer.sae, sparse.operations(x.device), args.latents, trainer.encoder()
     p, x_c = {k: v.detach() for k, v in sae.named_parameters()}, x - sae.b_dec.detach()
@@ -184,9 +239,10 @@ def peak_memory(args: Any) -> list[dict[str, Any]]:
     x = torch.zeros(1, args.d)
     rows = []
     context = get_context("forkserver")
-    context.set_forkserver_preload(["__main__"])  # the libraries are loaded once for all rows
+    # loaded once for all rows; Python 3.11 does not load "__main__", whatever is said
+    context.set_forkserver_preload(["torch", "transformers.optimization", "saelib.sae.trainer"])
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as alone:
-        for key in builders(args, args.latents, args.l0, x, RUNS):
+        for key in builders(args, args.latents, args.l0[0], x, RUNS):
             peak = alone.submit(memory_of, key, args).result()
             row = dict(zip(("name", "arch", "loss", "step"), key, strict=True))
             rows.append(row | {"n_latents": args.latents, "batch": args.batch, "peak_mb": peak})
@@ -204,7 +260,7 @@ def memory_of(key: Key, args: Any) -> float:
     small()
     small()
     del small
-    make = builders(args, args.latents, args.l0, x, RUNS)[key]
+    make = builders(args, args.latents, args.l0[0], x, RUNS)[key]
     if args.device.startswith("cuda"):
         before = torch.cuda.memory_allocated()
     else:
@@ -283,13 +339,16 @@ def main() -> None:
     options.add_argument("--d", type=int, default=576)
     options.add_argument("--latents", type=int, default=4608)
     options.add_argument("--batch", type=int, default=2048)
-    options.add_argument("--l0", type=int, default=64)
+    options.add_argument(
+        "--l0", type=int, nargs="+", default=[64], help="several, without a sweep over them"
+    )
     options.add_argument("--sweep", choices=("none", "l0", "latents"), default="none")
     options.add_argument(
         "--peers", action="store_true", help="with benchmarks/requirements.txt installed"
     )
     options.add_argument("--memory", action="store_true", help="peak memory instead of time")
     options.add_argument("--parts", action="store_true", help="the plain sparse step taken apart")
+    options.add_argument("--summary", type=Path, help="write the second table there as JSON")
     options.add_argument("--figure", type=Path, help="draw the sweep there")
     args = options.parse_args()
     about = machine(args.device)
@@ -310,12 +369,14 @@ def main() -> None:
         )
         return
     shapes = {
-        "none": [(args.latents, args.l0)],
+        "none": [(args.latents, l0) for l0 in args.l0],
         "l0": [(args.latents, l0) for l0 in (8, 16, 32, 64, 128, 256, 512)],
-        "latents": [(args.d * times, args.l0) for times in (4, 8, 16, 32)],
+        "latents": [(args.d * times, args.l0[0]) for times in (4, 8, 16, 32)],
     }[args.sweep]
     rows = [row | {"target_l0": l0} for n, l0 in shapes for row in measure(args, n, l0)]
     report(rows, COLUMNS, about, args.json)
+    if args.peers:
+        report(summary(rows), SUMMARY, about, args.summary)
     if args.figure:
         draw(rows, "n_latents" if args.sweep == "latents" else "l0", args.figure)
 

@@ -24,6 +24,7 @@ COLLECT = (
     "bit_equal",
 )
 QUALITY = ("system", "site", "l0", "seeds", "lr", "fvu", "loss_recovered", "dead_fraction")
+QUALITY += ("peers_reached",)
 QUALITY += tuple(
     f"{column}_{part}" for column in ("fvu", "loss_recovered") for part in ("over_best", "lo", "hi")
 )
@@ -40,6 +41,11 @@ BEND += ("error_50", "error_95", "bound_50", "parabola")
 COVERAGE += ("percentile", "percentile_width", "studentised", "studentised_width")
 TABLES = {  # file: heading and columns
     "step": ("One training step, d = 576, 4,608 latents, batch 2,048", STEP),
+    "step_summary": (
+        "The faster of our steps over bare products, and the fastest peer of the architecture over "
+        "it, same shape",
+        ("arch", "loss", "l0", "step", "ratio_to_matmuls", "fastest_peer", "peer_over_ours"),
+    ),
     "step_parts": (
         "Where the plain sparse step's time goes, same shape",
         ("name", "seconds_median", "ratio_to_matmuls"),
@@ -52,6 +58,11 @@ TABLES = {  # file: heading and columns
         "Beside peers at matched L0: ours over the best peer's of the same architecture, less 1, "
         "with 95 % intervals",
         QUALITY,
+    ),
+    "quality_cells": (
+        "In how many cells (site × L0) ours is not worse in FVU than the best peer of the "
+        "architecture, by the upper end of the interval",
+        ("system", "cells", "of", "at_most_0", "at_most_2_percent"),
     ),
     "recipe": (
         "The recipe taken apart: FVU at L0 32 on validation pages, where choices are made, and "
@@ -185,6 +196,7 @@ def summary() -> str:
         if path.exists():
             rows = json.loads(path.read_text(encoding="utf-8"))
             machine = ", ".join(f"{k} {cell(v)}" for k, v in rows[0]["machine"].items())
+            columns = [c for c in columns if any(c in row for row in rows)]  # a later script's
             parts += [
                 f"### {heading}",
                 "",

@@ -19,6 +19,7 @@ from helpers.workspaces import RECIPE, trained_profile
 
 from saelib.config import CorpusConfig
 from saelib.run.check import check_profile
+from saelib.sae.spec import ARMS
 from saelib.text.pages import read_pages
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -83,12 +84,32 @@ def test_step_writes_a_row_for_each_loss_and_step_at_the_asked_l0(run_here, tmp_
         for row in rows
         if row["name"].startswith("saelib")
     }
-    losses = {"plain": "sae", "two_term": "gated", "full": "gated"}
     assert set(ours) == {
-        (arch, loss, step) for loss, arch in losses.items() for step in ("dense", "sparse")
+        (arch, loss, step) for arch, loss in ARMS.values() for step in ("dense", "sparse")
     }
     assert all(l0 == pytest.approx(16, rel=0.3) for l0 in ours.values())
     assert [row["ratio_to_matmuls"] for row in rows if row["name"] == "bare matmuls"] == [1]
+
+
+def test_step_names_the_fastest_peer_of_each_architecture(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import step
+
+    times = [
+        ("saelib plain", "sae", "plain", "dense", 4.0),
+        ("saelib plain", "sae", "plain", "sparse", 2.0),
+        ("SAELens standard", "sae", "plain", "dense", 5.0),
+        ("dictionary_learning standard", "sae", "plain", "dense", 3.0),
+        ("saelib topk", "topk", "topk", "sparse", 1.0),  # without a peer
+    ]
+    keys = ("name", "arch", "loss", "step", "seconds_median")
+    rows = [dict(zip(keys, row, strict=True)) for row in times]
+    shape = {"n_latents": 256, "target_l0": 16, "ratio_to_matmuls": 0.5}
+    assert step.summary([row | shape for row in rows]) == [
+        {"arch": "sae", "loss": "plain", "step": "sparse", "n_latents": 256}
+        | {"ratio_to_matmuls": 0.5, "l0": 16, "peer_over_ours": 1.5}
+        | {"fastest_peer": "dictionary_learning standard"}
+    ]
 
 
 def test_step_measures_memory_of_each_row(tmp_path):
@@ -155,56 +176,168 @@ def _trained(fvu, l0):
     return row | {"pages": pages}
 
 
-def test_quality_compares_with_the_better_peer_and_only_where_all_are_reached(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import quality
+@pytest.fixture
+def compared(monkeypatch):
+    """Curves of three systems at one site and three seeds, and the arguments they belong to.
 
-    seeds, of = (
-        [0, 1, 2],
-        {"saelib plain": 0.2, "SAELens standard": 0.4, "dictionary_learning standard": 0.5},
-    )
-    args = argparse.Namespace(systems=list(of), seeds=seeds, targets=[16.0, 64.0])
-    curves = {
-        (name, 15, seed): [_trained(fvu, 8), _trained(fvu, 32)]
-        for name, fvu in of.items()
-        for seed in seeds
-    }
-    for name in ("saelib plain", "SAELens standard"):  # the other peer does not come to 64
-        curves |= {
-            (name, 15, seed): [*curves[name, 15, seed], _trained(of[name], 128)] for seed in seeds
-        }
-    rows = {
-        (r["system"], r["l0"]): r for r in quality.summarised(curves, dict.fromkeys(of, 1e-3), args)
-    }
+    At L0 8 and 32 all of them, at 128 not dictionary_learning's.
+    """
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    of = {"saelib plain": 0.2, "SAELens standard": 0.4, "dictionary_learning standard": 0.5}
+    args = argparse.Namespace(systems=list(of), seeds=[0, 1, 2], targets=[16.0, 64.0])
+    curves = {}
+    for name, fvu in of.items():
+        l0s = (8, 32) if name.startswith("dictionary") else (8, 32, 128)
+        for seed in args.seeds:
+            curves[name, 15, seed] = [_trained(fvu, l0) for l0 in l0s]
+    return curves, args
+
+
+def _table(curves, args):
+    """Rows of the table by system and L0."""
+    import quality_table
+
+    rows = quality_table.summarised(curves, dict.fromkeys(args.systems, 1e-3), args)
+    return {(row["system"], row["l0"]): row for row in rows}
+
+
+def test_quality_compares_with_the_best_peer_of_those_that_are_there(compared):
+    rows = _table(*compared)
     ours = rows["saelib plain", 16.0]
     assert ours["fvu"] == pytest.approx(0.2)
     assert ours["fvu_best_peer"] == ours["loss_recovered_best_peer"] == "SAELens standard"
+    assert ours["peers_reached"] == "2 of 2"
     bend = 0.5 * 0.2 * math.log(2) ** 2 / 2  # of 0.5, halfway between 8 and 32
     assert [ours[f"fvu_{k}"] for k in ("over_best", "lo", "hi")] == pytest.approx(
         [-0.5, -0.5 - bend, -0.5 + bend]
     )  # paired: pages cancel
     assert ours["loss_recovered_over_best"] == pytest.approx(0.95 / 0.9 - 1)
-    assert "fvu_over_best" not in rows["saelib plain", 64.0]
+    assert rows["saelib plain", 64.0]["peers_reached"] == "1 of 2"
+    assert rows["saelib plain", 64.0]["fvu_over_best"] == pytest.approx(-0.5)
     assert rows["dictionary_learning standard", 64.0]["fvu"] is None
     assert "fvu_over_best" not in rows["SAELens standard", 16.0]
 
 
-def test_later_seeds_begin_at_the_lambdas_of_the_first_ones_curve(monkeypatch):
+def test_quality_waits_for_peers_that_are_not_finished(compared):
+    curves, args = compared
+    del curves["dictionary_learning standard", 15, 2]
+    rows = _table(curves, args)
+    assert ("dictionary_learning standard", 16.0) not in rows
+    assert "fvu_over_best" not in rows["saelib plain", 16.0]
+    args.systems = ["saelib plain"]  # without peers asked for there is none to wait for
+    assert set(_table(curves, args)) == {("saelib plain", 16.0), ("saelib plain", 64.0)}
+
+
+def test_quality_counts_the_cells_in_which_ours_is_not_worse(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import quality_table
+
+    bounds = {"saelib plain": (-0.1, 0.0, 0.01, 0.02, 0.3), "saelib topk": (), "SAELens topk": ()}
+    rows = [{"system": name, "fvu_hi": hi} for name, his in bounds.items() for hi in his]
+    rows += [{"system": name} for name in bounds]  # a cell that has no comparison
+    assert quality_table.cells(rows) == [
+        {"system": "saelib plain", "cells": 5, "of": 6, "at_most_0": 2, "at_most_2_percent": 4}
+    ]
+
+
+def test_later_seeds_begin_at_the_settings_of_the_first_ones_curve(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from quality_table import settings_at
+
+    curve = [{"knob": lam, "l0_val": 64 / lam} for lam in (0.5, 2.0, 8.0)]  # L0 128, 32, 8
+    plain = "saelib plain"
+    # L0 14.4, 32 and 71.7
+    assert settings_at(curve, [32.0, 16.0, 64.0], plain) == [4.44, 2.0, 0.893]
+    # the curve ends at 128
+    assert settings_at(curve, [16.0, 32.0, 256.0], plain) == [4.44, 2.0, 0.5]
+    assert settings_at(curve, [32.0], plain) == [2.22, 1.79]
+    by_k = [{"knob": k, "l0_val": 0.9 * k} for k in (16.0, 18.0, 32.0, 36.0, 80.0)]
+    assert settings_at(by_k, [16.0, 32.0], "SAELens topk") == [16.0, 18.0, 32.0, 36.0]
+    assert settings_at(by_k, [100.0], "SAELens topk") == [80.0]
+
+
+def test_quality_searches_by_the_l0_that_is_measured(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from quality import proposed
+
+    def rows(*pairs):
+        return [{"knob": float(k), "l0_val": l0} for k, l0 in pairs]
+
+    assert proposed("saelib batchtopk", rows((32, 30.0)), 32.0, 768) == 35  # k · 32 / 30 and 2 %
+    assert proposed("saelib batchtopk", rows((32, 30.0), (35, 33.0)), 32.0, 768) is None
+    far = rows((16, 4.0), (64, 100.0))
+    assert proposed("dictionary_learning jumprelu", far, 32.0, 768) == 32  # between, as of k
+    assert proposed("saelib plain", rows((1, 100.0), (4, 10.0)), 32.0, 768) == 2
+    assert proposed("saelib plain", [], 32.0, 768) is None  # all diverged
+
+
+def test_quality_prefers_a_rate_that_reaches_the_l0(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from quality import how_bad
+
+    near, far = [_trained(0.1, 40)], [_trained(0.1, 90), _trained(0.2, 80)]
+    reaching = [_trained(0.5, 20), _trained(0.4, 40)]
+    assert sorted([far, near, reaching, []], key=lambda c: how_bad(c, 32.0)) == [
+        reaching,
+        near,
+        far,
+        [],
+    ]
+
+
+@pytest.fixture
+def bench(monkeypatch, tmp_path):
+    """A `quality.Bench` that has no store: an SAE's L0 is 64 over its λ, or its k."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import quality
 
-    curve = [{"lam": lam, "l0_val": 64 / lam} for lam in (0.5, 2.0, 8.0)]  # L0 128, 32, 8
-    assert quality.lambdas_at(curve, [32.0, 16.0, 64.0]) == [
-        4.44,
-        2.0,
-        0.893,
-    ]  # L0 14.4, 32 and 71.7
-    assert quality.lambdas_at(curve, [16.0, 32.0, 256.0]) == [
-        4.44,
-        2.0,
-        0.5,
-    ]  # the curve ends at 128
-    assert quality.lambdas_at(curve, [32.0]) == [2.22, 1.79]
+    made = object.__new__(quality.Bench)
+    made.args = argparse.Namespace(
+        systems=["saelib plain", "saelib topk"], sites=["2"], seeds=[0, 1], targets=[32.0]
+    )
+    made.path, made.rows, made.deadline = tmp_path / "q.json", [], math.inf
+    made.shape = quality.Shape(8, 768, 16, 4)
+    made.ws = argparse.Namespace(site=lambda s: 15 if s == "middle" else s)
+    made.recipes, made.made_with = {"saelib": "r"}, {}
+
+    def fit(system, knob, **_):
+        return 64 / knob if system == "saelib plain" else 0.99 * knob
+
+    made.fit = fit
+    made._measured = lambda l0, site: {**_trained(0.3, l0), "loss_recovered": 0.9}
+    return made
+
+
+def test_quality_goes_on_where_it_stopped(bench):
+    import quality
+
+    bench.deadline = -math.inf
+    lrs, curves, missing = quality.measured(bench, bench.args)
+    assert (lrs, curves) == ({}, {})
+    assert missing == ["learning rate and curves of saelib plain, saelib topk"]
+    bench.deadline = math.inf
+    bench.row(system="saelib plain", site=2, seed=1, lr=0.01, knob=9.0)
+    whole = quality.measured(bench, bench.args)
+    assert whole[2] == []
+    assert {job[:2] for job in whole[1]} == {("saelib plain", 2), ("saelib topk", 2)}
+    kept = json.loads(bench.path.read_text())
+    assert kept == bench.rows
+    bench.deadline = -math.inf  # all is there: nothing is trained
+    assert quality.measured(bench, bench.args) == whole
+    bench.rows = [r for r in bench.rows if r["system"] != "saelib topk" or r["seed"] == 0]
+    missing = quality.measured(bench, bench.args)[2]
+    assert missing == ["1 of 2 curves of saelib topk"]
+
+
+def test_a_diverged_sae_is_a_row_and_no_point(bench):
+    import quality
+
+    bench._measured = lambda l0, site: {"diverged": True} if l0 > 40 else _trained(0.3, l0)
+    curve = bench.curve("saelib plain", 2, 0, 0.01, [16.0])
+    assert [row["knob"] for row in bench.rows][:2] == [0.8, 3.0]
+    assert bench.rows[0]["diverged"]
+    assert all(row["l0_val"] <= 40 for row in curve)
+    assert quality.at(curve, 16.0, "fvu") == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize(
@@ -214,6 +347,7 @@ def test_later_seeds_begin_at_the_lambdas_of_the_first_ones_curve(monkeypatch):
         ([], "--json PATH is needed"),
         (["--json", "q.json", "--targets", "0"], "--targets 0.0: an L0 above 0"),
         (["--json", "q.json", "--systems", "sparsify"], "invalid choice: 'sparsify'"),
+        (["--json", "q.json", "--minutes", "-1"], "--minutes -1.0: expected 0"),
     ],
 )
 def test_quality_refuses_in_one_line(refusal, options, said):
