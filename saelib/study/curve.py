@@ -128,7 +128,7 @@ def reach_l0(
 
     lambdas: the λ a curve begins with, by its key; `make(*key, lam)` is the spec of one of its
     SAEs. Curves go outwards together, one λ each per round. A bracketed one gets up to `refine`
-    more λ between the two points nearest to the target, while their L0 are over a factor 2 apart.
+    more λ between the two points nearest to the target, while `propose` finds them too far apart.
     Of several targets each has its own budget of λ. With another `propose` the curves are of
     another setting than λ.
     """

@@ -113,6 +113,24 @@ def test_k_goes_outwards_until_an_l0_lies_between_two(pairs, target, k):
     assert propose_k(pairs, target, 100) == k
 
 
+@pytest.mark.parametrize(
+    ("pairs", "target", "k"),
+    [
+        ([(16, 16.0), (64, 64.0)], 32, 32),  # the middle in logarithms
+        ([(16, 12.0), (64, 48.0), (99, 80.0)], 32, 43),  # 16 · 4 ** (log(32 / 12) / log 4)
+        ([(16, 16.0), (30, 28.0), (64, 64.0)], 32, 34),  # of the two nearest
+        ([(16, 16.0), (30, 30.0), (64, 64.0)], 32, None),  # one is within a tenth
+        ([(64, 64.0), (36, 34.0), (16, 16.0)], 32, None),
+        ([(2, 2.0), (3, 3.0)], 2.5, None),  # no k lies between
+        ([(2, 2.0), (4, 4.0)], 2.5, 3),
+        ([(10, 60.0), (40, 10.0)], 32, 16),  # also where L0 falls as k grows
+        ([(16, 16.0), (25, 70.0), (40, 64.0)], 32, None),  # 25 lies between, and it was tried
+    ],
+)
+def test_between_two_far_l0_k_is_interpolated_until_one_is_near(pairs, target, k):
+    assert propose_k(pairs, target, 100) == k
+
+
 def test_no_k_is_proposed_without_a_point():
     with pytest.raises(ValueError, match="at least one pair"):
         propose_k([], 32, 100)
