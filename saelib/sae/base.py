@@ -90,6 +90,7 @@ class Autoencoder(NormalizedModule, ABC):
         LOSSES          the objectives it can be trained with; each is also the name of an arm;
                         empty where it can be measured alone
         KNOB            the setting that governs its sparsity: "lam", or the option that is its L0
+        L0_IS_EXACT     whether that option is the L0 of any rows, and not of training batches alone
         Options         a checked dataclass of its own options, kept in `SAEConfig.options`
         has_gate        whether a latent may be open and still not fire
         rowwise         whether a row's loss depends on no other row of its batch, so that a dense
@@ -103,6 +104,7 @@ class Autoencoder(NormalizedModule, ABC):
 
     LOSSES: ClassVar[tuple[str, ...]]
     KNOB: ClassVar[str] = "lam"
+    L0_IS_EXACT: ClassVar[bool] = False
     Options: ClassVar[type[Checked]] = NoOptions
     has_gate: ClassVar[bool] = False
     rowwise: ClassVar[bool] = True
