@@ -271,6 +271,11 @@ def gaps(matched: Matched) -> dict[tuple[str, float], Estimate]:
     }
 
 
+def middle_gaps(matched: Matched) -> dict[str, Estimate]:
+    """`gaps` at the middle L0, by arm."""
+    return {arm: x for (arm, l0), x in gaps(matched).items() if l0 == matched.middle_l0}
+
+
 def best_arm(runs: ArchitectureRuns, l0: float) -> str | None:
     """The arm that leaves least at one L0 on validation pages, by the geometric mean over sites.
 

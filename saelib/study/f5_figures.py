@@ -17,6 +17,7 @@ from saelib.study.f5_architectures import (
     Matched,
     gaps,
     matched_rows,
+    middle_gaps,
     seed_ratios,
 )
 from saelib.study.f5_items import CODES, Items
@@ -123,7 +124,7 @@ def by_site(matched: Matched, scope: Scope) -> Figure:
 
 def depth_title(matched: Matched) -> str:
     """Whether all architectures leave more at the deepest site than at the one before it."""
-    found = {arm: x for (arm, l0), x in gaps(matched).items() if l0 == matched.middle_l0}
+    found = middle_gaps(matched)
     if not found:
         return "One site: nothing is said of depth"
     near, deep = matched.sites[-2:]
@@ -167,7 +168,7 @@ def _gap_label(matched: Matched) -> str:
 
 def gap_title(matched: Matched, margin: float) -> str:
     """Whether an architecture closes the gap between the two deepest sites."""
-    found = {arm: x for (arm, l0), x in gaps(matched).items() if l0 == matched.middle_l0}
+    found = middle_gaps(matched)
     if not found:
         return "One site has no gap to another"
     known = {arm: x for arm, x in found.items() if x.defined}

@@ -19,7 +19,7 @@ from saelib.study.f5_architectures import (
     Matched,
     Params,
     best_arm,
-    gaps,
+    middle_gaps,
 )
 from saelib.study.f5_items import Items
 from saelib.study.finding import Check, Finding, Verdict, at_least, enough, figure_path, majority
@@ -171,7 +171,7 @@ def findings(
     best = best_arm(runs, matched.middle_l0)
     of_items = item_cases(items, best, matched.sites)
     sized = (p.margin, scope.n_seeds, items.n_pages)
-    gap = {arm: x for (arm, l0), x in gaps(matched).items() if l0 == matched.middle_l0}
+    gap = middle_gaps(matched)
     return [
         _finding(
             "F5a",

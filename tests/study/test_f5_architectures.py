@@ -22,7 +22,7 @@ from helpers.f2_cases import (
 
 from saelib.study import f5_architectures as f5
 from saelib.study import f5_figures, f5_findings, f5_items
-from saelib.study.curve import reach_l0
+from saelib.study.curve import curves_over_seeds, reach_l0
 from saelib.study.estimate import constant
 from saelib.study.f5_findings import decide_depth, decide_items
 from saelib.study.matched import propose_k
@@ -148,6 +148,18 @@ def test_each_of_several_l0_is_bracketed_with_a_budget_of_its_own():
     assert len(curve.rows) > len(only[()].rows)
 
 
+def test_one_l0_is_the_same_as_a_list_of_it():
+    def make(seed, lam):
+        return ws.spec("plain", 2, lam=lam, seed=seed)
+
+    settings = []
+    for target in (40.0, [40.0]):
+        ws = Architectures()
+        curves = curves_over_seeds(ws, "07", make, {(): [2.0]}, [0, 1], target)
+        settings.append({key: list(curve.knob) for key, curve in curves.items()})
+    assert settings[0] == settings[1]
+
+
 def test_selecting_arms_are_searched_over_k_and_the_others_over_lambda(runs, p):
     top = runs.curves["topk", 2, 0]
     assert {16.0, 32.0, 64.0} < set(top.knob)
@@ -179,6 +191,9 @@ def test_the_gap_is_the_deepest_site_over_the_one_before(matched):
     gap = f5.gaps(matched)["topk", 32.0]
     assert gap.value == pytest.approx((1 + 29 / 30) / (1 + 15 / 30))
     assert f5.gaps(matched)["plain", 32.0].value == pytest.approx(1.0)
+    middle = f5.middle_gaps(matched)
+    assert list(middle) == list(f5.ARMS)
+    assert middle["topk"].value == gap.value
 
 
 def test_an_l0_that_is_not_reached_is_named(runs):
