@@ -201,7 +201,8 @@ def test_an_l0_that_is_not_reached_is_named(runs):
     assert "plain at site 2, L0 100000" in far.unreachable
     assert "0 of 24 cells reached" in f5.reached_words(far)
     assert f5.best_arm(runs, 1e5) is None
-    assert f5_findings.abstract(far, "topk") is None
+    assert f5_findings.abstract(far) is None
+    assert f5_figures.least_title(far) == "No architecture has L0 = 100000 at every site"
 
 
 def test_the_best_architecture_is_chosen_on_validation_pages(p):
@@ -211,6 +212,37 @@ def test_the_best_architecture_is_chosen_on_validation_pages(p):
         if arm == "topk":
             curve.rows["fvu_val"] = 0.01  # what test pages say does not count
     assert f5.best_arm(runs, 32.0) == "topk"
+
+
+def test_abstract_and_title_say_who_leaves_least_on_test_pages(p):
+    runs = f5.train(Architectures(), p)
+    for (arm, _, _), curve in runs.curves.items():
+        if arm == "topk":
+            curve.rows["fvu_val"] = 0.01  # what validation pages say does not count here
+    matched = f5.match(runs, p.l0_targets)
+    assert f5.best_arm(runs, 32.0) == "topk"
+    assert f5.leaders(matched) == ["jumprelu"]
+    assert f5_figures.least_title(matched) == "At L0 = 32 JumpReLU leaves the least unexplained"
+    assert f5_findings.abstract(matched) == (
+        "Of 8 kinds of SAE at L0 32, JumpReLU leaves least on test pages: 0.68, 0.68, 0.68 times "
+        "the plain SAE's FVU (sites 2, 15, 29)."
+    )
+
+
+def test_two_that_are_not_apart_are_named_by_both(p):
+    alone = params("07_architectures", sites=[2], l0_targets=[32.0], seeds=[0, 1])
+    runs = f5.train(Architectures(topk=0.2, batchtopk=0.2), alone)
+    matched = f5.match(runs, alone.l0_targets)
+    for seed in (0, 1):
+        matched.per_seed["topk", 2, 32.0][seed] = matched.per_seed["batchtopk", 2, 32.0][seed]
+    matched.log_fvu["topk", 2, 32.0] = matched.log_fvu["batchtopk", 2, 32.0]
+    assert f5.leaders(matched) == ["topk", "batchtopk"]
+    title = f5_figures.least_title(matched)
+    assert title == "At L0 = 32 TopK and BatchTopK leave the least unexplained"
+    assert "TopK and BatchTopK leave least on test pages: 0." in f5_findings.abstract(matched)
+    matched.log_fvu["topk", 2, 32.0] = matched.log_fvu["plain", 2, 32.0]
+    matched.log_fvu["plain", 2, 32.0] = matched.log_fvu["batchtopk", 2, 32.0]
+    assert f5_findings.abstract(matched) is None  # the plain SAE is one of the two
 
 
 def test_the_interval_of_a_mean_over_seeds_is_students():
