@@ -97,6 +97,7 @@ class Autoencoder(NormalizedModule, ABC):
                         step may take rows in chunks
         can_be_sharded  whether ranks can each train a shard of its latents
         STARTS          bias -> the option that says where it starts; the others start at 0
+        FLOORS          bias -> what its values below 0, which say the same as 0, become in training
         UNITLESS        the biases that have no unit, so that folding the normaliser leaves them
         UNTRAINED       l1_mode -> why it cannot be trained so; it can be opened and measured
         UNRESAMPLED     why its dead latents cannot be resampled; empty where they can be
@@ -110,6 +111,7 @@ class Autoencoder(NormalizedModule, ABC):
     rowwise: ClassVar[bool] = True
     can_be_sharded: ClassVar[bool] = False
     STARTS: ClassVar[dict[str, str]] = {}
+    FLOORS: ClassVar[dict[str, float]] = {}
     UNITLESS: ClassVar[tuple[str, ...]] = ()
     UNTRAINED: ClassVar[dict[str, str]] = {}
     UNRESAMPLED: ClassVar[str] = ""
