@@ -67,7 +67,7 @@ def add(profile: str, name: str) -> int:
     """Add the finished notebook `name` to the record of a profile; returns the number of files.
 
     All is read and checked before anything is replaced; then each of the record's three folders is
-    replaced in one step.
+    replaced in one step. A call that was killed between them is healed by another.
 
     Raises:
         FileNotFoundError: the notebook is not finished, or nothing is recorded yet.
@@ -83,27 +83,43 @@ def add(profile: str, name: str) -> int:
     check_parameters(job, record)
     check_store(job, record)
     runs = union_of_runs(job, record)
-    times = union_of_times(job, record, runs)
-    estimates = union_of_estimates(job, record)
+    texts = {
+        RESULTS: runs.text,
+        TIMES: union_of_times(job, record, runs),
+        "estimates.json": union_of_estimates(job, record),
+    }
+    _replace(job, record, texts)
+    return 1 + len(job.claims)
+
+
+def _replace(job: Job, record: Record, texts: Mapping[str, str]) -> None:
+    """Replace the record's folders by copies of them with what the notebook left.
+
+    texts: content of tables that are of all notebooks. Where a write fails all three stay.
+    """
+    folders = (record.tables, record.copies, record.figures)
     with ExitStack() as stack:
-        folders = (record.tables, record.copies, record.figures)
-        tables, copies, figures = (stack.enter_context(replaced_folder(f)) for f in folders)
-        for folder, new in zip(folders, (tables, copies, figures), strict=True):
+        staged = [stack.enter_context(replaced_folder(folder)) for folder in folders]
+        for folder, new in zip(folders, staged, strict=True):
             if folder.is_dir():
                 shutil.copytree(folder, new, dirs_exist_ok=True)
+        tables, copies, figures = staged
         _remove_former(job, tables, copies, figures)
         _copy([job.output], copies)
         _copy([path for path in job.claims if path.suffix == ".png"], figures)
-        for path in _texts(job):
-            write_text(tables / path.relative_to(data_dir(profile)), path.read_text("utf-8"))
-        write_text(tables / RESULTS, runs.text)
-        write_text(tables / TIMES, times)
-        write_text(tables / "estimates.json", estimates)
-        sources = published.recorded_hashes(profile) | published.hashes([job.output])
-        write_json(tables / "sources.json", sources)
-        write_json(tables / "added.json", findings.added(profile) | {job.name: versions()})
-        seal_files(tables, [RESULTS])
-    return 1 + len(job.claims)
+        _write_tables(job, record, tables, texts)
+
+
+def _write_tables(job: Job, record: Record, tables: Path, texts: Mapping[str, str]) -> None:
+    """Write the notebook's own texts, and those that are of all notebooks."""
+    for path in _texts(job):
+        write_text(tables / path.relative_to(data_dir(record.profile)), path.read_text("utf-8"))
+    for name, text in texts.items():
+        write_text(tables / name, text)
+    sources = published.recorded_hashes(record.profile) | published.hashes([job.output])
+    write_json(tables / "sources.json", sources)
+    write_json(tables / "added.json", findings.added(record.profile) | {job.name: versions()})
+    seal_files(tables, [RESULTS])
 
 
 def versions() -> dict[str, Any]:
