@@ -43,8 +43,8 @@ workbook: venv ## run the notebooks of PROFILE, write data/PROFILE/{notebooks,re
 report: venv ## write data/PROFILE/report again from what is there
 	$(BIN)/python -m saelib report --profile $(PROFILE)
 
-record: venv ## keep the finished run of PROFILE in the repository: notebooks, tables, figures, docs/findings.md
-	$(BIN)/python tools/record.py $(PROFILE)
+record: venv ## keep the finished run of PROFILE in the repository: notebooks, tables, figures, docs/findings.md (ARGS="--add 07": of one notebook)
+	$(BIN)/python tools/record.py $(ARGS) $(PROFILE)
 
 test: lint assets ## lint, unit tests, and every notebook executed and compared with its committed outputs
 	@$(MAKE) --no-print-directory -j2 unit nbval || { echo "make test FAILED: see [unit] or [nbval] above"; exit 1; }

@@ -13,7 +13,8 @@ from typing import Any
 
 import published
 
-from saelib.env import root
+from saelib.env import data_dir, root
+from saelib.files import read_json
 from saelib.run.headlines import NOT_REPORTED, effect, interval_text, outcome
 from saelib.run.report import FINDINGS, facts, lead_findings
 from saelib.run.source_notebooks import INJECTED, parameters, read_notebook, tags
@@ -98,13 +99,13 @@ def rule(profile: str, entry: Entry) -> str:
     copy = root() / "notebooks" / "published" / profile / f"{entry['notebook']}.ipynb"
     if not copy.is_file():
         return NO_RULE
-    given = _parameters(copy)
+    given = executed_parameters(copy)
     margin = given.get("margin", float("nan"))
     l0 = given.get("l0_target", float("nan"))
     return RULES[entry["name"]].format(margin=margin, percent=100 * margin, limit=1 + margin, l0=l0)
 
 
-def _parameters(copy: Path) -> dict[str, Any]:
+def executed_parameters(copy: Path) -> dict[str, Any]:
     """What an executed notebook ran with: its defaults, and papermill's cell over them."""
     values = parameters(copy)
     for cell in read_notebook(copy)["cells"]:
@@ -127,7 +128,8 @@ def _by_number(name: str) -> list[str]:
 def page(profile: str) -> str:
     """`docs/findings.md`: the profile, its size, and a section per finding."""
     found = entries(profile)
-    parts = ["# Findings", _size(profile), MAPPING, *filter(None, [_age(profile)]), WORDS]
+    notices = filter(None, [_added_words(profile), _age(profile)])
+    parts = ["# Findings", _size(profile), MAPPING, *notices, WORDS]
     for lead in lead_findings(found):
         number = lead["number"]
         parts += [f"## {number}", f"*{FINDINGS.get(number, '')}*"]
@@ -143,6 +145,29 @@ def _size(profile: str) -> str:
         "Numbers in brackets are 95 % intervals. Written by `tools/record.py` from "
         f"`data/recorded/{profile}/`; nothing here is typed in."
     )
+
+
+def added(profile: str) -> dict[str, dict[str, Any]]:
+    """Notebooks added to a record by themselves, with the versions that each was run with."""
+    path = data_dir("recorded") / profile / "added.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def _added_words(profile: str) -> str:
+    """Which notebooks have a run of their own; empty where none has."""
+    notebooks = [
+        f"{name} ({_versions_words(versions)})" for name, versions in sorted(added(profile).items())
+    ]
+    if not notebooks:
+        return ""
+    return (
+        f"**Added by themselves:** {'; '.join(notebooks)}. Their SAEs were trained in another run "
+        "than the others, on the same text and the same model, perhaps on another machine."
+    )
+
+
+def _versions_words(versions: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in versions.items())
 
 
 def _age(profile: str) -> str:

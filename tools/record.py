@@ -1,7 +1,8 @@
 """Keep a finished run of a profile in the repository: notebooks, tables, findings, figures.
 
-python tools/record.py PROFILE              # `make record PROFILE=default`
-python tools/record.py --docs PROFILE       # write docs/findings.md and README's table again
+python tools/record.py PROFILE            # `make record PROFILE=default`
+python tools/record.py --add 07 PROFILE   # one notebook: `make record PROFILE=full ARGS="--add 07"`
+python tools/record.py --docs PROFILE     # write docs/findings.md and README's table again
 
     notebooks/published/<profile>/     the executed notebooks
     figures/<profile>/                 the figures
@@ -17,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import added
 import findings
 import published
 
@@ -127,16 +129,26 @@ def _write_docs(profile: str) -> int:
     return 2
 
 
+def add(profile: str, notebook: str) -> int:
+    """Add one notebook's finished run to what is recorded of the profile: see `added.add`."""
+    count = added.add(profile, notebook)
+    write_docs(profile)
+    return count
+
+
 def main(args: Sequence[str]) -> int:
-    options = [name for name in args if name.startswith("-")]
-    profiles = [name for name in args if name not in options]
-    if len(profiles) != 1 or options not in ([], ["--docs"]):
-        print(__doc__)
-        return 2
     try:
-        if options:
-            return _write_docs(profiles[0])
-        print(f"recorded {record(profiles[0])} files of profile {profiles[0]}")
+        match args:
+            case ["--add", notebook, profile]:
+                count = add(profile, notebook)
+                print(f"added {count} files of {notebook} to the record of profile {profile}")
+            case ["--docs", profile]:
+                return _write_docs(profile)
+            case [profile] if not profile.startswith("-"):
+                print(f"recorded {record(profile)} files of profile {profile}")
+            case _:
+                print(__doc__)
+                return 2
     except (FileNotFoundError, ValueError) as error:
         print(f"error: {error}")
         return 2

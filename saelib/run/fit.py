@@ -1,9 +1,9 @@
 """An SAE on a tensor of one's own: `fit(x, l0=32, arch="gated")`.
 
 Rows of huge norm are sinks (see `SINK_FACTOR`): they are left out, as in the workbook's notebooks,
-since a few of them would hold most of the variance. λ is searched until the SAE has the L0 that was
-asked for on rows that it was not trained on; an architecture whose option is its L0 needs no
-search.
+since a few of them would hold most of the variance. λ, or k, is searched until the SAE has the L0
+that was asked for on rows that it was not trained on; only a TopK SAE, which has exactly k, needs
+no search.
 """
 
 from __future__ import annotations
@@ -34,7 +34,13 @@ from saelib.sae.architectures import ARCHITECTURES
 from saelib.sae.group import Run, train_together
 from saelib.sae.history import History, TrainingDiverged
 from saelib.sae.spec import ARMS, Spec, make_spec
-from saelib.study.matched import interpolate_matched_l0, propose_lambda, three_digits
+from saelib.study.matched import (
+    interpolate_matched_l0,
+    is_near,
+    propose_k,
+    propose_lambda,
+    three_digits,
+)
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +48,8 @@ HELD_OUT = 0.1  # share of the rows on which L0 and FVU are measured
 LEAST_ROWS = 256
 LARGEST_SEED = 2**63 - 1  # that a generator of torch takes
 MEASURED_ROWS = 2048  # encoded at once
-NEAR = 1.1  # an L0 within this factor of the one asked for is reached
 STARTS = (0.7, 1.4, 2.8)  # λ per root of d_in / 576, with which the search begins
-FURTHER = 5  # λ tried at most beyond these, one after the other
+FURTHER = 5  # λ, or k, tried at most beyond the first, one after the other
 # Trained as profile `default` does; any field of the configurations may be set otherwise.
 RECIPE = {
     "tokens": 204_800,
@@ -112,7 +117,7 @@ def fit(
     trainer = TensorTrainer(rows, np.flatnonzero(~is_sink.cpu().numpy()), seed)
     make = _spec_maker(_arm(arch), rows.shape[1], seed, settings)
     best = _nearest(trainer, make, _checked_l0(l0, make))
-    if not 1 / NEAR <= best["l0_val"] / l0 <= NEAR:
+    if not is_near(best["l0_val"], l0):
         log.warning(f"l0 = {l0:g} was not reached: the nearest SAE has {best['l0_val']:.3g}")
     trained = trainer.trained[best["run_id"]]
     table = pd.DataFrame(trained.history.table)
@@ -205,6 +210,8 @@ def _nearest(trainer: TensorTrainer, make: Any, l0: float | int) -> dict[str, An
     """The row of the SAE whose L0 is nearest to the target, in ratio."""
     if make(1).fixed_l0 is not None:
         rows = trainer.train([make(int(l0))])
+    elif make(1).nominal_l0 is not None:
+        rows = _searched_k(trainer, make, l0)
     else:
         rows = _searched(trainer, make, l0)
     distance = (np.log(rows["l0_val"].clip(lower=1e-9)) - math.log(l0)).abs()
@@ -225,6 +232,20 @@ def _searched(trainer: TensorTrainer, make: Any, l0: float | int) -> pd.DataFram
         return rows
     last = trainer.train([make(three_digits(lam))])
     return pd.concat([rows, last], ignore_index=True)
+
+
+def _searched_k(trainer: TensorTrainer, make: Any, l0: float | int) -> pd.DataFrame:
+    """SAEs of several k, the first the target's, until one is near the target on held-out rows."""
+    k: int | None = max(1, round(l0))
+    tried: list[int] = []
+    rows = pd.DataFrame()
+    while k is not None and len(tried) <= FURTHER:
+        tried.append(k)
+        rows = pd.concat([rows, trainer.train([make(k)])], ignore_index=True)
+        if is_near(rows["l0_val"].iloc[-1], l0):
+            break
+        k = propose_k(zip(tried, rows["l0_val"], strict=True), l0, make(k).sae.n_latents)
+    return rows
 
 
 @dataclass(frozen=True)

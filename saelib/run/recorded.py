@@ -98,6 +98,8 @@ class RecordedRuns:
             return same.iloc[0].to_dict()
         if spec.fixed_l0 is not None:
             return described(spec) | predicted(spec)
+        if spec.nominal_l0 is not None:  # the curve has one setting: its k
+            return described(spec) | _measured(curve["l0_val"].mean(), curve["fvu"].mean())
         return described(spec) | interpolated(of_seed if len(of_seed) else curve, spec.train.lam)
 
     def scale(self, site: int, normalize: str, tokens_mask: str) -> float | None:
@@ -130,11 +132,11 @@ def described(spec: Spec) -> dict[str, Any]:
 
 
 def predicted(spec: Spec) -> dict[str, float]:
-    """L0 as the architecture sets it, else by the power law of the recorded runs, at λ per root of
+    """L0 as an option asks for it, else by the power law of the recorded runs, at λ per root of
     the width; and an FVU.
     """
-    if spec.fixed_l0 is not None:
-        return _measured(spec.fixed_l0, EXPECTED_FVU)
+    if spec.nominal_l0 is not None:
+        return _measured(spec.nominal_l0, EXPECTED_FVU)
     level, slope = CURVES.get(spec.arm, CURVES["plain"])
     lam = max(spec.train.lam, LEAST_LAMBDA) / math.sqrt(spec.sae.d_in / D_FITTED)
     l0 = math.exp(level + slope * math.log(lam))

@@ -90,12 +90,14 @@ class Autoencoder(NormalizedModule, ABC):
         LOSSES          the objectives it can be trained with; each is also the name of an arm;
                         empty where it can be measured alone
         KNOB            the setting that governs its sparsity: "lam", or the option that is its L0
+        L0_IS_EXACT     whether that option is the L0 of any rows, and not of training batches alone
         Options         a checked dataclass of its own options, kept in `SAEConfig.options`
         has_gate        whether a latent may be open and still not fire
         rowwise         whether a row's loss depends on no other row of its batch, so that a dense
                         step may take rows in chunks
         can_be_sharded  whether ranks can each train a shard of its latents
         STARTS          bias -> the option that says where it starts; the others start at 0
+        FLOORS          bias -> what its values below 0, which say the same as 0, become in training
         UNITLESS        the biases that have no unit, so that folding the normaliser leaves them
         UNTRAINED       l1_mode -> why it cannot be trained so; it can be opened and measured
         UNRESAMPLED     why its dead latents cannot be resampled; empty where they can be
@@ -103,11 +105,13 @@ class Autoencoder(NormalizedModule, ABC):
 
     LOSSES: ClassVar[tuple[str, ...]]
     KNOB: ClassVar[str] = "lam"
+    L0_IS_EXACT: ClassVar[bool] = False
     Options: ClassVar[type[Checked]] = NoOptions
     has_gate: ClassVar[bool] = False
     rowwise: ClassVar[bool] = True
     can_be_sharded: ClassVar[bool] = False
     STARTS: ClassVar[dict[str, str]] = {}
+    FLOORS: ClassVar[dict[str, float]] = {}
     UNITLESS: ClassVar[tuple[str, ...]] = ()
     UNTRAINED: ClassVar[dict[str, str]] = {}
     UNRESAMPLED: ClassVar[str] = ""

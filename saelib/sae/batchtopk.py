@@ -44,6 +44,7 @@ class BatchTopKSAE(TopKSAE):
 
     LOSSES = ("batchtopk",)
     Options = BatchTopKOptions
+    L0_IS_EXACT = False  # a threshold chooses the codes of other rows
     rowwise = False
     threshold: Tensor
     n_batches: Tensor

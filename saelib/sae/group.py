@@ -5,6 +5,7 @@ Each SAE ends bit-identical to one trained alone, whatever it was trained beside
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -21,6 +22,8 @@ from saelib.sae.checkpoint import load_checkpoint, save_checkpoint
 from saelib.sae.history import History, TrainingDiverged
 from saelib.sae.sharding import UNSHARDED, Sharding
 from saelib.sae.trainer import Trainer
+
+log = logging.getLogger(__name__)
 
 WEISZFELD_STEPS = 32
 B_DEC_ROWS = 8192  # training rows from which b_dec is initialised
@@ -248,6 +251,7 @@ def _shared_normalizer(runs: Sequence[Run]) -> Autoencoder:
 
 def _start(run: Run, stream: RowSource) -> Trainer:
     """A trainer at the run's checkpoint, or at its beginning."""
+    _raise_to_floors_(run.sae)
     probe = None if run.probe is None else run.sae.normalize(run.probe.to(run.sae.W_dec.device))
     trainer = Trainer(run.sae, run.cfg, probe, run.sharding)
     if run.checkpoint and (saved := run.sharding.newest(run.checkpoint)):
@@ -255,6 +259,24 @@ def _start(run: Run, stream: RowSource) -> Trainer:
     else:
         _initialise_b_dec_(run.sae, stream, run.cfg)
     return trainer
+
+
+@torch.no_grad()
+def _raise_to_floors_(sae: Autoencoder) -> None:
+    """Put biases below 0, as SAEs of other libraries may have, where training keeps them.
+
+    A step takes a threshold below 0 for one that lets negative codes through, which `encode` does
+    not; after its first step training would clamp it anyway.
+    """
+    for name, floor in sae.FLOORS.items():
+        values = getattr(sae, name)
+        below = values < 0
+        if below.any():
+            log.warning(
+                f"{name}: {int(below.sum()):,} of {values.numel():,} are below 0, which says the "
+                f"same as 0; they are trained from {floor:g}"
+            )
+            values[below] = floor
 
 
 @torch.no_grad()

@@ -137,6 +137,7 @@ class JumpReLUSAE(Autoencoder):
     Options = JumpReLUOptions
     can_be_sharded = True
     STARTS: ClassVar[dict[str, str]] = {"threshold": "initial_threshold"}
+    FLOORS: ClassVar[dict[str, float]] = {"threshold": LEAST_THRESHOLD}
     UNTRAINED: ClassVar[dict[str, str]] = {
         "norm_weighted": "since threshold and bandwidth are in the units of such rows' codes"
     }

@@ -36,10 +36,21 @@ class Spec(NamedTuple):
         return options_text(self.sae.options)
 
     @property
-    def fixed_l0(self) -> float | None:
-        """The L0 that an option sets; None where training decides it, as with a penalty."""
+    def nominal_l0(self) -> float | None:
+        """The L0 that an option asks for; None with a penalty, where training decides it.
+
+        Rows outside training may have a few percent more or fewer: see `fixed_l0`.
+        """
         knob = architecture(self.sae).KNOB
         return None if knob == "lam" else float(self.sae.options[knob])
+
+    @property
+    def fixed_l0(self) -> float | None:
+        """The nominal L0 where it is that of any rows, as a TopK SAE's; else None.
+
+        Rows on which fewer codes are above 0 have less.
+        """
+        return self.nominal_l0 if architecture(self.sae).L0_IS_EXACT else None
 
 
 def options_text(options: Mapping[str, Any]) -> str:

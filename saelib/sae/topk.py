@@ -63,6 +63,7 @@ class TopKSAE(Autoencoder):
 
     LOSSES = ("topk",)
     KNOB = "k"
+    L0_IS_EXACT = True
     Options = TopKOptions
     UNRESAMPLED = (
         "of which a revived encoder, at a fifth of the others' norm, is seldom among the largest; "

@@ -128,13 +128,13 @@ def reach_l0(
 
     lambdas: the λ a curve begins with, by its key; `make(*key, lam)` is the spec of one of its
     SAEs. Curves go outwards together, one λ each per round. A bracketed one gets up to `refine`
-    more λ between the two points nearest to the target, while their L0 are over a factor 2 apart.
+    more λ between the two points nearest to the target, while `propose` finds them too far apart.
     Of several targets each has its own budget of λ. With another `propose` the curves are of
     another setting than λ.
     """
     curves: dict[tuple, Curve] = {}
     spent: Counter[Any] = Counter()
-    targets = [target] if isinstance(target, int | float) else list(target)
+    targets = _targets(target)
     wanted = {key: list(lams) for key, lams in lambdas.items()}
     while wanted:
         cells = [(key, lam) for key, lams in wanted.items() for lam in lams]
@@ -202,12 +202,17 @@ def curves_over_seeds(
     """
     first = {(*cell, seeds[0]): lams for cell, lams in start.items()}
     curves = reach_l0(ws, notebook, make, first, target, max_extra, refine, propose)
-    near = {cell: _around(curves[*cell, seeds[0]], target) or lams for cell, lams in start.items()}
+    targets = _targets(target)
+    near = {cell: _around(curves[*cell, seeds[0]], targets) or lams for cell, lams in start.items()}
     others = {(*cell, seed): near[cell] for cell in start for seed in seeds[1:]}
     return curves | reach_l0(ws, notebook, make, others, target, max_extra, refine, propose)
 
 
-def _around(curve: Curve, target: float | int | Sequence[float | int]) -> list[float]:
+def _targets(target: float | int | Sequence[float | int]) -> list[float | int]:
+    """One L0 or several, as a list."""
+    return [target] if isinstance(target, int | float) else list(target)
+
+
+def _around(curve: Curve, targets: Sequence[float | int]) -> list[float]:
     """The settings between which a curve has each target, ascending."""
-    targets = [target] if isinstance(target, int | float) else target
     return sorted({value for l0 in targets for value in curve.bracket(l0)})

@@ -271,6 +271,33 @@ def gaps(matched: Matched) -> dict[tuple[str, float], Estimate]:
     }
 
 
+def middle_gaps(matched: Matched) -> dict[str, Estimate]:
+    """`gaps` at the middle L0, by arm."""
+    return {arm: x for (arm, l0), x in gaps(matched).items() if l0 == matched.middle_l0}
+
+
+def leaders(matched: Matched) -> list[str]:
+    """The arm that leaves least on test pages at the middle L0, by the geometric mean over sites.
+
+    With the second where the two are not apart: where the first does not leave less at most sites,
+    by whole intervals. Of the arms that have that L0 at every site; empty without any.
+    """
+    l0 = matched.middle_l0
+    means = {
+        arm: float(np.mean([matched.log_fvu[arm, site, l0].value for site in matched.sites]))
+        for arm in ARMS
+    }
+    ranked = sorted((arm for arm in ARMS if np.isfinite(means[arm])), key=lambda arm: means[arm])
+    first, second = ranked[:1], ranked[1:2]
+    return first if second and _are_apart(matched, *first, *second) else first + second
+
+
+def _are_apart(matched: Matched, best: str, second: str) -> bool:
+    l0 = matched.middle_l0
+    words = [matched.ratio(best, second, site, l0).compare(1) for site in matched.sites]
+    return 2 * sum(word == "lower" for word in words) > len(words)
+
+
 def best_arm(runs: ArchitectureRuns, l0: float) -> str | None:
     """The arm that leaves least at one L0 on validation pages, by the geometric mean over sites.
 

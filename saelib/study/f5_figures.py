@@ -16,7 +16,9 @@ from saelib.study.f5_architectures import (
     Cell,
     Matched,
     gaps,
+    leaders,
     matched_rows,
+    middle_gaps,
     seed_ratios,
 )
 from saelib.study.f5_items import CODES, Items
@@ -36,26 +38,13 @@ def trade_off(points: pd.DataFrame, matched: Matched, scope: Scope) -> Figure:
 
 
 def least_title(matched: Matched) -> str:
-    """Which architecture leaves least at the middle L0, by the geometric mean over sites."""
+    """Which architecture leaves least at the middle L0 on test pages, or which two."""
     l0 = matched.middle_l0
-    means = {
-        arm: float(np.mean([matched.log_fvu[arm, site, l0].value for site in matched.sites]))
-        for arm in ARMS
-    }
-    known = {arm: value for arm, value in means.items() if np.isfinite(value)}
-    if not known:
+    names = [NAMES[arm] for arm in leaders(matched)]
+    if not names:
         return f"No architecture has L0 = {l0:g} at every site"
-    best, *others = sorted(known, key=lambda arm: known[arm])
-    if others and not _is_apart(matched, best, others[0]):
-        return f"At L0 = {l0:g} {NAMES[best]} and {NAMES[others[0]]} leave the least unexplained"
-    return f"At L0 = {l0:g} {NAMES[best]} leaves the least unexplained"
-
-
-def _is_apart(matched: Matched, best: str, second: str) -> bool:
-    """Whether the first leaves less than the second at most sites, by whole intervals."""
-    l0 = matched.middle_l0
-    words = [matched.ratio(best, second, site, l0).compare(1) for site in matched.sites]
-    return 2 * sum(word == "lower" for word in words) > len(words)
+    leave = "leaves" if len(names) == 1 else "leave"
+    return f"At L0 = {l0:g} {' and '.join(names)} {leave} the least unexplained"
 
 
 def missing_words(matched: Matched) -> str:
@@ -123,7 +112,7 @@ def by_site(matched: Matched, scope: Scope) -> Figure:
 
 def depth_title(matched: Matched) -> str:
     """Whether all architectures leave more at the deepest site than at the one before it."""
-    found = {arm: x for (arm, l0), x in gaps(matched).items() if l0 == matched.middle_l0}
+    found = middle_gaps(matched)
     if not found:
         return "One site: nothing is said of depth"
     near, deep = matched.sites[-2:]
@@ -167,7 +156,7 @@ def _gap_label(matched: Matched) -> str:
 
 def gap_title(matched: Matched, margin: float) -> str:
     """Whether an architecture closes the gap between the two deepest sites."""
-    found = {arm: x for (arm, l0), x in gaps(matched).items() if l0 == matched.middle_l0}
+    found = middle_gaps(matched)
     if not found:
         return "One site has no gap to another"
     known = {arm: x for arm, x in found.items() if x.defined}

@@ -19,7 +19,8 @@ from saelib.study.f5_architectures import (
     Matched,
     Params,
     best_arm,
-    gaps,
+    leaders,
+    middle_gaps,
 )
 from saelib.study.f5_items import Items
 from saelib.study.finding import Check, Finding, Verdict, at_least, enough, figure_path, majority
@@ -171,7 +172,7 @@ def findings(
     best = best_arm(runs, matched.middle_l0)
     of_items = item_cases(items, best, matched.sites)
     sized = (p.margin, scope.n_seeds, items.n_pages)
-    gap = {arm: x for (arm, l0), x in gaps(matched).items() if l0 == matched.middle_l0}
+    gap = middle_gaps(matched)
     return [
         _finding(
             "F5a",
@@ -320,27 +321,35 @@ def items_sentence(items: Items, best: str | None, matched: Matched, scope: Scop
     )
 
 
-def abstract(matched: Matched, best: str | None) -> str | None:
-    """What the report's abstract says; None where an L0 is not reached."""
+def abstract(matched: Matched) -> str | None:
+    """What the report's abstract says: who leaves least on test pages, beside the plain SAE.
+
+    None where the plain SAE is among those who do, or does not have the L0 at every site.
+    """
     l0 = matched.middle_l0
-    if best is None:
-        return None
+    arms = leaders(matched)
     compared = [
         arm for arm in ARMS if all(matched.log_fvu[arm, s, l0].defined for s in matched.sites)
     ]
-    values = [matched.ratio(best, "plain", site, l0) for site in matched.sites]
-    if best == "plain" or not all(x.defined for x in values):
+    if not arms or "plain" in arms or "plain" not in compared:
         return None
-    shares = ", ".join(f"{x.value:.2f}" for x in values)
+    leave = "leaves" if len(arms) == 1 else "leave"
     return (
-        f"Of {len(compared)} kinds of SAE at L0 {l0:g}, {NAMES[best]} leaves least on validation "
-        f"pages: {shares} times the plain SAE's FVU on test pages ({sites_label(matched.sites)})."
+        f"Of {len(compared)} kinds of SAE at L0 {l0:g}, {' and '.join(NAMES[a] for a in arms)} "
+        f"{leave} least on test pages: {' and '.join(_shares(matched, a) for a in arms)} times "
+        f"the plain SAE's FVU ({sites_label(matched.sites)})."
     )
 
 
-def record_abstract(profile: str, matched: Matched, best: str | None) -> None:
-    """Record the abstract where the L0 it speaks of is reached."""
-    text = abstract(matched, best)
+def _shares(matched: Matched, arm: str) -> str:
+    """An arm's FVU over the plain SAE's at the middle L0, site by site."""
+    values = (matched.ratio(arm, "plain", site, matched.middle_l0) for site in matched.sites)
+    return ", ".join(f"{x.value:.2f}" for x in values)
+
+
+def record_abstract(profile: str, matched: Matched) -> None:
+    """Record the abstract where there is one."""
+    text = abstract(matched)
     if text:
         finding.record_abstract(profile, NOTEBOOK, text)
 

@@ -5,8 +5,12 @@ They stand apart from what computes, so that a value is refused before torch is 
 
 from __future__ import annotations
 
-from pydantic import Field
+from collections.abc import Sequence
 
+from pydantic import Field, model_validator
+
+from saelib.config import ConfigError
+from saelib.study.matched import times
 from saelib.study.params import (
     AtLeastOne,
     Common,
@@ -117,7 +121,31 @@ class ArchitectureParams(Common, Recipe):
     lambdas_p_anneal: PositiveLambdas = Field(description="coefficients of the p-annealed penalty")
     lambdas_jumprelu: PositiveLambdas = Field(description="coefficients of JumpReLU's L0 penalty")
     lambdas_tanh: PositiveLambdas = Field(description="coefficients of JumpReLU's tanh penalty")
-    refine: CountOrZero = Field(description="further λ between two over a factor 2 apart in L0")
+    refine: CountOrZero = Field(description="further λ or k between two far apart in L0")
     ce_tokens: LossTokens = Field(description="test tokens whose next-token loss is measured")
     item_tokens: Count = Field(description="ordinary test tokens on which codes are searched")
     margin: NotNegative = Field(description="FVUs nearer than this share are called equal")
+
+    @model_validator(mode="after")
+    def _can_be_compared(self) -> ArchitectureParams:
+        """No k is above the number of latents, and no curve begins twice at one λ."""
+        if max(self.l0_targets) > self.n_latents:
+            raise ConfigError(
+                f"l0_targets = {self.l0_targets}: expected at most n_latents = {self.n_latents}"
+            )
+        for name in ("lambdas", "lambdas_p_anneal", "lambdas_jumprelu", "lambdas_tanh"):
+            lambdas = getattr(self, name)
+            if _repeats(times(lambdas, 1.0)):
+                raise ConfigError(
+                    f"{name} = {lambdas}: expected λ that differ in their first three digits"
+                )
+        if _repeats(times(self.lambdas, self.lam_full)):
+            raise ConfigError(
+                f"lam_full = {self.lam_full}: expected a multiple of lambdas = {self.lambdas} with "
+                "which they differ in their first three digits"
+            )
+        return self
+
+
+def _repeats(values: Sequence[float]) -> bool:
+    return len(set(values)) < len(values)

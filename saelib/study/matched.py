@@ -18,6 +18,7 @@ LAMBDA_BEYOND = 1.2  # how far past the target's expected place, as a factor in 
 # for. benchmarks/bend.py measures on recorded curves how often it is enough.
 BEND = {"fvu": 0.2, "loss_recovered": 0.1, "loss_recovered_mean": 0.1}
 K_BEYOND = 1.02  # how far past the k that the target asks for, as a factor
+NEAR = 1.1  # an L0 within this factor of the target is near it
 SAME_LAMBDA = 1.01  # two λ within this factor are not divided further
 
 
@@ -97,8 +98,9 @@ def propose_k(pairs: Iterable, target: float | int, n_latents: int) -> int | Non
     """The next k to train where k sets the L0, nearly: L0 falls short of k where fewer codes are
     positive, or a threshold of training lets fewer through.
 
-    pairs of (k, L0). None where the target lies between two of them, or no k is left on the side
-    that is missing.
+    pairs of (k, L0). Where the target lies between two of them: by interpolation between the two
+    nearest in L0, or None where one is near the target, or no further k lies between. Where it does
+    not: outwards, or None where no k is left on that side.
     """
     pairs = sorted((int(k), float(l0)) for k, l0 in pairs if math.isfinite(l0))
     pairs = [(k, l0) for k, l0 in pairs if l0 > 0] or pairs  # at 0 a curve has no point
@@ -112,7 +114,26 @@ def propose_k(pairs: Iterable, target: float | int, n_latents: int) -> int | Non
     if min(values) > target:
         k, l0 = pairs[0]
         return max(1, min(k - 1, math.floor(k * target / l0 / K_BEYOND))) if k > 1 else None
-    return None
+    return _between(pairs, target)
+
+
+def is_near(l0: float | int, target: float | int) -> bool:
+    """Whether an L0 is within a factor `NEAR` of the target > 0."""
+    return bool(target / NEAR <= l0 <= target * NEAR)
+
+
+def _between(pairs: Sequence[tuple[int, float]], target: float | int) -> int | None:
+    """A k between the two whose L0 are the nearest on either side of the target; None without."""
+    # of equal L0, the k nearest the gap
+    below_l0, below_k = max((l0, k) for k, l0 in pairs if l0 <= target)
+    above_l0, above_k = min((l0, k) for k, l0 in pairs if l0 >= target)
+    low, high = sorted((below_k, above_k))
+    if is_near(below_l0, target) or is_near(above_l0, target) or high - low < 2:
+        return None
+    share = math.log(target / below_l0) / math.log(above_l0 / below_l0)
+    k = round(below_k * (above_k / below_k) ** share)
+    k = min(max(k, low + 1), high - 1)
+    return None if k in [tried for tried, _ in pairs] else k
 
 
 def _smaller(pairs: Sequence[tuple[float, float]], target: float | int) -> float | None:

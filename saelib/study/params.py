@@ -92,7 +92,7 @@ RisingShares = Annotated[
     list[float], _LIST, _FILLED, _ONCE, accepts(_rising, "rising shares in (0, 1)")
 ]
 RisingTargets = Annotated[
-    list[Positive], _LIST, _FILLED, accepts(_ascending, "L0 that rise")
+    list[Positive], _LIST, _FILLED, accepts(_ascending, "L0 that rise, each once")
 ]  # of a comparison
 Schedule = Literal["constant", "linear", "cosine", "cosine_with_restarts"]
 

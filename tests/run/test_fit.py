@@ -100,6 +100,52 @@ def test_an_l0_out_of_reach_is_told_and_the_nearest_sae_is_given(rows, caplog):
     assert 0 < fitted.l0 < 47.5
 
 
+@pytest.fixture
+def trained_k(monkeypatch):
+    """The k that are trained, none for long; each SAE's L0 is three quarters of it."""
+    tried = []
+
+    def l0_and_fvu(sae, x, index):
+        tried.append(sae.options.k)
+        return 0.75 * sae.options.k, 0.5
+
+    monkeypatch.setattr("saelib.run.fit.measured", l0_and_fvu)
+    return tried
+
+
+@pytest.mark.parametrize("arch", ["batchtopk", "matryoshka"])
+def test_k_is_searched_where_held_out_rows_have_another_l0(arch, rows, trained_k, caplog):
+    fitted = fit(rows, 12, arch, **RECIPE | {"tokens": 512})
+    assert list(dict.fromkeys(trained_k)) == [12, 17]  # 12 · 12 / 9 · 1.02, rounded up
+    assert fitted.l0 == 12.75
+    assert fitted.sae.options.k == 17
+    assert "not reached" not in caplog.text
+
+
+def test_the_search_for_k_ends_with_its_budget_or_between_two_whole_numbers(rows, monkeypatch):
+    tried = []
+
+    def l0_and_fvu(sae, x, index):
+        tried.append(sae.options.k)
+        return (1.0 if sae.options.k < 21 else 45.0), 0.5
+
+    monkeypatch.setattr("saelib.run.fit.measured", l0_and_fvu)
+    fitted = fit(rows, 12, "batchtopk", **RECIPE | {"tokens": 512})
+    assert len(set(tried)) == 6
+    assert fitted.l0 == 45.0  # nearer in ratio
+
+
+def test_an_exact_k_is_not_searched(rows, trained_k, caplog):
+    fit(rows, 12, "topk", **RECIPE | {"tokens": 512})
+    assert set(trained_k) == {12}
+    assert "l0 = 12 was not reached: the nearest SAE has 9" in caplog.text
+
+
+def test_an_l0_between_two_k_is_asked_of_a_batchtopk_sae(rows):
+    fitted = fit(rows, 4.4, "batchtopk", **RECIPE)
+    assert 4 <= fitted.l0 <= 4.84
+
+
 @pytest.mark.parametrize(
     ("x", "settings", "sentence"),
     [

@@ -94,3 +94,11 @@ def test_one_k_is_not_taken_for_another():
     assert runs.row(many)["l0_val"] == 16
     another = make_spec("topk", 2, 64, n_latents=128, k=4, seed=1)
     assert runs.row(another)["l0_val"] == 4
+
+
+@pytest.mark.parametrize(("arm", "l0"), [("topk", 4.0), ("batchtopk", 3.75)])
+def test_another_seed_has_k_or_the_l0_that_was_measured_at_it(arm, l0):
+    first, another = (make_spec(arm, 2, 64, n_latents=128, k=4, seed=seed) for seed in (0, 1))
+    runs = RecordedRuns(pd.DataFrame([described(first) | {"l0_val": 3.75, "fvu": 0.2}]))
+    assert runs.row(another)["l0_val"] == l0
+    assert predicted(another)["l0_val"] == 4  # of which nothing is recorded

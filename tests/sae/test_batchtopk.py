@@ -250,7 +250,8 @@ def test_it_equals_a_jumprelu_sae():
 
 def test_k_is_the_knob_and_shapes_the_name_of_a_run():
     specs = [make_spec("batchtopk", 2, 24, n_latents=96, **s) for s in ({}, {"k": 32}, {"k": 8})]
-    assert [spec.fixed_l0 for spec in specs] == [32, 32, 8]
+    assert [spec.nominal_l0 for spec in specs] == [32, 32, 8]
+    assert specs[0].fixed_l0 is None  # a threshold chooses the codes of rows outside training
     names = [run_id(spec.sae, spec.train, "store") for spec in specs]
     assert names[0] == names[1] != names[2]
 

@@ -315,6 +315,33 @@ def test_a_threshold_stays_above_0_in_training():
     assert sae.threshold.min() < 0.1
 
 
+@pytest.mark.parametrize("step", ["dense", "sparse"])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_an_sae_with_thresholds_below_0_is_trained_on_as_what_it_encodes(table, loss, step, caplog):
+    """As one of another library may have them; a step would let its negative codes through."""
+
+    def start_at(threshold):
+        def start(sae):
+            with torch.no_grad():
+                sae.threshold[:9] = threshold
+
+        return start
+
+    changes = {"tokens": 640, "step": step}
+    below, history = trained(table, loss, start=start_at(-0.5), **changes)
+    assert "threshold: 9 of 40 are below 0, which says the same as 0" in caplog.text
+    same, expected = trained(table, loss, start=start_at(LEAST_THRESHOLD), **changes)
+    assert history.table == expected.table
+    for name, value in same.state_dict().items():
+        assert torch.equal(below.state_dict()[name], value), name
+
+
+def test_thresholds_of_0_or_more_start_as_they_are(table, caplog):
+    options = {"initial_threshold": 0.0, "tokens": 64}
+    trained(table, "jumprelu", **options)
+    assert "below 0" not in caplog.text
+
+
 def silence(sae, b_enc=-30.0):
     """Leave ten latents that fire, fewer than the rows have directions."""
     with torch.no_grad():

@@ -166,7 +166,7 @@ def test_the_options_travel_with_the_sae(tmp_path):
 def test_prefixes_have_a_name_in_the_table_and_shape_that_of_a_run():
     spec = make_spec("matryoshka", 2, 24, n_latents=96, prefixes=(0.25, 1.0))
     assert spec.options == "aux_k=256 k=32 prefixes=0.25,1.0"
-    assert spec.fixed_l0 == 32
+    assert (spec.nominal_l0, spec.fixed_l0) == (32, None)
 
 
 @pytest.mark.parametrize(

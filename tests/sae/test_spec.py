@@ -21,7 +21,7 @@ def test_every_objective_of_every_architecture_is_an_arm_of_its_own():
 def test_settings_go_to_the_configuration_that_has_the_field():
     spec = make_spec("full", 2, 24, n_latents=96, lr=3e-4, lam=2.0)
     assert (spec.sae.n_latents, spec.train.lr, spec.train.lam) == (96, 3e-4, 2.0)
-    assert (spec.options, spec.fixed_l0) == ("", None)
+    assert (spec.options, spec.fixed_l0, spec.nominal_l0) == ("", None, None)
 
 
 def test_an_unknown_arm_or_field_is_refused_by_name():

@@ -170,6 +170,7 @@ def test_the_options_travel_with_the_sae(tmp_path):
 def test_k_is_the_knob_and_shapes_the_name_of_a_run():
     specs = [make_spec("topk", 2, 24, n_latents=96, **s) for s in ({}, {"k": 32}, {"k": 8})]
     assert [spec.fixed_l0 for spec in specs] == [32, 32, 8]
+    assert [spec.nominal_l0 for spec in specs] == [32, 32, 8]
     assert specs[2].options == "aux_k=256 k=8"
     assert specs[0].train.lam == 0
     names = [run_id(spec.sae, spec.train, "store") for spec in specs]

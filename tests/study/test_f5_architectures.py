@@ -22,7 +22,7 @@ from helpers.f2_cases import (
 
 from saelib.study import f5_architectures as f5
 from saelib.study import f5_figures, f5_findings, f5_items
-from saelib.study.curve import reach_l0
+from saelib.study.curve import curves_over_seeds, reach_l0
 from saelib.study.estimate import constant
 from saelib.study.f5_findings import decide_depth, decide_items
 from saelib.study.matched import propose_k
@@ -113,6 +113,24 @@ def test_k_goes_outwards_until_an_l0_lies_between_two(pairs, target, k):
     assert propose_k(pairs, target, 100) == k
 
 
+@pytest.mark.parametrize(
+    ("pairs", "target", "k"),
+    [
+        ([(16, 16.0), (64, 64.0)], 32, 32),  # the middle in logarithms
+        ([(16, 12.0), (64, 48.0), (99, 80.0)], 32, 43),  # 16 · 4 ** (log(32 / 12) / log 4)
+        ([(16, 16.0), (30, 28.0), (64, 64.0)], 32, 34),  # of the two nearest
+        ([(16, 16.0), (30, 30.0), (64, 64.0)], 32, None),  # one is within a tenth
+        ([(64, 64.0), (36, 34.0), (16, 16.0)], 32, None),
+        ([(2, 2.0), (3, 3.0)], 2.5, None),  # no k lies between
+        ([(2, 2.0), (4, 4.0)], 2.5, 3),
+        ([(10, 60.0), (40, 10.0)], 32, 16),  # also where L0 falls as k grows
+        ([(16, 16.0), (25, 70.0), (40, 64.0)], 32, None),  # 25 lies between, and it was tried
+    ],
+)
+def test_between_two_far_l0_k_is_interpolated_until_one_is_near(pairs, target, k):
+    assert propose_k(pairs, target, 100) == k
+
+
 def test_no_k_is_proposed_without_a_point():
     with pytest.raises(ValueError, match="at least one pair"):
         propose_k([], 32, 100)
@@ -128,6 +146,18 @@ def test_each_of_several_l0_is_bracketed_with_a_budget_of_its_own():
     assert all(len(curve.bracket(l0)) for l0 in (4.0, 40.0))
     only = reach_l0(ws, "07", make, {(): [2.0]}, 40.0, max_extra=2)
     assert len(curve.rows) > len(only[()].rows)
+
+
+def test_one_l0_is_the_same_as_a_list_of_it():
+    def make(seed, lam):
+        return ws.spec("plain", 2, lam=lam, seed=seed)
+
+    settings = []
+    for target in (40.0, [40.0]):
+        ws = Architectures()
+        curves = curves_over_seeds(ws, "07", make, {(): [2.0]}, [0, 1], target)
+        settings.append({key: list(curve.knob) for key, curve in curves.items()})
+    assert settings[0] == settings[1]
 
 
 def test_selecting_arms_are_searched_over_k_and_the_others_over_lambda(runs, p):
@@ -161,6 +191,9 @@ def test_the_gap_is_the_deepest_site_over_the_one_before(matched):
     gap = f5.gaps(matched)["topk", 32.0]
     assert gap.value == pytest.approx((1 + 29 / 30) / (1 + 15 / 30))
     assert f5.gaps(matched)["plain", 32.0].value == pytest.approx(1.0)
+    middle = f5.middle_gaps(matched)
+    assert list(middle) == list(f5.ARMS)
+    assert middle["topk"].value == gap.value
 
 
 def test_an_l0_that_is_not_reached_is_named(runs):
@@ -168,7 +201,8 @@ def test_an_l0_that_is_not_reached_is_named(runs):
     assert "plain at site 2, L0 100000" in far.unreachable
     assert "0 of 24 cells reached" in f5.reached_words(far)
     assert f5.best_arm(runs, 1e5) is None
-    assert f5_findings.abstract(far, "topk") is None
+    assert f5_findings.abstract(far) is None
+    assert f5_figures.least_title(far) == "No architecture has L0 = 100000 at every site"
 
 
 def test_the_best_architecture_is_chosen_on_validation_pages(p):
@@ -178,6 +212,37 @@ def test_the_best_architecture_is_chosen_on_validation_pages(p):
         if arm == "topk":
             curve.rows["fvu_val"] = 0.01  # what test pages say does not count
     assert f5.best_arm(runs, 32.0) == "topk"
+
+
+def test_abstract_and_title_say_who_leaves_least_on_test_pages(p):
+    runs = f5.train(Architectures(), p)
+    for (arm, _, _), curve in runs.curves.items():
+        if arm == "topk":
+            curve.rows["fvu_val"] = 0.01  # what validation pages say does not count here
+    matched = f5.match(runs, p.l0_targets)
+    assert f5.best_arm(runs, 32.0) == "topk"
+    assert f5.leaders(matched) == ["jumprelu"]
+    assert f5_figures.least_title(matched) == "At L0 = 32 JumpReLU leaves the least unexplained"
+    assert f5_findings.abstract(matched) == (
+        "Of 8 kinds of SAE at L0 32, JumpReLU leaves least on test pages: 0.68, 0.68, 0.68 times "
+        "the plain SAE's FVU (sites 2, 15, 29)."
+    )
+
+
+def test_two_that_are_not_apart_are_named_by_both(p):
+    alone = params("07_architectures", sites=[2], l0_targets=[32.0], seeds=[0, 1])
+    runs = f5.train(Architectures(topk=0.2, batchtopk=0.2), alone)
+    matched = f5.match(runs, alone.l0_targets)
+    for seed in (0, 1):
+        matched.per_seed["topk", 2, 32.0][seed] = matched.per_seed["batchtopk", 2, 32.0][seed]
+    matched.log_fvu["topk", 2, 32.0] = matched.log_fvu["batchtopk", 2, 32.0]
+    assert f5.leaders(matched) == ["topk", "batchtopk"]
+    title = f5_figures.least_title(matched)
+    assert title == "At L0 = 32 TopK and BatchTopK leave the least unexplained"
+    assert "TopK and BatchTopK leave least on test pages: 0." in f5_findings.abstract(matched)
+    matched.log_fvu["topk", 2, 32.0] = matched.log_fvu["plain", 2, 32.0]
+    matched.log_fvu["plain", 2, 32.0] = matched.log_fvu["batchtopk", 2, 32.0]
+    assert f5_findings.abstract(matched) is None  # the plain SAE is one of the two
 
 
 def test_the_interval_of_a_mean_over_seeds_is_students():

@@ -36,6 +36,31 @@ def test_the_shipped_profiles_are_in_range(profile):
         ("04_resampling", {"dying_lr": 0.0}, "dying_lr = 0.0: expected a learning rate > 0"),
         ("05_layer_analysis", {"depth_step": -1}, "depth_step = -1: expected above 0"),
         ("05_layer_analysis", {"cause_lambdas": [0.0]}, "cause_lambdas = [0.0]: expected above 0"),
+        (
+            "07_architectures",
+            {"l0_targets": [32.0, 769.0]},
+            "l0_targets = [32.0, 769.0]: expected at most n_latents = 768",
+        ),
+        (
+            "07_architectures",
+            {"l0_targets": [32.0, 32.0]},
+            "l0_targets = [32.0, 32.0]: expected L0 that rise, each once",
+        ),
+        (
+            "07_architectures",
+            {"lambdas_tanh": [2.5001, 2.5002]},
+            "lambdas_tanh = [2.5001, 2.5002]: expected λ that differ in their first three digits",
+        ),
+        (
+            "07_architectures",
+            {"lambdas_p_anneal": [2.5, 2.5]},
+            "lambdas_p_anneal = [2.5, 2.5]: expected each element once",
+        ),
+        (
+            "07_architectures",
+            {"lam_full": 0.0},
+            "lam_full = 0.0: expected a multiple of lambdas = [0.8, 2.5, 8.0] with which they",
+        ),
     ],
 )
 def test_a_value_out_of_range_is_refused_in_the_user_s_words(name, values, expected):
