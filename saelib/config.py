@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 IN_WORDS = {
     float: "a finite number",
     float | int: "a finite number",
+    float | None: "a finite number, or null",
     int: "a whole number",
     str: "a string",
     bool: "true or false",
@@ -54,6 +55,8 @@ def _matches(value: Any, hint: Any) -> bool:
         return value in get_args(hint) and type(value) in {type(a) for a in get_args(hint)}
     if get_origin(hint) is tuple:
         return isinstance(value, tuple) and all(_matches(v, get_args(hint)[0]) for v in value)
+    if hint == float | None:
+        return value is None or _matches(value, float)
     if hint in (float, float | int):
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return is_number and abs(value) <= sys.float_info.max  # of no NaN either
@@ -101,7 +104,7 @@ class Checked:
                 self._require(within, f.name, f"at most {NAME_CHARS:,} characters")
             if hints[f.name] is int:
                 self._require(abs(value) <= LARGEST, f.name, "a whole number of 64 bits at most")
-            if hints[f.name] is float:
+            if hints[f.name] in (float, float | None) and value is not None:
                 object.__setattr__(self, f.name, float(value))
         self.check()
 

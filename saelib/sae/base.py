@@ -124,7 +124,7 @@ class Autoencoder(NormalizedModule, ABC):
     ) -> None:
         super().__init__(config.d_in)
         self.config = self.checked(config)
-        self.options = self.Options.from_dict(self.config.options)
+        self.options = self.options_of(self.config)
         directions = random_rows(config, generator, shard)
         if len(directions) < config.n_latents:
             self._check_shared()
@@ -137,6 +137,11 @@ class Autoencoder(NormalizedModule, ABC):
         for name in self.bias_names():
             start = torch.full((len(directions),), self.bias_start(name))
             setattr(self, name, nn.Parameter(start))
+
+    @classmethod
+    def options_of(cls, config: SAEConfig) -> Checked:
+        """The options of an SAE of that configuration."""
+        return cls.Options.from_dict(config.options)
 
     def _check_shared(self) -> None:
         """Refuse ranks that share the latents, where what one trains depends on the others'."""

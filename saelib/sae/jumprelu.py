@@ -17,11 +17,11 @@ the expected loss (section 4). Towards z f keeps its own derivative, 1[z > θ], 
 none.
 
 **Units.** Normalised activations have a mean square of 1 per dimension, ‖x‖ ≈ √d, and codes of
-decoder rows of unit norm share their unit. So have θ and ε; the paper's ε = 0.001 is for ‖x‖ ≈ 1,
-thus √d times as much here, and Conerly et al. take 2. Of the count, λ is the squared error that one
-more code has to save: a latent fires where it saves more than λ, and θ comes to rest near √λ. The
-tanh counts nearly the same, since tanh(c f) is near 1 above 1/c. Decoder rows have unit norm, so
-that c f is the c f ‖W_dec,i‖ of the source, where they are free.
+decoder rows of unit norm share their unit. So have θ and ε, whose defaults grow as √d; the paper's
+ε = 0.001 is for ‖x‖ ≈ 1, thus √d times as much here, and Conerly et al. take 2. Of the count, λ is
+the squared error that one more code has to save: a latent fires where it saves more than λ, and θ
+comes to rest near √λ. The tanh counts nearly the same, since tanh(c f) is near 1 above 1/c. Decoder
+rows have unit norm, so that c f is the c f ‖W_dec,i‖ of the source, where they are free.
 
 **θ in training** goes `THRESHOLD_RATE` times as far as Adam takes it. Adam moves each parameter by
 about the learning rate, whatever λ, and where steps are few θ does not get to √λ so: L0 then hardly
@@ -70,17 +70,26 @@ CHUNK = 128  # rows whose code gradients a sum over the kernel's band copies at 
 class JumpReLUOptions(AuxKOptions):
     """How a JumpReLU SAE is trained; in normalised units. Without effect on one that is trained."""
 
-    bandwidth: float = 0.5  # ε, the width of the kernel that gives θ its gradient
-    initial_threshold: float = 0.5
-    tanh_scale: float = 4.0  # c of "jumprelu_tanh"
+    # ε, the width of the kernel that gives θ its gradient; by default √d_in / 48
+    bandwidth: float | None = None
+    initial_threshold: float | None = None  # by default √d_in / 48
+    tanh_scale: float | None = None  # c of "jumprelu_tanh"; by default 96 / √d_in
     pre_act: float = 3e-6  # λ_P of "jumprelu_tanh"; 0 is off
 
     def check(self) -> None:
         super().check()
-        self._require(self.bandwidth > 0, "bandwidth", "a width > 0")
-        self._require(self.initial_threshold >= 0, "initial_threshold", "a threshold of 0 or more")
-        self._require(self.tanh_scale > 0, "tanh_scale", "a factor > 0")
+        start = self.initial_threshold
+        self._require(self.bandwidth is None or self.bandwidth > 0, "bandwidth", "a width > 0")
+        self._require(start is None or start >= 0, "initial_threshold", "a threshold of 0 or more")
+        self._require(self.tanh_scale is None or self.tanh_scale > 0, "tanh_scale", "a factor > 0")
         self._require(self.pre_act >= 0, "pre_act", "0 (off) or more")
+
+    def of_width(self, d_in: int) -> JumpReLUOptions:
+        """With what is left to the width filled in: codes of rows of that width grow as √d_in."""
+        share = d_in**0.5 / 48
+        defaults = {"bandwidth": share, "initial_threshold": share, "tanh_scale": 2 / share}
+        missing = {k: v for k, v in defaults.items() if getattr(self, k) is None}
+        return replace(self, **missing)
 
 
 def jumprelu_codes(z: Tensor, threshold: Tensor) -> Tensor:
@@ -149,6 +158,10 @@ class JumpReLUSAE(Autoencoder):
         """
         options = cls.Options.from_dict(config.options)
         return replace(config, options=options.to_dict(omit_defaults=True))
+
+    @classmethod
+    def options_of(cls, config: SAEConfig) -> JumpReLUOptions:
+        return super().options_of(config).of_width(config.d_in)
 
     @classmethod
     def bias_names(cls) -> tuple[str, ...]:

@@ -143,7 +143,7 @@ def test_what_is_collected_is_what_notebook_01_asks_for(at_home):
 def test_settings_of_the_command_line_reach_collection_and_may_stream(at_home):
     found = asked(
         "collect",
-        lambda: sweep.collect("alone", {"stream_tokens": 2048, "n_latents": 24, "bos": "never"}),
+        lambda: sweep.collect("alone", {"stream_tokens": 2048, "n_latents": 48, "bos": "never"}),
     )
     assert found[0][-1] == StreamConfig(buffer_tokens=2048)
     assert found[0][1].bos == "never"

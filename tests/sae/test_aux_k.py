@@ -30,6 +30,8 @@ def sae_of(arch, dtype=torch.float64):
     generator = torch.Generator().manual_seed(0)
     knob = ARCHITECTURES[arch].KNOB
     options = {"aux_k": AUX_K} if knob == "lam" else {"aux_k": AUX_K, knob: 5}
+    if arch == "jumprelu":
+        options["initial_threshold"] = 0.5  # or some would be below 0, as none is in training
     config = SAEConfig(arch, D_IN, N_LATENTS, options=options)
     sae = build_sae(config, generator).to(dtype)
     with torch.no_grad():

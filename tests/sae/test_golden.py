@@ -25,6 +25,8 @@ CASES += list(itertools.product(CHOSEN, STEPS_TAKEN, ("unit_norm",)))
 CASES += list(itertools.product(("jumprelu", "jumprelu_tanh"), STEPS_TAKEN, ("unit_norm",)))
 CASES += list(itertools.product(("p_anneal",), STEPS_TAKEN, ("unit_norm",)))
 OPTIONS = {arm: {"k": 8, "aux_k": 16} for arm in CHOSEN}
+WIDE = {"bandwidth": 0.5, "initial_threshold": 0.5, "tanh_scale": 4.0}  # defaults at d_in = 576
+OPTIONS |= dict.fromkeys(("jumprelu", "jumprelu_tanh"), WIDE)
 GOLDEN = {
     "plain-dense-unit_norm": 1.21504638,
     "plain-dense-norm_weighted": 1.21000544,

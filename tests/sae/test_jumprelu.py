@@ -411,12 +411,22 @@ def test_an_sae_of_another_library_keeps_its_identity(tmp_path):
     """It has no options; those of training that stand at their default are left out."""
     config = build_sae(SAEConfig("jumprelu", 24, 96)).config
     assert "options" not in config.to_dict()
-    assert build_sae(SAEConfig("jumprelu", 24, 96)).options == JumpReLUOptions()
+    assert build_sae(SAEConfig("jumprelu", 24, 96)).options == JumpReLUOptions().of_width(24)
     sae = jumprelu(torch.float32).requires_grad_(False)
     sae.save(tmp_path)
     loaded = load_sae(tmp_path)
-    assert loaded.options == JumpReLUOptions(bandwidth=BANDWIDTH, pre_act=0.05)
+    assert loaded.options == JumpReLUOptions(bandwidth=BANDWIDTH, pre_act=0.05).of_width(D_IN)
     assert torch.equal(loaded.threshold, sae.threshold)
+
+
+def test_defaults_grow_with_the_root_of_the_width():
+    """As codes do, where rows have a mean square of 1 per dimension; c f stays the same."""
+    wide, narrow = (build_sae(SAEConfig("jumprelu", d, 8)).options for d in (576, 144))
+    assert (wide.bandwidth, wide.initial_threshold, wide.tanh_scale) == (0.5, 0.5, 4.0)
+    assert (narrow.bandwidth, narrow.initial_threshold, narrow.tanh_scale) == (0.25, 0.25, 8.0)
+    assert build_sae(SAEConfig("jumprelu", 576, 8)).threshold.unique().tolist() == [0.5]
+    own = build_sae(SAEConfig("jumprelu", 144, 8, options={"bandwidth": 0.4})).options
+    assert (own.bandwidth, own.initial_threshold) == (0.4, 0.25)
 
 
 def test_bandwidth_and_loss_shape_the_name_of_a_run():
@@ -424,7 +434,7 @@ def test_bandwidth_and_loss_shape_the_name_of_a_run():
         make_spec(loss, 2, 24, n_latents=96, **options)
         for loss, options in (
             ("jumprelu", {}),
-            ("jumprelu", {"bandwidth": 0.5}),
+            ("jumprelu", {"bandwidth": None}),
             ("jumprelu", {"bandwidth": 0.25}),
             ("jumprelu_tanh", {}),
         )
