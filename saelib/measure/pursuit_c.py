@@ -16,7 +16,7 @@ from saelib.sae.sparse.library import call, compiled
 SOURCE = Path(__file__).with_name("pursuit.c")
 ROWS = 256  # coded at once: as many products with all atoms are held
 ATOMS = 64  # moved at once when atoms are learned
-PARTS = 1024  # atoms whose products with the rest are computed at once
+PARTS = 256  # atoms whose products with the rest are computed at once
 # Share of a row's largest product with an atom by which the lasso's conditions may be missed: a few
 # roundings of float32.
 LASSO_TOLERANCE = 1e-5
@@ -68,10 +68,10 @@ def pursue(x: Tensor, atoms: Tensor, k: Tensor, tolerance: float) -> Tensor:
     if not most:
         return codes
     gram = gram_of(atoms)
-    for part in _parts(len(x)):
-        product = x[part] @ atoms.T
+    for block in _parts(len(x)):
+        product = x[block] @ atoms.T
         sizes = (len(product), *atoms.shape, most)
-        _call("pursuit", x[part], atoms, gram, product, k[part], *sizes, tolerance, codes[part])
+        _call("pursuit", x[block], atoms, gram, product, k[block], *sizes, tolerance, codes[block])
     return codes
 
 
@@ -98,10 +98,10 @@ class Lasso:
     def __call__(self, x: Tensor, lam: float, start: Tensor) -> Tensor:
         """Codes [n, m] of rows x [n, d], found from those given."""
         codes = start.clone(memory_format=torch.contiguous_format)
-        for part in _parts(len(x)):
-            product = x[part] @ self.atoms.T
+        for block in _parts(len(x)):
+            product = x[block] @ self.atoms.T
             arrays = (self.gram, product)
-            _call("lasso", *arrays, *product.shape, float(lam), LASSO_TOLERANCE, codes[part])
+            _call("lasso", *arrays, *product.shape, float(lam), LASSO_TOLERANCE, codes[block])
         return codes
 
 

@@ -103,13 +103,20 @@ def test_pursuit_takes_one_of_equal_atoms(plain):
 
 @needs_compiler
 def test_an_atom_that_depends_on_those_taken_is_passed_over():
-    atoms = torch.eye(3)
-    near = torch.nn.functional.normalize(torch.tensor([[1.0, 3e-4, 0.0]]), dim=-1)
-    x = torch.tensor([[1.0, -1.0, 0.5]])
-    f = nn_omp(x, torch.cat([atoms[:1], near, -atoms[1:2], atoms[2:]]), 4)
-    torch.testing.assert_close(f, torch.tensor([[1.0, 0.0, 1.0, 0.5]]))
-    f = nn_omp(x * torch.tensor([1.0, -1.0, 1.0]), torch.cat([atoms[:1], near]), 2)
-    torch.testing.assert_close(f, torch.tensor([[0.0, 1.0]]), atol=2e-3, rtol=0)
+    """The third is chosen after the first two, and lies in their plane as float32 tells planes."""
+    near = torch.nn.functional.normalize(torch.tensor([[1.0, -1.0, 1e-3, 0.0]]), dim=-1)
+    first, second, _, last = torch.eye(4).split(1)
+    x = torch.tensor([[2.0, 1.0, 1.0, 4e-4]])
+    f = nn_omp(x, torch.cat([first, second, near, last]), 4)
+    torch.testing.assert_close(f, torch.tensor([[2.0, 1.0, 0.0, 4e-4]]))
+
+
+@needs_compiler
+def test_the_first_of_equal_atoms_is_taken_wherever_they_stand():
+    atoms = unit(200, 12)
+    x = 2 * atoms[[3, 150]]
+    f = nn_omp(x, torch.cat([atoms, atoms]), 1)
+    assert f.argmax(-1).tolist() == [3, 150]
 
 
 @needs_compiler
@@ -136,7 +143,7 @@ def test_arrays_need_not_be_contiguous(plain):
 @pytest.mark.parametrize(("n", "m", "d"), SHAPES)
 def test_refit_finds_its_twins_codes(plain, n, m, d):
     x, atoms = case(n, m, d)
-    f = normal(n, m, seed=5).relu() * (torch.rand(n, m) < 8 / m)
+    f = normal(n, m, seed=5).relu() * (normal(n, m, seed=6) > 2)
     f[0] = 0
     assert_same_codes(refit(x, atoms, f), plain(refit, x, atoms, f))
 
