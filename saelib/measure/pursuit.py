@@ -276,8 +276,6 @@ def _lambda_at_l1(coder: Coder, x: Tensor, atoms: Tensor, l1: float) -> tuple[fl
     """
     codes = x.new_zeros(len(x), len(atoms))
     highest = max(2 * LEAST_LAMBDA, float(2 * (x @ atoms.T).amax()))
-    if l1 == 0:
-        return highest, codes
     bracket = _Bracket(math.log(highest), l1)
     for _ in range(SEARCHES):
         log_lambda = bracket.between()
