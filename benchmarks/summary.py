@@ -79,6 +79,11 @@ TABLES = {  # file: heading and columns
         "the bfloat16 one",
         STORAGE,
     ),
+    "pursuit": (
+        "Codes without an encoder in C and in plain PyTorch, d = 576, L0 32; atoms learned from "
+        "two batches",
+        ("name", "n_latents", "n_rows", "form", "seconds_median", "ratio_to_plain"),
+    ),
     "stream": ("Eight λ on one stream", ("name", "seconds_median", "ratio_to_alone", "bit_equal")),
     "corpus": (
         "FEVER-format pages through corpus and packing, each form in a process of its own",

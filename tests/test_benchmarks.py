@@ -524,6 +524,18 @@ def test_features_are_indexed_at_a_tiny_size(run_here, tmp_path):
     assert all(5 < row["l0"] < 60 and row["ratio_to_encoder"] > 0 for row in rows)
 
 
+def test_pursuit_is_timed_in_both_forms_at_a_tiny_size(run_here, tmp_path):
+    path = tmp_path / "rows.json"
+    run_here("pursuit.py", "--rows", 4, "--latents", 40, "--rounds", 1, "--json", path)
+    rows = json.loads(path.read_text())
+    names = ("pursuit", "refit", "lasso", "learned atoms")
+    assert [(row["name"], row["form"]) for row in rows] == [
+        (name, form) for name in names for form in ("plain", "C")
+    ]
+    assert [row["n_rows"] for row in rows[::2]] == [4, 4, 4, 16]
+    assert all(row["ratio_to_plain"] == 1 for row in rows[::2])
+
+
 def test_memory_of_an_index_is_measured_at_a_tiny_size(tmp_path):
     path = tmp_path / "rows.json"
     sizes = ("--rows", 2000, 3000, "--latents", 64, "--vocabulary", 300)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saelib.measure.pursuit import fista_at_l1, learn_atoms, nn_omp, refit
+from saelib.measure.pursuit import lasso_at_l1, learn_atoms, nn_omp, refit
 from saelib.sae import Autoencoder
 
 LEARN_ROWS = 1024  # training rows per batch when atoms are learned
@@ -31,7 +31,7 @@ def code_errors(
     encoder          the SAE as it is
     refitted         the best codes ≥ 0 on the latents that the encoder chose: what its magnitudes
                      cost
-    lasso            the SAE's dictionary under `fista` at the encoder's mean ‖f‖₁
+    lasso            the SAE's dictionary under the lasso at the encoder's mean ‖f‖₁
     pursuit          the SAE's dictionary, as many latents on each row as the encoder used, chosen
                      by `nn_omp`
     learned items    pursuit over atoms that were learned with pursuit on `train`, from the SAE's
@@ -108,7 +108,7 @@ def _rebuilt(
     return {
         "encoder": codes @ atoms,
         "refitted": refit(target, atoms, codes) @ atoms,
-        "lasso": fista_at_l1(target, atoms, codes) @ atoms,
+        "lasso": lasso_at_l1(target, atoms, codes) @ atoms,
         "pursuit": _pursued(target, atoms, used),
         "learned items": _pursued(target, learned, used),
         "random items": _pursued(target, random, used),

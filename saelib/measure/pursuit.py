@@ -3,24 +3,32 @@
 Rows x [n, d] are what is to be rebuilt (b_dec already taken off), atoms D [m, d] have unit norm,
 codes f [n, m] are ≥ 0 and rebuild x as f D. With W_dec for D they tell what an SAE's encoder costs
 from what its dictionary costs.
+
+On the CPU float32 rows are coded in C (`pursuit_c`), others and where there is no compiler in plain
+PyTorch: the same codes up to rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from saelib.measure import pursuit_c
 
 # Rows whose small systems are solved at once. They are sorted by k, so that few of them solve for
 # more atoms than theirs.
 ROWS = 128
 # An atom whose product with the residual is below this share of ‖x‖ adds nothing but rounding.
 TOLERANCE = 1e-6
-LEAST_LAMBDA = 1e-3  # `fista_at_l1` tries none below
-BISECTIONS = 16
-L1_TOLERANCE = 0.01  # share of the wanted mean ‖f‖₁ by which `fista_at_l1` may miss it
+LEAST_LAMBDA = 1e-3  # `lasso_at_l1` tries none below
+LARGEST_STEP = math.log(2)  # by which `lasso_at_l1` lets log λ fall at once
+SEARCHES = 30  # λ tried at most
+L1_TOLERANCE = 0.01  # share of the wanted mean ‖f‖₁ by which `lasso_at_l1` may miss it
 CODED_AT_ONCE = 1024  # rows
 
 
@@ -32,12 +40,15 @@ def nn_omp(
     Each round takes the atom of largest inner product with the residual (Pati et al. 1993;
     non-negative: Bruckstein, Elad and Zibulevsky 2008) and solves least squares under f ≥ 0 on the
     atoms taken so far, exactly; an atom that ends at 0 is given back. k is one number, or one per
-    row. Raises `ValueError` for k below 0 and for rows or atoms that are not finite.
+    row. Raises `ValueError` for k below 0 and for rows or atoms that are not finite, and
+    `RuntimeError` for a compiler that fails.
     """
     k = torch.as_tensor(k, device=x.device).expand(len(x)).clamp(max=len(atoms))
     _require_finite(x, atoms)
     if len(k) and int(k.min()) < 0:
         raise ValueError(f"k = {int(k.min())}: expected 0 or more atoms per row")
+    if pursuit_c.takes(x, atoms):
+        return pursuit_c.pursue(x, atoms, k, TOLERANCE)
     f = x.new_zeros(len(x), len(atoms))
     gram = (atoms @ atoms.T).double()
     for rows in k.argsort().split(ROWS):
@@ -148,6 +159,8 @@ def refit(
     squares. Raises `ValueError` for rows or atoms that are not finite.
     """
     _require_finite(x, atoms)
+    if pursuit_c.takes(x, atoms, f):
+        return pursuit_c.refit(x, atoms, f, TOLERANCE)
     out = torch.zeros_like(f)
     gram = (atoms @ atoms.T).double()
     k = (f > 0).sum(-1)
@@ -184,42 +197,95 @@ def fista(
     return f
 
 
-def fista_at_l1(
+# Codes of some rows at a λ, found from other codes
+Coder = Callable[[Tensor, float, Tensor], Tensor]
+
+
+def lasso_at_l1(
     x: Float[Tensor, "n d"],
     atoms: Float[Tensor, "m d"],
     f: Float[Tensor, "n m"],
     steps: int = 100,
     rows: int = 256,
 ) -> Float[Tensor, "n m"]:
-    """`fista` codes with the mean ‖f‖₁ of codes f: λ by bisection on `rows` rows, evenly spaced.
+    """Lasso codes (see `fista`) with the mean ‖f‖₁ of codes f: λ from `rows` rows, evenly spaced.
 
     It is met within 1 % on these. Where no λ > 0 reaches it (it is above that of the best codes),
-    the codes of the smallest λ tried. Raises `ValueError` without rows.
+    the codes of the smallest λ tried. They are the minimum in C, by coordinate descent on the atoms
+    that are in use (Friedman, Hastie and Tibshirani 2010), and what `fista` reaches in `steps`
+    elsewhere. Raises `ValueError` without rows and for rows or atoms that are not finite.
     """
     if not len(x):
-        raise ValueError("fista_at_l1: no rows to code")
+        raise ValueError("lasso_at_l1: no rows to code")
+    _require_finite(x, atoms)
+    coder = _lasso_coder(x, atoms, steps)
     chosen = torch.linspace(0, len(x) - 1, min(rows, len(x)), device=x.device).round().long()
-    lam = _lambda_at_l1(x[chosen], atoms, float(f[chosen].sum(-1).mean()), steps // 2)
-    return torch.cat([fista(block, atoms, lam, steps=steps) for block in x.split(CODED_AT_ONCE)])
+    lam, codes = _lambda_at_l1(coder, x[chosen], atoms, float(f[chosen].sum(-1).mean()))
+    start = x.new_zeros(len(x), len(atoms))
+    start[chosen] = codes
+    blocks = zip(x.split(CODED_AT_ONCE), start.split(CODED_AT_ONCE), strict=True)
+    return torch.cat([coder(block, lam, of_block) for block, of_block in blocks])
 
 
-def _lambda_at_l1(x: Tensor, atoms: Tensor, l1: float, steps: int) -> float:
-    """λ at which `fista` codes of x have a mean ‖f‖₁ of `l1`, by bisection in log λ."""
-    low = LEAST_LAMBDA
-    high = max(2 * LEAST_LAMBDA, float(2 * (x @ atoms.T).amax()))  # where all codes are 0
-    lam = high
-    codes = None
-    for _ in range(BISECTIONS):
-        lam = (low * high) ** 0.5
-        codes = fista(x, atoms, lam, codes, steps)  # from the last λ's codes, which are near
-        reached = float(codes.sum(-1).mean())
-        if abs(reached - l1) <= L1_TOLERANCE * l1:
+def _lasso_coder(x: Tensor, atoms: Tensor, steps: int) -> Coder:
+    if pursuit_c.takes(x, atoms):
+        return pursuit_c.Lasso(atoms)
+    return lambda x, lam, start: fista(x, atoms, lam, start, steps)
+
+
+@dataclass
+class _Bracket:
+    """A log λ that is too large, one that is too small, and by how much their ‖f‖₁ miss."""
+
+    high: float
+    short: float
+    low: float | None = None
+    excess: float = 0.0
+    step: float = LARGEST_STEP  # down from `high`, as long as nothing is too small
+    last: float = 0.0
+
+    def between(self) -> float:
+        """The next to try: a step down until one is too small, then by interpolation."""
+        if self.low is None:
+            return max(self.high - self.step, math.log(LEAST_LAMBDA))
+        return self.high - (self.high - self.low) * self.short / (self.short + self.excess)
+
+    def narrow(self, log_lambda: float, over: float) -> None:
+        """Move the end on the side of `over`; the other counts half where it stays once more."""
+        is_again = over * self.last > 0
+        self.last = over
+        if over > 0:
+            self.short /= 2 if is_again else 1
+            self.low = log_lambda
+            self.excess = over
+            return
+        self.excess /= 2 if is_again else 1
+        gained = self.short + over
+        slope = (self.high - log_lambda) / gained if gained > 0 else math.inf
+        self.step = min(slope * -over, LARGEST_STEP)
+        self.high = log_lambda
+        self.short = -over
+
+
+def _lambda_at_l1(coder: Coder, x: Tensor, atoms: Tensor, l1: float) -> tuple[float, Tensor]:
+    """λ at which the codes of x have a mean ‖f‖₁ of `l1`, and these codes.
+
+    log λ falls by the secant's steps from where all codes are 0; once one was too small, it is
+    found by regula falsi in its Illinois form (Dowell and Jarratt 1971). Each search begins at the
+    last λ's codes, which are near.
+    """
+    codes = x.new_zeros(len(x), len(atoms))
+    highest = max(2 * LEAST_LAMBDA, float(2 * (x @ atoms.T).amax()))
+    bracket = _Bracket(math.log(highest), l1)
+    for _ in range(SEARCHES):
+        log_lambda = bracket.between()
+        codes = coder(x, math.exp(log_lambda), codes)
+        over = float(codes.sum(-1).mean()) - l1
+        is_least = log_lambda == math.log(LEAST_LAMBDA) and over < 0
+        if is_least or abs(over) <= L1_TOLERANCE * l1:
             break
-        if reached > l1:
-            low = lam
-        else:
-            high = lam
-    return lam
+        bracket.narrow(log_lambda, over)
+    return math.exp(log_lambda), codes
 
 
 def learn_atoms(
@@ -235,17 +301,24 @@ def learn_atoms(
     the given atoms had coded `inertia` batches by themselves (their A₀ and B₀): an atom that few
     rows of a batch use is not refitted to these alone.
     """
-    atoms = atoms.clone()
+    atoms = atoms.clone(memory_format=torch.contiguous_format)
     gram = None
     for x in batches:
         f = nn_omp(x, atoms, k)
         if gram is None:
-            identity = torch.eye(len(atoms), dtype=x.dtype, device=x.device)
-            gram = inertia * float(f.square().sum()) / len(atoms) * identity
-            cross = gram @ atoms
-        gram += f.T @ f
-        cross += f.T @ x
-        for j in gram.diagonal().nonzero().flatten().tolist():
-            new = atoms[j] + (cross[j] - gram[j] @ atoms) / gram[j, j]
-            atoms[j] = new / new.norm()
+            diagonal = inertia * float(f.square().sum()) / len(atoms)
+            gram = diagonal * torch.eye(len(atoms), dtype=x.dtype, device=x.device)
+            cross = diagonal * atoms
+        in_c = pursuit_c.takes(x, atoms)
+        learn_from = pursuit_c.learn_from if in_c else _learn_from
+        learn_from(x, f, atoms, gram, cross)
     return atoms
+
+
+def _learn_from(x: Tensor, f: Tensor, atoms: Tensor, gram: Tensor, cross: Tensor) -> None:
+    """Add rows and their codes to the sums, and move the atoms, each in turn; all in place."""
+    gram += f.T @ f
+    cross += f.T @ x
+    for j in gram.diagonal().nonzero().flatten().tolist():
+        new = atoms[j] + (cross[j] - gram[j] @ atoms) / gram[j, j]
+        atoms[j] = new / new.norm()

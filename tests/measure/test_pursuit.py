@@ -9,7 +9,7 @@ import torch
 from saelib.measure.pursuit import (
     _non_negative,
     fista,
-    fista_at_l1,
+    lasso_at_l1,
     learn_atoms,
     nn_omp,
     refit,
@@ -204,17 +204,17 @@ def test_one_step_of_fista_is_as_long_as_the_curvature_allows():
     torch.testing.assert_close(fista(x, longer, 1.0, steps=1), (4 * x - 1).relu() / 8)
 
 
-def test_fista_at_l1_has_the_codes_norm_and_no_larger_error():
+def test_lasso_at_l1_has_the_codes_norm_and_no_larger_error():
     x, atoms = (
         torch.randn(300, 12, generator=torch.Generator().manual_seed(2)),
         unit(40, 12, dtype=torch.float32),
     )
     f = (x @ atoms.T - 1.0).relu()
-    g = fista_at_l1(x, atoms, f, steps=300)
+    g = lasso_at_l1(x, atoms, f, steps=300)
     assert g.sum(-1).mean().item() == pytest.approx(f.sum(-1).mean().item(), rel=0.03)
     assert error(x, g, atoms).sum() < 0.8 * error(x, f, atoms).sum()
     assert (
-        fista_at_l1(x, atoms, 100 * f).sum() < 50 * f.sum()
+        lasso_at_l1(x, atoms, 100 * f).sum() < 50 * f.sum()
     )  # no penalty reaches that: it stays finite
 
 

@@ -22,7 +22,7 @@ from saelib.hardware import choose_dtype
 from saelib.measure import evaluate
 from saelib.measure.dictionary import shuffled_dims
 from saelib.measure.geometry import pca_fvu, site_profile, spectrum
-from saelib.measure.pursuit import fista_at_l1, nn_omp
+from saelib.measure.pursuit import lasso_at_l1, nn_omp
 from saelib.measure.reference import site_reference
 from saelib.sae import build_sae, sparse
 from saelib.sae.sparse import plain as sparse_plain
@@ -316,7 +316,7 @@ def test_pursuit_finds_the_cpus_codes():
     of_cpu = nn_omp(x, atoms, 4)
     for code in (
         lambda x, atoms: nn_omp(x, atoms, 4),
-        lambda x, atoms: fista_at_l1(x, atoms, of_cpu.to(x)),
+        lambda x, atoms: lasso_at_l1(x, atoms, of_cpu.to(x)),
     ):
         errors = [
             float((x - (code(x.to(on), atoms.to(on)) @ atoms.to(on)).cpu()).square().sum())
