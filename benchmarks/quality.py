@@ -93,23 +93,34 @@ class Bench:
         store = self.ws.store
         self.shape = Shape(store.d_model, self.recipe["n_latents"], batch, self.tokens // batch)
         self.made_with = {
-            "store": store.store_id,
+            "store": stable_hash(store.model_id, store.corpus_id, store.n_rows),
             "ce_tokens": evaluation.ce_tokens,
             "n_latents": self.shape.n,
             "batch_size": batch,
             "tokens": self.tokens,
             "measured_by": MEASURING_VERSION,
         }
+        self.device = machine("cpu")["device"]
         self.recipes = {
             library: self._recipe(library) for library in {name.split()[0] for name in SYSTEMS}
         }
-        self.rows = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else []
-        for row in self.rows:
-            if row["made"] != (now := self._made(row["system"])):
+        self.rows = self._kept_rows()
+
+    def _kept_rows(self) -> list[dict[str, Any]]:
+        """The rows of the file, less ours by other code of saelib, which are trained again."""
+        if not self.path.exists():
+            return []
+        kept = []
+        for row in json.loads(self.path.read_text(encoding="utf-8")):
+            now = self._made(row["system"])
+            if row["made"] == now:
+                kept.append(row)
+            elif not is_ours(row["system"]) or row["made"] | {"recipe": now["recipe"]} != now:
                 raise SystemExit(
                     f"{self.path}: {row['system']} was made with {row['made']}, now {now}; choose "
                     "another --json"
                 )
+        return kept
 
     def _recipe(self, library: str) -> str:
         """Hash of what decides how that library's systems are trained, beside `made_with`."""
@@ -137,6 +148,7 @@ class Bench:
         begun = time.monotonic()
         sae = self.fit(**key)
         made = {"made": self._made(key["system"]), "seconds": time.monotonic() - begun}
+        made |= {"store_id": self.ws.store.store_id, "device": self.device}
         row = key | self._measured(sae, key["site"]) | made
         self.rows.append(row)
         temporary = self.path.with_name(self.path.name + ".tmp")

@@ -11,6 +11,7 @@ from typing import NamedTuple
 OURS = "saelib"
 # Learning rates that are tried first; where the best is at an end, further ones follow.
 OUR_RATES = (5e-3, 1e-2, 2e-2)
+OUR_RATES_OF_K = (3.5e-3, 7e-3, 1.4e-2)
 ADAM_RATES = (1e-3, 3e-3, 9e-3)
 SIGN_RATES = (1.5e-3, 4.5e-3, 1.35e-2)  # sparsify's own default is 1.3e-2 at 2,304 latents
 
@@ -49,11 +50,11 @@ def _selecting(arch: str, rates: tuple[float, ...]) -> System:
 SYSTEMS = {
     "saelib plain": System("sae", "plain", "lam", (0.8, 3.0), OUR_RATES),
     "saelib full": System("gated", "full", "lam", (1.2, 5.0), OUR_RATES),
-    "saelib topk": _selecting("topk", OUR_RATES),
-    "saelib batchtopk": _selecting("batchtopk", OUR_RATES),
+    "saelib topk": _selecting("topk", OUR_RATES_OF_K),
+    "saelib batchtopk": _selecting("batchtopk", OUR_RATES_OF_K),
     "saelib jumprelu": System("jumprelu", "jumprelu", "lam", (0.6, 3.2), OUR_RATES),
     "saelib jumprelu_tanh": System("jumprelu", "jumprelu_tanh", "lam", (0.3, 1.8), OUR_RATES),
-    "saelib matryoshka": _selecting("matryoshka", OUR_RATES),
+    "saelib matryoshka": _selecting("matryoshka", OUR_RATES_OF_K),
     "saelib p_anneal": System("p_anneal", "p_anneal", "lam", (0.8, 2.3), OUR_RATES),
     "SAELens standard": System("sae", "plain", "lam", (1.5, 5.0), ADAM_RATES),
     "SAELens gated": System("gated", "full", "lam", (1.5, 6.0), ADAM_RATES),
