@@ -100,7 +100,7 @@ class Bench:
             "tokens": self.tokens,
             "measured_by": MEASURING_VERSION,
         }
-        self.device = machine("cpu")["device"]
+        self.where = {"store_id": store.store_id, "device": machine("cpu")["device"]}
         self.recipes = {
             library: self._recipe(library) for library in {name.split()[0] for name in SYSTEMS}
         }
@@ -148,8 +148,7 @@ class Bench:
         begun = time.monotonic()
         sae = self.fit(**key)
         made = {"made": self._made(key["system"]), "seconds": time.monotonic() - begun}
-        made |= {"store_id": self.ws.store.store_id, "device": self.device}
-        row = key | self._measured(sae, key["site"]) | made
+        row = key | self._measured(sae, key["site"]) | made | self.where
         self.rows.append(row)
         temporary = self.path.with_name(self.path.name + ".tmp")
         temporary.write_text(json.dumps(self.rows) + "\n", encoding="utf-8")

@@ -298,7 +298,8 @@ def bench(monkeypatch, tmp_path):
     made.path, made.rows, made.deadline = tmp_path / "q.json", [], math.inf
     made.shape = quality.Shape(8, 768, 16, 4)
     made.ws = argparse.Namespace(site=lambda s: 15 if s == "middle" else s)
-    made.recipes, made.made_with = {"saelib": "r"}, {}
+    made.recipes, made.made_with = {"saelib": "r", "sparsify": "s"}, {"tokens": 64}
+    made.where = {"store_id": "here", "device": "this"}
 
     def fit(system, knob, **_):
         return 64 / knob if system == "saelib plain" else 0.99 * knob
@@ -327,6 +328,19 @@ def test_quality_goes_on_where_it_stopped(bench):
     bench.rows = [r for r in bench.rows if r["system"] != "saelib topk" or r["seed"] == 0]
     missing = quality.measured(bench, bench.args)[2]
     assert missing == ["1 of 2 curves of saelib topk"]
+
+
+def test_rows_of_ours_by_other_code_are_trained_again_and_all_else_is_refused(bench):
+    def row(system, **changed):
+        return {"system": system, "made": bench._made(system) | changed}
+
+    same = [row("saelib topk"), row("sparsify topk")]
+    bench.path.write_text(json.dumps([*same, row("saelib plain", recipe="older")]))
+    assert bench._kept_rows() == same
+    for system, changed in (("sparsify topk", {"recipe": "x"}), ("saelib topk", {"tokens": 9})):
+        bench.path.write_text(json.dumps([row(system, **changed)]))
+        with pytest.raises(SystemExit, match=f"{system} was made with .*choose another --json"):
+            bench._kept_rows()
 
 
 def test_a_diverged_sae_is_a_row_and_no_point(bench):

@@ -73,8 +73,8 @@ def starts_table(p: Params) -> pd.DataFrame:
 
 def arm_spec(ws: Any, p: Params, arm: str, site: int, seed: int, setting: float | int) -> Spec:
     """One SAE of the comparison; setting: its coefficient or its k."""
-    knob = {"k": int(setting)} if arm in SELECTING else {"lam": setting}
-    return ws.spec(arm, site, **knob, **p.spec_fields(), seed=seed)
+    own = {"k": int(setting), "lr": p.lr_topk} if arm in SELECTING else {"lam": setting}
+    return ws.spec(arm, site, **p.spec_fields() | own, seed=seed)
 
 
 def compared_sites(ws: Any, p: Params) -> list[int]:
@@ -377,7 +377,8 @@ def _plus_minus(means: pd.Series, name: str, form: str) -> str:
 def describe(ws: Any, p: Params) -> str:
     """Recipe, model, sites, L0 and seeds in words."""
     scope = Scope.of_workspace(ws, p.seeds, 0)
-    recipe = ", ".join(f"{name} {value}" for name, value in p.spec_fields().items())
+    settings = p.spec_fields() | {"lr_topk": p.lr_topk}
+    recipe = ", ".join(f"{name} {value}" for name, value in settings.items())
     l0s = ", ".join(f"{l0:g}" for l0 in p.l0_targets)
     sites = sites_label(compared_sites(ws, p))
     return f"{scope.model}: {sites}; L0 {l0s}; {scope.trainings}\nrecipe: {recipe}"

@@ -116,6 +116,7 @@ class ArchitectureParams(Common, Recipe):
     sites: Sites = Field(description="depths of the residual stream, as in hidden_states")
     seeds: Seeds = Field(description="initialisation and order of the rows; a verdict takes three")
     l0_targets: RisingTargets = Field(description="active latents per token of the comparison")
+    lr_topk: LearningRate = Field(description="Adam's peak learning rate where k is set")
     lambdas: PositiveLambdas = Field(description="L1 coefficients of the plain SAE")
     lam_full: Lambda = Field(description="the Gated SAE takes this multiple of λ")
     lambdas_p_anneal: PositiveLambdas = Field(description="coefficients of the p-annealed penalty")
