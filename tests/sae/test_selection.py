@@ -114,6 +114,13 @@ def test_nothing_fires_where_nothing_is_above_zero(ops):
 
 
 @pytest.mark.parametrize("ops", OPERATIONS, ids=NAMES)
+def test_none_are_asked_for(ops):
+    x_c, W, bias = problem(4, 7, 9)
+    assert len(ops.batch_top_entries(x_c, W.T, bias, 0).col) == 0
+    assert len(ops.top_entries(x_c, W.T, bias, 0).col) == 0
+
+
+@pytest.mark.parametrize("ops", OPERATIONS, ids=NAMES)
 def test_ties_of_a_batch_go_row_by_row(ops):
     codes = ops.batch_top_entries(torch.ones(3, 1), torch.ones(1, 4), torch.zeros(4), 6)
     assert codes.crow.tolist() == [0, 4, 6, 6]

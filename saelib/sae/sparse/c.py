@@ -192,7 +192,7 @@ def batch_top_entries(
 
 def _n_groups(per_row: int, n: int) -> int:
     """Groups of a row's latents, of whose maxima the bound is taken."""
-    return min(n, LANES * -(-GROUPS_PER_CODE * per_row // LANES))
+    return min(n, LANES * max(1, -(-GROUPS_PER_CODE * per_row // LANES)))
 
 
 def _bounds(maxima: Tensor, parts: int, k: int) -> Tensor:

@@ -22,6 +22,8 @@ def largest(pre: Tensor, k: int, positive: bool = True) -> Tensor:
     counts = pre > least
     if k >= pre.shape[1]:
         return counts
+    if not k:
+        return torch.zeros_like(counts)
     values = pre.masked_fill(~counts, least)
     kth = values.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
     chosen = values > kth
