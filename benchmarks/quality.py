@@ -100,6 +100,8 @@ class Bench:
             "tokens": self.tokens,
             "measured_by": MEASURING_VERSION,
         }
+        if max(args.targets) > self.shape.n:
+            raise SystemExit(f"--targets {max(args.targets):g}: at most n_latents = {self.shape.n}")
         self.where = {"store_id": store.store_id, "device": machine("cpu")["device"]}
         self.recipes = {
             library: self._recipe(library) for library in {name.split()[0] for name in SYSTEMS}
@@ -110,7 +112,7 @@ class Bench:
         """The rows of the file, less ours by other code of saelib, which are trained again."""
         if not self.path.exists():
             return []
-        kept = []
+        kept, older = [], Counter()
         for row in json.loads(self.path.read_text(encoding="utf-8")):
             now = self._made(row["system"])
             if row["made"] == now:
@@ -120,6 +122,10 @@ class Bench:
                     f"{self.path}: {row['system']} was made with {row['made']}, now {now}; choose "
                     "another --json"
                 )
+            else:
+                older[row["system"]] += 1
+        for system, count in older.items():
+            print(f"{system}: {count} SAEs by other code of saelib are trained again", flush=True)
         return kept
 
     def _recipe(self, library: str) -> str:
@@ -128,7 +134,8 @@ class Bench:
             own = {k: v for k, v in self.recipe.items() if k != "lr"}
             return stable_hash(own, code_version())
         own = f"peers_{library.lower().replace('saelens', 'sae_lens')}.py"
-        texts = [(HERE / n).read_text(encoding="utf-8") for n in (own, "requirements.txt")]
+        files = (own, "peers.py", "requirements.txt")
+        texts = [(HERE / name).read_text(encoding="utf-8") for name in files]
         return stable_hash(texts)
 
     def _made(self, system: str) -> dict[str, Any]:
@@ -355,9 +362,10 @@ def options_of(argv: list[str] | None = None) -> Any:
     if args.json is None:
         options.error("--json PATH is needed: the rows are kept there")
     args.systems, args.seeds = list(dict.fromkeys(args.systems)), list(dict.fromkeys(args.seeds))
-    if min(args.targets) <= 0:
-        options.error(f"--targets {min(args.targets)}: an L0 above 0 is needed")
-    if args.minutes < 0:
+    for target in args.targets:
+        if not 0 < target < np.inf:
+            options.error(f"--targets {target}: an L0 above 0 is needed")
+    if not 0 <= args.minutes < np.inf:
         options.error(f"--minutes {args.minutes}: expected 0 (no limit) or more")
     return args
 

@@ -55,9 +55,12 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
-def return_freed_memory() -> None:
-    """Give the system back what was freed but lies between what is in use, where it is glibc's."""
-    trim = _malloc_trim()
+def return_freed_memory(device: torch.device) -> None:
+    """Give the system back what was freed but lies between what is in use.
+
+    On a CPU whose C library is glibc; elsewhere nothing.
+    """
+    trim = _malloc_trim() if device.type == "cpu" else None
     if trim is not None:
         trim(0)
 
@@ -65,6 +68,8 @@ def return_freed_memory() -> None:
 @cache
 def _malloc_trim() -> ctypes._CFuncPtr | None:
     try:
-        return ctypes.CDLL(None).malloc_trim
+        trim = ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError, TypeError):  # another C library; Windows has no CDLL(None)
         return None
+    trim.argtypes = [ctypes.c_size_t]
+    return trim

@@ -86,6 +86,9 @@ def added(home):
     executed(home, "07_y", ["F5b", "F5e"], "07_b")
     finding.record_table("smoke", "07_curves", pd.DataFrame({"run_id": ["aa", "cc"]}))
     finding.record_abstract("smoke", "07_y", "They differ.")
+    store = home / "data" / "smoke" / "store"
+    store.mkdir()
+    (store / "manifest.json").write_text(json.dumps({"compute_dtype": "bfloat16"}))
     write_run(
         home,
         [row("aa", "07_y", mse_raw=4.001), row("cc", "07_y"), row("ee", "03_z")],
@@ -145,7 +148,7 @@ def test_findings_estimates_and_readme_are_of_both(added):
     assert "### F4" in page
     assert "### F5b" in page
     assert "trained SAEs: 4" in page
-    assert "**Added by themselves:** 07_y (code version 0.1.0+training.1, measuring 1" in page
+    assert "**Added by themselves:** 07_y (code version 0.1.0+training.1, compute dtype bf" in page
     assert f"study {STUDY_VERSION})" in page
     readme = (added / "README.md").read_text()
     assert readme.startswith(f"# Title\n\n{OTHER}")
@@ -215,6 +218,14 @@ REFUSED = [
     (
         of_profile("common: {lr: 0.2, contexts_per_page: 4}\n"),
         "01_collect's contexts_per_page is 4 in this run and 3 on record",
+    ),
+    (
+        of_profile("common: {lr: 0.2, contexts_per_page: 3, dtype: float32}\n"),
+        "01_collect's dtype is float32 in this run and auto on record",
+    ),
+    (
+        lambda home: (home / "notebooks/published/smoke/01_collect.ipynb").unlink(),
+        "01_collect.ipynb is missing, so what the recorded store was made with is not known",
     ),
     (
         lambda home: (run_folder(home) / "notebooks" / "07_y.ipynb").unlink(),

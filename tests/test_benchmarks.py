@@ -330,13 +330,16 @@ def test_quality_goes_on_where_it_stopped(bench):
     assert missing == ["1 of 2 curves of saelib topk"]
 
 
-def test_rows_of_ours_by_other_code_are_trained_again_and_all_else_is_refused(bench):
+def test_rows_of_ours_by_other_code_are_trained_again_and_all_else_is_refused(bench, capsys):
     def row(system, **changed):
         return {"system": system, "made": bench._made(system) | changed}
 
     same = [row("saelib topk"), row("sparsify topk")]
     bench.path.write_text(json.dumps([*same, row("saelib plain", recipe="older")]))
     assert bench._kept_rows() == same
+    assert capsys.readouterr().out == (
+        "saelib plain: 1 SAEs by other code of saelib are trained again\n"
+    )
     for system, changed in (("sparsify topk", {"recipe": "x"}), ("saelib topk", {"tokens": 9})):
         bench.path.write_text(json.dumps([row(system, **changed)]))
         with pytest.raises(SystemExit, match=f"{system} was made with .*choose another --json"):
@@ -360,6 +363,8 @@ def test_a_diverged_sae_is_a_row_and_no_point(bench):
         (["--json", "no/such/folder/q.json"], "there is no folder no/such/folder"),
         ([], "--json PATH is needed"),
         (["--json", "q.json", "--targets", "0"], "--targets 0.0: an L0 above 0"),
+        (["--json", "q.json", "--targets", "32", "nan"], "--targets nan: an L0 above 0"),
+        (["--json", "q.json", "--minutes", "nan"], "--minutes nan: expected 0"),
         (["--json", "q.json", "--systems", "sparsify"], "invalid choice: 'sparsify'"),
         (["--json", "q.json", "--minutes", "-1"], "--minutes -1.0: expected 0"),
     ],

@@ -6,7 +6,8 @@ notebook itself an earlier record is replaced. Two runs are of one profile where
 and the parameters that make the store are equal, and the moments of each site nearly: these are
 computed anew by each machine, in its own order of summation.
 
-    data/recorded/<profile>/added.json    notebook -> the declared versions that it was run with
+    data/recorded/<profile>/added.json    notebook -> the declared versions that it was run with,
+                                          and the dtype that its model was computed in
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from saelib.versions import MEASURING_VERSION, STREAMING_VERSION, STUDY_VERSION
 
 # Parameters of the collection that change no row of it, or are another machine's.
 NOT_OF_THE_STORE = {
-    *("profile", "device", "dtype", "batch_tokens", "shard_tokens"),
+    *("profile", "device", "batch_tokens", "shard_tokens"),
     *("probe_contexts", "pca_rank"),
 }
 SAME = ("model_id", "corpus_id", "ctx_len", "n_test_pages")  # in every row of a record
@@ -118,7 +119,8 @@ def _write_tables(job: Job, record: Record, tables: Path, texts: Mapping[str, st
         write_text(tables / name, text)
     sources = published.recorded_hashes(record.profile) | published.hashes([job.output])
     write_json(tables / "sources.json", sources)
-    write_json(tables / "added.json", findings.added(record.profile) | {job.name: versions()})
+    made_with = versions() | {"compute_dtype": _compute_dtype(record.profile)}
+    write_json(tables / "added.json", findings.added(record.profile) | {job.name: made_with})
     seal_files(tables, [RESULTS])
 
 
@@ -130,6 +132,12 @@ def versions() -> dict[str, Any]:
         "streaming": STREAMING_VERSION,
         "study": STUDY_VERSION,
     }
+
+
+def _compute_dtype(profile: str) -> str:
+    """What the run's model was computed in: dtype "auto" depends on the processor."""
+    manifest = data_dir(profile) / "store" / "manifest.json"
+    return json.loads(manifest.read_text(encoding="utf-8"))["compute_dtype"]
 
 
 def finished_job(profile: str, name: str) -> Job:
@@ -157,10 +165,16 @@ def _differs(job: Job, what: str, here: Any, there: Any) -> ValueError:
 
 
 def check_parameters(job: Job, record: Record) -> None:
-    """ValueError where the profile collects otherwise than the recorded copy of notebook 01."""
+    """ValueError where the profile collects otherwise than the recorded copy of notebook 01.
+
+    Parameters that the copy does not have yet are not compared.
+    """
     copy = record.copies / f"{COLLECT}.ipynb"
     if not copy.is_file():
-        return
+        raise ValueError(
+            f"{copy} is missing, so what the recorded store was made with is not known: record the "
+            "whole run first"
+        )
     (collect,) = jobs_of(record.profile, [COLLECT])
     recorded = findings.executed_parameters(copy)
     for name, here in collect.values.items():

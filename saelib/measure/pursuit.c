@@ -1,7 +1,7 @@
 // Pursuit, the non-negative lasso and learned atoms on the CPU: the twin of pursuit.py, which defines them.
 //
-// Arrays are contiguous. A row of codes is the work of one thread and depends on no other row, so results do not depend
-// on the number of threads. What a row's search needs of its residual are the products with all atoms,
+// Arrays are contiguous. A row of codes is the work of one thread and depends on no other row, so results depend on the
+// number of threads only as far as the products that are given do. What a row's search needs of its residual are the products with all atoms,
 // q = D x - G f with G = D Dᵀ, and they come from the few rows of G whose codes are not 0 (Batch-OMP: Rubinstein,
 // Zibulevsky and Elad 2008). These rows stay in the processor's cache from one round to the next.
 
@@ -64,6 +64,14 @@ static float dot(const float *restrict a, const float *restrict b, int64_t d) {
 #pragma omp simd reduction(+ : sum)
     for (int64_t k = 0; k < d; k++) sum += a[k] * b[k];
     return sum;
+}
+
+// ‖a‖, of any finite values.
+static double size_of(const float *a, int64_t d) {
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t k = 0; k < d; k++) sum += (double)a[k] * a[k];
+    return sqrt(sum);
 }
 
 static double dot_wide(const double *restrict a, const double *restrict b, int64_t n) {
@@ -199,7 +207,7 @@ static int step(const problem *p, support *s) {
         s->value[kept++] = fmax(value, 0);
     }
     s->count = kept;
-    for (int64_t i = first; i < kept; i++) factor_row(p, s, i);
+    for (int64_t i = first; i < kept; i++) factor_row(p, s, i);  // with fewer before it no pivot is smaller
     return arrived;
 }
 
@@ -258,7 +266,7 @@ static int64_t best_atom(const problem *p, const support *s, scratch *w, double 
 
 // At most k atoms, one a round; 3 k rounds, since atoms may be given back.
 static void pursue(const problem *p, support *s, scratch *w, int64_t k, double tolerance) {
-    double norm = sqrt(dot(p->x, p->x, p->d));
+    double norm = size_of(p->x, p->d);
     s->count = 0;
     w->barred = 0;
     for (int64_t round = 0; round < 3 * k && s->count < k; round++) {
@@ -342,6 +350,7 @@ void refit(const float *x, const float *atoms, const float *old, int64_t rows, i
 
 // Lasso: a row's active atoms, the Gram matrix among them, and half the gradient of each with the sign of a descent.
 typedef struct {
+    int64_t room;  // atoms that `gram` has room for
     int64_t *atom;
     float *gram, *code, *slope;
     const float **rows;
@@ -352,8 +361,19 @@ static int new_active(active_set *a, int64_t m) {
     a->code = malloc(m * sizeof *a->code);
     a->slope = malloc(m * sizeof *a->slope);
     a->rows = malloc(m * sizeof *a->rows);
-    a->gram = malloc(m * m * sizeof *a->gram);
-    return a->atom && a->code && a->slope && a->rows && a->gram;
+    a->gram = NULL;
+    a->room = 0;
+    return a->atom && a->code && a->slope && a->rows;
+}
+
+// Room for the Gram matrix of so many atoms; 0 where there is no memory.
+static int make_room(active_set *a, int64_t count, int64_t m) {
+    if (count <= a->room) return 1;
+    int64_t room = 2 * count < m ? 2 * count : m;
+    free(a->gram);
+    a->gram = malloc(room * room * sizeof *a->gram);
+    a->room = a->gram ? room : 0;
+    return a->gram != NULL;
 }
 
 static void free_active(active_set *a) {
@@ -413,8 +433,8 @@ static void gather_active(active_set *a, const float *gram, const float *q, cons
     }
 }
 
-// One row: `half` is λ / 2, `least` what a product may miss its condition by.
-static void lasso_row(const float *gram, const float *product, int64_t m, float half, float least, active_set *a,
+// One row: `half` is λ / 2, `least` what a product may miss its condition by. 0 where there is no memory.
+static int lasso_row(const float *gram, const float *product, int64_t m, float half, float least, active_set *a,
                       float *q, float *codes) {
     for (int64_t pass = 0; pass < PASSES; pass++) {
         int64_t count = 0;
@@ -425,15 +445,18 @@ static void lasso_row(const float *gram, const float *product, int64_t m, float 
         }
         left_over(product, m, a->rows, a->code, count, q);
         count = choose_active(a, q, codes, m, half, least);
-        if (!count) return;
+        if (!count) return 1;
+        if (!make_room(a, count, m)) return 0;
         gather_active(a, gram, q, codes, count, m, half);
         descend(a, count, least / 2);
         for (int64_t i = 0; i < count; i++) codes[a->atom[i]] = a->code[i];
     }
+    return 1;
 }
 
 // Codes [rows][m] of the least ‖x - f D‖² + λ‖f‖₁ under f ≥ 0, from those given: no product of an atom with the
-// residual misses its condition by more than `tolerance` of the row's largest product with an atom.
+// residual misses its condition by more than `tolerance` of the row's largest product with an atom, where `PASSES`
+// suffice.
 void lasso(const float *gram, const float *product, int64_t rows, int64_t m, float lambda, float tolerance,
            float *codes, int64_t *failed) {
 #pragma omp parallel
@@ -450,7 +473,10 @@ void lasso(const float *gram, const float *product, int64_t rows, int64_t m, flo
             if (!ready) continue;
             const float *own = product + b * m;
             float least = tolerance * largest(own, m);
-            lasso_row(gram, own, m, lambda / 2, fmaxf(least, 0), &a, q, codes + b * m);
+            if (!lasso_row(gram, own, m, lambda / 2, fmaxf(least, 0), &a, q, codes + b * m)) {
+#pragma omp atomic write
+                *failed = 1;
+            }
         }
         free_active(&a);
         free(q);
@@ -497,7 +523,7 @@ void move_atoms(float *atoms, const float *gram, const float *cross, const float
         }
         float norm = sqrtf(square);
         for (int64_t k = 0; k < d; k++) {
-            float value = by[k] / norm;
+            float value = norm > 0 ? by[k] / norm : atom[k];  // an atom of 0 has no direction
             by[k] = value - atom[k];
             atom[k] = value;
         }

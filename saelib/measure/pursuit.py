@@ -39,14 +39,12 @@ def nn_omp(
 
     Each round takes the atom of largest inner product with the residual (Pati et al. 1993;
     non-negative: Bruckstein, Elad and Zibulevsky 2008) and solves least squares under f ≥ 0 on the
-    atoms taken so far, exactly; an atom that ends at 0 is given back. k is one number, or one per
-    row. Raises `ValueError` for k below 0 and for rows or atoms that are not finite, and
-    `RuntimeError` for a compiler that fails.
+    atoms taken so far, exactly; an atom that ends at 0 is given back. k is one whole number, or one
+    per row. Raises `ValueError` for a k that cannot be, for rows and atoms of different widths or
+    that are not finite, and `RuntimeError` for a compiler that fails.
     """
-    k = torch.as_tensor(k, device=x.device).expand(len(x)).clamp(max=len(atoms))
-    _require_finite(x, atoms)
-    if len(k) and int(k.min()) < 0:
-        raise ValueError(f"k = {int(k.min())}: expected 0 or more atoms per row")
+    _check(x, atoms)
+    k = _checked_k(k, len(x)).to(x.device).clamp(max=len(atoms))
     if pursuit_c.takes(x, atoms):
         return pursuit_c.pursue(x, atoms, k, TOLERANCE)
     f = x.new_zeros(len(x), len(atoms))
@@ -56,10 +54,34 @@ def nn_omp(
     return f
 
 
-def _require_finite(x: Tensor, atoms: Tensor) -> None:
+def _check(x: Tensor, atoms: Tensor, f: Tensor | None = None) -> None:
+    """ValueError for rows, atoms or codes that do not belong together, or are not finite."""
+    if x.shape[-1] != atoms.shape[-1]:
+        raise ValueError(
+            f"pursuit: rows of width {x.shape[-1]} and atoms of width {atoms.shape[-1]}: expected "
+            "one width"
+        )
+    if f is not None and f.shape != (len(x), len(atoms)):
+        raise ValueError(
+            f"pursuit: codes of shape {tuple(f.shape)}: expected [{len(x)}, {len(atoms)}], a code "
+            "of each row and atom"
+        )
     for name, values in (("rows", x), ("atoms", atoms)):
         if not bool(torch.isfinite(values).all()):
             raise ValueError(f"pursuit: {name} that are not finite have no codes")
+
+
+def _checked_k(k: int | Tensor, n_rows: int) -> Tensor:
+    """k of each row; ValueError where there are not so many, or one is no whole number from 0."""
+    k = torch.as_tensor(k)
+    if k.is_floating_point() or k.ndim > 1 or (k.ndim and len(k) != n_rows):
+        raise ValueError(
+            f"k of shape {tuple(k.shape)}, {k.dtype}: expected a whole number, or one for each of "
+            f"{n_rows} rows"
+        )
+    if k.numel() and int(k.min()) < 0:
+        raise ValueError(f"k = {int(k.min())}: expected 0 or more atoms per row")
+    return k.expand(n_rows)
 
 
 def _omp_rows(
@@ -156,9 +178,10 @@ def refit(
     """The best codes ≥ 0 on the support of f: what is left of its error is not the magnitudes'.
 
     `nn_omp` over a row's own support, as far as it goes, is Lawson and Hanson's non-negative least
-    squares. Raises `ValueError` for rows or atoms that are not finite.
+    squares. Raises `ValueError` for rows, atoms or codes that do not belong together, and for rows
+    or atoms that are not finite.
     """
-    _require_finite(x, atoms)
+    _check(x, atoms, f)
     if pursuit_c.takes(x, atoms, f):
         return pursuit_c.refit(x, atoms, f, TOLERANCE)
     out = torch.zeros_like(f)
@@ -213,11 +236,12 @@ def lasso_at_l1(
     It is met within 1 % on these. Where no λ > 0 reaches it (it is above that of the best codes),
     the codes of the smallest λ tried. They are the minimum in C, by coordinate descent on the atoms
     that are in use (Friedman, Hastie and Tibshirani 2010), and what `fista` reaches in `steps`
-    elsewhere. Raises `ValueError` without rows and for rows or atoms that are not finite.
+    elsewhere. Raises `ValueError` without rows, for rows, atoms or codes that do not belong
+    together, and for rows or atoms that are not finite.
     """
     if not len(x):
         raise ValueError("lasso_at_l1: no rows to code")
-    _require_finite(x, atoms)
+    _check(x, atoms, f)
     coder = _lasso_coder(x, atoms, steps)
     chosen = torch.linspace(0, len(x) - 1, min(rows, len(x)), device=x.device).round().long()
     lam, codes = _lambda_at_l1(coder, x[chosen], atoms, float(f[chosen].sum(-1).mean()))
@@ -321,4 +345,6 @@ def _learn_from(x: Tensor, f: Tensor, atoms: Tensor, gram: Tensor, cross: Tensor
     cross += f.T @ x
     for j in gram.diagonal().nonzero().flatten().tolist():
         new = atoms[j] + (cross[j] - gram[j] @ atoms) / gram[j, j]
-        atoms[j] = new / new.norm()
+        size = new.norm()
+        if size > 0:  # an atom of 0 has no direction
+            atoms[j] = new / size

@@ -60,7 +60,7 @@ def in_chunks(
         return step(x)
     first, *others = x.tensor_split(n_chunks)
     stats, gradients = step(first)
-    return_freed_memory()  # the next chunk's arrays may not fit between those that stay
+    return_freed_memory(x.device)  # the next chunk's arrays may not fit between those that stay
     for gradient in gradients.values():
         gradient *= len(first) / len(x)
     for rows in others:
@@ -69,7 +69,7 @@ def in_chunks(
         for name, gradient in gradients.items():
             gradient.add_(added[name], alpha=len(rows) / len(x))
         del added  # before the next are made
-        return_freed_memory()
+        return_freed_memory(x.device)
     return stats, gradients
 
 

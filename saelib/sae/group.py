@@ -251,10 +251,12 @@ def _shared_normalizer(runs: Sequence[Run]) -> Autoencoder:
 
 def _start(run: Run, stream: RowSource) -> Trainer:
     """A trainer at the run's checkpoint, or at its beginning."""
-    _raise_to_floors_(run.sae)
+    saved = run.sharding.newest(run.checkpoint) if run.checkpoint else None
+    if not saved:
+        _raise_to_floors_(run.sae)
     probe = None if run.probe is None else run.sae.normalize(run.probe.to(run.sae.W_dec.device))
     trainer = Trainer(run.sae, run.cfg, probe, run.sharding)
-    if run.checkpoint and (saved := run.sharding.newest(run.checkpoint)):
+    if saved:
         load_checkpoint(trainer, saved)
     else:
         _initialise_b_dec_(run.sae, stream, run.cfg)

@@ -68,7 +68,7 @@ CHUNK = 128  # rows whose code gradients a sum over the kernel's band copies at 
 
 @dataclass(frozen=True)
 class JumpReLUOptions(AuxKOptions):
-    """How a JumpReLU SAE is trained; in normalised units. Without effect on one that is trained."""
+    """How a JumpReLU SAE is trained; in normalised units. Its codes do not depend on them."""
 
     # ε, the width of the kernel that gives θ its gradient; by default √d_in / 48
     bandwidth: float | None = None

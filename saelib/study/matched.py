@@ -103,6 +103,13 @@ def propose_k(pairs: Iterable, target: float | int, n_latents: int) -> int | Non
     not: outwards, or None where no k is left on that side.
     """
     pairs = sorted((int(k), float(l0)) for k, l0 in pairs if math.isfinite(l0))
+    tried = {k for k, _ in pairs}
+    proposed = _proposed_k(pairs, target, n_latents)
+    return None if proposed in tried else proposed
+
+
+def _proposed_k(pairs: list[tuple[int, float]], target: float | int, n_latents: int) -> int | None:
+    """`propose_k`, which leaves out what was tried already."""
     pairs = [(k, l0) for k, l0 in pairs if l0 > 0] or pairs  # at 0 a curve has no point
     if not pairs:
         raise ValueError("propose_k needs at least one pair of k and a finite L0")
@@ -132,8 +139,7 @@ def _between(pairs: Sequence[tuple[int, float]], target: float | int) -> int | N
         return None
     share = math.log(target / below_l0) / math.log(above_l0 / below_l0)
     k = round(below_k * (above_k / below_k) ** share)
-    k = min(max(k, low + 1), high - 1)
-    return None if k in [tried for tried, _ in pairs] else k
+    return min(max(k, low + 1), high - 1)
 
 
 def _smaller(pairs: Sequence[tuple[float, float]], target: float | int) -> float | None:

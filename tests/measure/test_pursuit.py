@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from saelib.measure import pursuit
 from saelib.measure.pursuit import (
     _non_negative,
     fista,
@@ -250,3 +251,37 @@ def test_rows_that_are_not_finite_are_refused():
         nn_omp(torch.ones(1, 2), bad, 1)
     with pytest.raises(ValueError, match="rows that are not finite"):
         refit(bad, torch.eye(2), torch.ones(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("x", "atoms", "f", "sentence"),
+    [
+        ((5, 3), (6, 4), None, "rows of width 3 and atoms of width 4"),
+        ((5, 4), (6, 1), (5, 6), "rows of width 4 and atoms of width 1"),
+        ((5, 4), (6, 4), (1, 6), r"codes of shape \(1, 6\): expected \[5, 6\]"),
+        ((5, 4), (2, 4), (5, 6), r"codes of shape \(5, 6\): expected \[5, 2\]"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(x, atoms, f, sentence):
+    """Compiled code would read beyond an array's end. (In tests the annotations refuse it too.)"""
+    with pytest.raises(ValueError, match=sentence):
+        pursuit._check(torch.ones(x), torch.ones(atoms), None if f is None else torch.ones(f))
+
+
+@pytest.mark.parametrize("k", [torch.tensor([1, 2]), 1.5, torch.ones(5), torch.ones(1, 5).int()])
+def test_k_is_a_whole_number_or_one_for_each_row(k):
+    with pytest.raises(ValueError, match="expected a whole number, or one for each of 5 rows"):
+        pursuit._checked_k(torch.as_tensor(k), 5)
+
+
+def test_the_checks_are_made(monkeypatch):
+    def refuse(*arrays):
+        raise ValueError(len(arrays))
+
+    monkeypatch.setattr(pursuit, "_check", refuse)
+    x, atoms, f = torch.ones(5, 4), torch.eye(6, 4), torch.ones(5, 6)
+    for number, call in ((2, lambda: nn_omp(x, atoms, 1)), (3, lambda: refit(x, atoms, f))):
+        with pytest.raises(ValueError, match=str(number)):
+            call()
+    with pytest.raises(ValueError, match="3"):
+        lasso_at_l1(x, atoms, f)

@@ -313,3 +313,18 @@ def test_the_gram_matrix_is_whole_over_several_parts(monkeypatch):
     atoms = unit(70, 9)
     gram = pursuit_c.gram_of(atoms)
     torch.testing.assert_close(gram, atoms @ atoms.T)
+
+
+@needs_compiler
+def test_rows_whose_squares_overflow_have_codes(plain):
+    x, atoms = case(20, 30, 16)
+    torch.testing.assert_close(nn_omp(x * 1e20, atoms, 3) / 1e20, nn_omp(x, atoms, 3))
+
+
+@needs_compiler
+def test_an_atom_without_a_direction_stays(plain):
+    x, atoms = case(50, 12, 8)
+    atoms[3] = 0
+    for learned in (learn_atoms([x, x], atoms, 3), plain(learn_atoms, [x, x], atoms, 3)):
+        assert learned.isfinite().all()
+        assert not learned[3].any()

@@ -1,5 +1,7 @@
 """The largest pre-activations: by hand, with ties, and the same in C as in plain PyTorch."""
 
+import threading
+
 import pytest
 import torch
 from helpers.entries import SHAPES
@@ -61,6 +63,30 @@ def test_c_finds_what_plain_pytorch_does(shape, share, whole):
     for field in plain._fields:
         assert torch.equal(getattr(plain, field), getattr(c, field)), field
     assert 0 < len(c.col) <= k * (1 if whole else shape[0])
+
+
+@needs_compiler
+@pytest.mark.parametrize("encoder", ["exact", "screen"])
+def test_a_batch_of_no_rows_has_no_entries(monkeypatch, encoder):
+    """In a thread that has not called before, too."""
+    monkeypatch.setattr(sparse_c, "_KEPT", threading.local())
+    x_c, W, bias = problem(0, 7, 9)
+    for codes in (
+        sparse_c.top_entries(x_c, W.T, bias, 3, encoder),
+        sparse_c.batch_top_entries(x_c, W.T, bias, 0, encoder),
+        sparse_c.open_entries(x_c, W.T, bias, encoder),
+    ):
+        assert (codes.crow.tolist(), len(codes.col)) == ([0], 0)
+
+
+@needs_compiler
+def test_other_dtypes_are_refused():
+    x_c, W, bias = (tensor.double() for tensor in problem(4, 7, 9))
+    for call in (sparse_c.top_entries, sparse_c.batch_top_entries):
+        with pytest.raises(TypeError, match=r"torch.float64: expected torch.float32"):
+            call(x_c, W.T, bias, 3)
+    with pytest.raises(TypeError, match=r"torch.float64: expected torch.float32"):
+        sparse_c.open_entries(x_c, W.T, bias)
 
 
 @needs_compiler

@@ -105,6 +105,7 @@ def matched(runs, p):
         ([(4, 3.9)], 5, 6),
         ([(1, 1.5)], 1, None),  # there is no smaller k
         ([(16, 0.0), (32, 40.0)], 32, 25),  # a point at 0 is no side
+        ([(1, 0.0), (2, 5.0)], 3, None),  # 1 was tried
         ([(99, 30.0)], 50, 100),  # no k is above the number of latents
         ([(100, 30.0)], 50, None),
     ],

@@ -48,12 +48,19 @@ def open_entries(x_c: Tensor, W_enc: Tensor, bias: Tensor, encoder: str = "exact
     entries and values up to float32 rounding, faster where few are open. "bfloat16": a in bfloat16
     alone, which is not exact. a is computed for some rows at a time.
     """
+    _check_float32(x_c, W_enc, bias)
     n = W_enc.shape[1]
     if encoder == "screen":
         crow, col, value = _screened(x_c, W_enc.T, bias)
     else:
         crow, col, value = _gathered(x_c, W_enc, bias, encoder)
     return _by_latent(crow, col, value, n)
+
+
+def _check_float32(*arrays: Tensor) -> None:
+    for array in arrays:
+        if array.dtype != torch.float32:
+            raise TypeError(f"sparse codes of {array.dtype}: expected torch.float32")
 
 
 def _by_latent(crow: Tensor, col: Tensor, value: Tensor, n: int) -> SparseCodes:
@@ -118,7 +125,7 @@ def _held(size: int, dtype: torch.dtype) -> Tensor:
     To touch fresh memory takes longer than to fill it.
     """
     held: dict[torch.dtype, Tensor] = _KEPT.__dict__
-    if len(held.get(dtype, ())) < size:
+    if dtype not in held or len(held[dtype]) < size:
         with torch.inference_mode(False):  # or it could not be written again outside that mode
             held[dtype] = torch.empty(size, dtype=dtype)
     return held[dtype][:size]
@@ -215,6 +222,7 @@ class _Product:
     def __init__(
         self, x_c: Tensor, W_enc: Tensor, bias: Tensor, encoder: str, size: int = 0
     ) -> None:
+        _check_float32(x_c, W_enc, bias)
         self.x_c, self.W_enc, self.bias, self.encoder = x_c, W_enc, bias, encoder
         self.is_screened = encoder == "screen"
         n = len(bias)
