@@ -257,6 +257,8 @@ def table():
 
 def trained(table, loss="jumprelu", checkpoint=None, on_log=None, start=None, **changes):
     settings = {"n_latents": N_LATENTS, "dead_window": 640, "lam": 0.5, "lr": 1e-2}
+    # the table's rows are not normalised, but larger
+    settings |= {"bandwidth": 0.5, "initial_threshold": 0.5, "tanh_scale": 4.0}
     settings |= {
         "tokens": 12_800,
         "batch_size": 64,

@@ -135,7 +135,8 @@ def test_token_types_and_how_concentrated_they_are(index, naive):
         assert [kind.token_id for kind in record.token_types] == expected
         for kind in record.token_types:
             assert kind.count == ((naive.token == kind.token_id) & (naive.g[:, j] > 0)).sum()
-            assert kind.count * kind.mean == pytest.approx(masses[kind.token_id], rel=1e-5)
+            # a small code is the difference of larger numbers, whose rounding depends on the CPU
+            assert kind.count * kind.mean == pytest.approx(masses[kind.token_id], rel=1e-4)
         p = np.array(list(masses.values())) / sum(masses.values())
         assert record.facts["concentration"] == pytest.approx(p.max(), rel=1e-5)
         assert record.facts["n_types"] == pytest.approx(math.exp(-(p * np.log(p)).sum()), rel=1e-5)
