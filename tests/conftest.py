@@ -44,3 +44,14 @@ def same_home() -> Iterator[None]:
         os.environ.pop("SAELIB_HOME", None)
     else:
         os.environ["SAELIB_HOME"] = before
+
+
+@pytest.fixture
+def no_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No C compiler is found, whatever was compiled before."""
+    from saelib.sae.sparse import library  # torch is loaded where it is needed alone
+
+    monkeypatch.setenv("CC", "no-such-compiler")
+    library.compiled.cache_clear()
+    yield
+    library.compiled.cache_clear()

@@ -5,7 +5,6 @@ import torch
 
 from saelib.measure import pursuit, pursuit_c
 from saelib.measure.pursuit import fista, lasso_at_l1, learn_atoms, nn_omp, refit
-from saelib.sae.sparse import library
 
 FLOATS = torch.empty(1)
 needs_compiler = pytest.mark.skipif(not pursuit_c.takes(FLOATS), reason="no C compiler")
@@ -38,14 +37,6 @@ def plain(monkeypatch):
             return function(*arguments, **options)
 
     return call
-
-
-@pytest.fixture
-def no_compiler(monkeypatch):
-    monkeypatch.setenv("CC", "no-such-compiler")
-    library.compiled.cache_clear()
-    yield
-    library.compiled.cache_clear()
 
 
 def with_threads(count, function, *arguments):

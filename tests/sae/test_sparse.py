@@ -62,14 +62,6 @@ def test_auto_starts_dense_and_goes_sparse_with_the_density_of_the_last_batch():
     assert trainer.density < SPARSE_BELOW
 
 
-@pytest.fixture
-def no_compiler(monkeypatch):
-    monkeypatch.setenv("CC", "no-such-compiler")
-    library.compiled.cache_clear()
-    yield
-    library.compiled.cache_clear()
-
-
 def test_without_a_compiler_the_sparse_step_runs_in_plain_pytorch(no_compiler):
     assert sparse.operations(CPU) is sparse_plain
     assert not sparse.screens(CPU)
