@@ -125,7 +125,7 @@ class Bench:
             else:
                 older[row["system"]] += 1
         for system, count in older.items():
-            print(f"{system}: {count} SAEs by other code of saelib are trained again", flush=True)
+            print(f"{system}: SAEs by other code of saelib, trained again: {count}", flush=True)
         return kept
 
     def _recipe(self, library: str) -> str:

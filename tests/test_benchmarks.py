@@ -338,7 +338,7 @@ def test_rows_of_ours_by_other_code_are_trained_again_and_all_else_is_refused(be
     bench.path.write_text(json.dumps([*same, row("saelib plain", recipe="older")]))
     assert bench._kept_rows() == same
     assert capsys.readouterr().out == (
-        "saelib plain: 1 SAEs by other code of saelib are trained again\n"
+        "saelib plain: SAEs by other code of saelib, trained again: 1\n"
     )
     for system, changed in (("sparsify topk", {"recipe": "x"}), ("saelib topk", {"tokens": 9})):
         bench.path.write_text(json.dumps([row(system, **changed)]))

@@ -109,7 +109,7 @@ def propose_k(pairs: Iterable, target: float | int, n_latents: int) -> int | Non
 
 
 def _proposed_k(pairs: list[tuple[int, float]], target: float | int, n_latents: int) -> int | None:
-    """`propose_k`, which leaves out what was tried already."""
+    """What `propose_k` gives, be it tried already or not."""
     pairs = [(k, l0) for k, l0 in pairs if l0 > 0] or pairs  # at 0 a curve has no point
     if not pairs:
         raise ValueError("propose_k needs at least one pair of k and a finite L0")
