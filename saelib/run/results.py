@@ -7,6 +7,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -121,17 +122,34 @@ def whole_rows(content: bytes) -> bytes:
 def read_times(folder: Path) -> pd.DataFrame:
     """The rows of `timings.csv`; empty where there are none.
 
-    Raises ValueError naming the file where it is no table or lacks a stage or its seconds.
+    Raises ValueError naming the file where it is no table, or a row is not one that was written.
     """
     path = folder / TIMES
     content = whole_rows(path.read_bytes()) if path.is_file() else b""
     if not content:
         return pd.DataFrame()
     try:
+        _check_times(content.decode("utf-8"))
         return pd.read_csv(io.BytesIO(content)).astype({"stage": str, "seconds": float})
     except (ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: damaged ({reason}); delete it, or run its notebook") from error
+
+
+def _check_times(text: str) -> None:
+    """ValueError for a row that lacks a value, or begins with a part of a run's id.
+
+    Rows are appended by many, so that no checksum covers the last ones.
+    """
+    for row in csv.reader(io.StringIO(text, newline="")):
+        is_whole = len(row) == len(TIMINGS) and (row[0] in ("", TIMINGS[0]) or is_run_id(row[0]))
+        if not is_whole:
+            raise ValueError(f"the row {','.join(row)[:80]!r}")
+
+
+def is_run_id(text: str) -> bool:
+    """Whether a text has the form of a run's id."""
+    return re.fullmatch(r"[0-9a-f]{12}", text) is not None
 
 
 def _write_all(file: io.RawIOBase, data: bytes) -> None:
