@@ -224,7 +224,9 @@ class RunFolder:
         """
         remove_leftovers_of_the_dead(self.path)
         file = self.path / TRAIN
-        if self._has(TRAIN):
+        # Of a folder older than seals it stays; beside SEALED a kill came before the first seal, and
+        # a later one would leave an SAE without any.
+        if self._has(TRAIN) and (self.seal() is not None or SEALED not in self.origin):
             checked(file)
             return
         config = {"train": spec.train.to_dict(), "sae": spec.sae.to_dict()}
