@@ -224,8 +224,8 @@ class RunFolder:
         """
         remove_leftovers_of_the_dead(self.path)
         file = self.path / TRAIN
-        # Of a folder older than seals it stays; beside SEALED a kill came before the first seal, and
-        # a later one would leave an SAE without any.
+        # In a folder older than seals it stays. Where it says SEALED, a kill came before the first
+        # seal, and a later one would leave an SAE without any.
         if self._has(TRAIN) and (self.seal() is not None or SEALED not in self.origin):
             checked(file)
             return
