@@ -120,7 +120,9 @@ def whole_rows(content: bytes) -> bytes:
 
 
 def read_times(folder: Path) -> pd.DataFrame:
-    """The rows of `timings.csv`; empty where there are none.
+    """The rows of `timings.csv`, each once; empty where there are none.
+
+    Two rows that are equal to the millisecond are one that was written twice.
 
     Raises ValueError naming the file where it is no table, or a row is not one that was written.
     """
@@ -130,10 +132,11 @@ def read_times(folder: Path) -> pd.DataFrame:
         return pd.DataFrame()
     try:
         _check_times(content.decode("utf-8"))
-        return pd.read_csv(io.BytesIO(content)).astype({"stage": str, "seconds": float})
+        rows = pd.read_csv(io.BytesIO(content)).astype({"stage": str, "seconds": float})
     except (ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: damaged ({reason}); delete it, or run its notebook") from error
+    return rows.drop_duplicates(ignore_index=True)
 
 
 def _check_times(text: str) -> None:

@@ -22,3 +22,10 @@ def test_an_end_that_was_appended_once_more_is_refused(tmp_path, size):
 def test_a_row_that_is_being_written_is_left_out(tmp_path):
     (tmp_path / TIMES).write_text(HEAD + ROWS + "d63d7d97e1d9,tra")
     assert len(read_times(tmp_path)) == 2
+
+
+def test_a_row_that_is_repeated_counts_once(tmp_path):
+    (tmp_path / TIMES).write_text(HEAD + ROWS)
+    once = read_times(tmp_path)
+    (tmp_path / TIMES).write_text(HEAD + ROWS + ROWS.splitlines(keepends=True)[1])
+    assert read_times(tmp_path).equals(once)
