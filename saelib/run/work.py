@@ -21,6 +21,8 @@ TOGETHER = 8  # SAEs trained at once on the CPU
 DENSE = 4.5  # dense steps ≈ this × √(steps in which λ rises): fitted to the recorded runs
 USABLE = 0.9  # share of a memory that can be filled
 HOST_RATE = 5e11  # operations per second of a host, assumed
+PURSUIT_IN_C = 0.14  # share of plain PyTorch's time (benchmarks/pursuit.py)
+LASSO_IN_C = 0.083
 SORTED_CPU = 2e7  # numbers sorted per second, assumed
 SORTED_GPU = 1e9
 NOTEBOOK = 14.0  # seconds of a notebook's kernel, figures and bootstraps: recorded runs
@@ -213,6 +215,7 @@ def _pursuit(d: int, p: Parameters) -> float | int:
 
     Pursuit over five dictionaries, a product of a row with all items per round; items learned, each
     updated every 1,024 rows; lasso at 16 λ on 256 rows and at one on all, two products per step.
+    Counted as plain PyTorch does it, times the share of its time that C takes.
     """
     rows = p["split_tokens"]
     learned = p["learn_tokens"]
@@ -221,4 +224,4 @@ def _pursuit(d: int, p: Parameters) -> float | int:
     pursued = p["l0_target"] * (learned + rows * (4 + wider))
     lasso = 2 * (100 * rows + 800 * min(256, rows))
     updates = n * (learned / 512 + 2 + wider**2)
-    return 2 * d * n * (pursued + lasso + updates)
+    return 2 * d * n * (PURSUIT_IN_C * (pursued + updates) + LASSO_IN_C * lasso)

@@ -69,10 +69,21 @@ GROUPS = {
 def test_colours_of_a_group_stay_apart_for_colour_blind_readers(sight: str) -> None:
     for group in GROUPS.values():
         assert closest(itertools.combinations([style.LOOKS[k].color for k in group], 2), sight) > 20
+    architectures = [style.LOOKS[name].color for name in f5_architectures.ARMS]
+    assert closest(itertools.combinations(architectures, 2), sight) > 25
     sites = [style.site_color(s, 30) for s in SITES]
     assert closest(itertools.combinations(sites, 2), sight) > 20
     arms = [style.LOOKS[name].color for name in GROUPS["arms"]]
     assert closest(itertools.product(sites, arms), sight) > 10
+
+
+def test_a_line_of_an_architecture_can_be_seen_on_white() -> None:
+    luminance = {}
+    for name in f5_architectures.ARMS:
+        lightness = seen(style.LOOKS[name].color, "full")[0]
+        luminance[name] = ((lightness + 16) / 116) ** 3
+    contrast = {name: 1.05 / (y + 0.05) for name, y in luminance.items()}  # as WCAG 2 defines it
+    assert min(contrast.values()) > 2, contrast
 
 
 def test_the_simulation_confuses_red_and_green() -> None:
