@@ -178,12 +178,15 @@ def test_adding_it_twice_changes_nothing_and_a_later_run_of_it_takes_its_place(a
 
 
 def test_a_run_that_both_have_stays_as_it_is_recorded(added):
-    same = row("bb", "07_y", fvu=0.25, code_version="0.2.0+training.1")
+    same = row("bb", "07_y", fvu=0.252, code_version="0.2.0+training.1")  # another machine's sums
     write_run(added, [same, row("aa", "07_y"), row("cc", "07_y")], "bb,train,1.0,,false\n")
     record.add("smoke", "07")
     folder = added / "data" / "recorded" / "smoke"
     table = read_results(folder / "results.csv").set_index("run_id")
     assert table.loc["bb", "notebook"] == "02_x"
+    assert table.loc["bb", "fvu"] == 0.25
+    page = (added / "docs" / "findings.md").read_text()
+    assert "SAEs trained again 1, whose FVU and L0 differ by at most 0.80%" in page
     assert "bb,train,1.0" not in (folder / "timings.csv").read_text()
 
 
@@ -202,7 +205,17 @@ def run_folder(home):
 REFUSED = [
     (
         lambda home: write_run(home, [row(r, "07_y", fvu=0.3) for r in ("aa", "bb", "cc")], ""),
-        "run bb is on record with fvu = 0.25, and in this run with 0.3",
+        "run bb is on record with fvu = 0.25, and in this run with 0.3: further apart than 3%",
+    ),
+    (
+        lambda home: write_run(home, [row(r, "07_y", l0=9) for r in ("aa", "bb", "cc")], ""),
+        "run bb is on record with fvu = 0.25, and in this run with 1",
+    ),
+    (
+        lambda home: write_run(
+            home, [row(r, "07_y", fvu=0.25, l0="") for r in ("aa", "bb", "cc")], ""
+        ),
+        "run bb is on record with l0 = 1, and in this run with nan",
     ),
     (
         lambda home: write_run(home, [row("aa", "07_y")], ""),

@@ -7,7 +7,8 @@ and the parameters that make the store are equal, and the moments of each site n
 computed anew by each machine, in its own order of summation.
 
     data/recorded/<profile>/added.json    notebook -> the declared versions that it was run with,
-                                          and the dtype that its model was computed in
+                                          the dtype that its model was computed in, and how far SAEs
+                                          that are on record already came out otherwise
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ NOT_OF_THE_STORE = {
 SAME = ("model_id", "corpus_id", "ctx_len", "n_test_pages")  # in every row of a record
 NEARLY = 1e-3  # relative: moments of the same activations differ less, those of other text more
 NORMALISER = ["site", "normalize", "tokens_mask"]  # what the scale of a site depends on
-OF_ITS_RUN = ("notebook", "code_version")  # who trained a run first, and with what: not compared
+MEASURED = ("fvu", "l0")  # of one run trained twice, these differ by rounding alone
+TWICE = 0.03  # relative: most that they may; a run's id says that its data and recipe are equal
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,11 @@ def add(profile: str, name: str) -> int:
         TIMES: union_of_times(job, record, runs),
         "estimates.json": union_of_estimates(job, record),
     }
-    _replace(job, record, texts)
+    _replace(job, record, texts, runs)
     return 1 + len(job.claims)
 
 
-def _replace(job: Job, record: Record, texts: Mapping[str, str]) -> None:
+def _replace(job: Job, record: Record, texts: Mapping[str, str], runs: Runs) -> None:
     """Replace the record's folders by copies of them with what the notebook left.
 
     texts: content of tables that are of all notebooks. Where a write fails all three stay.
@@ -108,10 +110,12 @@ def _replace(job: Job, record: Record, texts: Mapping[str, str]) -> None:
         _remove_former(job, tables, copies, figures)
         _copy([job.output], copies)
         _copy([path for path in job.claims if path.suffix == ".png"], figures)
-        _write_tables(job, record, tables, texts)
+        _write_tables(job, record, tables, texts, runs)
 
 
-def _write_tables(job: Job, record: Record, tables: Path, texts: Mapping[str, str]) -> None:
+def _write_tables(
+    job: Job, record: Record, tables: Path, texts: Mapping[str, str], runs: Runs
+) -> None:
     """Write the notebook's own texts, and those that are of all notebooks."""
     for path in _texts(job):
         write_text(tables / path.relative_to(data_dir(record.profile)), path.read_text("utf-8"))
@@ -119,9 +123,17 @@ def _write_tables(job: Job, record: Record, tables: Path, texts: Mapping[str, st
         write_text(tables / name, text)
     sources = published.recorded_hashes(record.profile) | published.hashes([job.output])
     write_json(tables / "sources.json", sources)
-    made_with = versions() | {"compute_dtype": _compute_dtype(record.profile)}
+    made_with = versions() | {"compute_dtype": _compute_dtype(record.profile)} | _said(runs.twice)
     write_json(tables / "added.json", findings.added(record.profile) | {job.name: made_with})
     seal_files(tables, [RESULTS])
+
+
+def _said(twice: Mapping[str, float]) -> dict[str, Any]:
+    """What is said of runs that were on record already; empty where none was."""
+    if not twice:
+        return {}
+    most = f"{len(twice)}, whose FVU and L0 differ by at most {max(twice.values()):.2%}"
+    return {"SAEs trained again": most}
 
 
 def versions() -> dict[str, Any]:
@@ -214,11 +226,14 @@ class Runs:
     """The union of two results tables.
 
     own: runs that the notebook adds; former: recorded runs of an earlier record of it that go.
+    twice: runs of the notebook that are on record already, by the greatest relative difference of
+    their FVU or L0 here and there.
     """
 
     text: str
     own: frozenset[str]
     former: frozenset[str]
+    twice: Mapping[str, float]
 
 
 def _lines(path: Path) -> tuple[str, list[tuple[str, dict[str, str]]]]:
@@ -250,7 +265,8 @@ def _both(record: Record, name: str) -> tuple[str, list[Any], list[Any]]:
 def union_of_runs(job: Job, record: Record) -> Runs:
     """The recorded runs and the notebook's: those it trained, and those its tables name.
 
-    ValueError where a run is in both with other values, or a table names a run that is in none.
+    A run that is in both stays as it is recorded. ValueError where it differs by more than another
+    machine's rounding, or a table names a run that is in none.
     """
     header, here, there = _both(record, RESULTS)
     others = _named_runs(record.tables.glob("diagnostics/*.csv"), but=_number(job))
@@ -268,21 +284,29 @@ def union_of_runs(job: Job, record: Record) -> Runs:
     missing = sorted(named - own.keys())
     if missing:
         raise ValueError(f"{RESULTS} lacks run {missing[0]}, which a table of {job.name} names")
-    for run in sorted(own.keys() & kept.keys()):
-        _require_equal(run, own[run][1], kept[run][1])
+    twice = {
+        run: _apart(run, own[run][1], kept[run][1]) for run in sorted(own.keys() & kept.keys())
+    }
     union = own | kept
     lines = [header, *(union[run][0] for run in sorted(union))]
     former = {row["run_id"] for _, row in there} - kept.keys()
     own_runs = frozenset(own.keys() - kept.keys())
-    return Runs("\n".join(lines) + "\n", own_runs, frozenset(former))
+    return Runs("\n".join(lines) + "\n", own_runs, frozenset(former), twice)
 
 
-def _require_equal(run: str, here: Mapping[str, str], there: Mapping[str, str]) -> None:
-    for name, value in here.items():
-        if name not in OF_ITS_RUN and value != there[name]:
+def _apart(run: str, here: Mapping[str, str], there: Mapping[str, str]) -> float:
+    """The greatest relative difference of what was measured; ValueError where it is above TWICE."""
+    greatest = 0.0
+    for name in MEASURED:
+        value, recorded = float(here[name] or "nan"), float(there[name] or "nan")
+        difference = abs(value - recorded) / max(abs(recorded), 1e-12)
+        if not difference <= TWICE:  # nor where one is not a number
             raise ValueError(
-                f"run {run} is on record with {name} = {there[name]}, and in this run with {value}"
+                f"run {run} is on record with {name} = {recorded:g}, and in this run with "
+                f"{value:g}: further apart than {TWICE:.0%}, so they are not one run"
             )
+        greatest = max(greatest, difference)
+    return greatest
 
 
 def _named_runs(tables: Iterable[Path], but: str = "") -> set[str]:
