@@ -185,9 +185,9 @@ def main() -> None:
         print(json.dumps(measured(*json.loads(args.child))))
         return
     if not args.tokenizer:
-        from saelib.text.assets import embedded_model
+        from saelib.text.models import EMBEDDED, named_model
 
-        args.tokenizer = str(embedded_model())
+        args.tokenizer = str(named_model(EMBEDDED))
     about, rows, cfg = machine("cpu"), [], CorpusConfig(args.text)
     with tempfile.TemporaryDirectory(dir=".") as base:
         for size in args.sizes:

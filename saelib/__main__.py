@@ -147,11 +147,12 @@ def parser() -> argparse.ArgumentParser:
 
 def fetch_assets() -> float:
     """Make sure the embedded model and text are there; returns the seconds it took."""
-    from saelib.text import assets
+    from saelib.text.assets import embedded_wiki
+    from saelib.text.models import EMBEDDED, named_model
 
     start = time.monotonic()
-    assets.embedded_model()
-    assets.embedded_wiki()
+    named_model(EMBEDDED)
+    embedded_wiki()
     log.info("assets ready in %.1f s", time.monotonic() - start)
     return time.monotonic() - start
 

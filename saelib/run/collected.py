@@ -48,8 +48,8 @@ from saelib.run.identity import (
 from saelib.run.results import log_time
 from saelib.run.schedule import row_order
 from saelib.sae.spec import Spec
-from saelib.text.assets import resolve_model
 from saelib.text.contexts import Contexts, load_contexts
+from saelib.text.models import resolve_model
 
 PER_COLLECTION = ("lm", "contexts", "n_layers", "live")  # cached; another model or text has others
 

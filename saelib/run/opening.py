@@ -25,7 +25,7 @@ from saelib.sae.base import check_store
 from saelib.sae.formats import load
 from saelib.sae.formats.download import SCHEME
 from saelib.show.explore.names import subject_name
-from saelib.text.assets import resolve_model
+from saelib.text.models import resolve_model
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from saelib.run.rates import measured, stated
 from saelib.run.room import CARDS, Card, Disk, Memory, card_of, disk_of, memory_of, misfits
 from saelib.run.text_size import TextSize, text_of
 from saelib.run.work import Setting, Stage, stages_of
-from saelib.text.assets import resolve_model
+from saelib.text.models import resolve_model
 
 # Gated on the hub: planned by its published dimensions, which are `LlamaConfig`'s defaults.
 LLAMA = "meta-llama/Llama-2-7b-hf"

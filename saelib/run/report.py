@@ -50,7 +50,7 @@ from saelib.study.finding import (
     recorded_verdicts,
     replication,
 )
-from saelib.text.assets import EMBEDDED, MODEL_LABEL
+from saelib.text.models import label_of
 
 log = logging.getLogger("saelib")
 
@@ -106,7 +106,7 @@ def facts(profile: str) -> list[tuple[str, str]]:
     if rows.empty:
         return []
     seeds = [("training seeds", str(rows["seed"].nunique()))] if "seed" in rows else []
-    models = {MODEL_LABEL if name.startswith(EMBEDDED) else name for name in rows["model_id"]}
+    models = {label_of(name) or name for name in rows["model_id"]}
     return [
         ("model", ", ".join(sorted(models))),
         ("sites", ", ".join(map(str, sorted(rows["site"].unique())))),

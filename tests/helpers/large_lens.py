@@ -12,7 +12,7 @@ from saelib.config import CollectConfig, CorpusConfig, SAEConfig
 from saelib.measure.lens import Lens
 from saelib.run.workspace import Workspace
 from saelib.sae import build_sae
-from saelib.text.assets import EMBEDDED
+from saelib.text.models import EMBEDDED, MODELS
 from saelib.text.pinned import assets_dir
 
 LATENTS, L0, SITE = 32_768, 32, 15
@@ -28,7 +28,7 @@ lens = Lens(ws.lm, load_sae(folder), ws.store, folder / "features")
 
 def embedded_model_is_there():
     """Whether the model was fetched before: a test fetches nothing."""
-    return (assets_dir() / EMBEDDED).is_dir()
+    return (assets_dir() / MODELS[EMBEDDED].folder).is_dir()
 
 
 def write_large_lens(home, pages=60):

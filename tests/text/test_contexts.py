@@ -372,9 +372,9 @@ def test_no_word_is_said_of_same_texts_where_there_are_none():
 def test_the_embedded_corpus_is_the_one_that_was_recorded(per_page, corpus_id):
     from transformers import AutoTokenizer
 
-    from saelib.text.assets import embedded_model
+    from saelib.text.models import named_model
 
-    tokenizer = AutoTokenizer.from_pretrained(embedded_model())
+    tokenizer = AutoTokenizer.from_pretrained(named_model("embedded"))
     contexts = load_contexts(CorpusConfig(contexts_per_page=per_page), tokenizer)
     assert contexts.corpus_id == corpus_id
     assert contexts.report["pages_same_text"] == 0
@@ -384,9 +384,9 @@ def test_the_embedded_corpus_is_the_one_that_was_recorded(per_page, corpus_id):
 def test_the_embedded_wikipedia_gives_the_expected_articles_tokens_and_contexts():
     from transformers import AutoTokenizer
 
-    from saelib.text.assets import embedded_model
+    from saelib.text.models import named_model
 
-    contexts = load_contexts(CorpusConfig(), AutoTokenizer.from_pretrained(embedded_model()))
+    contexts = load_contexts(CorpusConfig(), AutoTokenizer.from_pretrained(named_model("embedded")))
     expected = {
         "pages": 106,
         "pages_short": 2,
