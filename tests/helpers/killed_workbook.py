@@ -129,10 +129,11 @@ def _is_due(folder: Path, moment: int, started: float) -> bool:
 
 
 def _times(folder: Path) -> Iterator[float]:
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # temporary ones go
-            if path.is_file() and ".locks" not in path.parts:
-                yield path.stat().st_mtime
+    for parent, _, names in os.walk(folder):  # which passes over a temporary folder that goes
+        for name in names:
+            with suppress(FileNotFoundError):
+                if ".locks" not in Path(parent).parts:
+                    yield os.stat(Path(parent) / name).st_mtime
 
 
 def seeded_moments(n: int, files: int, seed: int) -> list[int]:
