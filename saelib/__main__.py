@@ -15,7 +15,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,23 +138,48 @@ def parser() -> argparse.ArgumentParser:
     )
     check = command("check", "read all of a profile: what is damaged, and what would heal it")
     check.add_argument("--profile", help="a folder of data/; without it every profile there")
-    command("assets", "fetch and convert the embedded model and text")
+    assets = command("assets", "fetch and convert the embedded model and text, or named models")
+    assets.add_argument(
+        "models", nargs="*", metavar="MODEL", help="embedded, tinyllama; none: the embedded one"
+    )
     return top
 
 
 # --- the commands ------------------------------------------------------------------------------
 
 
-def fetch_assets() -> float:
-    """Make sure the embedded model and text are there; returns the seconds it took."""
+def fetch_assets(models: Collection[str], text: bool) -> float:
+    """Make sure named models are there, and the embedded text; returns the seconds it took."""
     from saelib.text.assets import embedded_wiki
-    from saelib.text.models import EMBEDDED, named_model
+    from saelib.text.models import named_model
 
     start = time.monotonic()
-    named_model(EMBEDDED)
-    embedded_wiki()
+    for name in sorted(models):
+        named_model(name)
+    if text:
+        embedded_wiki()
     log.info("assets ready in %.1f s", time.monotonic() - start)
     return time.monotonic() - start
+
+
+def assets_of(jobs: Iterable[Job]) -> tuple[set[str], bool]:
+    """Named models that notebooks ask for, and whether one reads the embedded text."""
+    from saelib.text.models import MODELS
+
+    values = [job.values for job in jobs]
+    models = {name for name in MODELS if any(given.get("model") == name for given in values)}
+    return models, any(given.get("source") == "embedded" for given in values)
+
+
+def command_assets(args: argparse.Namespace) -> None:
+    """Fetch what has a name; ConfigError for a model that has none."""
+    from saelib.config import ConfigError
+    from saelib.text.models import EMBEDDED, MODELS
+
+    for name in args.models:
+        if name not in MODELS:
+            raise ConfigError(f"assets {name}: expected one of {', '.join(MODELS)}")
+    fetch_assets(args.models or [EMBEDDED], text=not args.models or EMBEDDED in args.models)
 
 
 def print_stages(stages: Sequence[tuple[str, float, str]]) -> None:
@@ -212,8 +237,9 @@ def command_run(args: argparse.Namespace) -> int:
     settings = dict(args.settings)
     jobs = check_request(args.profile, args.notebooks, settings, args.grid)
     stages = []
-    if any("embedded" in job.values.values() for job in jobs):
-        stages.append(("assets", fetch_assets(), ""))
+    models, text = assets_of(jobs)
+    if models or text:
+        stages.append(("assets", fetch_assets(models, text), ""))
     if not args.grid:
         plan_run(args)
     from saelib.run import execution
@@ -312,7 +338,7 @@ COMMANDS = {
     "report": command_report,
     "tensorboard": command_tensorboard,
     "check": command_check,
-    "assets": lambda args: fetch_assets(),
+    "assets": command_assets,
 }
 
 

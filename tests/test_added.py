@@ -190,6 +190,13 @@ def test_a_run_that_both_have_stays_as_it_is_recorded(added):
     assert "bb,train,1.0" not in (folder / "timings.csv").read_text()
 
 
+def test_a_run_that_both_have_alike_was_not_trained_again(added):
+    same = row("bb", "07_y", fvu=0.25)
+    write_run(added, [same, row("aa", "07_y"), row("cc", "07_y")], "")
+    record.add("smoke", "07")
+    assert "trained again" not in (added / "docs" / "findings.md").read_text()
+
+
 def rows_with(**values):
     return lambda home: write_run(home, [row("aa", "07_y", **values), row("cc", "07_y")], "")
 
@@ -205,17 +212,19 @@ def run_folder(home):
 REFUSED = [
     (
         lambda home: write_run(home, [row(r, "07_y", fvu=0.3) for r in ("aa", "bb", "cc")], ""),
-        "run bb is on record with fvu = 0.25, and in this run with 0.3: further apart than 3%",
+        "results.csv: run bb is on record with fvu = '0.25', and in this run with '0.3': expected",
     ),
     (
-        lambda home: write_run(home, [row(r, "07_y", l0=9) for r in ("aa", "bb", "cc")], ""),
-        "run bb is on record with fvu = 0.25, and in this run with 1",
+        lambda home: write_run(
+            home, [row(r, "07_y", fvu=0.25, l0=9) for r in ("aa", "bb", "cc")], ""
+        ),
+        "run bb is on record with l0 = '1', and in this run with '9': expected numbers no further",
     ),
     (
         lambda home: write_run(
             home, [row(r, "07_y", fvu=0.25, l0="") for r in ("aa", "bb", "cc")], ""
         ),
-        "run bb is on record with l0 = 1, and in this run with nan",
+        "run bb is on record with l0 = '1', and in this run with '': expected numbers no further",
     ),
     (
         lambda home: write_run(home, [row("aa", "07_y")], ""),

@@ -74,8 +74,8 @@ def add(profile: str, name: str) -> int:
 
     Raises:
         FileNotFoundError: the notebook is not finished, or nothing is recorded yet.
-        ValueError: the run is of another store, a run or a finding is on record with other
-            content, or a file is damaged; names it.
+        ValueError: the run is of another store, a run is on record with another FVU or L0, a
+            finding is of another notebook, or a file is damaged; names it.
     """
     job = finished_job(profile, name)
     record = Record(profile)
@@ -226,8 +226,8 @@ class Runs:
     """The union of two results tables.
 
     own: runs that the notebook adds; former: recorded runs of an earlier record of it that go.
-    twice: runs of the notebook that are on record already, by the greatest relative difference of
-    their FVU or L0 here and there.
+    twice: runs of the notebook that are on record of others and were trained again, by the
+    greatest relative difference of their FVU or L0 here and there.
     """
 
     text: str
@@ -285,7 +285,9 @@ def union_of_runs(job: Job, record: Record) -> Runs:
     if missing:
         raise ValueError(f"{RESULTS} lacks run {missing[0]}, which a table of {job.name} names")
     twice = {
-        run: _apart(run, own[run][1], kept[run][1]) for run in sorted(own.keys() & kept.keys())
+        run: _apart(run, own[run][1], kept[run][1])
+        for run in sorted(own.keys() & kept.keys())
+        if any(own[run][1][name] != kept[run][1][name] for name in MEASURED)
     }
     union = own | kept
     lines = [header, *(union[run][0] for run in sorted(union))]
@@ -298,12 +300,15 @@ def _apart(run: str, here: Mapping[str, str], there: Mapping[str, str]) -> float
     """The greatest relative difference of what was measured; ValueError where it is above TWICE."""
     greatest = 0.0
     for name in MEASURED:
-        value, recorded = float(here[name] or "nan"), float(there[name] or "nan")
+        try:
+            value, recorded = float(here[name]), float(there[name])
+        except ValueError:
+            value = recorded = math.nan
         difference = abs(value - recorded) / max(abs(recorded), 1e-12)
         if not difference <= TWICE:  # nor where one is not a number
             raise ValueError(
-                f"run {run} is on record with {name} = {recorded:g}, and in this run with "
-                f"{value:g}: further apart than {TWICE:.0%}, so they are not one run"
+                f"{RESULTS}: run {run} is on record with {name} = {there[name]!r}, and in this run "
+                f"with {here[name]!r}: expected numbers no further apart than {TWICE:.0%}"
             )
         greatest = max(greatest, difference)
     return greatest

@@ -27,7 +27,7 @@ from saelib.run.rates import measured, stated
 from saelib.run.room import CARDS, Card, Disk, Memory, card_of, disk_of, memory_of, misfits
 from saelib.run.text_size import TextSize, text_of
 from saelib.run.work import Setting, Stage, stages_of
-from saelib.text.models import resolve_model
+from saelib.text.models import MODELS, is_made, resolve_model
 
 # Gated on the hub: planned by its published dimensions, which are `LlamaConfig`'s defaults.
 LLAMA = "meta-llama/Llama-2-7b-hf"
@@ -181,6 +181,11 @@ def model_of(name: str) -> tuple[Any, str]:
     """Configuration of a model, and its name; ConfigError where it can be read nowhere."""
     if name == LLAMA:
         return LlamaConfig(), f"{name} by its published dimensions"
+    if name in MODELS and not is_made(name):
+        raise ConfigError(
+            f"model = {name!r}: not here yet, so there is nothing to plan with; run `python -m "
+            f"saelib assets {name}` first ({MODELS[name].cost})"
+        )
     folder = Path(resolve_model(name)).expanduser()
     try:
         return AutoConfig.from_pretrained(folder if folder.is_dir() else name), name

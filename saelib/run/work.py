@@ -185,7 +185,7 @@ def _rest(setting: Setting, notebook: str, p: Parameters, groups: Sequence[Group
     if notebook == CAUSES:
         host = HOST_RATE if setting.card else setting.rates.sums
         saes = len(setting.sites) * len(p["split_seeds"])
-        computed += saes * _pursuit(setting.shape.d_model, p) / host
+        computed += saes * _pursuit(setting.shape.d_model, p, bool(setting.card)) / host
     shuffled = sum(group.count * group.tokens for group in groups if group.what == NOISE)
     sort = SORTED_GPU if setting.card else SORTED_CPU
     computed += shuffled * setting.shape.d_model / sort
@@ -210,12 +210,12 @@ def _sums(setting: Setting, notebook: str, p: Parameters, groups: Sequence[Group
     return 0.0
 
 
-def _pursuit(d: int, p: Parameters) -> float | int:
+def _pursuit(d: int, p: Parameters, on_card: bool) -> float | int:
     """Operations of codes without an encoder, for one SAE.
 
     Pursuit over five dictionaries, a product of a row with all items per round; items learned, each
     updated every 1,024 rows; lasso at 16 λ on 256 rows and at one on all, two products per step.
-    Counted as plain PyTorch does it, times the share of its time that C takes.
+    Those of plain PyTorch; on the CPU times the share of its time that C takes.
     """
     rows = p["split_tokens"]
     learned = p["learn_tokens"]
@@ -224,4 +224,5 @@ def _pursuit(d: int, p: Parameters) -> float | int:
     pursued = p["l0_target"] * (learned + rows * (4 + wider))
     lasso = 2 * (100 * rows + 800 * min(256, rows))
     updates = n * (learned / 512 + 2 + wider**2)
-    return 2 * d * n * (PURSUIT_IN_C * (pursued + updates) + LASSO_IN_C * lasso)
+    in_c = (1.0, 1.0) if on_card else (PURSUIT_IN_C, LASSO_IN_C)
+    return 2 * d * n * (in_c[0] * (pursued + updates) + in_c[1] * lasso)

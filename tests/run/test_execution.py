@@ -154,7 +154,7 @@ def test_failures_are_told_before_the_report_and_whatever_becomes_of_it(workbook
     "error", [AssetError("no wheel\n  in sight"), ValueError("no wheel in sight")]
 )
 def test_an_asset_that_cannot_be_had_is_one_line_and_exit_2(workbook, caplog, monkeypatch, error):
-    def fail():
+    def fail(models, text):
         raise error
 
     monkeypatch.setattr("saelib.__main__.fetch_assets", fail)

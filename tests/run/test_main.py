@@ -2,10 +2,13 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from saelib.__main__ import main, parse_setting
+from saelib.__main__ import assets_of, main, parse_setting
+from saelib.config import ConfigError
+from saelib.run.plan import model_of
 
 
 def test_a_setting_reads_python_literals_and_words():
@@ -69,3 +72,31 @@ def test_control_sequences_in_a_message_do_not_reach_the_terminal():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("a: red\n100%% red\n", "")
+
+
+def jobs_with(*values):
+    return [SimpleNamespace(values=given) for given in values]
+
+
+def test_a_run_fetches_what_its_notebooks_ask_for_by_name_and_nothing_else():
+    assert assets_of(jobs_with({"model": "tinyllama", "source": "embedded"}, {})) == (
+        {"tinyllama"},
+        True,
+    )
+    assert assets_of(jobs_with({"model": "embedded", "source": "enwik8"})) == ({"embedded"}, False)
+    assert assets_of(jobs_with({"model": "./folder", "source": "jsonl"})) == (set(), False)
+
+
+def test_a_plan_fetches_no_model_and_says_what_does(home):
+    with pytest.raises(
+        ConfigError, match=r"model = 'tinyllama': not here yet, .*`python -m saelib "
+    ):
+        model_of("tinyllama")
+    assert not (home / "data").exists()
+
+
+def test_a_model_without_a_name_is_no_asset(home, caplog):
+    assert main(["assets", "gpt2"]) == 2
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said == "error: assets gpt2: expected one of embedded, tinyllama"
+    assert not (home / "data").exists()
