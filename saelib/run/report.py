@@ -85,7 +85,7 @@ def _table(path: Path, **dtypes: type) -> pd.DataFrame:
         for name, kind in dtypes.items():
             if kind is str and table[name].isin(["", "nan"]).any() | table[name].isna().any():
                 raise ValueError(f"{name} is empty")
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: damaged ({reason}); delete it, or run its notebook") from error
     return table

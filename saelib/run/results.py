@@ -43,7 +43,7 @@ def read_results(path: Path) -> pd.DataFrame:
     checked(path, heals=ANEW, notice=False)
     try:
         table = read_table(path)
-    except ValueError as error:  # no table, a column missing, a word where a number stands
+    except (ValueError, OverflowError) as error:  # no table, a column missing, or no such number
         raise ValueError(f"{path}: damaged ({error}); {ANEW}") from error
     return table.assign(arm=table["loss"])
 
@@ -133,7 +133,7 @@ def read_times(folder: Path) -> pd.DataFrame:
     try:
         _check_times(content.decode("utf-8"))
         rows = pd.read_csv(io.BytesIO(content)).astype({"stage": str, "seconds": float})
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path}: damaged ({reason}); delete it, or run its notebook") from error
     return rows.drop_duplicates(ignore_index=True)

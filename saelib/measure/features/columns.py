@@ -63,5 +63,5 @@ def read_latents(path: Path) -> pd.DataFrame:
     types = {column.name: column.dtype for column in TABLE}
     try:
         return pd.read_csv(path, index_col="latent", dtype=types)[list(types)]
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, OverflowError) as error:
         raise ValueError(f"{path}: damaged ({error})") from error
