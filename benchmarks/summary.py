@@ -134,7 +134,7 @@ TABLES = {  # file: heading and columns
         "Peak memory of training on live rows as documents grow, training tokens fixed",
         ("name", "corpus_tokens", "tokens_trained", "peak_mb", "ratio_to_first"),
     ),
-    "coverage": (
+    "interval_coverage": (
         "Coverage of 95 % intervals over test pages, 2,000 made sets a row; widths over the truth",
         COVERAGE,
     ),

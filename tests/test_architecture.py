@@ -10,6 +10,7 @@ import statistics
 import sys
 import tokenize
 from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -296,6 +297,23 @@ def test_code_lines_leave_prose_out():
 def test_no_two_test_files_share_a_name():
     names = [path.name for path in TESTS.rglob("test_*.py")]
     assert sorted(names) == sorted(set(names))  # pytest imports them by that name alone
+
+
+def shadowed(folder: Path) -> set[str]:
+    """Scripts of a folder with a library's name: each beside them imports it in its place."""
+    libraries = {*packages_distributions(), *sys.stdlib_module_names}
+    return {path.stem for path in folder.glob("*.py")} & libraries
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "tools", "examples"])
+def test_no_script_has_the_name_of_a_library(folder):
+    assert not shadowed(TESTS.parent / folder)
+
+
+def test_a_script_with_the_name_of_a_library_is_found(tmp_path):
+    for name in ("coverage", "json", "opening"):
+        (tmp_path / f"{name}.py").touch()
+    assert shadowed(tmp_path) == {"coverage", "json"}
 
 
 def imports_of_tests(source: str) -> list[str]:

@@ -26,7 +26,7 @@ def script(name):
 
 @pytest.fixture(scope="module")
 def coverage():
-    return script("coverage")
+    return script("interval_coverage")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_the_bootstrap_t_interval_equals_a_plain_loop(coverage):
 
 
 def test_the_recorded_coverage_is_near_95_percent_from_12_pages_on():
-    rows = json.loads((BENCHMARKS / "results" / "coverage.json").read_text())
+    rows = json.loads((BENCHMARKS / "results" / "interval_coverage.json").read_text())
     light = [row for row in rows if row["tail"] == "light" and row["pages"] >= 12]
     of_pages = [row for row in light if row["name"] != "paired, 3 seeds"]
     assert len(light) == 4 * 2 * 4

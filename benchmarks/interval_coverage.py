@@ -1,6 +1,6 @@
 """How often an interval over test pages holds what it is about: on made pages, by the package.
 
-    python benchmarks/coverage.py [--json PATH] [--sets 2000] [--pages 6 12 22 50 300]
+    python benchmarks/interval_coverage.py [--json PATH] [--sets 2000] [--pages 6 12 22 50 300]
 
 Sets of pages are drawn from a known population, and each set's interval is made as a study makes
 it. A page has a length, an error per token and, for each SAE and seed, noise of its own, all
