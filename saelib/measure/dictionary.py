@@ -103,8 +103,7 @@ def _rebuilt(
     """The rows [n, d] that each choice of codes and atoms rebuilds, normalised and about b_dec."""
     atoms = sae.W_dec
     used = _count(codes)
-    random = torch.randn(atoms.shape, generator=torch.Generator().manual_seed(seed)).to(atoms)
-    random /= random.norm(dim=-1, keepdim=True)
+    random = random_atoms(len(atoms), sae.config.d_in, seed).to(atoms)
     return {
         "encoder": codes @ atoms,
         "refitted": refit(target, atoms, codes) @ atoms,
@@ -113,6 +112,12 @@ def _rebuilt(
         "learned items": _pursued(target, learned, used),
         "random items": _pursued(target, random, used),
     }
+
+
+def random_atoms(n: int, width: int, seed: int) -> Float[Tensor, "n width"]:
+    """Unit vectors of random direction."""
+    drawn = torch.randn(n, width, generator=torch.Generator().manual_seed(seed))
+    return drawn / drawn.norm(dim=-1, keepdim=True)
 
 
 def _pursued(target: Tensor, atoms: Tensor, used: Tensor) -> Tensor:

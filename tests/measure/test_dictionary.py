@@ -40,6 +40,14 @@ def test_code_errors_are_in_model_units_and_ordered(case):
     assert total["pursuit"] < 0.7 * total["random items"]
 
 
+def test_random_items_are_unit_vectors_of_every_direction():
+    atoms = dictionary.random_atoms(4000, 5, seed=3)
+    torch.testing.assert_close(atoms.norm(dim=-1), torch.ones(4000))
+    assert atoms.mean(0).abs().max() < 0.03
+    assert torch.equal(atoms, dictionary.random_atoms(4000, 5, seed=3))
+    assert not torch.equal(atoms, dictionary.random_atoms(4000, 5, seed=4))
+
+
 def test_pursuit_uses_as_many_latents_as_the_encoder(case):
     sae, x, _, errors = case
     used = (sae.encode_raw(x) > 0).sum(-1)

@@ -176,6 +176,8 @@ def test_another_split_has_an_index_of_its_own_beside_that_of_test_pages(lens):
     assert other.index.manifest["source"] == "val"
     assert lens.index.manifest["source"] == "test"
     assert other.index.folder.parent == lens.index.folder.parent
+    assert (lens.index.folder, other.index.folder) == (lens.features, other.features)
+    assert other.features == lens.features.with_name(f"{lens.features.name}_val")
     n_rows = int(lens.store.mask("ordinary", "val").sum())
     assert other.index.manifest["n_ordinary"] == n_rows
     expected = ablation_losses(lens.sae, lens.lm, lens.store, [latent], 3, split="val")

@@ -1,10 +1,13 @@
 """Pursuit, lasso and learned atoms in C against their twins in plain PyTorch, and by hand."""
 
+import math
+
 import pytest
 import torch
 
 from saelib.measure import pursuit, pursuit_c
 from saelib.measure.pursuit import fista, lasso_at_l1, learn_atoms, nn_omp, refit
+from saelib.measure.pursuit_c import ROWS
 
 FLOATS = torch.empty(1)
 needs_compiler = pytest.mark.skipif(not pursuit_c.takes(FLOATS), reason="no C compiler")
@@ -314,6 +317,16 @@ def test_a_lack_of_memory_is_said(monkeypatch):
     monkeypatch.setattr(pursuit_c, "call", lambda library, name, *arrays: arrays[-1].fill_(1))
     with pytest.raises(MemoryError, match="pursuit: no memory"):
         nn_omp(unit(3, 4), unit(6, 4), 2)
+
+
+@pytest.mark.parametrize("n", [0, 1, ROWS - 1, ROWS, ROWS + 1, 3 * ROWS, 7 * ROWS + 5])
+def test_rows_go_in_parts_of_nearly_one_size_and_of_at_most_so_many(n):
+    parts = list(pursuit_c._parts(n))
+    assert [row for part in parts for row in range(n)[part]] == list(range(n))
+    sizes = [part.stop - part.start for part in parts]
+    assert len(sizes) == math.ceil(n / ROWS)
+    assert not sizes or max(sizes) <= ROWS
+    assert not sizes or max(sizes) - min(sizes) < len(sizes)
 
 
 @needs_compiler

@@ -36,6 +36,17 @@ def test_contexts_are_dealt_round_robin_over_pages_within_the_budget(store):
     )
 
 
+def test_a_budget_that_the_contexts_fill_to_the_last_token_takes_them_all(store):
+    def tokens_of(contexts):
+        rows = map(store.context_rows, contexts)
+        return sum(part.stop - part.start for part in rows)
+
+    every = ce_contexts(store, EvalConfig(ce_tokens=10_000))
+    filled = EvalConfig(ce_tokens=tokens_of(every))
+    assert ce_contexts(store, filled) == every
+    assert len(ce_contexts(store, replace(filled, ce_tokens=filled.ce_tokens - 1))) == 47
+
+
 def test_the_reference_is_computed_once_and_read_back_equal(store, lm, ref, tmp_path, monkeypatch):
     cache = tmp_path / "refs" / "site_02.json"
     assert site_reference(lm, store, SITE, CFG, cache) == ref
