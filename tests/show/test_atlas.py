@@ -1,12 +1,10 @@
 """An atlas holds what the index says, in one file that is the same each time."""
 
-import base64
-import json
 import re
-import zlib
 
 import pandas as pd
 import pytest
+from helpers.atlases import content
 from helpers.features import DEAD, N_LATENTS
 from helpers.lenses import make_lens, model_and_store
 
@@ -36,12 +34,6 @@ def lens(lenses):
 
 def write(lens, path, **options):
     return write_atlas(path, lens.index, lens.lm.tokenizer, NAME, FACTS, **options)
-
-
-def content(path):
-    """What the page's script reads."""
-    letters = re.search(r'id="atlas-data">([^<]*)</script>', path.read_text()).group(1)
-    return json.loads(zlib.decompress(base64.b64decode(letters)))
 
 
 def tables(lenses):

@@ -1,5 +1,7 @@
 """F3g: every verdict on made estimates, shares of made latents, and which SAEs are compared."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -211,6 +213,23 @@ def test_the_finding_names_its_numbers():
     assert "site 2 0.30" in one.sentence
     assert "at most 0.01" in one.sentence
     assert list(one.estimates) == ["share at site 29 less that at 2"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (["the", " cat", "dog1"], True),
+        (["the", "at"], False),
+        (["a1b2"], False),  # two letters
+        (["été", "дом"], True),
+        (["the", None], False),  # the context's end
+        ([], True),
+    ],
+)
+def test_a_latent_of_words_has_three_letters_in_each(texts, words):
+    tokens = np.array([-1 if text is None else i for i, text in enumerate(texts)], int)
+    tokenizer = SimpleNamespace(decode=lambda ids: texts[ids[0]])
+    assert findings._is_of_words(tokens, tokenizer) == words
 
 
 @pytest.mark.parametrize(

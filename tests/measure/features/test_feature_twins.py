@@ -5,7 +5,7 @@ import pytest
 import torch
 from helpers.features import DEAD, N_LATENTS, Naive, make_sae
 
-from saelib.measure.features import IndexOptions, build_index, twins
+from saelib.measure.features import IndexOptions, build_index, matches, twins
 
 SMALL = IndexOptions(contexts=2, batch=64)
 
@@ -77,6 +77,30 @@ def test_another_site_has_twins_by_firing_alone(store, base, folder):
     assert (table["twin"] == -1).all()
     assert table["cosine"].isna().all()
     assert (table["jaccard"] > 0).any()
+
+
+def test_a_match_at_one_site_is_the_nearest_direction_with_that_pair_s_jaccard(store, base, folder):
+    other_sae = make_sae(store, seed=4)
+    other = build_index(other_sae, store, None, folder / "matched", options=SMALL)
+    fires_a, fires_b = (Naive(sae, store).g > 0 for sae in (base.sae, other_sae))
+    table = matches(base, other)
+    twin = table["twin"].to_numpy()
+    assert twin.tolist() == twins(base, other)["twin"].tolist()
+    both = (fires_a & fires_b[:, twin]).sum(0)
+    either = (fires_a | fires_b[:, twin]).sum(0)
+    assert (both > 0).any()
+    np.testing.assert_allclose(table["jaccard"], both / np.maximum(either, 1), rtol=1e-6)
+
+
+def test_a_match_at_another_site_is_the_nearest_by_firing(store, base, folder):
+    sae = make_sae(store, site=4, seed=5)
+    deeper = build_index(sae, store, None, folder / "below", options=SMALL)
+    table = matches(base, deeper)
+    every = twins(base, deeper)
+    assert table["twin"].tolist() == every["firing_twin"].tolist()
+    assert table["mutual"].tolist() == every["firing_mutual"].tolist()
+    assert table["jaccard"].tolist() == every["jaccard"].tolist()
+    assert table["cosine"].isna().all()
 
 
 def test_another_text_is_refused(store, base, folder):
