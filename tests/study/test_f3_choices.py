@@ -1,6 +1,9 @@
 """Does one choice of the recipe close the gap?"""
 
+from itertools import product
+
 import pytest
+from helpers.f2_cases import PowerLaws
 from helpers.f3_cases import COMPARED, SCOPE, between, params
 
 from saelib.study import f3_choices
@@ -51,3 +54,26 @@ def test_each_choice_changes_one_setting():
     changed = f3_choices.choices(params())
     assert changed["as it is"] == {}
     assert all(len(fields) == 1 for name, fields in changed.items() if name != "as it is")
+
+
+def test_each_choice_is_trained_along_lambda_at_the_two_deepest_sites():
+    ws = PowerLaws()
+    p = params(cause_lambdas=[2.0, 6.0], cause_seeds=[0, 1])
+    curves = f3_choices.train(ws, p, COMPARED)
+    assert set(curves) == set(product(f3_choices.choices(p), COMPARED.pair, (0, 1)))
+    changed = {
+        "as it is": (16, 320, 1e-3),
+        "twice the latents": (32, 320, 1e-3),
+        "twice the tokens": (16, 640, 1e-3),
+        "b_dec from the mean": (16, 320, 1e-3),
+        "half the learning rate": (16, 320, 5e-4),
+        "twice the learning rate": (16, 320, 2e-3),
+    }
+    for (name, site, seed), curve in curves.items():
+        assert {2.0, 6.0} <= set(curve.rows["lambda"])
+        assert set(curve.rows["site"]) == {site}
+        specs = [ws.trained[run] for run in curve.rows["run_id"]]
+        found = {(spec.sae.n_latents, spec.train.tokens, spec.train.lr) for spec in specs}
+        assert found == {changed[name]}
+        assert {spec.train.seed for spec in specs} == {seed}
+        assert {spec.train.b_dec_init == "mean" for spec in specs} == {name.startswith("b_dec")}

@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.f3_cases import COMPARED, SCOPE
+from helpers.f2_cases import PowerLaws
+from helpers.f3_cases import COMPARED, SCOPE, params
 
 from saelib.study import f3_depth
 from saelib.study.curve import Curve
@@ -98,3 +99,16 @@ def test_the_figure_keeps_gamma_for_shrinkage_and_the_file_its_column():
     result = depths([0.2, 0.3, 0.4])
     assert f3_depth.OFFSET in result.table
     assert not any("γ" in panel for panel in f3_depth.panel_table(result)["panel"])
+
+
+def test_each_depth_is_trained_until_its_curve_holds_the_l0():
+    ws = PowerLaws({"plain": 400.0})
+    p = params(depth_lambdas=[2.0, 5.0], l0_target=32.0, seeds=[3, 4])
+    curves = f3_depth.train(ws, p, [0, 9, 29])
+    assert list(curves) == [0, 9, 29]
+    for site, curve in curves.items():
+        assert set(curve.rows["site"]) == {site}
+        assert {2.0, 5.0} < set(curve.rows["lambda"])  # L0 200 and 80: a further λ was needed
+        assert curve.at_l0(32.0) == pytest.approx(ws.shares["plain"] * 12.5**0.2 * 1.03, rel=1e-2)
+    kinds = {(spec.train.seed, spec.train.tokens, spec.arm) for spec in ws.trained.values()}
+    assert kinds == {(3, 320, "plain")}

@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+from helpers.f2_cases import PowerLaws
 from helpers.f3_cases import COMPARED, SCOPE, between, params
 from helpers.f3_results import LESS, errors
 
@@ -148,3 +149,29 @@ def test_lambda_is_read_where_each_seed_reaches_the_l0():
         (29, 1): curve((1.0, 64.0), (4.0, 40.0)),
     }
     assert f3_dictionary.lambdas_at_l0(params(), plain) == {2: 2.0}
+
+
+def test_longer_and_wider_saes_are_trained_at_the_lambda_of_the_l0():
+    ws = PowerLaws()
+    p = params(split_seeds=[0, 1], longer=2.5, wider=3.0)
+    plain = {
+        (2, 0): curve((2.0, 40.0), (4.0, 20.0)),
+        (2, 1): curve((2.0, 40.0), (4.0, 20.0)),
+        (29, 0): curve((2.0, 20.0), (4.0, 10.0)),  # does not reach the L0
+    }
+    trained = f3_dictionary.train(ws, p, plain)
+    lam = f3_dictionary.lambdas_at_l0(p, plain)[2]
+    assert 2.0 < lam < 4.0
+    assert list(trained.split) == [2]
+    assert set(trained.larger) == {(2, "trained 2.5 × longer"), (2, "3 × as many items")}
+    sizes = {
+        name: [(s.train.lam, s.train.seed, s.train.tokens, s.sae.n_latents) for s in specs]
+        for name, specs in {"itself": trained.split[2], **trained.larger}.items()
+    }
+    assert sizes == {
+        "itself": [(lam, 0, 640, 16), (lam, 1, 640, 16)],
+        (2, "trained 2.5 × longer"): [(lam, 0, 1600, 16), (lam, 1, 1600, 16)],
+        (2, "3 × as many items"): [(lam, 0, 640, 48), (lam, 1, 640, 48)],
+    }
+    assert len(trained.rows) == 2
+    assert len(ws.trained) == 6

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers.f2_cases import PowerLaws
 from helpers.f3_cases import SCOPE, between
 
 from saelib.measure.bootstrap import page_draws, widening
@@ -76,6 +77,25 @@ def test_a_lambda_that_one_seed_alone_has_is_not_taken():
     both = rows((1.0, 64.0), (4.0, 16.0), seeds=(0, 1))
     alone = rows((2.1, 32.0), seeds=(0,))
     assert study.matched_lambda(pd.concat([both, alone]), 32.0) == pytest.approx(2.0, rel=1e-2)
+
+
+def test_saes_at_the_l0_are_trained_once_a_seed_for_each_arm_and_site():
+    ws = PowerLaws({"plain": 80.0, "full": 100.0})
+    p = parameters()
+    cells = study.train(ws, p)
+    sites = {ws.site(site) for site in p.sites}
+    assert set(cells) == {(arm, site) for arm in study.ARMS for site in sites}
+    for (arm, site), specs in cells.items():
+        assert [spec.train.seed for spec in specs] == list(p.seeds)
+        assert {(spec.arm, spec.sae.site) for spec in specs} == {(arm, site)}
+        (lam,) = {spec.train.lam for spec in specs}
+        assert ws.levels[arm] / lam == pytest.approx(p.l0_target, rel=0.1)
+        assert all(repr(spec) in ws.trained for spec in specs)
+
+
+def test_an_arm_that_does_not_reach_the_l0_is_left_out():
+    ws = PowerLaws({"plain": 80.0, "full": 1e-3})
+    assert {arm for arm, _ in study.train(ws, parameters())} == {"plain"}
 
 
 def looked(inside, total, n_train=50, places=None, W_dec=None):
