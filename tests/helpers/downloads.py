@@ -32,5 +32,6 @@ def make_wheel(folder: Path, content: bytes = CONTENT, member: str = MEMBER) -> 
 
 
 def left_in(home: Path) -> set[str]:
-    """What lies in the assets' folder, but for the lock and what the test put there."""
-    return {p.name for p in (home / "data" / "assets").iterdir()} - {".lock", "wheels"}
+    """What lies in the assets' folder, but for locks and what the test put there."""
+    names = {p.name for p in (home / "data" / "assets").iterdir()} - {"wheels"}
+    return {name for name in names if not name.endswith(".lock")}

