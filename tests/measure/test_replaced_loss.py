@@ -24,6 +24,18 @@ def test_next_token_loss_is_the_sum_over_all_targets(monkeypatch):
     assert uniform.tolist() == pytest.approx([4 * math.log(7)] * 3)
 
 
+def test_a_token_that_the_model_rules_out_costs_no_digit_of_the_others():
+    g = torch.Generator().manual_seed(1)
+    logits, ids = torch.randn(2, 6, 7, generator=g), torch.randint(6, (2, 6), generator=g)
+    logits[..., 6] = -1e9
+    p = replaced_loss.next_token_probs(logits)
+    log_q = logits[:, :-1].double().log_softmax(-1)
+    naive = -log_q.gather(-1, ids[:, 1:, None]).sum((1, 2))
+    ce, own = replaced_loss.next_token_losses(logits, ids, p)
+    torch.testing.assert_close(ce, naive, rtol=1e-6, atol=0)
+    torch.testing.assert_close(own, -(log_q.exp() * log_q).sum((1, 2)), rtol=1e-5, atol=0)
+
+
 def test_logits_are_read_and_not_written():
     logits = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0))
     before, ids = logits.clone(), torch.zeros(2, 5, dtype=torch.long)

@@ -75,6 +75,7 @@ def test_another_site_has_twins_by_firing_alone(store, base, folder):
     deeper = build_index(make_sae(store, site=4), store, None, folder / "deeper", options=SMALL)
     table = twins(base, deeper)
     assert (table["twin"] == -1).all()
+    assert not table["mutual"].any()
     assert table["cosine"].isna().all()
     assert (table["jaccard"] > 0).any()
 
