@@ -1,5 +1,7 @@
 """F2e: dead latents over training and at the L0 of the comparison, and every verdict."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -108,6 +110,25 @@ def test_survivors_are_undefined_where_nothing_was_revived(deaths):
         False,
         "nothing was revived in 3 of 3 arms",
     ]
+
+
+@pytest.mark.parametrize(
+    ("revived", "alive", "outcomes"),
+    [
+        ({"plain": 6, "full": 1}, 0.5, [True, True]),
+        ({"plain": 5, "full": 1}, 0.5, [False, True]),  # no more than 5 % of 100 latents
+        ({"plain": 6, "full": 1}, 0.4, [True, False]),  # no more than 40 % alive
+    ],
+)
+def test_survivors_are_counted_in_the_arm_with_the_most_revived(revived, alive, outcomes):
+    rows = [
+        (arm, site, 0, setting, n, alive * n)
+        for (arm, few), site in product(revived.items(), (2, 29))
+        for setting, n in [("large steps", few), ("normal recipe", 10 * few)]
+    ]
+    columns = ["arm", "site", "seed", "setting", "revived", "alive_later"]
+    checks = f2_dead.survivor_checks(pd.DataFrame(rows, columns=columns), 100)
+    assert [outcome for outcome, _ in checks] == outcomes
 
 
 def dead_shares(on):
