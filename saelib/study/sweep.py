@@ -184,8 +184,7 @@ def latent_contexts(ws: Any, sweep: Sweep, l0: float | int, k: int = 5) -> tuple
     of the SAE's features, which lies beside it, is built where it is missing.
     """
     site = middle_site(ws, sweep.sites)
-    means = sweep.means[sweep.means["site"] == site]
-    lam = means.loc[(means["l0"] - l0).abs().idxmin(), "lambda"]
+    lam = nearest_lambda(sweep, site, l0)
     spec = sweep.specs[site, lam][0]
     lens = Lens(ws.lm, ws.load(spec), ws.store, ws.run_folder(spec) / FEATURES)
     usual = moderate_latents(lens.index.table["density"].to_numpy(), 1)
@@ -195,6 +194,12 @@ def latent_contexts(ws: Any, sweep: Sweep, l0: float | int, k: int = 5) -> tuple
     share = 100 * lens.index.table["density"].iloc[latent]
     sentence = f"Site {site}, λ = {lam:g}: latent {latent} fires on {share:.2g} % of test tokens."
     return sentence, latent_html(lens.index, latent, ws.lm.tokenizer, k)
+
+
+def nearest_lambda(sweep: Sweep, site: int, l0: float | int) -> float:
+    """The λ whose SAEs of a site have, on average over seeds, the L0 nearest to one."""
+    means = sweep.means[sweep.means["site"] == site]
+    return float(means.loc[(means["l0"] - l0).abs().idxmin(), "lambda"])
 
 
 def middle_site(ws: Any, sites: Sequence[int]) -> int:

@@ -118,6 +118,20 @@ def test_a_run_continued_from_a_checkpoint_is_bit_identical(table, tmp_path, sto
     )
 
 
+@pytest.mark.parametrize("loss", ["plain", "full"])
+def test_a_snapshot_holds_the_shares_gates_and_biases_of_its_moment(table, loss):
+    probe = table[:50]
+    sae, history = _run(table, _cfg(loss=loss, snapshots=2), probe=probe)
+    first, last = history.snapshots
+    assert (first.step, last.step) == (history.table[-1]["step"] // 2, history.table[-1]["step"])
+    with torch.no_grad():
+        fires = (sae.encode(sae.normalize(probe)) > 0).float().mean(0)
+    assert 0 < float(fires.mean()) < 1
+    torch.testing.assert_close(last.fire_rate, fires)
+    assert torch.equal(last.b_gate, getattr(sae, "b_enc" if loss == "plain" else "b_gate"))
+    assert not torch.equal(first.b_gate, last.b_gate)
+
+
 TOGETHER = [
     _cfg(),
     _cfg(lam=1.0, loss="full", schedule="cosine"),

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from helpers.f3_cases import COMPARED, params
+from helpers.workspaces import open_workspace, write_inputs
 
+from saelib.measure.dictionary import shuffled_dims
 from saelib.study import f3_shuffled
 
 
@@ -50,3 +52,29 @@ def test_ordinary_rows_are_drawn_the_same_each_time_with_their_pages():
     assert torch.equal(x, again)
     assert x[:, 0].tolist() == page.tolist()
     assert len(f3_shuffled.ordinary_rows(store, 2, "test", 99)[0]) == 10
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    write_inputs(home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAELIB_HOME", str(home))
+        yield open_workspace(home)
+
+
+def test_a_point_is_of_an_sae_of_shuffled_rows_on_shuffled_rows(workspace):
+    p = params(n_latents=64, tokens=4096, lr=3e-3, seeds=[1], split_tokens=200)
+    l0, fvu = f3_shuffled.measured_point(workspace, p, 3, 0.5)
+    spec = workspace.spec("plain", 3, lam=0.5, seed=1, **p.spec_fields())
+    sae = f3_shuffled.without_structure(workspace, spec)
+    assert (sae.config.site, sae.config.arch, sae.config.n_latents) == (3, "sae", 64)
+    x = {
+        split: shuffled_dims(f3_shuffled.ordinary_rows(workspace.store, 3, split, 200)[0], 0)
+        for split in ("val", "test")
+    }
+    assert l0 == pytest.approx(float((sae.encode_raw(x["val"]) > 0).sum(1).float().mean()))
+    left = (x["test"] - sae.reconstruct(x["test"])).square().sum()
+    about = (x["test"] - x["test"].mean(0)).square().sum()
+    assert fvu == pytest.approx(float(left / about), rel=1e-4)
+    assert 0 < l0 < 64

@@ -45,6 +45,14 @@ def test_the_title_of_norms_by_depth_says_what_was_seen(first, ordinary, words):
     assert len(norms.depth_title(table, [0, 1]).split()) <= 12
 
 
+def test_a_first_token_is_massive_above_ten_times_the_ordinary_norm_and_growth_above_two():
+    (grows, _), (massive, words) = norms.depth_checks(depth((1, 100), (5, 10)), [0, 1], 1)
+    assert (grows, massive) == (False, False)
+    assert words == "at site 1 the first token is > 10 x ordinary"
+    (grows, _), (massive, _) = norms.depth_checks(depth((1, 101), (4.9, 10)), [0, 1], 1)
+    assert (grows, massive) == (True, True)
+
+
 def test_growth_names_the_sites_between_which_it_is_and_the_whole_span_beside():
     table = depth((1, 1, 1, 1), (2, 4, 8, 40))
     note = norms.depth_note(table, [1, 2], 16, "m")

@@ -1,5 +1,7 @@
 """The plain sweep on a made workspace: tables, checks, and titles that stay true on odd models."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -128,6 +130,14 @@ def test_titles_of_densities_say_what_a_larger_lambda_does():
     assert rarer == "A larger λ makes latents rarer (site 6)"
     collapsed = plain.density_title({0.5: np.zeros(4), 2.0: np.zeros(4)}, 6)
     assert collapsed == "How often latents fire at each λ (site 6)"
+
+
+def test_the_nearest_lambda_is_that_of_the_site_asked_for(sweep):
+    rows = sweep.rows.assign(l0=sweep.rows["l0"] * (1 + 3 * (sweep.rows["site"] == 6)))
+    other = replace(sweep, rows=rows)  # L0 128 and 32 at site 2, four times as many at site 6
+    assert plain.nearest_lambda(other, 2, 120.0) == 0.5
+    assert plain.nearest_lambda(other, 6, 120.0) == 2.0
+    assert plain.nearest_lambda(other, 2, 33.0) == 2.0
 
 
 def test_the_middle_site_or_the_middle_one_of_those_there():
