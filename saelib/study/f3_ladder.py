@@ -102,12 +102,12 @@ def all_token_sums(ws: Any, specs: Mapping, compared: Compared, seeds: Sequence[
     group = np.unique(ws.store.tokens["page"][rows], return_inverse=True)[1]
     sums = {}
     for site in compared.sites:
-        saes = {seed: ws.load(specs[site, seed]) for seed in seeds}
+        saes = {str(seed): ws.load(specs[site, seed]) for seed in seeds}
         tally = tally_rows(saes, ws.store, site, rows, group)
         sst = tally.x.scatter().numpy()
         count = tally.x.count.numpy()
         for seed in seeds:
-            sums[site, seed] = (tally.saes[seed].sse.numpy(), sst, count)
+            sums[site, seed] = (tally.saes[str(seed)].sse.numpy(), sst, count)
     return sums
 
 
