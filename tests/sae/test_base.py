@@ -129,6 +129,16 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
         load_sae(tmp_path)
 
 
+def test_weights_too_small_for_their_configuration_are_refused_before_room_is_made(tmp_path):
+    _sae("sae").save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text()) | {"n_latents": 100}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    resealed(tmp_path)
+    message = r"weights\.safetensors does not fit .*config\.json: it is smaller than an SAE of d_in"
+    with pytest.raises(ValueError, match=message + " = 6, n_latents = 100"):
+        load_sae(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.threaded_ranks import on_ranks
 
+from saelib.config import ConfigError
 from saelib.ranks import Ranks
 from saelib.sae import sharding
 from saelib.sae.sharding import SHARED, UNSHARDED, Sharding
@@ -49,6 +50,28 @@ def test_shards_are_put_together_on_rank_0_or_everywhere(gathered, whole, size):
     first, *others = gathered(whole, size, everywhere=False)
     assert torch.equal(first, whole)
     assert all(len(result) < len(whole) for result in others)  # they keep their shard
+
+
+class OnlyFirst(Ranks):
+    """Rank 0 of two, whose word the other takes."""
+
+    def first(self, value):
+        return value
+
+
+def test_the_checkpoint_to_continue_from_is_the_latest_that_all_ranks_have_written(tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    shared = Sharding(latents=OnlyFirst(0, 2), n_latents=8)
+    assert shared.newest(path) is None
+    for step, ranks in {20: (0, 1), 100: (0, 1), 200: (1,)}.items():
+        for rank in ranks:
+            shared.file(path, step, rank).touch()
+    assert shared.newest(path) == tmp_path / "checkpoint.100.0of2.safetensors"
+    shared.file(path, 200, 0).touch()
+    assert shared.newest(path) == tmp_path / "checkpoint.200.0of2.safetensors"
+    (tmp_path / "checkpoint.200.2of3.safetensors").touch()
+    with pytest.raises(ConfigError, match=r"2of3.safetensors: written by another number of ranks"):
+        shared.newest(path)
 
 
 def test_what_every_rank_holds_counts_once():
