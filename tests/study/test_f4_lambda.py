@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.sweeps import BY_SEED, LAMBDAS, MadeRuns, made_sweep, params
 
 from saelib.study import f4_lambda as f4
 from saelib.study.estimate import Estimate, undefined
@@ -123,3 +124,137 @@ def test_collapsed_saes_of_the_original_recipe_are_named():
         collapsed, SWEPT
     )
     assert f4.original_table(collapsed)["loss_recovered"].tolist() == ["undefined", "undefined"]
+
+
+# Of a whole sweep
+
+OVER_SEEDS = 1 + BY_SEED  # the mean over seeds 0, 1, 2 over that of seed 0
+SCALES = {1: 4.0, 3: 0.5}
+
+
+class InUnits(MadeRuns):
+    """Made runs whose sites have normalisers."""
+
+    def normalizer(self, site, mode, tokens):
+        assert (mode, tokens) == ("center_scale", "ordinary")
+        return None, SCALES[site]
+
+
+@pytest.fixture(scope="module")
+def swept():
+    return made_sweep(InUnits())
+
+
+def test_the_original_recipe_has_one_raw_lambda_all_tokens_and_no_normaliser():
+    p = params(sites=["middle", 1], seeds=[3, 4])
+    specs = f4.original_specs(MadeRuns(), p)
+    assert [(spec.sae.site, spec.train.seed) for spec in specs] == [(1, 3), (1, 4), (3, 3), (3, 4)]
+    assert {spec.train.lam for spec in specs} == {5.0}
+    assert {(spec.sae.normalize, spec.train.tokens_mask) for spec in specs} == {("none", "all")}
+    assert {(spec.arm, spec.sae.n_latents, spec.train.lr) for spec in specs} == {
+        ("plain", 32, 8e-3)
+    }
+
+
+def test_the_sweep_and_the_original_recipe_are_both_trained_for_the_notebook_that_asks():
+    ws = MadeRuns()
+    trained = f4.train(ws, params(), "09_other")
+    assert trained.sweep.lambdas == LAMBDAS
+    assert len(trained.sweep.rows) == 2 * 3 * 3
+    assert trained.original["lambda"].tolist() == [5.0] * 6
+    assert trained.original["site"].tolist() == [1] * 3 + [3] * 3
+    assert ws.notebooks == ["09_other"] * 2
+
+
+def test_curves_rise_with_lambda_whatever_the_order_it_was_given_in(swept):
+    by_site = f4.curves(swept)
+    assert list(by_site) == [1, 3]
+    assert by_site[1].fvu == pytest.approx(np.array([0.1, 0.2, 0.4]) * OVER_SEEDS)
+    assert by_site[3].fvu == pytest.approx(np.array([0.02, 0.08, 0.32]) * OVER_SEEDS)
+    assert by_site[1].l0 == [32.0, 8.0, 2.0]
+    assert by_site[3].l0 == [64.0, 16.0, 4.0]
+    ends = [(curve.first.value, curve.last.value) for curve in by_site.values()]
+    assert ends == [pytest.approx((0.11, 0.44)), pytest.approx((0.022, 0.352))]
+
+
+def test_the_finding_is_of_all_sites_and_names_its_effects_and_its_figure(swept):
+    found = f4.finding(swept, "small")
+    assert (found.name, found.verdict) == ("F4", "supported")
+    assert found.figure == "data/small/figures/02_by_lambda.png"
+    assert found.section == f4.SECTION
+    assert (found.claim, found.rule) == (f4.CLAIM, f4.RULE)
+    values = {name: estimate.value for name, estimate in found.estimates.items()}
+    assert values == pytest.approx(
+        {
+            "site 1, power of λ": 0.5,
+            "site 3, power of λ": 1.0,
+            "site 1, λ = 1": 0.11,
+            "site 1, λ = 16": 0.44,
+            "site 3, λ = 1": 0.022,
+            "site 3, λ = 16": 0.352,
+        }
+    )
+    assert "λ to the power 0.50 [0.50, 0.50], 1.00 [1.00, 1.00] (sites 1, 3)" in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("n_pages", "seeds", "verdict"),
+    [(15, [0, 1, 2], "supported"), (14, [0, 1, 2], "undecided"), (20, [0, 1], "undecided")],
+)
+def test_the_finding_takes_three_seeds_and_fifteen_pages(n_pages, seeds, verdict):
+    assert f4.finding(made_sweep(MadeRuns(n_pages), seeds=seeds), "small").verdict == verdict
+
+
+def test_the_same_saes_stand_at_lambda_and_at_lambda_over_the_site_s_scale(swept):
+    table = f4.in_both_units(InUnits(), swept)
+    assert len(table) == 2 * 2 * 3
+    normalised = table[table["panel"] == "λ in normalised units"].set_index(["site", "lambda"])
+    raw = table[table["panel"] == "λ in the stream's own units"].set_index(["site", "lambda"])
+    for site, lam in normalised.index:
+        same = raw.loc[(site, lam / SCALES[site])]
+        assert same.drop("panel").equals(normalised.loc[(site, lam)].drop("panel"))
+    one = raw.loc[(1, 4.0)]
+    assert one["fvu"] == pytest.approx(0.44)
+    interval = swept.estimates["fvu"][1, 16.0]
+    assert (one["lo"], one["hi"]) == (interval.lo, interval.hi)
+    assert one["lo"] < one["fvu"] < one["hi"]
+
+
+def test_the_figure_s_note_has_the_power_of_each_site_and_its_lines_their_own_lambda(swept):
+    fig = f4.figure(InUnits(), swept)
+    note = " ".join(fig.get_supxlabel().split())
+    assert "FVU grows on average as λ to the power 0.50 (site 1), 1.00 (site 3). 3 seeds," in note
+    assert "95 % bootstrap over 16 test pages and seeds." in note
+    assert " ".join(fig.get_suptitle().split()) == "FVU rises and L0 falls with λ at every site"
+    drawn = [
+        {
+            line.get_label(): line.get_xdata().tolist()
+            for line in ax.lines
+            if len(line.get_xdata()) == 3
+        }
+        for ax in fig.axes
+    ]
+    in_normalised = {"site 1": [1, 4, 16], "site 3": [1, 4, 16]}
+    in_raw = {"site 1": [0.25, 1, 4], "site 3": [2, 8, 32]}
+    assert drawn == [in_normalised, in_raw] * 2
+    assert [ax.get_title(loc="left") for ax in fig.axes[:2]] == [
+        "λ in normalised units",
+        "λ in the stream's own units",
+    ]
+
+
+def test_with_one_lambda_the_power_is_undefined_under_the_figure():
+    of_one = made_sweep(InUnits(), lambdas=[4.0], sites=[1])
+    assert "power undefined (site 1)" in f4.figure(InUnits(), of_one).get_supxlabel()
+
+
+@pytest.mark.parametrize(("l0", "count"), [(10.0, 2), (2.0, 1), (1.0, 0), (50.0, 1), (64.0, 1)])
+def test_an_l0_is_reached_at_the_sites_whose_curves_hold_it(swept, l0, count):
+    words = f4.reached(swept, l0)
+    assert words == f"an L0 of {l0:g} lies within the sweep at {count} of 2 sites"
+
+
+def test_an_l0_is_reached_where_the_curves_of_all_seeds_hold_it(swept):
+    lower = (swept.rows["seed"] == 1) & (swept.rows["site"] == 3)
+    rows = swept.rows.assign(l0_val=swept.rows["l0_val"] / (1 + lower))  # at most 32
+    assert "at 0 of 2 sites" in f4.reached(Sweep(rows, swept.specs, swept.pages), 50.0)
