@@ -32,7 +32,9 @@ def whole_contexts(contexts: Any, n: int) -> torch.Tensor:
     lengths = np.diff(contexts.offsets)
     longest = np.flatnonzero(lengths == lengths.max())
     places = np.linspace(0, len(longest) - 1, min(n, len(longest))).astype(int)
-    return torch.tensor(np.stack([contexts.tokens(i) for i in longest[places]]), dtype=torch.long)
+    return torch.tensor(
+        np.stack([contexts.tokens(i) for i in longest[places].tolist()]), dtype=torch.long
+    )
 
 
 def norms(streams: Mapping[int, torch.Tensor]) -> dict[int, np.ndarray]:

@@ -81,7 +81,7 @@ def where_contexts_begin(contexts: Any) -> str:
 
 def examples(contexts: Any, tokenizer: Any, n: int) -> Iterator[str]:
     """The beginning of n contexts, evenly spaced over the text, with their pages' titles."""
-    for i in np.linspace(0, contexts.n_contexts - 1, n).astype(int):
+    for i in np.linspace(0, contexts.n_contexts - 1, n).astype(int).tolist():
         text = tokenizer.decode(contexts.tokens(i)[:SHOWN].tolist()).replace("\ufffd", "")
         yield f"{contexts.page_titles[contexts.page[i]]}: {text!r} …"
 
