@@ -5,8 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.random_stores import make_store, make_x
+from helpers.sweeps import MadeRuns, made_sweep
 
 from saelib.sae.spec import make_spec
+from saelib.show.style import LOOKS
 from saelib.study import f4_lambda
 from saelib.study import sweep as plain
 
@@ -167,3 +170,72 @@ def test_one_lambda_or_one_l0_is_a_row_of_the_table(sweep, l0, fvu):
     assert table["L0", 6].tolist()[:2] == ["128", "32"]
     assert table.index.tolist() == ["λ = 0.5", "λ = 2", f"L0 = {l0:g}"]
     assert table["L0", 6].tolist()[2] == f"{l0:.3g}"
+
+
+# Figures, of a sweep that differs in site, λ and seed
+
+
+@pytest.fixture(scope="module")
+def uneven():
+    return made_sweep(MadeRuns())
+
+
+def test_an_sae_is_drawn_with_the_interval_of_its_cell(uneven):
+    for column, exact in (("fvu", 0.2), ("loss_recovered", 0.8)):
+        drawn = plain._drawn(uneven, column)
+        assert len(drawn) == 2 * 3 * 3
+        (row,) = drawn[drawn["run_id"] == repr(uneven.specs[1, 4.0][0])].to_dict("records")
+        of_cell = uneven.estimates[column][1, 4.0]
+        assert row[column] == pytest.approx(exact)
+        assert (row["lo"], row["hi"]) == (of_cell.lo, of_cell.hi)
+
+
+def test_the_trade_off_s_figure_counts_the_sites_below_pca(uneven, tmp_path):
+    ws = MadeRuns()
+    x = make_x()
+    x[3][:, 4:] = 0  # PCA of rank 4 leaves nothing, the SAE with L0 = 4 does
+    ws.store = make_store(tmp_path / "s", x)
+    fig = plain.trade_off_figure(ws, uneven)
+    title = " ".join(fig.get_suptitle().split())
+    assert title == "The plain SAE reaches below PCA of rank L0 at 1/2 sites"
+    note = " ".join(fig.get_supxlabel().split())
+    assert note.startswith(
+        "Bars: 95 % bootstrap over 16 test pages and seeds. Small points: seeds;"
+    )
+    assert note.endswith("FVU 0.02 to 0.44 over the sweep. 3 seeds. tiny-llama.")
+    baseline = plain.pca(ws, [1, 3]).set_index(["site", "rank"])["fvu"]
+    for ax, site in zip(fig.axes, (1, 3), strict=True):
+        assert ax.get_title(loc="left") == f"site {site}"
+        lines = {line.get_label(): line for line in ax.lines}
+        means, pca = lines["plain SAE"], lines[LOOKS["pca"].label]
+        l0 = [32, 8, 2] if site == 1 else [64, 16, 4]
+        assert means.get_xdata() == pytest.approx(l0)
+        assert pca.get_ydata()[0] == pytest.approx(baseline[site, 1])
+
+
+def test_the_mean_vector_s_share_is_that_of_the_smallest_lambda(uneven):
+    assert plain.mean_vector_recovers(uneven).to_dict() == {1: 0.75, 3: 0.25}
+    elsewhere = uneven.rows["lambda"] > 1
+    rows = uneven.rows.assign(ce_mean=uneven.rows["ce_mean"] + elsewhere)
+    other = replace(uneven, rows=rows)
+    assert plain.mean_vector_recovers(other).to_dict() == {1: 0.75, 3: 0.25}
+
+
+def test_the_figure_of_loss_recovered_has_the_mean_vector_s_share_by_site(uneven):
+    fig = plain.recovered_figure(MadeRuns(), uneven)
+    note = " ".join(fig.get_supxlabel().split())
+    measured = "95 % bootstrap over 15 test pages with a measured loss and seeds."
+    assert note.startswith(f"Bars: {measured}")
+    assert note.endswith("Up to 0.98. Mean vector: site 1 0.75, site 3 0.25.")
+    assert " ".join(fig.get_suptitle().split()) == "At most 98 % of the loss is recovered"
+    drawn = {line.get_label(): line for line in fig.axes[0].lines}["plain SAE"]
+    assert drawn.get_ydata() == pytest.approx([0.89, 0.78, 0.56])  # 1 - FVU
+
+
+def test_where_ablation_costs_nothing_the_mean_vector_s_share_is_undefined(uneven):
+    free = uneven.rows["site"] == 1
+    none = {"ce_zero": uneven.rows["ce_zero"].where(~free, 2.0)}
+    none |= {"ce_mean": uneven.rows["ce_mean"].where(~free, 2.0)}
+    other = replace(uneven, rows=uneven.rows.assign(**none))
+    note = " ".join(plain.recovered_figure(MadeRuns(), other).get_supxlabel().split())
+    assert note.endswith("Mean vector: site 1 undefined, site 3 0.25.")
