@@ -176,3 +176,132 @@ def test_sinks_hide_the_rank_only_where_it_is_larger_without_them():
 def test_the_card_says_what_stands_at_position_0():
     assert "always BOS" in text_card.where_contexts_begin(SimpleNamespace(bos=True))
     assert "arbitrary" in text_card.where_contexts_begin(SimpleNamespace(bos=False))
+
+
+# What is read from contexts, streams and stores
+
+
+def test_whole_contexts_are_the_longest_evenly_spaced():
+    contexts = make_contexts(lengths=(3, 4, 2, 4, 4, 4, 4, 3), page_of=(0,) * 8, split_of=(0,))
+    found = norms.whole_contexts(contexts, 3)
+    assert found.dtype == torch.long
+    assert found.tolist() == [contexts.tokens(i).tolist() for i in (1, 4, 6)]
+    assert len(norms.whole_contexts(contexts, 9)) == 5  # there are no more
+    assert norms.whole_contexts(contexts, 1).tolist() == [contexts.tokens(1).tolist()]
+
+
+def test_norms_are_euclidean_by_context_and_position():
+    x = torch.tensor([[[3.0, 4.0], [0.0, 1.0]], [[5.0, 12.0], [8.0, 6.0]]])
+    found = norms.norms({2: x.bfloat16(), 4: 2 * x})
+    assert found[2].tolist() == [[5, 1], [13, 10]]
+    assert found[4].tolist() == [[10, 2], [26, 20]]
+
+
+@pytest.mark.parametrize("has_bos", [False, True])
+def test_first_words_are_read_alone_and_behind_bos_whichever_was_collected(tmp_path, has_bos):
+    site = SITES[1]
+    sizes = torch.tensor([1.0, 2, 3, 4, 5, 6, 7, 8, 9, 30])
+    contexts = make_contexts(lengths=(5, 5), page_of=(0, 1), split_of=(0, 0))
+    x = {SITES[0]: torch.ones(10, D), site: sizes[:, None] * torch.eye(D)[0]}
+    store = make_store(tmp_path, x, contexts=contexts)
+    alone = {SITES[0]: np.ones((2, 2)), site: np.array([[40.0, 1], [20.0, 2]])}
+    behind = {SITES[0]: np.ones((2, 3)), site: np.array([[50.0, 7, 1], [60.0, 40, 2]])}
+    collected, rerun = (behind, alone) if has_bos else (alone, behind)
+    found = norms.first_words(store, site, collected, rerun, has_bos)
+    assert found.site == site
+    assert found.alone.tolist() == [40, 20]
+    assert found.after_bos.tolist() == [7, 40]
+    assert found.bos.tolist() == [50, 60]
+    later = np.array([2, 3, 4, 5, 7, 8, 9, 30])
+    assert found.limit == 5 * np.median(later)
+    assert (found.n, found.sinks_alone, found.sinks_after_bos) == (2, 1, 1)
+
+
+@pytest.mark.parametrize(("has_bos", "variant"), [(False, "BOS prepended"), (True, "BOS removed")])
+def test_the_caption_counts_the_first_words_that_are_sinks(has_bos, variant):
+    alone, behind = np.array([9.0, 9, 9, 5]), np.array([9.0, 1, 5, 1])
+    first = norms.FirstWords(15, alone, behind, np.full(4, 9.0), 5.0)
+    assert norms.first_words_note(first, has_bos, "m") == (
+        "3 of 4 first words are sinks at site 15 with nothing before them, "
+        f"1 after BOS ({variant}). m."
+    )
+
+
+def test_sinks_that_repeat_their_first_token_are_counted_among_all():
+    found = tokens([True, True, True, False, False], [True, True, False, True, False])
+    words = norms.repeats_sentence(found)
+    assert words == "3 sinks after position 0 at site 15; 2 repeat their first token"
+
+
+def offset(top_all, top_ordinary, offset_share=(0.3, 0.3)):
+    rows = {"site": [2, 15], "offset_share": offset_share}
+    rows |= {"top_dim_share_all": [0.5, top_all], "top_dim_share_ordinary": [0.6, top_ordinary]}
+    return pd.DataFrame(rows)
+
+
+def test_the_caption_of_the_largest_dimension_has_both_shares_of_its_site():
+    note = norms.offsets_note(offset(0.987, 0.0123), 15, "m")
+    assert note == (
+        "Largest dimension at site 15: 99 % of the variance of all tokens; "
+        "of ordinary tokens' 1.2 %. All splits. m."
+    )
+
+
+@pytest.mark.parametrize(
+    ("table", "holds"),
+    [
+        (offset(0.81, 0.19, (0.26, 0.26)), [True, True, True]),
+        (offset(0.8, 0.2, (0.25, 0.9)), [False, False, False]),
+        (offset(0.9, 0.3, (0.9, 0.2)), [True, False, False]),
+    ],
+)
+def test_the_checks_of_one_dimension_are_of_the_site_and_the_mean_s_of_every_site(table, holds):
+    checks = norms.offsets_checks(table, 15)
+    assert [bool(held) for held, _ in checks] == holds
+    assert "at site 15 one dimension" in checks[0][1]
+
+
+def test_spectra_are_of_training_rows_over_all_and_over_ordinary_tokens(tmp_path):
+    store = make_store(tmp_path)
+    table, rank = norms.spectra(store)
+    assert list(rank) == [(site, name) for site in SITES for name in ("all", "ordinary")]
+    for (site, name), found in rank.items():
+        x = store.rows(site, np.flatnonzero(store.mask(name, "train"))).double().numpy()
+        variances = np.linalg.eigvalsh(np.cov(x.T, bias=True))[::-1]
+        assert found == pytest.approx(variances.sum() ** 2 / (variances**2).sum())
+        own = table[(table["site"] == site) & (table["variant"] == name)]
+        assert own["rank"].tolist() == list(range(1, D + 1))
+        expected = np.cumsum(variances) / variances.sum()
+        np.testing.assert_allclose(own["cumulative"], expected)
+    assert len(table) == 4 * D
+
+
+RANK = {(2, "all"): 7.0, (2, "ordinary"): 8.0, (15, "all"): 1.94, (15, "ordinary"): 20.6}
+
+
+def test_the_caption_of_spectra_has_both_ranks_of_its_site():
+    note = norms.spectra_note(RANK, 15, "m")
+    assert note == (
+        "Effective rank at site 15: 1.9 over all tokens, 21 over ordinary ones. Training rows. m."
+    )
+
+
+@pytest.mark.parametrize(
+    ("over_all", "ordinary", "left", "holds"),
+    [
+        (1.9, 20.1, (0.84, 0.2), [True, True]),
+        (2.0, 30.0, (0.85, 0.2), [False, False]),
+        (1.0, 20.0, (0.2, 0.9), [False, False]),
+    ],
+)
+def test_the_checks_of_spectra_are_of_the_site_s_ranks_and_of_pca_at_one_rank(
+    over_all, ordinary, left, holds
+):
+    rank = RANK | {(15, "all"): over_all, (15, "ordinary"): ordinary}
+    rows = [(2, 32, left[0]), (15, 32, left[1]), (2, 1, 0.99), (15, 1, 0.99)]
+    pca = pd.DataFrame(rows, columns=["site", "rank", "fvu"])
+    checks = norms.spectra_checks(rank, pca, 15, 32)
+    assert [bool(held) for held, _ in checks] == holds
+    assert checks[0][1].startswith("site 15:")
+    assert checks[1][1] == "rank 32 leaves under 85 % of the variance"
+    assert not norms.spectra_checks(rank, pca, 15, 1)[1][0]
