@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from helpers.random_stores import SITES, make_store, make_x
 
 from saelib.study import f0_trap
@@ -118,3 +119,34 @@ def test_the_share_told_to_the_oracles_is_that_of_test_tokens_which_are_no_ordin
     # the test page has contexts of 4 and 5 tokens, rows 10 to 18
     store = make_store(tmp_path / "s", x)
     assert f0_trap.share_of_tokens(store) == pytest.approx(3 / 9)
+
+
+def test_the_errors_are_of_four_predictors_fitted_on_training_and_measured_on_test_rows(tmp_path):
+    x = make_x()
+    x[SITES[0]][15] *= 30  # a sink on the test page, at one site
+    x[SITES[1]][4] *= 30  # and one on a training page, at the other
+    store = make_store(tmp_path / "s", x)
+    table = f0_trap.errors(store, 2)
+    assert table["site"].unique().tolist() == list(SITES)
+    found = table.set_index(["site", "predictor", "class"])["fvu"]
+    assert len(found) == len(SITES) * len(PREDICTORS) * 2
+    ordinary = store.mask("ordinary")
+    for site, tokens in itertools.product(SITES, ("all", "ordinary")):
+        rows = x[site].double()
+        known = rows[store.mask("ordinary", "train")]
+        mean = known.mean(0)
+        special = rows[store.mask("all", "train") & ~ordinary].mean(0)
+        v = torch.linalg.svd(known - mean, full_matrices=False)[2][:2].T
+        chosen = store.mask(tokens, "test")
+        y = rows[chosen]
+        told = torch.from_numpy(~ordinary[chosen])[:, None]
+        rebuilt = {
+            "mean": mean.expand_as(y),
+            "one_latent": torch.where(told, special, mean),
+            "sinks_only": torch.where(told, y, mean),
+            "pca": mean + (y - mean) @ v @ v.T,
+        }
+        scatter = (y - y.mean(0)).square().sum()
+        for predictor, guess in rebuilt.items():
+            expected = float((y - guess).square().sum() / scatter)
+            assert found[site, predictor, tokens] == pytest.approx(expected, rel=1e-5)

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.sweeps import MadeRuns, made_sweep
 
 from saelib.config import ConfigError
 from saelib.sae.spec import make_spec
@@ -252,3 +253,70 @@ def test_what_was_tried_is_counted_in_words(p):
     words = f1.tried_summary(f1.train(Space(), p), p).splitlines()
     assert words[0].startswith("site 6: 4 schedules, 2 peak rates each; then 3 seeds at the best")
     assert words[1].startswith("0 of 8 trials end at an L0 outside the curve of λ")
+
+
+# From ratios or runs to what is shown
+
+
+def chosen(sites=(2, 9, 15)):
+    """Two seeds of two schedules at these sites; every column is told by site and seed."""
+    rows = [
+        {"site": number, "schedule": name, "seed": seed, "lr": rate, "fvu": number / 10 + seed}
+        for number in sites
+        for name, rate in (("linear", 4e-3), (f1.RESTARTS, 8e-3))
+        for seed in (0, 1)
+    ]
+    table = pd.DataFrame(rows)
+    columns = {"l0": table["fvu"] + 10, "matched": np.nan, "objective": 7.0}
+    return table.assign(**columns, loss_recovered=0.5, dead_fraction=0.25)
+
+
+def test_the_table_is_of_the_middle_studied_site_and_means_over_its_seeds():
+    table = f1.table(f1.Trained(pd.DataFrame(), chosen((15, 2, 9)), {}))
+    assert table.index.name == "site 9"
+    assert table.index.tolist() == ["linear decay", "cosine, hard restarts"]
+    assert table["fvu"].tolist() == ["1.4"] * 2  # 0.9 and 1.9
+    assert table["l0"].tolist() == ["11.4"] * 2
+    assert table["lr"].tolist() == ["0.004", "0.008"]
+    assert table["matched"].tolist() == ["–"] * 2
+    others = ["objective", "loss_recovered", "dead_fraction"]
+    assert table[others].iloc[0].tolist() == ["7", "0.5", "0.25"]
+
+
+@pytest.mark.parametrize(("sites", "middle"), [((15, 2, 9), 9), ((9, 2), 9), ((2,), 2)])
+def test_the_middle_site_is_of_those_in_order_of_depth(sites, middle):
+    assert f1.middle_site(f1.Trained(pd.DataFrame(), chosen(sites), {})) == middle
+
+
+def test_the_scope_counts_the_seeds_of_the_schedules_and_the_sweep_s_pages():
+    ws = MadeRuns(n_pages=17)
+    p = f1.Params(**PARAMS | {"seeds": [0], "schedule_seeds": [0, 1, 2, 3]})
+    assert f1.scope_of(ws, p, made_sweep(ws, seeds=[0])) == Scope("tiny-llama", 4, 17)
+
+
+def test_the_finding_is_of_all_sites_and_opens_with_the_middle_one(p):
+    by_cell = site(WORSE, WORSE, WORSE, number=15) | site(WIDE, WORSE, WORSE, number=2)
+    by_cell |= site(WORSE, WORSE, WORSE, number=9)
+    found = f1.finding(by_cell, p, Scope("a model", 3, 15), "small")
+    assert (found.name, found.verdict) == ("F1", "supported")
+    assert next(iter(found.estimates)) == "site 9, hard restarts over constant"
+    assert len(found.estimates) == 9
+    assert found.figure == "data/small/figures/02_schedules_final.png"
+    assert (found.claim, found.section) == (f1.CLAIM, f1.SECTION)
+    assert found.rule == f1.rule(p)
+    assert found.sentence == f1.sentence(by_cell, [4e-3, 8e-3], Scope("a model", 3, 15))
+
+
+@pytest.mark.parametrize(
+    ("n_seeds", "n_pages", "margin", "verdict"),
+    [
+        (3, 15, 0.05, "supported"),
+        (2, 15, 0.05, "undecided"),
+        (3, 14, 0.05, "undecided"),
+        (3, 15, 0.2, "contradicted"),
+    ],
+)
+def test_the_finding_s_verdict_is_of_its_margin_seeds_and_pages(n_seeds, n_pages, margin, verdict):
+    p = f1.Params(**PARAMS | {"margin": margin})
+    found = f1.finding(site(WORSE, WORSE, WORSE), p, Scope("a model", n_seeds, n_pages), "small")
+    assert found.verdict == verdict
