@@ -3,11 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.f3_cases import COMPARED, SCOPE
+from helpers.f3_cases import COMPARED, SCOPE, params
 from helpers.f3_results import class_table
+from helpers.f3_sweeps import missing_at_32, sweep_of
+from helpers.random_stores import LENGTHS, SITES, make_store, make_x
 
 from saelib.measure import geometry
 from saelib.study import f3_trap
+from saelib.study.f3_sites import Compared
 
 
 def test_where_sinks_hold_the_norm_the_title_warns_of_the_all_token_fvu():
@@ -87,3 +90,80 @@ def test_l0_and_norm_are_compared_from_site_to_site():
     assert lines[0].endswith("1 of 2 steps")
     assert lines[1].endswith("2 of 2 steps")
     assert lines[2].endswith("[29]")
+
+
+# -- two recipes by token class
+
+
+def test_the_median_norm_is_of_ordinary_test_tokens_at_the_compared_sites(tmp_path):
+    x = {site: rows * site for site, rows in make_x().items()}
+    store = make_store(tmp_path / "store", {site: heavier_first(rows) for site, rows in x.items()})
+    rows = np.flatnonzero(store.mask("ordinary", "test"))
+    expected = [np.median(store.rows(site, rows).norm(dim=-1)) for site in SITES]
+    assert f3_trap.median_norms(store, Compared(SITES)) == pytest.approx(expected, rel=1e-3)
+    assert f3_trap.median_norms(store, Compared((3,))) == pytest.approx(expected[1:], rel=1e-3)
+
+
+def heavier_first(rows):
+    """The same rows; those that begin a context are ten times as long."""
+    rows = rows.clone()
+    rows[np.cumsum([0, *LENGTHS[:-1]])] *= 10
+    return rows
+
+
+def reported(sink=0.01):
+    """Results of the original recipe at three sites."""
+    columns = {"fvu_all": [0.11, 0.12, 0.13], "fvu": [0.5, 0.6, 0.7], "l0": [18.0, 49.0, 491.0]}
+    return pd.DataFrame(columns | {"fvu_sink": sink}, index=list(COMPARED.sites))
+
+
+def swept(seeds=(0, 1)):
+    """Plain SAEs of FVU 0.2, 0.3 and 0.4 at L0 32; the second seed's is 0.1 more."""
+    at_site = {2: 0.2, 15: 0.3, 29: 0.4}
+    return sweep_of(lambda arm, site, seed: at_site[site] + seed / 10, seeds)
+
+
+def test_both_recipes_have_their_fvu_by_class_and_the_l0_they_are_read_at():
+    p = params(original_lam=5.0, l0_target=32.0)
+    rows = f3_trap.by_class(p, reported(), swept(), COMPARED)
+    raw, normalised = rows["recipe"].unique()
+    assert raw == "original: raw, all tokens, λ = 5"
+    assert normalised == "normalised, ordinary tokens, L0 = 32"
+    by = rows.set_index(["recipe", "class", "site"]).sort_index()
+    for name, column in {"all": "fvu_all", "ordinary": "fvu", "sink": "fvu_sink"}.items():
+        assert by.loc[(raw, name), "fvu"].to_dict() == reported()[column].to_dict()
+        assert by.loc[(raw, name), "l0"].to_dict() == reported()["l0"].to_dict()
+        share = {"all": 0.1, "ordinary": 1.0, "sink": 0.01}[name]  # as `sweep_of` has it
+        expected = {2: 0.25 * share, 15: 0.35 * share, 29: 0.45 * share}  # means over two seeds
+        assert by.loc[(normalised, name), "fvu"].to_dict() == pytest.approx(expected)
+        assert set(by.loc[(normalised, name), "l0"]) == {32.0}
+
+
+def test_a_class_without_an_fvu_has_no_row():
+    rows = f3_trap.by_class(params(), reported([np.nan, 0.02, np.nan]), swept(), COMPARED)
+    sinks = rows[rows["class"] == "sink"]
+    assert sinks.loc[sinks["recipe"].str.startswith("original"), "site"].tolist() == [15]
+    assert sinks.loc[sinks["recipe"].str.startswith("normalised"), "site"].tolist() == [2, 15, 29]
+
+
+def test_one_seed_that_does_not_reach_the_l0_leaves_no_mean():
+    sweep = missing_at_32(swept(), ("plain", 15, 1))
+    assert np.isnan(f3_trap.mean_at_l0(sweep, 15, 32.0))
+    assert f3_trap.mean_at_l0(sweep, 15, 64.0) == pytest.approx((0.3 / 2 + 0.4 / 2) / 2)
+    assert f3_trap.mean_at_l0(sweep, 29, 16.0, "fvu_all") == pytest.approx(2 * 0.45 / 10)
+    rows = f3_trap.by_class(params(), reported(), sweep, COMPARED)
+    normalised = rows[rows["recipe"].str.startswith("normalised")]
+    assert set(normalised["site"]) == {2, 29}
+
+
+def test_the_figure_has_a_panel_a_recipe_under_the_message_of_the_table():
+    rows = f3_trap.by_class(params(), reported(), swept(), COMPARED)
+    table = class_table(0.99, [0.01, 0.02, 0.25], 0.5)
+    figure = f3_trap.figure(rows, table, SCOPE)
+    message = "All-token FVU hides how ordinary tokens are rebuilt at site 2"
+    assert figure.get_suptitle().replace("\n", " ") == message
+    note = figure.get_supxlabel().replace("\n", " ")
+    assert "Site 2: the original recipe's FVU is 50 times as large on ordinary tokens" in note
+    assert "Sink: first and sink tokens." in note
+    heads = [ax.get_title(loc="left").replace("\n", " ") for ax in figure.axes]
+    assert heads == rows["recipe"].unique().tolist()
