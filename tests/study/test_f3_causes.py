@@ -5,11 +5,13 @@ import pandas as pd
 import pytest
 from helpers.f3_cases import COMPARED, SCOPE, between, params
 from helpers.f3_results import EFFECTS, division
+from helpers.f3_sweeps import Quick, line, pages
 
 from saelib.sae.spec import make_spec
 from saelib.study import f3_causes
 from saelib.study.estimate import Estimate, constant, undefined
 from saelib.study.f3_causes import ALL, NONE, Division, Trained, decide
+from saelib.study.shapley import coalitions, recipe_of
 
 MARGIN = 0.03
 
@@ -185,3 +187,92 @@ def test_a_gap_without_an_interval_is_not_said_to_be_none():
     assert "a gap without an interval" in f3_causes.checks(Division(few, (0,), COMPARED))[2]
     clear = {key: constant(0.4 * (key[1] == COMPARED.deep)) for key in few}
     assert f3_causes.checks(Division(clear, (0,), COMPARED))[2].endswith("is a gap to divide")
+
+
+# -- what the gap is made of, from page sums and curves
+
+
+TWO_SEEDS = (3, 4)
+RAW = [coalition for coalition in coalitions() if "match" not in coalition]
+
+
+def log_fvu(coalition, site, seed):
+    """log FVU at the recipe's λ: the deep site begins 0.2 worse, causes add `EFFECTS` there."""
+    start = -1.0 + (0.01 if seed == 4 else 0.0)
+    if site == COMPARED.near:
+        return start - 0.05 * len(coalition)
+    return start + 0.2 + sum(EFFECTS[cause] for cause in coalition) - 0.05 * len(coalition)
+
+
+def measured_causes(unreached=()):
+    """SAEs at the recipe's λ; at L0 32 curves have e^0.5 times their FVU at the deep site."""
+    keys = [(c, site, seed) for c in RAW for site in COMPARED.pair for seed in TWO_SEEDS]
+    at_recipe, curves = {}, {}
+    for key in keys:
+        rise = EFFECTS["match"] if key[1] == COMPARED.deep else 0.0
+        at_l0 = float(np.exp(log_fvu(*key) + rise))
+        lines = [line("plain", key[1], key[2], 1.0, 64.0, at_l0 / 2)]
+        lines += [line("plain", key[1], key[2], 2.0, 16.0, at_l0 * 2)]
+        rows = pd.DataFrame(lines)
+        if key in unreached:
+            rows = rows.assign(l0_val=[64.0, 40.0])
+        curves[key] = Quick(rows, pages)
+        lam = 3.0 if "scale" in key[0] else 5.0
+        at_recipe[key] = make_spec("plain", key[1], 8, seed=key[2], lam=lam, **recipe_of(key[0]))
+    return Trained(at_recipe, curves, pd.DataFrame())
+
+
+class Measured:
+    """A workspace that holds page sums without a loss; a spec's FVU is `log_fvu` of its key."""
+
+    def __init__(self, trained):
+        self.keys = {spec: key for key, spec in trained.at_recipe.items()}
+        self.loss_tokens = []
+
+    def measuring(self, evaluation):
+        self.loss_tokens.append(evaluation.ce_tokens)
+        return self
+
+    def pages(self, spec):
+        return pages(f"at the recipe {float(np.exp(log_fvu(*self.keys[spec])))!r}")
+
+
+def test_a_gap_is_divided_between_saes_at_the_recipe_s_lambda_and_curves_at_the_l0():
+    trained = measured_causes()
+    ws = Measured(trained)
+    p = params(cause_seeds=list(TWO_SEEDS), l0_target=32.0)
+    result = f3_causes.divide_gap(ws, p, trained, COMPARED)
+    assert (result.seeds, result.compared) == (TWO_SEEDS, COMPARED)
+    assert ws.loss_tokens == [0]
+    assert set(result.log_fvu) == {
+        (c, site, seed) for c in coalitions() for site in COMPARED.pair for seed in TWO_SEEDS
+    }
+    for (coalition, site, seed), found in result.log_fvu.items():
+        rise = EFFECTS["match"] if "match" in coalition and site == COMPARED.deep else 0.0
+        expected = log_fvu(coalition - {"match"}, site, seed) + rise
+        assert found.value == pytest.approx(expected), (coalition, site, seed)
+    assert result.before.value == pytest.approx(0.2)
+    assert result.after.value == pytest.approx(0.2 + sum(EFFECTS.values()))
+
+
+def test_the_same_division_is_made_at_each_site():
+    result = division(EFFECTS, first=0.2)
+    shares = {
+        site: {cause: share.value for cause, share in result.site_shares(site).items()}
+        for site in COMPARED.pair
+    }
+    assert shares[29] == pytest.approx(EFFECTS)
+    assert shares[15] == pytest.approx(dict.fromkeys(EFFECTS, 0.0))
+    texts = f3_causes.text_table(result)
+    assert texts["at site 29"].tolist() == ["-0.80", "+0.30", "-0.10", "+0.05", "+0.50", "-0.05"]
+    assert texts["at site 15"].tolist() == ["-1.00", *["+0.00"] * 4, "-1.00"]
+
+
+def test_curves_that_reach_the_l0_are_counted():
+    missed = [(NONE, 15, 3), (frozenset({"scale"}), 29, 4)]
+    p = params(cause_seeds=list(TWO_SEEDS), l0_target=32.0)
+    assert f3_causes.reach_line(p, measured_causes(missed)) == (
+        "8 recipes × 2 sites × 2 seeds: 30 of 32 curves of λ reach L0 = 32"
+    )
+    one = f3_causes.reach_line(params(cause_seeds=[3], l0_target=64.0), measured_causes())
+    assert one == "8 recipes × 2 sites × 1 seed: 32 of 32 curves of λ reach L0 = 64"

@@ -1,11 +1,15 @@
 """The plain SAE along all depths: what is said where an L0 is reached never, once, everywhere."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 from helpers.f2_cases import PowerLaws
 from helpers.f3_cases import COMPARED, SCOPE, params
 
+from saelib.config import CollectConfig, CorpusConfig
 from saelib.study import f3_depth
 from saelib.study.curve import Curve
 from saelib.study.f3_depth import DELTA_CE, EFFECTIVE_RANK, LOSS, NORM, OFFSET, SINK_SHARE, Depths
@@ -112,3 +116,17 @@ def test_each_depth_is_trained_until_its_curve_holds_the_l0():
         assert curve.at_l0(32.0) == pytest.approx(ws.shares["plain"] * 12.5**0.2 * 1.03, rel=1e-2)
     kinds = {(spec.train.seed, spec.train.tokens, spec.arm) for spec in ws.trained.values()}
     assert kinds == {(3, 320, "plain")}
+
+
+def test_fewer_contexts_of_the_notebook_s_own_text_are_collected_at_the_depths():
+    asked = []
+    ws = SimpleNamespace(collect=lambda *given: asked.append(given) or "a store")
+    text = CorpusConfig(source="embedded", ctx_len=32, contexts_per_page=9)
+    identity = {"model": "a model", "corpus": text.to_dict(), "dtype": "float32"}
+    store = f3_depth.collect(ws, identity, params(depth_contexts=2), (0, 9, 29))
+    assert store == "a store"
+    ((model, corpus, sites, how, dtype),) = asked
+    assert (model, sites, dtype) == ("a model", [0, 9, 29], "float32")
+    assert corpus == replace(text, contexts_per_page=2)
+    assert how == CollectConfig()
+    assert identity["corpus"]["contexts_per_page"] == 9

@@ -5,11 +5,15 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from helpers.f3_cases import params
+from helpers.f3_sweeps import sweep_of
+from helpers.random_stores import make_store
 
 from saelib.config import ConfigError
 from saelib.sae.spec import make_spec
 from saelib.study import f3_sites
+from saelib.study.curve import Curve
 from saelib.study.f3_sites import MADE_IN, Compared, compared_sites, enumerate_sites
+from saelib.study.scope import Scope
 
 
 class Trained:
@@ -107,3 +111,48 @@ def test_the_fewest_test_pages_of_a_sweep_are_its_scope():
     table = pd.DataFrame({"n_test_pages": [22, 20, 21]})
     scope = f3_sites.scope_of(ws, params(seeds=[0, 1]), f3_sites.Sweep(table, {}))
     assert (scope.n_seeds, scope.n_pages) == (2, 20)
+
+
+def test_the_original_recipe_s_results_are_means_over_its_own_seeds():
+    ws = Trained()
+    p = params(seeds=[0, 1])
+    specs = f3_sites.original_specs(ws, p, Compared((2, 5)))
+    measured = {(2, 0): (10.0, 0.2), (2, 1): (30.0, 0.4), (5, 0): (50.0, 0.6), (5, 1): (50.0, 1.0)}
+    made = [
+        ("plain", site, p.original_lam, seed, ws.run_id(specs[site, seed]), *measured[site, seed])
+        for site, seed in specs
+    ]
+    made.append(("plain", 2, p.original_lam, 7, "another seed", 1000.0, 9.0))
+    rows = f3_sites.original_rows(Trained(made), specs)
+    assert rows.index.tolist() == [2, 5]
+    assert rows["l0"].tolist() == [20.0, 50.0]
+    assert rows["fvu"].tolist() == pytest.approx([0.3, 0.8])
+    with pytest.raises(FileNotFoundError, match=r"^1 SAEs .* run 02_train_sae with 'smoke'$"):
+        f3_sites.original_rows(Trained(made[1:]), specs)
+
+
+def test_the_sweep_is_counted_by_curves_sites_seeds_and_the_fewest_lambdas():
+    sweep = sweep_of(lambda *_: 0.3, (0, 1), (2, 5))
+    key = ("full", 2, 1)
+    curve = sweep.curves[key]
+    longer = Curve(pd.concat([curve.rows, curve.rows]), curve.pages)
+    sweep = sweep._replace(
+        curves={key: longer} | {k: sweep.curves[k] for k in sweep.curves if k != key}
+    )
+    assert f3_sites.sweep_line(sweep, Compared((2, 5)), Scope("a model", 2, 20)) == (
+        "12 curves, 3 architectures at 2 sites, 2 seeds, 2 λ or more each"
+    )
+
+
+def test_the_tokens_tested_are_ordinary_and_long_pages_count_for_more(tmp_path):
+    store = make_store(tmp_path / "store")
+    sweep = sweep_of(lambda *_: 0.3, (0,), (2, 5))
+    first = next(iter(sweep.curves))
+    unequal = Curve(sweep.curves[first].rows, lambda run: pd.DataFrame({"n": [1, 1, 4]}))
+    sweep.curves[first] = unequal
+    original = pd.DataFrame({"l0": [1.0, 2.0]}, index=[2, 5])
+    line = f3_sites.test_line(store, sweep, original, Scope("a model", 1, 3))
+    assert line == (
+        "the original recipe at 2 sites; 7 ordinary tokens of 3 test pages "
+        "(by their unequal lengths as many as 2 equal ones)"  # 6² / 18
+    )
