@@ -284,3 +284,119 @@ def test_latents_are_shown_from_each_site_and_kind_in_turn(monkeypatch, ranked, 
     looks = dict.fromkeys(ranked, looked([0.5], [100]))
     indices = dict.fromkeys(ranked, object.__new__(FeatureIndex))
     assert findings.chosen_latents(looks, indices, None, n) == chosen
+
+
+# -- shares over seeds, by chance, and what the table has
+
+
+def half_of_them(n_fit, by_chance, n_train=50):
+    """Sixty latents, of which the first `n_fit` look like one thing."""
+    one = looked([1.0] * n_fit + [0.0] * (60 - n_fit), [1.0] * 60, n_train)
+    return one._replace(by_chance=np.asarray(by_chance, float))
+
+
+def test_shares_are_means_over_the_seeds_of_a_cell():
+    looks = {
+        ("plain", 2): [half_of_them(n, np.zeros(60)) for n in (15, 30)],
+        ("full", 29): [half_of_them(60, np.zeros(60))],
+    }
+    shares = study.shares_by_cell(looks)
+    assert {cell: share.value for cell, share in shares.items()} == pytest.approx(
+        {("plain", 2): 0.375, ("full", 29): 1.0}
+    )
+    # each seed's share is the same on each page: what is left is the spread over seeds
+    assert shares["plain", 2].lo < 0.25 < 0.5 < shares["plain", 2].hi
+
+
+def test_chance_is_of_judged_latents_that_hold_half_or_more():
+    n_train = np.array([50] * 40 + [9] * 20)  # the last twenty are not judged
+    by_chance = np.array([0.5] * 10 + [0.49] * 30 + [1.0] * 20)
+    one = half_of_them(10, by_chance, n_train)
+    other = half_of_them(10, by_chance[::-1], n_train)  # twenty of the forty judged at 1.0
+    looks = {("plain", 2): [one, other], ("plain", 29): [one], ("full", 2): [other]}
+    assert study.chance_by_cell(looks) == pytest.approx(
+        {("plain", 2): 0.375, ("plain", 29): 0.25, ("full", 2): 0.5}
+    )
+    unjudged = half_of_them(10, by_chance, n_train=9)
+    assert np.isnan(study.chance_by_cell({("plain", 2): [unjudged]})["plain", 2])
+
+
+def test_the_table_counts_judged_and_living_latents_a_seed():
+    n_train = np.array([50] * 40 + [9] * 20)
+    one = half_of_them(10, np.zeros(60), n_train)
+    dead = looked([1.0] * 50 + [0.0] * 10, [1.0] * 50 + [0.0] * 10)  # fifty live and are judged
+    looks = {("plain", 2): [one, dead], ("full", 2): [one]}
+    shares = {("plain", 2): between(0.1, 0.4), ("full", 2): undefined()}
+    rows = study.table(shares, {("plain", 2): 0.01, ("full", 2): 0.02}, looks)
+    assert list(rows) == ["arm", "site", "share", "lo", "hi", "by_chance", "judged", "living"]
+    assert rows.iloc[0].tolist() == ["plain", 2, 0.25, 0.1, 0.4, 0.01, 45, 55]
+    assert rows.iloc[1, :2].tolist() == ["full", 2]
+    assert rows.iloc[1, 2:5].isna().all()
+    assert rows.iloc[1, 5:].tolist() == [0.02, 40, 60]
+
+
+def test_twins_by_chance_are_of_as_many_random_directions_of_that_width():
+    one = looked([1.0] * 60, [1.0] * 60, W_dec=torch.eye(60)[:, :7])
+    rows = torch.randn(2, 60, 7, generator=torch.Generator().manual_seed(5))
+    a, b = (each / each.norm(dim=-1, keepdim=True) for each in rows)
+    best = (a @ b.T).max(1).values
+    words = study.random_cosine({("full", 2): [], ("plain", 2): [one]}, seed=5)
+    assert words == f"at most {best.max():.2f}, in the mean {best.mean():.2f} (60 of each)"
+    assert study.random_cosine({("plain", 2): []}) == "no SAE has the L0 of the comparison"
+
+
+# -- what the figures say
+
+
+def test_the_figure_of_kinds_says_what_bars_and_points_are_of():
+    p = parameters()
+    looks = {
+        (arm, site): [half_of_them(15, np.zeros(60))] for arm in study.ARMS for site in (2, 29)
+    }
+    shares = study.shares_by_cell(looks)
+    totals = study.table(shares, study.chance_by_cell(looks), looks)
+    figure = findings.kinds_figure(study.kind_shares(looks), totals, p, SCOPE)
+    assert figure.get_suptitle().replace("\n", " ") == (
+        "25 %, 25 % of judged latents look like one thing, sites 2 and 29"
+    )
+    note = figure.get_supxlabel().replace("\n", " ")
+    assert f"SAEs at L0 = {p.l0_target:g}. Bars: all living latents" in note
+    assert f"that fire at least 10 times, {SCOPE.interval}. 3 seeds. a small model." in note
+    assert len(figure.axes) == 2
+
+
+def found(*rows):
+    return pd.DataFrame(rows, columns=["site", "in", "share"])
+
+
+@pytest.mark.parametrize(
+    ("again", "title"),
+    [
+        (
+            found(
+                (29, "another seed", 0.1),
+                (2, "another seed", 0.5),
+                (2, "another seed", 0.7),
+                (15, "another seed", 0.9),
+                (2, "the Gated SAE", 0.99),
+            ),
+            "Found again in another seed: 60 % at site 2, 10 % at 29",
+        ),
+        (
+            found((2, "the Gated SAE", 0.4), (29, "the Gated SAE", 0.3)),
+            "Found again in the same seed's Gated SAE: 40 % at site 2, 30 % at 29",
+        ),
+        (
+            found((2, "another seed", 0.4), (29, "another seed", np.nan)),
+            "Found again in another seed: 40 % at site 2",
+        ),
+        (
+            found((2, "another seed", np.nan), (2, "the Gated SAE", 0.25)),
+            "Found again in the same seed's Gated SAE: 25 % at site 2",
+        ),
+        (found((2, "another seed", np.nan)), "No latent was judged"),
+        (found(), "No latent was judged"),
+    ],
+)
+def test_the_title_gives_the_shallowest_and_the_deepest_site_by_other_seeds_if_any(again, title):
+    assert findings.again_title(again) == title
