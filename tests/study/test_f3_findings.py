@@ -1,5 +1,7 @@
 """What notebook 05 records: verdicts, numbers and sentences on models of several kinds."""
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 from helpers.f3_cases import COMPARED, SCOPE, between, params
@@ -176,3 +178,48 @@ def test_each_rule_can_be_read_alone():
         assert "L0 is not reached" in rule
         assert "15 test pages" in rule
         assert "three seeds" in rule
+
+
+def test_the_three_yardsticks_are_recorded_in_order_each_by_its_own_measure():
+    """Ladder, matched FVU, and loss each say something else of the deepest site."""
+    found = f3_findings.yardsticks(
+        ladder(between(2, 3)),
+        matched(between(0.1, 0.2)),
+        sweep("measured"),
+        original(18.4),
+        class_table(0.99, 0.01, 0.5),
+        params(),
+        SCOPE,
+    )
+    assert [(one.name, one.verdict) for one in found] == [
+        ("F3a", "supported"),
+        ("F3b", "contradicted"),
+        ("F3c", "contradicted"),
+    ]
+    reported, fair, trains = found
+    assert reported.sentence.startswith("All-token FVU of site 29: 2.5 [2, 3] times site 2's")
+    assert "L0 by site: 18.4, 49, 491. First and sink tokens hold 99.0%" in reported.sentence
+    assert "0.5 [0.333, 0.667] times site 2's; 0.5 [0.333, 0.667] times site 15's" in fair.sentence
+    assert "PCA of that rank: 1 times site 15's" in fair.sentence
+    assert trains.sentence.startswith(
+        "At L0 = 32: FVU 0.15 [0.10, 0.20]; loss recovered against mean ablation 0.75"
+    )
+    assert "(of 20 pages)" in trains.sentence
+    assert trains.estimates[f3_findings.LEFT].value == pytest.approx(0.15)
+    assert [one.claim for one in found] == [
+        f3_layers.CLAIM_A.format(worse="site 29 is rebuilt worse than 2 and 15"),
+        f3_layers.CLAIM_B.format(worse="site 29 is rebuilt worse than 2 and 15"),
+        "The plain SAE does not train at site 29.",
+    ]
+
+
+def test_pca_of_the_deepest_site_is_told_over_that_of_the_site_before():
+    made = matched(between(0.4, 0.5))
+    spectrum = {
+        (site, l0): share
+        for site, share in {2: 0.9, 15: 0.4, 29: 0.6}.items()
+        for l0 in (16.0, 32.0, 64.0)
+    }
+    spectrum |= {(29, 64.0): 0.1}
+    found = f3_findings.at_matched_l0(replace(made, pca=spectrum), params(), SCOPE)
+    assert "PCA of that rank: 1.5 times site 15's" in found.sentence
