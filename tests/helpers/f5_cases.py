@@ -32,12 +32,15 @@ def matched_of(fvu, sites=SITES, l0s=L0S):
 def gaps_of(gaps, sites=SITES):
     """Architectures whose FVU at the deepest site is `gaps` times that at the one before it.
 
-    Of an arm that is not given there is no gap, at 1.5 times as much as at the first site.
+    Of an arm that is not given there is no gap; each leaves more than the first site has, and
+    another share at the one before.
     """
     near, deep = sites[-2:]
-    one = {(arm, near): 1.5 * LEFT for arm in ARMS}
-    other = {(arm, deep): 1.5 * LEFT * gaps.get(arm, 1.0) for arm in ARMS}
-    return matched_of(one | other, sites)
+    fvu = {}
+    for i, arm in enumerate(ARMS):
+        fvu[arm, near] = (1.2 + 0.1 * i) * LEFT
+        fvu[arm, deep] = fvu[arm, near] * gaps.get(arm, 1.0)
+    return matched_of(fvu, sites)
 
 
 def ratios_of(ratios, sites=SITES):
