@@ -19,6 +19,8 @@ from helpers.f2_cases import (
 )
 
 from saelib.study import f2_gated, finding
+from saelib.study.estimate import constant
+from saelib.study.f2_gated import PAIRS
 
 
 @pytest.fixture
@@ -208,3 +210,52 @@ def test_the_description_names_a_model_without_its_path(p):
     text = f2_gated.describe(PowerLaws(), p)
     assert text.startswith("tiny-llama: sites 2, 15, 29; plain, two_term, full; 2 seeds")
     assert "/somewhere" not in text
+
+
+def test_the_abstract_says_the_geometric_mean_of_each_loss_over_sites(home):
+    def over(*values):
+        return [constant(value) for value in values]
+
+    values = {PAIRS[0]: over(2.0, 8.0), PAIRS[1]: over(0.5, 0.72), PAIRS[2]: over(3.0, 3.0)}
+    ratios = {
+        (*pair, site): ratio
+        for pair, of_pair in values.items()
+        for site, ratio in zip((2, 15), of_pair, strict=True)
+    }
+    text = (
+        "At one L0 the Gated SAE leaves 4.00 (two-term loss) and 0.60 (full loss) times the plain "
+        "SAE's FVU."
+    )
+    assert f2_gated.abstract(ratios) == text
+    f2_gated.record_abstract("smoke", ratios)
+    kept = home / "data" / "smoke" / "verdicts" / "03_train_gated.txt"
+    assert kept.read_text() == text + "\n"
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_one_pair_that_misses_the_l0_at_one_site_leaves_no_abstract(home, pair):
+    ratios = {(*each, site): constant(2.0) for each in PAIRS for site in (2, 15)}
+    ratios[*pair, 15] = UNREACHED
+    assert f2_gated.abstract(ratios) is None
+    f2_gated.record_abstract("smoke", ratios)
+    assert not (home / "data").exists()
+
+
+def test_controls_are_of_the_densest_sae_of_the_first_seed(p, runs, monkeypatch):
+    asked = []
+
+    def shuffled(ws, specs):
+        asked.extend(specs)
+        return pd.DataFrame({"fvu": np.arange(9) / 10, "shuffled": 2.0})
+
+    monkeypatch.setattr(f2_gated, "shuffled_decoders", shuffled)
+    runs.curves["full", 29, 0].rows["l0_val"] = [10.0, 30.0, 20.0]  # the second of its λ
+    controls = f2_gated.densest_controls(PowerLaws(), p, runs)
+    cells = [(arm, site) for arm in f2_gated.ARMS for site in (2, 15, 29)]
+    assert list(zip(controls["arm"], controls["site"], strict=True)) == cells
+    assert controls["fvu"].tolist() == [i / 10 for i in range(9)]
+    assert [(s.arm, s.sae.site) for s in asked] == cells
+    assert {s.train.seed for s in asked} == {p.seeds[0]}
+    least = {"plain": 0.8, "two_term": 0.05, "full": 1.44}  # λ
+    densest = [least[arm] for arm, _ in cells[:-1]] + [4.5]
+    assert [s.train.lam for s in asked] == densest

@@ -140,3 +140,63 @@ def test_the_finding_says_its_numbers_and_is_undecided_with_one_seed(gates):
     assert "Gated, two-term loss" in result.sentence
     assert next(iter(result.estimates)) == "persistence, two-term less plain"
     assert len(f2_gates.figure(gates, watched, FULL).get_suptitle().split()) <= 12
+
+
+class Snapshots:
+    """A workspace that has these snapshots of its SAEs, by spec."""
+
+    def __init__(self, kept):
+        self.kept = kept
+
+    def snapshots(self, spec):
+        return self.kept[spec]
+
+
+def test_each_arm_and_seed_is_watched_by_its_own_snapshots():
+    opened = {"plain": [[1, 0], [0, 1], [1, 0]], "full": [[1, 1], [1, 1], [1, 1]]}
+    opened["two_term"] = [[1, 0], [1, 0], [0, 0]]
+    kept, specs = {}, {}
+    for i, arm in enumerate(f2_gated.ARMS):
+        for seed in (0, 1):
+            spec = PowerLaws().spec(arm, 15, lam=1.0, seed=seed)
+            specs[arm, seed] = spec
+            kept[spec] = snapshots(opened[arm], [0.5, 0.25 * seed], -1.0 - i - 0.5 * seed)
+    watched = f2_gates.Watched(specs, {}, [], pd.DataFrame(), 15)
+    found = f2_gates.watch(Snapshots(kept), watched)
+    assert found.n_rows == 3
+    share = {"plain": 3 / 6, "two_term": 2 / 6, "full": 1.0}
+    assert list(found.by_run.index) == sorted(specs)
+    for (arm, seed), row in found.by_run.iterrows():
+        assert row["open_fraction"] == pytest.approx(share[arm])
+        bias = -1.0 - f2_gated.ARMS.index(arm) - 0.5 * seed
+        assert row["b_gate_median"] == bias
+    assert [biases.tolist() for biases in found.biases] == [
+        [[-2.0, -2.0]] * 2,  # of the two-term arm, snapshot by snapshot
+        [[-2.5, -2.5]] * 2,
+    ]
+
+
+def test_arms_end_with_the_means_over_seeds_of_their_last_snapshot_and_their_l0():
+    ends = dict.fromkeys(f2_gates.ENDS, 0.5)
+    by_run = pd.DataFrame(
+        [
+            {"arm": arm, "seed": seed} | ends | {"gini": 0.1 * i + 0.2 * seed}
+            for i, arm in enumerate(sorted(f2_gated.ARMS))
+            for seed in (0, 1)
+        ]
+    ).set_index(["arm", "seed"])
+    rows = pd.DataFrame(
+        {
+            "arm": ["two_term", "two_term", "plain", "plain", "full", "full"],
+            "l0": [20.0, 22.0, 31.0, 33.0, 40.0, 42.0],
+            "fvu": [0.4, 0.5, 0.3, 0.3, 0.2, 0.1],
+        }
+    )
+    gates = f2_gates.Gates(pd.DataFrame(), by_run, [], 2)
+    table = f2_gates.end_table(gates, f2_gates.Watched({}, {}, [], rows, 15))
+    assert list(table.index) == list(f2_gated.ARMS)
+    assert list(table.columns) == [*f2_gates.ENDS, "l0", "fvu"]
+    assert table["gini"].to_dict() == pytest.approx({"full": 0.1, "plain": 0.2, "two_term": 0.3})
+    assert table["l0"].to_dict() == {"plain": 32.0, "two_term": 21.0, "full": 41.0}
+    expected = {"plain": 0.3, "two_term": 0.45, "full": 0.15}
+    assert table["fvu"].to_dict() == pytest.approx(expected)

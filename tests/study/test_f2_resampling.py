@@ -1,6 +1,7 @@
 """F2 and F2f: what is trained, and the five effects."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers.f2_cases import MARGIN, UNREACHED, PowerLaws, estimate, params
 
@@ -136,3 +137,47 @@ def test_typical_effects_are_geometric_means_over_sites():
     assert f2_resampling.typical(ratios)["normal recipe", DEFICIT] == pytest.approx(4.0)
     ratios["normal recipe", 29, DEFICIT] = UNREACHED
     assert np.isnan(f2_resampling.typical(ratios)["normal recipe", DEFICIT])
+
+
+def test_the_description_says_in_what_large_steps_differ():
+    recipe = {"lr": 1e-3, "grad_clip": 1.0, "lam_warmup": 0.1, "n_latents": 768}
+    p = params("04_resampling", seeds=[0, 1], resample_sites=[-2, 2], **recipe)
+    words = f2_resampling.describe(PowerLaws(), p).split("\n")
+    assert words[0] == "tiny-llama: sites 29, 2; 2 seeds"
+    assert words[1].startswith("recipe: n_latents 768, tokens 40960, ")
+    assert "lr 0.001, " in words[1]
+    assert words[2:] == ["large steps: lr 0.03, grad_clip 0"]
+    same = {"dying_lr": 1e-3, "dying_clip": 1.0, "dying_lam_warmup": 0.1}
+    p = params("04_resampling", **recipe, **same)
+    assert f2_resampling.describe(PowerLaws(), p).endswith("\nlarge steps: as the recipe")
+
+
+@pytest.mark.parametrize(
+    ("fvu", "shuffled", "holds"),
+    [
+        ([0.8, 0.84], [1.1, 1.1], [True, True]),
+        ([0.8, 0.85], [1.1, 1.1], [False, True]),  # from there on
+        ([0.3, 0.3], [1.5, 1.0], [True, False]),  # as bad as the mean is no worse
+        ([0.3, 0.3], [1.5, 1.01], [True, True]),
+        ([0.9, 0.3], [1.07, 1.5], [False, False]),  # 1.2 · 0.9 = 1.08
+        ([0.9, 0.3], [1.09, 1.5], [False, True]),
+    ],
+)
+def test_controls_fail_from_their_bounds_on(fvu, shuffled, holds):
+    controls = pd.DataFrame({"fvu": fvu, "shuffled": shuffled})
+    outcomes = f2_resampling.control_checks(controls)
+    assert [outcome for outcome, _ in outcomes] == holds
+
+
+def test_controls_are_of_the_saes_nearest_to_the_l0_in_order(p, runs, monkeypatch):
+    asked = []
+
+    def shuffled(ws, specs):
+        asked.extend(specs)
+        return pd.DataFrame({"fvu": [0.5], "shuffled": [2.0]})
+
+    monkeypatch.setattr(f2_resampling, "shuffled_decoders", shuffled)
+    nearest = f2_resampling.nearest_specs(PowerLaws(), p, runs)
+    controls = f2_resampling.nearest_controls(PowerLaws(), nearest)
+    assert asked == list(nearest.values())
+    assert controls.to_dict("list") == {"fvu": [0.5], "shuffled": [2.0]}

@@ -5,6 +5,8 @@ from helpers.f2_cases import EQUAL, FULL, MARGIN, ONE_SEED, TOUCHING, UNCLEAR, U
 from helpers.f2_resampling_cases import HARMFUL, HARMLESS, ratios_of
 
 from saelib.study import f2_resampling_findings
+from saelib.study.estimate import constant
+from saelib.study.f2_resampling import NO_AUXILIARY, NO_RESAMPLING
 
 
 @pytest.fixture
@@ -82,3 +84,22 @@ def test_the_abstract_is_silent_where_an_l0_is_not_reached():
     text = f2_resampling_findings.abstract(ratios_of(HARMLESS, HARMFUL, EQUAL), "contradicted")
     assert "1.06 times" in text
     assert text.endswith("(F2: contradicted).")
+
+
+def test_the_abstract_gives_each_suspect_in_both_settings_and_is_kept(home):
+    ratios = {}
+    for setting, auxiliary, resampling in (("normal recipe", 1.5, 0.9), ("large steps", 2.5, 1.2)):
+        for site, factor in ((2, 2.0), (15, 0.5)):  # 1 on average, in logarithms
+            ratios[setting, site, NO_AUXILIARY] = constant(auxiliary * factor)
+            ratios[setting, site, NO_RESAMPLING["two_term"]] = constant(resampling * factor)
+            ratios[setting, site, NO_RESAMPLING["full"]] = constant(7.0)
+    f2_resampling_findings.record_abstract("smoke", ratios, "undecided")
+    kept = home / "data" / "smoke" / "verdicts" / "04_resampling.txt"
+    assert kept.read_text() == (
+        "Of the two suspects: without the auxiliary term its FVU is 1.50 times that with it in the "
+        "normal recipe and 2.50 times with large, unclipped steps; without resampling 0.90 and "
+        "1.20 times (F2: undecided).\n"
+    )
+    ratios["large steps", 15, NO_RESAMPLING["two_term"]] = UNREACHED
+    f2_resampling_findings.record_abstract("other", ratios, "undecided")
+    assert not (home / "data" / "other").exists()
