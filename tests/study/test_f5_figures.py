@@ -102,6 +102,10 @@ WIDER = dict.fromkeys(OTHERS, estimate(1.7, 1.6, 1.8)) | {"plain": WIDE}
             "2 of 6 architectures close the gap between sites",
         ),
         (
+            dict.fromkeys(OTHERS, UNREACHED) | {"plain": WIDE, "topk": EQUAL},
+            "1 of 1 architectures close the gap between sites",
+        ),
+        (
             WIDER | {"topk": NARROW, "full": estimate(1.0, 0.9, 1.05)},
             "2 of 7 architectures narrow the gap between sites, none closes it",
         ),
@@ -181,6 +185,8 @@ def test_the_title_of_items_weighs_dictionaries_against_encoders(encoder, pursui
 def test_one_architecture_does_not_tell_items_from_selection():
     alone = items_of({("topk", 2): (constant(0.3), constant(0.2))})
     assert f5_figures.items_title(alone).startswith("Too few architectures")
+    unsearched = items_of({(arm, 2): (constant(0.1 * len(arm)), UNREACHED) for arm in ARMS})
+    assert f5_figures.items_title(unsearched).startswith("Too few architectures")
 
 
 def test_a_spread_is_the_mean_over_the_sites_that_two_architectures_share():

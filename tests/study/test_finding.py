@@ -316,3 +316,74 @@ def test_an_estimate_beyond_all_numbers_is_refused(home):
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"estimates = .*: expected value, lo"):
         finding.load("smoke")
+
+
+def kept(home, profile="smoke"):
+    folder = home / "data" / profile / "verdicts"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def test_abstracts_come_back_by_notebook_in_their_order(home):
+    finding.record_abstract("smoke", "03_y", "\n Two banana-shaped curves, nanometres apart. ")
+    path = finding.record_abstract("smoke", "02_x", "It grows by 4 %.")
+    assert path == kept(home) / "02_x.txt"
+    assert path.read_text() == "It grows by 4 %.\n"
+    finding.record("smoke", "01_w", [made(home)])  # a finding is no abstract
+    kept(home, "other").joinpath("02_x.txt").write_text("Of another profile.")
+    abstracts = finding.read_abstracts("smoke")
+    assert list(abstracts.items()) == [
+        ("02_x", "It grows by 4 %."),
+        ("03_y", "Two banana-shaped curves, nanometres apart."),
+    ]
+    finding.record_abstract("smoke", "02_x", "It shrinks.")
+    assert finding.read_abstracts("smoke")["02_x"] == "It shrinks."
+    assert finding.read_abstracts("none") == {}
+
+
+def test_a_grid_point_keeps_its_abstract_to_itself(home, monkeypatch):
+    monkeypatch.setenv("SAELIB_GRID", "abc")
+    path = finding.record_abstract("smoke", "02_x", "It grows.")
+    assert path == home / "data" / "smoke" / "grid" / "abc" / "verdicts" / "02_x.txt"
+    assert finding.read_abstracts("smoke") == {}
+
+
+def test_a_damaged_abstract_is_named(home):
+    kept(home).joinpath("02_x.txt").write_bytes(b"It grows \xff.")
+    with pytest.raises(ValueError, match=r"02_x\.txt: damaged .*; run notebook 02 again"):
+        finding.read_abstracts("smoke")
+
+
+@pytest.mark.parametrize("name", ["javascript:alert", "-x", ".hidden", "a:"])
+def test_what_no_notebook_left_is_not_linked_to(home, name):
+    kept(home).joinpath(f"{name}.txt").write_text("It grows.")
+    with pytest.raises(ValueError, match="not named after a notebook, as 02_train_sae; remove it"):
+        finding.read_abstracts("smoke")
+    kept(home).joinpath(f"{name}.txt").unlink()
+    finding.record("smoke", name, [made(home)])
+    with pytest.raises(ValueError, match=rf"{name}\.json: not named after a notebook"):
+        finding.load("smoke")
+
+
+def test_recorded_verdicts_are_by_finding_in_todays_words(home):
+    entries = {
+        "02_x": [
+            {"finding": "F1", "verdict": "does not replicate"},
+            {"finding": "F4", "verdict": "replicates"},
+        ],
+        "03_y": [{"name": "F2a", "verdict": "undecided"}, {"name": "F2b", "verdict": "supported"}],
+    }
+    for profile in ("full", "default"):
+        folder = home / "data" / "recorded" / profile / "verdicts"
+        folder.mkdir(parents=True)
+        for notebook, of_notebook in entries.items():
+            (folder / f"{notebook}.json").write_text(json.dumps(of_notebook))
+        entries = {"02_x": [{"finding": "F1", "verdict": "cannot tell"}]}
+    assert finding.recorded_verdicts() == {
+        "F1": "contradicted",
+        "F4": "supported",
+        "F2a": "undecided",
+        "F2b": "supported",
+    }
+    assert finding.recorded_verdicts("default") == {"F1": "undecided"}
+    assert finding.recorded_verdicts("smoke") == {}

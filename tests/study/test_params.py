@@ -1,9 +1,12 @@
 """Parameters are refused in the user's words: notebook, parameter, value, what is accepted."""
 
+from dataclasses import dataclass
+from typing import Literal, Union
+
 import pytest
 from pydantic import Field
 
-from saelib.config import ConfigError
+from saelib.config import Checked, CollectConfig, ConfigError
 from saelib.study.params import (
     Count,
     Params,
@@ -13,6 +16,8 @@ from saelib.study.params import (
     Seeds,
     Sites,
     Sweep,
+    build,
+    in_words,
 )
 
 RECIPE = {"n_latents": 768, "tokens": 4096, "batch_size": 256, "lr": 8e-3, "schedule": "linear"}
@@ -95,3 +100,57 @@ def test_parameters_are_picked_from_a_notebook_and_never_change():
         values.window = 6
     with pytest.raises(ConfigError, match="02_x: window = -1"):
         Small.from_notebook(SMALL | {"window": -1, "notebook": "02_x"})
+
+
+@pytest.mark.parametrize(
+    ("hint", "words"),
+    [
+        (int, "a whole number"),
+        (float, "a number (in YAML 3.0e-4, not 3e-4)"),
+        (bool, "true or false"),
+        (Count, "a whole number"),  # without its rule
+        (list[float], "a list of a number (in YAML 3.0e-4, not 3e-4)"),
+        (Seeds, "a list of a whole number"),
+        (str | int, "a string or a whole number"),
+        (Union[int, str], "a string or a whole number"),  # noqa: UP007 - as older code has it
+        (Literal["a", 2], "one of 'a', 2"),
+        (list[Literal["b", "a"]], "a list of one of 'b', 'a'"),
+    ],
+)
+def test_a_type_is_named_in_words(hint, words):
+    assert in_words(hint) == words
+
+
+def test_a_configuration_is_built_of_its_values():
+    config = build(CollectConfig, {"batch_tokens": 128, "dtype": "float32"}, {})
+    assert (config.batch_tokens, config.dtype) == (128, "float32")
+
+
+def test_what_a_configuration_refuses_is_said_of_the_parameter():
+    values = {"batch_tokens": 0, "dtype": "float32"}
+    with pytest.raises(ConfigError) as error:
+        build(CollectConfig, values, {"dtype": "store_dtype"})
+    assert str(error.value) == "batch_tokens = 0: expected at least 1"
+    with pytest.raises(ConfigError) as error:
+        build(
+            CollectConfig, values | {"batch_tokens": 128, "dtype": "int3"}, {"dtype": "store_dtype"}
+        )
+    assert str(error.value).startswith("store_dtype = 'int3': expected ")
+    assert "float32" in str(error.value)
+    assert "CollectConfig" not in str(error.value)
+    assert error.value.__suppress_context__  # one message
+
+
+def test_a_field_that_is_no_parameter_keeps_its_own_name():
+    @dataclass(frozen=True)
+    class Hidden(Checked):
+        seen: int = 1
+        hidden: int = 2
+
+        def check(self) -> None:
+            self._at_least(3, "at least 3", "hidden")
+
+    with pytest.raises(ConfigError, match=r"^Hidden\.hidden = 2 \(int\): expected at least 3$"):
+        build(Hidden, {"seen": 1}, {"hidden": "other"})
+    with pytest.raises(ConfigError, match=r"^other = 1: expected at least 3$"):
+        build(Hidden, {"seen": 5, "hidden": 1}, {"hidden": "other", "seen": "none"})
