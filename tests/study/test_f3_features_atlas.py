@@ -81,7 +81,7 @@ def trained(tmp_path_factory):
     lm, store = model_and_store(folder)
     cells = {
         ("plain", 4): [make_spec("plain", 4, 32, n_latents=48, lam=0.5, seed=0)],
-        ("full", 2): [make_spec("full", 2, 32, n_latents=48, lam=0.7, seed=0)],
+        ("full", 1): [make_spec("full", 1, 32, n_latents=48, lam=0.7, seed=0)],
         ("plain", 2): [make_spec("plain", 2, 32, n_latents=48, lam=0.6, seed=s) for s in (1, 0)],
     }
     names = {
@@ -130,6 +130,6 @@ def test_plain_saes_are_indexed_by_site_in_the_order_of_their_seeds(trained):
             assert one.facts["l0"] == 10.0 + site
             assert one.index.folder == ws.run_folder(spec) / "features"
             assert torch.equal(one.index.sae.W_dec, ws.load(spec).W_dec)
-    assert not ws.run_folder(cells["full", 2][0]).exists()
+    assert not ws.run_folder(cells["full", 1][0]).exists()
     again = plain_indices(ws, {("plain", 4): cells["plain", 4]})[4][0]
     assert again.index.manifest == indexed[4][0].index.manifest

@@ -48,9 +48,9 @@ TOKENIZER = SimpleNamespace(decode=lambda ids, **_: TEXTS[ids[-1] % 4])
 
 
 def test_latents_of_words_are_ranked_by_share_and_rarity_at_the_token_and_beside_it():
-    #          best  rarer  beside beside few types rare  of no words no fit
-    shares = [1.0, 0.6, 0.9, 0.8, 1.0, 1.0, 1.0, 0.4]
-    density = [0.1, 1e-3, 0.01, 1e-4, 1e-4, 1e-4, 1e-4, 1e-4]
+    # two at the token, two beside it; then few types, few firings, no words, no fit
+    shares = [1.0, 0.6, 0.9, 0.5, 1.0, 1.0, 1.0, 0.4]
+    density = [0.1, 1e-3, 0.01, 5e-3, 1e-4, 1e-4, 1e-4, 1e-4]
     table = pd.DataFrame(
         {
             "density": density,
@@ -61,8 +61,8 @@ def test_latents_of_words_are_ranked_by_share_and_rarity_at_the_token_and_beside
     types = [[0, 2, 0]] * 6 + [[0, 1, 2], [0, 2, 0]]
     place = np.array([0, 0, 1, 2, 0, 0, 0, 0])
     ranked = findings._ranked(looked(shares, place, types), index_with(table=table), TOKENIZER)
-    # share · ln(1 / density): 2.3 and 4.1 at the token, 4.1 and 7.4 beside it
-    assert ranked == ([1, 0], [3, 2])
+    # share · ln(1 / density): 2.3 and 4.1 at the token, 4.1 and 2.6 beside it
+    assert ranked == ([1, 0], [2, 3])
 
 
 # -- in which words
@@ -135,8 +135,20 @@ def case(tmp_path_factory):
     indices = {s: make_lens(lm, store, folder / str(s), site=s).index for s in (2, 4)}
     n = indices[2].n_latents
     looks = {2: looked(np.linspace(0.5, 1, n), 0), 4: looked(np.linspace(1, 0.5, n), 1)}
-    chosen = [(2, 3), (2, 5), (4, 3)]
+    words = {s: peaks_on_words(index) for s, index in indices.items()}
+    chosen = [(2, words[2][0]), (2, words[2][1]), (4, words[4][-1])]
     return chosen, looks, indices, lm.tokenizer
+
+
+def peaks_on_words(index):
+    """Latents whose strongest context has words before, at and after its peak."""
+    found = []
+    for latent in index.table.index[~index.table["dead"]]:
+        top = index.contexts(latent, "top")[0]
+        near = top.token_ids[top.peak - 1 : top.peak + 2] if top.peak else []
+        if len(near) == 3 and all(2 <= token < 52 for token in near):  # 52 in the vocabulary
+            found.append(int(latent))
+    return found
 
 
 def test_the_table_of_six_has_each_latent_s_own_site_context_and_numbers(case):
@@ -207,10 +219,10 @@ def test_a_card_names_the_token_that_its_latent_promotes_where_one_is_known(prom
 
 
 def test_the_figure_of_six_counts_what_it_shows(case):
-    _, looks, indices, tokenizer = case
+    chosen, looks, indices, tokenizer = case
     figure = findings.six_figure(*case, SCOPE)
     assert figure.get_suptitle() == "3 latents that look like one thing, sites 2 and 4"
-    assert "site 4, latent 3: fires before ‘w0’, ‘w1’, ‘w2’" in texts(figure)
+    assert f"site 4, latent {chosen[2][1]}: fires before ‘w0’, ‘w1’, ‘w2’" in texts(figure)
     note = figure.get_supxlabel().replace("\n", " ")
     assert "fire on 3 token types or more" in note
     assert note.endswith("a small model.")

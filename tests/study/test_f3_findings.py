@@ -75,6 +75,8 @@ def pages(run):
     names = ["ce_n", "ce_zero", "ce_mean", "ce_sae", "ce_id"]
     rows = [[4, 8.0, 6.0, 3.0, 2.0]] * 20
     frame = pd.DataFrame(rows, columns=names).assign(page_id=range(20), sse=0.4, sst=1.0)
+    if run == "measured on 14":
+        return frame.assign(ce_n=[4] * 14 + [0] * 6)
     return frame if run == "measured" else frame.assign(ce_mean=2.0, ce_zero=2.0)
 
 
@@ -210,6 +212,26 @@ def test_the_three_yardsticks_are_recorded_in_order_each_by_its_own_measure():
         f3_layers.CLAIM_A.format(worse="site 29 is rebuilt worse than 2 and 15"),
         f3_layers.CLAIM_B.format(worse="site 29 is rebuilt worse than 2 and 15"),
         "The plain SAE does not train at site 29.",
+    ]
+
+
+def test_a_loss_of_fourteen_pages_decides_nothing_and_they_are_counted():
+    found = f3_findings.does_not_train(
+        matched(between(0.3, 0.4)), sweep("measured on 14"), params(), SCOPE
+    )
+    assert found.verdict == "undecided"
+    assert "loss recovered against mean ablation 0.75" in found.sentence
+    assert "(of 14 pages)" in found.sentence
+
+
+def test_the_fair_comparison_is_of_the_plain_sae_alone():
+    made = matched(between(0.4, 0.5))
+    gated = {key: between(0.1, 0.2) for key in made.fvu if key[0] != "plain" and key[1] == 29}
+    found = f3_findings.at_matched_l0(replace(made, fvu=made.fvu | gated), params(), SCOPE)
+    assert found.verdict == "supported"
+    assert list(found.estimates) == [
+        "normalised: FVU at L0 = 32, deepest site over site 15",
+        "normalised: FVU at L0 = 32, deepest site over site 2",
     ]
 
 

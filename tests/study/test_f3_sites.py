@@ -148,11 +148,11 @@ def test_the_tokens_tested_are_ordinary_and_long_pages_count_for_more(tmp_path):
     store = make_store(tmp_path / "store")
     sweep = sweep_of(lambda *_: 0.3, (0,), (2, 5))
     first = next(iter(sweep.curves))
-    unequal = Curve(sweep.curves[first].rows, lambda run: pd.DataFrame({"n": [1, 1, 4]}))
+    unequal = Curve(sweep.curves[first].rows, lambda run: pd.DataFrame({"n": [2, 2, 2, 2, 1]}))
     sweep.curves[first] = unequal
     original = pd.DataFrame({"l0": [1.0, 2.0]}, index=[2, 5])
-    line = f3_sites.test_line(store, sweep, original, Scope("a model", 1, 3))
+    line = f3_sites.test_line(store, sweep, original, Scope("a model", 1, 6))
     assert line == (
-        "the original recipe at 2 sites; 7 ordinary tokens of 3 test pages "
-        "(by their unequal lengths as many as 2 equal ones)"  # 6² / 18
+        "the original recipe at 2 sites; 7 ordinary tokens of 6 test pages "
+        "(by their unequal lengths as many as 5 equal ones)"  # 9² / 17
     )
