@@ -25,6 +25,18 @@ def test_every_combination_of_setting_arm_and_resampling_is_trained(p, runs):
     assert runs.n_saes == sum(len(curve.rows) for curve in runs.curves.values())
 
 
+def test_combinations_are_of_every_site_setting_by_setting():
+    p = params("04_resampling", resample_sites=[2, -2])
+    found = f2_resampling.combinations(PowerLaws(), p)
+    assert found[:4] == [
+        ("normal recipe", "plain", False, 2),
+        ("normal recipe", "plain", False, 29),
+        ("normal recipe", "plain", True, 2),
+        ("normal recipe", "plain", True, 29),
+    ]
+    assert len(found) == len(set(found)) == 2 * 3 * 2 * 2
+
+
 def test_the_fewest_test_pages_count(runs):
     first = next(iter(runs.curves.values()))
     first.rows["n_test_pages"] = [14, *[22] * (len(first.rows) - 1)]
