@@ -45,12 +45,14 @@ def columns(arm, site, runs, **more):
 
 @pytest.fixture
 def runs():
-    """TopK at two k, of which the second seed has one, and the plain SAE at one λ."""
+    """BatchTopK at two k, of which the second seed has one, and the plain SAE at one λ."""
     topk = {"lambda": [0.0, 0.0], "knob": [32.0, 16.0]}
     return runs_of(
         {
-            ("topk", 2, 0): columns("topk", 2, ["a", "b"], **topk),
-            ("topk", 2, 1): columns("topk", 2, ["c"], **{"lambda": [0.0], "knob": [32.0]}),
+            ("batchtopk", 2, 0): columns("batchtopk", 2, ["a", "b"], **topk),
+            ("batchtopk", 2, 1): columns(
+                "batchtopk", 2, ["c"], **{"lambda": [0.0], "knob": [32.0]}
+            ),
             ("plain", 2, 0): columns("plain", 2, ["d"], **{"lambda": [3.0]}),
             ("plain", 2, 1): columns("plain", 2, ["e"], **{"lambda": [3.0]}),
         },
@@ -70,7 +72,7 @@ class Measured:
 
 def test_the_fewest_test_pages_count(runs):
     assert runs.n_pages == 22
-    runs.curves["topk", 2, 1].rows["n_test_pages"] = 14
+    runs.curves["batchtopk", 2, 1].rows["n_test_pages"] = 14
     assert runs.n_pages == 14
 
 
@@ -81,9 +83,9 @@ def test_points_have_the_interval_of_the_seeds_that_share_a_setting(runs):
     assert found == [
         ("plain", 3.0, "d"),
         ("plain", 3.0, "e"),
-        ("topk", 16.0, "b"),
-        ("topk", 32.0, "a"),
-        ("topk", 32.0, "c"),
+        ("batchtopk", 16.0, "b"),
+        ("batchtopk", 32.0, "a"),
+        ("batchtopk", 32.0, "c"),
     ]
     both = {
         run: over_seeds([of_pages(ws.pages(one)) for one in pair])
