@@ -325,8 +325,8 @@ def kept(home, profile="smoke"):
 
 
 def test_abstracts_come_back_by_notebook_in_their_order(home):
-    finding.record_abstract("smoke", "03_y", "\n Two banana-shaped curves, nanometres apart. ")
-    path = finding.record_abstract("smoke", "02_x", "It grows by 4 %.")
+    finding.record_abstract("smoke", "03_y", "Two banana-shaped curves, nanometres apart.")
+    path = finding.record_abstract("smoke", "02_x", "\n It grows by 4 %. ")
     assert path == kept(home) / "02_x.txt"
     assert path.read_text() == "It grows by 4 %.\n"
     finding.record("smoke", "01_w", [made(home)])  # a finding is no abstract
