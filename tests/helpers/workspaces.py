@@ -62,6 +62,14 @@ def open_workspace(home, profile="tiny", streaming=None):
     return workspace
 
 
+def workspace_alone(home):
+    """Yields `open_workspace`; the process keeps its own workbook folder afterwards."""
+    write_inputs(home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAELIB_HOME", str(home))
+        yield open_workspace(home)
+
+
 def trained_profile(home, specs_of):
     """The profile of `open_workspace` with trained SAEs; the process keeps its own workbook folder.
 

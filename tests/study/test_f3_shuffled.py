@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.f3_cases import COMPARED, params
-from helpers.workspaces import open_workspace, write_inputs
+from helpers.workspaces import workspace_alone
 
 from saelib.measure.dictionary import shuffled_dims
 from saelib.study import f3_shuffled
@@ -56,11 +56,7 @@ def test_ordinary_rows_are_drawn_the_same_each_time_with_their_pages():
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    write_inputs(home)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SAELIB_HOME", str(home))
-        yield open_workspace(home)
+    yield from workspace_alone(tmp_path_factory.mktemp("home"))
 
 
 def test_a_point_is_of_an_sae_of_shuffled_rows_on_shuffled_rows(workspace):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers.f2_cases import params
 from helpers.f3_cases import params as layer_params
-from helpers.workspaces import RECIPE, open_workspace, write_inputs
+from helpers.workspaces import RECIPE, workspace_alone
 
 from saelib.measure.pursuit import nn_omp
 from saelib.study import f3_depth, f3_dictionary, f3_features, f3_ladder, f5_items
@@ -23,11 +23,7 @@ OF_07 = params("07_architectures", item_tokens=ROWS)
 
 @pytest.fixture(scope="module")
 def ws(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    write_inputs(home)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SAELIB_HOME", str(home))
-        yield open_workspace(home)
+    yield from workspace_alone(tmp_path_factory.mktemp("home"))
 
 
 @pytest.fixture(scope="module")
